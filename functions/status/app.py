@@ -1,0 +1,60 @@
+"""GET /status/{request_id}, /requests, /models, /health: what clients read."""
+
+import time
+from typing import Any
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from sluice import runtime
+from sluice.errors import SluiceError
+from sluice.http import answer, caller_key, resolver
+from sluice.services import status
+from sluice.telemetry import logger, metrics
+
+# How long a health check's finding is given out again: checks may come often, and anybody may make them.
+HEALTH_SECONDS = 5.0
+POLL_AFTER_SECONDS = 1
+
+app = resolver()
+_health: tuple[float, bool] = (float("-inf"), False)
+
+
+@app.get("/status/<request_id>")
+def get_status(request_id: str) -> Response[str]:
+    found = status.status(runtime.database(), caller_key(app), request_id)
+    unfinished = found["completed_at"] is None
+    return answer(200, found, {"Retry-After": str(POLL_AFTER_SECONDS)} if unfinished else None)
+
+
+@app.get("/requests")
+def get_requests() -> Response[str]:
+    given = app.current_event.query_string_parameters
+    return answer(200, status.history(runtime.database(), caller_key(app), given.get("cursor"), given.get("limit")))
+
+
+@app.get("/models")
+def get_models() -> Response[str]:
+    return answer(200, status.models(runtime.database(), caller_key(app)))
+
+
+@app.get("/health")
+def get_health() -> Response[str]:
+    global _health
+    checked_at, answers = _health
+    if time.monotonic() - checked_at > HEALTH_SECONDS:
+        try:
+            runtime.database().row("health", repeatable=True)
+            answers = True
+        except SluiceError:
+            answers = False
+        _health = (time.monotonic(), answers)
+    if answers:
+        return answer(200, {"status": "ok", "database": "ok"})
+    return answer(503, {"status": "unavailable", "database": "unavailable"}, {"Retry-After": str(int(HEALTH_SECONDS))})
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return app.resolve(event, context)

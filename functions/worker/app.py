@@ -1,0 +1,38 @@
+"""SQS batches: requests are claimed, their models called, their results settled."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from sluice import runtime
+from sluice.services.work import Delivery, Limits, Worker
+from sluice.telemetry import MetricUnit, logger, metrics
+
+_METRICS = {
+    "completed": "RequestsCompleted",
+    "failed": "RequestsFailed",
+    "queued": "RequestsRequeued",
+    "superseded": "RequestsSuperseded",
+}
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answers with a partial batch response: the messages that SQS is to keep."""
+    settings = runtime.settings()
+    worker = Worker(
+        runtime.database(),
+        runtime.queue(),
+        runtime.backends(),
+        Limits(settings.max_result_bytes, settings.flush_milliseconds / 1000, settings.retry_base_seconds),
+        lambda: context.get_remaining_time_in_millis() / 1000,
+    )
+    report = worker.work([Delivery(record["messageId"], record["body"]) for record in event["Records"]])
+    for outcome, count in report.counts.items():
+        metrics.add_metric(_METRICS[outcome], MetricUnit.Count, count)
+    logger.info(
+        "batch done",
+        extra={"messages": len(event["Records"]), "kept": len(report.failed_message_ids), **report.counts},
+    )
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in report.failed_message_ids]}

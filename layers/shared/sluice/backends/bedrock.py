@@ -1,0 +1,72 @@
+"""Amazon Bedrock's Converse API: one form for all of its chat models."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+
+from sluice.backends.protocol import ModelError
+from sluice.models import Claim, Completion
+
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, "Errors"
+_ERRORS: Final = {
+    "ThrottlingException": "model_throttled",
+    "ServiceQuotaExceededException": "model_throttled",
+    "ModelTimeoutException": "model_timeout",
+    "ModelNotReadyException": "model_unavailable",
+    "ServiceUnavailableException": "model_unavailable",
+    "InternalServerException": "model_unavailable",
+    "ModelErrorException": "model_unavailable",
+    "AccessDeniedException": "model_unauthorized",
+    "UnrecognizedClientException": "model_unauthorized",
+    "ExpiredTokenException": "model_unauthorized",
+    "ResourceNotFoundException": "model_rejected",
+    "ValidationException": "model_rejected",
+}
+_PARAMETERS: Final = {
+    "max_tokens": "maxTokens",
+    "temperature": "temperature",
+    "top_p": "topP",
+    "stop": "stopSequences",
+}
+
+
+class BedrockBackend:
+    """Calls Converse. A seed is not passed on: Converse has no such parameter.
+
+    Args:
+        client: makes, or has made, a bedrock-runtime client whose calls give up after so many seconds.
+    """
+
+    def __init__(self, client: Callable[[int], Any]) -> None:
+        self._client = client
+
+    def complete(self, claim: Claim, timeout: float) -> Completion:
+        inference = {theirs: claim.parameters[ours] for ours, theirs in _PARAMETERS.items() if ours in claim.parameters}
+        try:
+            # By the model's own limit, so that there is a client per model and not per call; the worker's is its own.
+            answer = self._client(claim.timeout_seconds).converse(
+                modelId=claim.backend_model,
+                messages=[{"role": "user", "content": [{"text": claim.prompt}]}],
+                inferenceConfig=inference,
+            )
+        except (ReadTimeoutError, ConnectTimeoutError):
+            raise ModelError("model_timeout") from None
+        except ClientError as error:
+            raise _failure(error) from None
+        except BotoCoreError:
+            raise ModelError("model_unavailable") from None
+        try:
+            content = answer["output"]["message"]["content"]
+            text = "".join(block["text"] for block in content if "text" in block)
+            return Completion(text, int(answer["usage"]["inputTokens"]), int(answer["usage"]["outputTokens"]))
+        except (LookupError, TypeError, ValueError):
+            raise ModelError("model_bad_response") from None
+
+
+def _failure(error: ClientError) -> ModelError:
+    code = error.response.get("Error", {}).get("Code", "")
+    if code in _ERRORS:
+        return ModelError(_ERRORS[code])
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    return ModelError("model_rejected" if 400 <= status < 500 else "model_unavailable")

@@ -1,0 +1,148 @@
+"""Any endpoint with OpenAI's chat completions: vLLM, TGI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import urllib3
+from urllib3.exceptions import HTTPError, TimeoutError
+
+from sluice.backends.protocol import ModelError
+from sluice.models import Claim, Completion
+
+_CONNECT_SECONDS: Final = 5.0
+_CHUNK: Final = 65_536
+# JSON may escape every character of the text to six (\uXXXX); the rest of the answer is small.
+_ESCAPED: Final = 6
+_ENVELOPE_BYTES: Final = 65_536
+# How servers name a prompt that is too long: OpenAI and vLLM, llama.cpp.
+_CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error")
+
+_STATUS_ERRORS: Final[dict[int, str]] = {
+    401: "model_unauthorized",
+    403: "model_unauthorized",
+    408: "model_timeout",
+    409: "model_unavailable",
+    425: "model_unavailable",
+    429: "model_throttled",
+    504: "model_timeout",
+}
+
+
+class OpenAIBackend:
+    """Calls POST {endpoint}/chat/completions.
+
+    Args:
+        api_key: finds the API key in a secret, by its ARN.
+        max_result_bytes: longest answer accepted, in bytes of UTF-8.
+    """
+
+    def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
+        self._api_key = api_key
+        self._max_body_bytes = max_result_bytes * _ESCAPED + _ENVELOPE_BYTES
+        # Retries are PostgreSQL's: a repeat here would be one that nobody counts.
+        self._pool = urllib3.PoolManager(maxsize=10, retries=False)
+
+    def complete(self, claim: Claim, timeout: float) -> Completion:
+        deadline = time.monotonic() + timeout
+        headers = {"Content-Type": "application/json"}
+        if claim.secret_arn:
+            headers["Authorization"] = f"Bearer {self._api_key(claim.secret_arn)}"
+        body = {
+            "model": claim.backend_model,
+            "messages": [{"role": "user", "content": claim.prompt}],
+            "stream": False,
+        } | claim.parameters
+        try:
+            response = self._pool.request(
+                "POST",
+                f"{(claim.endpoint or '').rstrip('/')}/chat/completions",
+                body=json.dumps(body),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, timeout), read=timeout),
+                preload_content=False,
+                redirect=False,
+            )
+            payload = self._read(response, deadline)
+        except TimeoutError:
+            raise ModelError("model_timeout") from None
+        except (HTTPError, OSError):
+            raise ModelError("model_unavailable") from None
+        if response.status != 200:
+            raise _failure(response.status, response.headers, payload)
+        return _completion(payload)
+
+    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        """The body, as far as it comes before the deadline and is not absurdly large."""
+        chunks, size = [], 0
+        try:
+            while chunk := response.read1(_CHUNK):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self._max_body_bytes:
+                    raise ModelError("result_too_large")
+                if time.monotonic() > deadline:
+                    raise ModelError("model_timeout")
+        except BaseException:
+            # Half read, the connection is of no further use.
+            response.close()
+            raise
+        response.release_conn()
+        return b"".join(chunks)
+
+
+def _failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
+    if status in _STATUS_ERRORS:
+        return ModelError(_STATUS_ERRORS[status], retry_after=_retry_after(headers.get("Retry-After")))
+    if status >= 500:
+        return ModelError("model_unavailable", retry_after=_retry_after(headers.get("Retry-After")))
+    if _is_context_error(payload):
+        return ModelError("context_length_exceeded")
+    return ModelError("model_rejected") if 400 <= status < 500 else ModelError("model_bad_response")
+
+
+def _completion(payload: bytes) -> Completion:
+    try:
+        answer = json.loads(payload)
+        text = answer["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        # llama.cpp has been seen to answer an over-long prompt with 200 and an error for a body.
+        if _is_context_error(payload):
+            raise ModelError("context_length_exceeded") from None
+        raise ModelError("model_bad_response") from None
+    if text is None:
+        text = ""
+    if not isinstance(text, str):
+        raise ModelError("model_bad_response")
+    usage = answer.get("usage")
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    prompt_tokens, completion_tokens = (c if _is_count(c) else None for c in counts)
+    if prompt_tokens is None or completion_tokens is None:
+        raise ModelError("model_usage_missing")
+    return Completion(text, prompt_tokens, completion_tokens)
+
+
+def _is_count(value: Any) -> bool:
+    # PostgreSQL's integer; a bool is an int to Python.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _is_context_error(payload: bytes) -> bool:
+    try:
+        error = json.loads(payload)["error"]
+        return any(error.get(member) in _CONTEXT_CODES for member in ("code", "type"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3); None where there is none or it makes no sense."""
+    if not value:
+        return None
+    try:
+        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return None
+    return max(0.0, seconds)

@@ -1,0 +1,61 @@
+"""What a function is told by its environment. The one place that reads it; template.yaml is the one that writes it."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sluice.errors import ConfigurationError
+
+
+class Settings(BaseModel):
+    """Settings of every function; each names what it needs, and what it does not use stays at its default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # The database: either a secret of one that was brought along, or the address of the template's own (IAM login).
+    database_secret_arn: str = ""
+    database_host: str = ""
+    database_port: int = 5432
+    database_name: str = "sluice"
+    database_role: str = ""
+    """The role to act as; empty: the secret's own user (the owner)."""
+
+    queue_url: str = ""
+    dead_letter_queue_url: str = ""
+    rollup_function: str = ""
+
+    max_prompt_bytes: int = Field(default=32_768, gt=0)
+    request_ttl_seconds: int = Field(default=86_400, gt=0)
+    max_attempts: int = Field(default=8, gt=0)
+
+    max_result_bytes: int = Field(default=1_000_000, gt=0)
+    flush_milliseconds: int = Field(default=200, ge=0)
+    retry_base_seconds: float = Field(default=10, gt=0)
+
+    archive_after_days: int = Field(default=30, ge=1)
+    aws_region: str = "us-east-1"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read the settings; empty variables count as absent.
+
+        Raises:
+            ConfigurationError: naming the variables whose values are unusable.
+        """
+        given = {name: environment[name.upper()] for name in cls.model_fields if environment.get(name.upper())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            wrong = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False))
+            raise ConfigurationError(f"unusable environment: {wrong}") from None
+
+    def require(self, name: str) -> str:
+        """The value of a text setting that this function cannot do without.
+
+        Raises:
+            ConfigurationError: if it is empty.
+        """
+        value = str(getattr(self, name))
+        if not value:
+            raise ConfigurationError(f"{name.upper()} is not set")
+        return value

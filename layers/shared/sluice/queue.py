@@ -1,0 +1,89 @@
+"""The queue: carries request ids to the workers, decides nothing. Losing or repeating a message is harmless."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+logger = logging.getLogger(__name__)
+
+MAX_DELAY_SECONDS: Final = 900  # SQS: DelaySeconds of a message
+_BATCH: Final = 10  # SQS: entries of a SendMessageBatch
+_COUNTS: Final = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One request to be worked on.
+
+    Attributes:
+        user_id: the message group: on a standard queue it keeps one user's many from delaying another's few.
+        delay_seconds: how long the queue holds it back, at most MAX_DELAY_SECONDS.
+    """
+
+    request_id: UUID
+    user_id: str
+    delay_seconds: int = 0
+
+
+class Sender(Protocol):
+    """What services need of a queue."""
+
+    def send(self, messages: Sequence[Message]) -> list[UUID]:
+        """Send messages; the ids of those that were not sent come back, and nothing is raised."""
+        ...
+
+    def depth(self) -> int | None:
+        """Messages that the queue holds, delayed and in flight included, about; None when it cannot be asked."""
+        ...
+
+
+class Queue:
+    """An SQS standard queue."""
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    def send(self, messages: Sequence[Message]) -> list[UUID]:
+        unsent: list[UUID] = []
+        for start in range(0, len(messages), _BATCH):
+            unsent += self._send_batch(messages[start : start + _BATCH])
+        return unsent
+
+    def depth(self) -> int | None:
+        try:
+            answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=list(_COUNTS))
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("queue cannot be asked", extra={"error": type(error).__name__})
+            return None
+        return sum(int(answer["Attributes"][count]) for count in _COUNTS)
+
+    def _send_batch(self, batch: Sequence[Message]) -> list[UUID]:
+        entries = [
+            {
+                "Id": str(position),
+                "MessageBody": json.dumps({"request_id": str(message.request_id)}),
+                "MessageGroupId": message.user_id,
+                # A delay of zero is left out: the queue's own default then holds, and some emulators want it so.
+                **({"DelaySeconds": message.delay_seconds} if message.delay_seconds else {}),
+            }
+            for position, message in enumerate(batch)
+        ]
+        try:
+            answer = self._client.send_message_batch(QueueUrl=self._url, Entries=entries)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("send failed", extra={"error": type(error).__name__, "messages": len(batch)})
+            return [message.request_id for message in batch]
+        failed = [batch[int(entry["Id"])].request_id for entry in answer.get("Failed", ())]
+        if failed:
+            logger.warning("send partly failed", extra={"messages": len(failed)})
+        return failed

@@ -1,0 +1,94 @@
+"""Puts a function together from its environment: settings, database, queue, models; each made once."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+
+from sluice.backends.bedrock import BedrockBackend
+from sluice.backends.openai import OpenAIBackend
+from sluice.backends.protocol import Backend
+from sluice.config import Settings
+from sluice.db.connection import Database, connect
+from sluice.db.credentials import FAIL_FAST
+from sluice.errors import SluiceError
+from sluice.queue import Queue
+
+# A rotated credential is taken up within this time.
+_SECRET_SECONDS: Final = 300
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this function."""
+    return Settings.from_environment(os.environ)
+
+
+@cache
+def database() -> Database:
+    """This environment's database; connects when first used."""
+    current = settings()
+    return Database(lambda: connect(current))
+
+
+@cache
+def queue() -> Queue:
+    """The queue of requests."""
+    return Queue(_client("sqs", FAIL_FAST), settings().require("queue_url"))
+
+
+@cache
+def backends() -> Mapping[str, Backend]:
+    """The model backends, by the name that models give for theirs."""
+    return {
+        "openai": OpenAIBackend(model_api_key, settings().max_result_bytes),
+        "bedrock": BedrockBackend(_bedrock),
+    }
+
+
+def run_rollup(event: Mapping[str, Any]) -> Any:
+    """Have RollupFunction run tasks, and wait for their figures.
+
+    Raises:
+        SluiceError: task_failed; what exactly is in that function's log.
+        botocore.exceptions.ClientError: it cannot be invoked.
+    """
+    function = settings().require("rollup_function")
+    client = _client("lambda", _without_retries(900))
+    answer = client.invoke(FunctionName=function, Payload=json.dumps(event))
+    if "FunctionError" in answer:
+        raise SluiceError("task_failed", f"{function} failed; its log says why.")
+    return json.loads(answer["Payload"].read())
+
+
+def model_api_key(secret_arn: str) -> str:
+    """The API key in a secret: its member api_key, or all of it where it is no JSON object."""
+    text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
+    try:
+        return str(json.loads(text)["api_key"])
+    except (ValueError, LookupError, TypeError):
+        return text.strip()
+
+
+@cache
+def _secret_text(secret_arn: str, _period: int) -> str:
+    return str(_client("secretsmanager", FAIL_FAST).get_secret_value(SecretId=secret_arn)["SecretString"])
+
+
+@cache
+def _bedrock(timeout_seconds: int) -> Any:
+    return _client("bedrock-runtime", _without_retries(timeout_seconds))
+
+
+def _without_retries(timeout_seconds: int) -> Config:
+    # A repeated model call or rollup would be one that nobody counts: repeats are PostgreSQL's to decide.
+    return Config(connect_timeout=5, read_timeout=timeout_seconds, retries={"total_max_attempts": 1})
+
+
+def _client(service: Any, config: Config) -> Any:
+    return boto3.client(service, region_name=settings().aws_region, config=config)

@@ -1,0 +1,119 @@
+"""What a client reads: one request, the recent ones, the models."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sluice.db.connection import Database
+from sluice.errors import SluiceError
+from sluice.services.access import refuse_unless_allowed
+
+MAX_PAGE: Final = 100
+DEFAULT_PAGE: Final = 20
+
+
+def status(database: Database, key_hash: bytes, request_id: str) -> dict[str, Any]:
+    """One request of the caller.
+
+    Raises:
+        SluiceError: request_not_found, also for another user's; what key_check finds; database_unavailable.
+    """
+    try:
+        wanted = UUID(request_id)
+    except ValueError:
+        raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.") from None
+    row = database.row("request_status", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
+    refuse_unless_allowed(row["outcome"])
+    if row["outcome"] == "request_not_found":
+        raise SluiceError("request_not_found", "You have no request with this id.")
+    metadata = {} if row["metadata"] is None else {"metadata": row["metadata"]}
+    return _view(row) | {"result": row["result"]} | metadata
+
+
+def history(database: Database, key_hash: bytes, cursor: str | None, limit: str | None) -> dict[str, Any]:
+    """A page of the caller's requests, newest first.
+
+    Args:
+        cursor: the next_cursor of the page before; None for the first.
+        limit: how many, 1 to MAX_PAGE, as text.
+
+    Returns:
+        requests, and next_cursor, which is None on the last page.
+
+    Raises:
+        SluiceError: invalid_input; what key_check finds; database_unavailable.
+    """
+    before = _cursor(cursor)
+    at_most = _limit(limit)
+    # One more than asked for tells whether there is a next page.
+    rows = database.rows(
+        "request_history", {"key_hash": key_hash, "before": before, "at_most": at_most + 1}, repeatable=True
+    )
+    if rows:
+        refuse_unless_allowed(rows[0]["outcome"])
+    page = rows[:at_most]
+    return {
+        "requests": [_view(row) | {"prompt": row["prompt"]} for row in page],
+        "next_cursor": str(page[-1]["request_id"]) if len(rows) > at_most else None,
+    }
+
+
+def models(database: Database, key_hash: bytes) -> dict[str, Any]:
+    """The models that the caller may name.
+
+    Raises:
+        SluiceError: what key_check finds; database_unavailable.
+    """
+    rows = database.rows("model_offer", {"key_hash": key_hash}, repeatable=True)
+    if rows:
+        refuse_unless_allowed(rows[0]["outcome"])
+    return {
+        "models": [
+            {
+                "model": row["model_id"],
+                "is_default": row["is_default"],
+                "max_tokens_default": row["max_tokens_default"],
+                "max_tokens_limit": row["max_tokens_limit"],
+            }
+            for row in rows
+        ]
+    }
+
+
+def _view(row: Mapping[str, Any]) -> dict[str, Any]:
+    error = None if row["error_code"] is None else {"code": row["error_code"], "message": row["error_message"]}
+    return {
+        "request_id": str(row["request_id"]),
+        "status": row["status"],
+        "model": row["model_id"],
+        "error": error,
+        "usage": {
+            "prompt_tokens": row["prompt_tokens"],
+            "completion_tokens": row["completion_tokens"],
+            "total_tokens": row["total_tokens"],
+        },
+        "created_at": _time(row["created_at"]),
+        "started_at": _time(row["started_at"]),
+        "completed_at": _time(row["completed_at"]),
+        "processing_time_ms": row["processing_time_ms"],
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cursor(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.") from None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_PAGE
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PAGE:
+        raise SluiceError("invalid_input", f"limit must be a whole number from 1 to {MAX_PAGE}.")
+    return int(text)

@@ -1,0 +1,297 @@
+"""A worker's batch: claimed in one call, its models called side by side, settled as they finish."""
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+from pydantic import ValidationError
+
+from sluice.backends.protocol import Backend, ModelError
+from sluice.db.connection import Database
+from sluice.errors import DatabaseError, SluiceError
+from sluice.models import Claim, Completion, QueueMessage
+from sluice.queue import Message, Sender
+from sluice.services.dispatch import send_or_undispatch
+
+logger = logging.getLogger(__name__)
+
+# Kept free at the end of an invocation, to settle what was cut off and to send what follows.
+RESERVE_SECONDS: Final = 5.0
+# A lease outlasts its invocation by this, so that a worker's last settlement finds its claim still its own.
+LEASE_MARGIN_SECONDS: Final = 30.0
+MAX_BACKOFF_SECONDS: Final = 900.0
+# A model may ask for a longer pause than ours; more than an hour is not believed.
+MAX_RETRY_AFTER_SECONDS: Final = 3600.0
+_SETTLE_PAUSE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How the worker works: set by the deployment.
+
+    Attributes:
+        flush_seconds: longest that a finished answer waits for others to be settled with.
+        retry_base_seconds: pause before the second attempt; it doubles from there.
+    """
+
+    max_result_bytes: int
+    flush_seconds: float
+    retry_base_seconds: float
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it came from the queue."""
+
+    message_id: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What request_settle is told of one claim; see sql/functions/60_settle.sql."""
+
+    request_id: str
+    attempt: int
+    outcome: Literal["completed", "failed", "retry"]
+    content: str | None = None
+    fingerprint: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    retry_after: float | None = None
+
+
+@dataclass
+class Report:
+    """What became of a batch.
+
+    Attributes:
+        failed_message_ids: messages that the queue is to keep: unreadable ones, and those that no database could be
+            told about.
+        counts: requests by what became of them: completed, failed, queued (to be tried again), superseded.
+    """
+
+    failed_message_ids: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Worker:
+    """Works on batches.
+
+    Args:
+        backends: by the name that models give for theirs.
+        remaining_seconds: how long this invocation still has.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        queue: Sender,
+        backends: Mapping[str, Backend],
+        limits: Limits,
+        remaining_seconds: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._backends = backends
+        self._limits = limits
+        self._remaining = remaining_seconds
+
+    def work(self, deliveries: Sequence[Delivery]) -> Report:
+        """Work on a batch until all of it is settled or the time is up; never raises for what a batch may bring."""
+        report = Report()
+        message_ids: dict[UUID, list[str]] = defaultdict(list)
+        for delivery in deliveries:
+            try:
+                message_ids[QueueMessage.model_validate_json(delivery.body).request_id].append(delivery.message_id)
+            except ValidationError:
+                # It stays in the queue until that gives it up to the dead-letter queue, where a person can see it.
+                logger.error("unreadable message", extra={"message_id": delivery.message_id})
+                report.failed_message_ids.append(delivery.message_id)
+        if not message_ids:
+            return report
+        try:
+            claims = self._claim(list(message_ids))
+        except SluiceError:
+            report.failed_message_ids += [m for ids in message_ids.values() for m in ids]
+            return report
+        for request_id in self._answer(claims, report):
+            report.failed_message_ids += message_ids[request_id]
+        return report
+
+    def _claim(self, ids: Sequence[UUID]) -> list[Claim]:
+        lease = self._remaining() + LEASE_MARGIN_SECONDS
+        rows = self._database.rows("request_claim", {"ids": ids, "lease_seconds": lease}, repeatable=True)
+        return [Claim(**row) for row in rows]
+
+    def _answer(self, claims: Sequence[Claim], report: Report) -> list[UUID]:
+        """Call the models and settle; the ids of what could not be settled."""
+        if not claims:
+            return []
+        executor = ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix="model")
+        pending = {executor.submit(self._call, claim): claim for claim in claims}
+        finished: list[Outcome] = []
+        flush_at = float("inf")
+        while pending and (left := self._remaining() - RESERVE_SECONDS) > 0:
+            until_flush = max(0.0, flush_at - time.monotonic())
+            done, _ = wait(pending, timeout=min(left, until_flush), return_when=FIRST_COMPLETED)
+            finished += [self._outcome(pending.pop(future), future) for future in done]
+            if done and flush_at == float("inf"):
+                flush_at = time.monotonic() + self._limits.flush_seconds
+            if finished and time.monotonic() >= flush_at and pending:
+                finished = self._settle(finished, report)
+                flush_at = float("inf") if not finished else time.monotonic() + _SETTLE_PAUSE_SECONDS
+        # Cut off: the threads cannot be stopped, but whatever they still bring is not listened to.
+        executor.shutdown(wait=False, cancel_futures=True)
+        finished += [self._failure(claim, ModelError("model_timeout")) for claim in pending.values()]
+        while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
+            time.sleep(_SETTLE_PAUSE_SECONDS)
+        return [UUID(outcome.request_id) for outcome in finished]
+
+    def _call(self, claim: Claim) -> Completion:
+        backend = self._backends.get(claim.backend)
+        if backend is None:
+            raise ModelError("model_backend_unknown")
+        return backend.complete(claim, min(claim.timeout_seconds, max(1.0, self._remaining() - RESERVE_SECONDS)))
+
+    def _outcome(self, claim: Claim, future: Future[Completion]) -> Outcome:
+        try:
+            completion = future.result()
+        except ModelError as error:
+            return self._failure(claim, error)
+        except Exception as error:  # a defect of a backend must not take the batch's other answers with it
+            # Only its kind: a traceback's last line may quote what was sent.
+            logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
+            return self._failure(claim, ModelError("worker_error"))
+        text = _storable(completion.text)
+        if len(text.encode()) > self._limits.max_result_bytes:
+            return self._failure(
+                claim,
+                ModelError(
+                    "result_too_large",
+                    prompt_tokens=completion.prompt_tokens,
+                    completion_tokens=completion.completion_tokens,
+                ),
+            )
+        return Outcome(
+            str(claim.request_id),
+            claim.attempt,
+            "completed",
+            content=text,
+            fingerprint=_fingerprint(claim),
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+        )
+
+    def _failure(self, claim: Claim, error: ModelError) -> Outcome:
+        logger.warning(
+            "model call failed",
+            extra={
+                "request_id": str(claim.request_id),
+                "model": claim.model_id,
+                "code": error.code,
+                "attempt": claim.attempt,
+            },
+        )
+        return Outcome(
+            str(claim.request_id),
+            claim.attempt,
+            "retry" if error.is_transient else "failed",
+            prompt_tokens=error.prompt_tokens,
+            completion_tokens=error.completion_tokens,
+            error_code=error.code,
+            error_message=error.message,
+            retry_after=backoff(claim.attempt, self._limits.retry_base_seconds, error.retry_after),
+        )
+
+    def _settle(self, outcomes: list[Outcome], report: Report) -> list[Outcome]:
+        """Settle in one call; what could not be told to the database comes back."""
+        if not outcomes:
+            return []
+        try:
+            self._settle_call(outcomes, report)
+            return []
+        except SluiceError:
+            return outcomes
+        except DatabaseError as error:
+            logger.error("flush refused", extra={"sqlstate": error.sqlstate, "constraint": error.constraint})
+        # One of them is at fault: alone, each of the others gets through.
+        return [unsettled for outcome in outcomes for unsettled in self._settle_alone(outcome, report)]
+
+    def _settle_alone(self, outcome: Outcome, report: Report) -> list[Outcome]:
+        fallback = Outcome(
+            outcome.request_id,
+            outcome.attempt,
+            "failed",
+            error_code="worker_error",
+            error_message="The answer could not be stored.",
+        )
+        for attempt in (outcome, fallback):
+            try:
+                self._settle_call([attempt], report)
+                return []
+            except SluiceError:
+                return [attempt]
+            except DatabaseError as error:
+                logger.error(
+                    "settlement refused",
+                    extra={
+                        "request_id": outcome.request_id,
+                        "sqlstate": error.sqlstate,
+                        "constraint": error.constraint,
+                    },
+                )
+        return [fallback]
+
+    def _settle_call(self, outcomes: Sequence[Outcome], report: Report) -> None:
+        rows = self._database.rows(
+            "request_settle",
+            {"outcomes": Jsonb([asdict(outcome) for outcome in outcomes]), "actor": "worker"},
+            repeatable=True,
+        )
+        report.counts.update(
+            row["kind"] if row["kind"] == "superseded" else row["status"] for row in rows if row["kind"] != "dispatch"
+        )
+        send_or_undispatch(
+            self._database,
+            self._queue,
+            [
+                Message(row["request_id"], row["user_id"], row["delay_seconds"])
+                for row in rows
+                if row["kind"] in ("dispatch", "requeued") and row["delay_seconds"] is not None
+            ],
+        )
+
+
+def backoff(attempt: int, base: float, retry_after: float | None = None) -> float:
+    """Seconds to wait after a failed attempt: doubling, with jitter, and no sooner than the model asked for.
+
+    Args:
+        attempt: which one failed, from 1.
+        base: seconds after the first.
+    """
+    exponential = min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt - 1, 20))
+    jittered = exponential * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    return max(jittered, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS))
+
+
+def _storable(text: str) -> str:
+    """Text that PostgreSQL can hold: U+0000 and half surrogate pairs become U+FFFD."""
+    paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return paired.replace("\x00", "\ufffd")
+
+
+def _fingerprint(claim: Claim) -> str:
+    asked: list[Any] = [claim.user_id, claim.model_id, claim.parameters, claim.prompt]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

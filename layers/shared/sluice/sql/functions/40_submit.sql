@@ -1,0 +1,203 @@
+-- One request accepted, or refused with the reason: one call, one commit.
+
+-- The core, for a user who is known. The user's quota rows are locked first and hold until commit, so everything below
+-- is plain code: nobody else accepts or settles for this user meanwhile, and each statement sees what was committed
+-- before. A refusal returns before the first write.
+CREATE OR REPLACE FUNCTION request_accept(
+    for_user text, by_key uuid, by_actor text,
+    prompt text, model text, parameters jsonb, metadata jsonb,
+    idempotency_key text, body_hash bytea,
+    ttl interval, max_attempts integer, may_dispatch boolean,
+    OUT outcome text, OUT request_id uuid, OUT model_id text, OUT dispatch boolean, OUT detail jsonb
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    m          models;
+    plan       quota_plans;
+    earlier    idempotency_keys;
+    quota      quotas;
+    at         timestamptz;
+    completion integer;
+    reserved   integer;
+    unfinished integer;
+    waits      interval;
+    gates      jsonb := '[]';
+BEGIN
+    dispatch := false;
+
+    SELECT * INTO m FROM models t
+    WHERE CASE WHEN model IS NULL THEN t.is_default ELSE t.model_id = model END AND t.is_active;
+    IF NOT FOUND THEN
+        outcome := CASE WHEN model IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
+        RETURN;
+    END IF;
+    model_id := m.model_id;
+    completion := coalesce((parameters->>'max_tokens')::integer, m.max_tokens_default);
+    IF completion > m.max_tokens_limit THEN
+        outcome := 'max_tokens_exceeded';
+        detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
+        RETURN;
+    END IF;
+    -- What the request cannot exceed: no tokenizer makes more tokens than there are bytes.
+    reserved := octet_length(prompt) + m.overhead_tokens + completion;
+
+    PERFORM FROM quotas q WHERE q.user_id = for_user ORDER BY q.user_id, q.quota_period FOR UPDATE;
+    SELECT * INTO plan FROM quota_plans p WHERE p.user_id = for_user;
+    IF NOT FOUND THEN
+        outcome := 'user_inactive';
+        RETURN;
+    END IF;
+
+    IF idempotency_key IS NOT NULL THEN
+        SELECT * INTO earlier FROM idempotency_keys k
+        WHERE k.user_id = for_user AND k.key = idempotency_key AND k.expires_at > clock_now();
+        IF FOUND THEN
+            outcome := CASE WHEN earlier.body_hash = request_accept.body_hash THEN 'replayed' ELSE 'idempotency_conflict' END;
+            request_id := earlier.request_id;
+            RETURN;
+        END IF;
+    END IF;
+
+    -- Made under the lock, so that its time, which chooses the periods, is in the order of the locks.
+    request_id := request_id_now();
+    at := uuid_extract_timestamp(request_id);
+
+    FOR quota IN SELECT * FROM quotas q WHERE q.user_id = for_user LOOP
+        IF at >= quota.reset_at THEN
+            quota.requests_used := 0;
+            quota.tokens_used := 0;
+            quota.tokens_reserved := 0;
+            quota.reset_at := period_end(quota.quota_period, at);
+        END IF;
+        IF reserved > quota.max_tokens OR quota.max_requests < 1 THEN
+            outcome := 'quota_too_small';
+            detail := jsonb_build_object('period', quota.quota_period, 'max_tokens', quota.max_tokens,
+                                         'max_requests', quota.max_requests, 'tokens_needed', reserved);
+            RETURN;
+        END IF;
+        IF quota.requests_used + 1 > quota.max_requests
+           OR quota.tokens_used + quota.tokens_reserved + reserved > quota.max_tokens THEN
+            outcome := 'quota_exceeded';
+            waits := greatest(waits, quota.reset_at - at);
+        ELSE
+            -- What it will be once this request is in.
+            quota.requests_used := quota.requests_used + 1;
+            quota.tokens_reserved := quota.tokens_reserved + reserved;
+        END IF;
+        gates := gates || jsonb_build_object(
+            'period', quota.quota_period,
+            'max_requests', quota.max_requests, 'requests_used', quota.requests_used,
+            'max_tokens', quota.max_tokens, 'tokens_used', quota.tokens_used + quota.tokens_reserved,
+            'reset_seconds', ceil(extract(epoch FROM quota.reset_at - at)));
+    END LOOP;
+    detail := jsonb_build_object('quotas', gates);
+    IF outcome = 'quota_exceeded' THEN
+        detail := detail || jsonb_build_object('retry_after', ceil(extract(epoch FROM waits)), 'tokens_needed', reserved);
+        RETURN;
+    END IF;
+
+    SELECT count(*) INTO unfinished FROM (
+        SELECT FROM inflight i WHERE i.user_id = for_user LIMIT plan.max_unfinished) AS counted;
+    IF unfinished >= plan.max_unfinished THEN
+        outcome := 'unfinished_exceeded';
+        detail := detail || jsonb_build_object('max_unfinished', plan.max_unfinished);
+        RETURN;
+    END IF;
+
+    -- Accepted. From here on everything is written, and nothing is refused.
+    dispatch := may_dispatch AND (
+        SELECT count(*) FROM (SELECT FROM inflight i WHERE i.user_id = for_user AND i.dispatched_at IS NOT NULL
+                              LIMIT plan.dispatch_window) AS counted) < plan.dispatch_window;
+
+    UPDATE quotas q SET
+        requests_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.requests_used END + 1,
+        tokens_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.tokens_used END,
+        tokens_reserved = CASE WHEN at >= q.reset_at THEN 0 ELSE q.tokens_reserved END + reserved,
+        period_start = CASE WHEN at >= q.reset_at THEN period_start(q.quota_period, at) ELSE q.period_start END,
+        reset_at = CASE WHEN at >= q.reset_at THEN period_end(q.quota_period, at) ELSE q.reset_at END
+    WHERE q.user_id = for_user;
+
+    INSERT INTO requests (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
+    VALUES (request_accept.request_id, for_user, by_key, m.model_id, at, at,
+            -- A forecast for people: about four bytes a token, and all of the completion.
+            least(ceil(octet_length(prompt) / 4.0)::integer + m.overhead_tokens + completion, reserved), reserved);
+
+    INSERT INTO prompts (request_id, prompt, parameters, metadata)
+    VALUES (request_accept.request_id, request_accept.prompt,
+            coalesce(request_accept.parameters, '{}') || jsonb_build_object('max_tokens', completion),
+            request_accept.metadata);
+
+    INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, expires_at)
+    VALUES (request_accept.request_id, for_user, request_accept.max_attempts, CASE WHEN dispatch THEN at END, at + ttl);
+
+    IF idempotency_key IS NOT NULL THEN
+        INSERT INTO idempotency_keys AS k (user_id, key, body_hash, request_id, expires_at)
+        VALUES (for_user, idempotency_key, request_accept.body_hash, request_accept.request_id, at + interval '24 hours')
+        ON CONFLICT (user_id, key) DO UPDATE
+        SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
+    END IF;
+
+    INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)
+    VALUES (by_actor, 'request.queued', for_user, by_key, request_accept.request_id,
+            jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', reserved));
+    outcome := 'accepted';
+END $$;
+COMMENT ON FUNCTION request_accept IS
+    'accepted; replayed (the answer to an idempotency key used before); or a refusal: model_missing, model_unknown, '
+    'max_tokens_exceeded, user_inactive, idempotency_conflict, quota_too_small (can never fit), quota_exceeded, '
+    'unfinished_exceeded. dispatch says whether the caller should send its message now.';
+
+CREATE OR REPLACE FUNCTION request_submit(
+    key_hash bytea, prompt text, model text, parameters jsonb, metadata jsonb,
+    idempotency_key text, body_hash bytea, ttl_seconds integer, max_attempts integer
+)
+    RETURNS TABLE (outcome text, request_id uuid, user_id text, model_id text, dispatch boolean, detail jsonb)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    who record;
+BEGIN
+    who := key_check(request_submit.key_hash, 'submit');
+    IF who.outcome <> 'ok' THEN
+        RETURN QUERY SELECT who.outcome, NULL::uuid, NULL, NULL, false, NULL::jsonb;
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT a.outcome, a.request_id, who.user_id, a.model_id, a.dispatch, a.detail
+        FROM request_accept(who.user_id, who.key_id, 'submit', request_submit.prompt, request_submit.model,
+                            request_submit.parameters, request_submit.metadata,
+                            request_submit.idempotency_key, request_submit.body_hash,
+                            make_interval(secs => ttl_seconds), request_submit.max_attempts, true) AS a;
+    PERFORM key_touch(who.key_id);
+END $$;
+COMMENT ON FUNCTION request_submit IS 'What POST /generate does in the database, after key_check; see request_accept.';
+
+-- Writers from outside (a stream processor, another service) insert (user_id, prompt, model_id) here. The request is
+-- accounted for like any other; the minute's sweep sends its message.
+CREATE OR REPLACE VIEW submissions AS
+    SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at
+    FROM requests r JOIN prompts p ON p.request_id = r.request_id;
+
+CREATE OR REPLACE FUNCTION submission_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    a record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
+        RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
+    END IF;
+    a := request_accept(NEW.user_id, NULL, 'submissions', NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata,
+                        NULL, NULL, interval '1 day', 8, false);
+    IF a.outcome <> 'accepted' THEN
+        RAISE EXCEPTION 'submission refused: %', a.outcome
+            USING ERRCODE = CASE WHEN a.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429' ELSE 'SL422' END,
+                  CONSTRAINT = a.outcome, DETAIL = coalesce(a.detail, '{}')::text;
+    END IF;
+    NEW.request_id := a.request_id;
+    NEW.model_id := a.model_id;
+    NEW.status := 'queued';
+    NEW.created_at := uuid_extract_timestamp(a.request_id);
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER submission_insert INSTEAD OF INSERT ON submissions
+    FOR EACH ROW EXECUTE FUNCTION submission_insert();

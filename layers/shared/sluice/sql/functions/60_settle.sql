@@ -1,0 +1,168 @@
+-- The end of requests: one call a flush. Everything that finishes, finishes here.
+
+-- outcomes: an array of objects
+--   request_id, attempt       which claim this answers; any other attempt is superseded and only audited
+--   outcome                   completed | failed | expired | cancelled | retry
+--   content, fingerprint      completed: the answer; SHA-256 in hexadecimal of what was asked
+--   prompt_tokens, completion_tokens   as the model reported them, where it did
+--   error_code, error_message failed, retry: why, in words a client may read
+--   retry_after               retry: seconds to wait; becomes failed when attempts or lifetime are spent
+-- Returns what became of each and what to send now:
+--   settled | requeued (send its message after delay_seconds) | superseded | dispatch (a next one of the user's window)
+CREATE OR REPLACE FUNCTION request_settle(outcomes jsonb, by_actor text)
+    RETURNS TABLE (kind text, request_id uuid, user_id text, status text, delay_seconds integer)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+    at       timestamptz := clock_now();
+    ids      uuid[];
+    ended    settlement[];
+    requeued settlement[];
+BEGIN
+    SELECT array_agg((o->>'request_id')::uuid) INTO ids FROM jsonb_array_elements(outcomes) AS o;
+
+    -- The gate first, users sorted: the order in which submit and every other settlement take these locks.
+    PERFORM FROM quotas q
+    WHERE q.user_id IN (SELECT i.user_id FROM inflight i WHERE i.request_id = ANY (ids))
+    ORDER BY q.user_id, q.quota_period FOR UPDATE;
+
+    SELECT array_agg(s.settlement) FILTER (WHERE (s.settlement).outcome <> 'retry'),
+           array_agg(s.settlement) FILTER (WHERE (s.settlement).outcome = 'retry')
+    INTO ended, requeued
+    FROM (
+        SELECT ROW(
+            i.request_id, i.attempt, i.user_id,
+            CASE WHEN o.outcome = 'retry' AND (i.attempt >= i.max_attempts
+                                               OR at + make_interval(secs => o.retry_after) >= i.expires_at)
+                 THEN 'failed' ELSE o.outcome END,
+            CASE WHEN o.outcome = 'completed' THEN uuidv7() END,
+            o.content, decode(o.fingerprint, 'hex'), o.prompt_tokens, o.completion_tokens,
+            o.error_code, o.error_message, o.retry_after, i.status
+        )::settlement AS settlement
+        FROM jsonb_to_recordset(outcomes) AS o (
+            request_id uuid, attempt smallint, outcome text, content text, fingerprint text, prompt_tokens integer,
+            completion_tokens integer, error_code text, error_message text, retry_after double precision)
+        JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
+        WHERE i.request_id = ANY (ids)
+        ORDER BY i.request_id
+        FOR UPDATE OF i
+    ) AS s;
+
+    -- Ended: the answer, the request, the books, the audit; and the row that kept it alive goes.
+    INSERT INTO results (result_id, request_id, content, token_count, fingerprint)
+    SELECT s.result_id, s.request_id, s.content, s.completion_tokens, s.fingerprint
+    FROM unnest(ended) AS s WHERE s.outcome = 'completed';
+
+    DELETE FROM inflight i USING unnest(ended) AS s WHERE i.request_id = s.request_id;
+
+    UPDATE requests r SET
+        status = s.outcome, updated_at = at,
+        completed_at = greatest(at, r.started_at, r.created_at),
+        processing_time_ms = (extract(epoch FROM greatest(at, r.started_at) - r.started_at) * 1000)::integer,
+        prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
+        total_tokens = s.prompt_tokens + s.completion_tokens,
+        result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
+    FROM unnest(ended) AS s
+    WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
+
+    -- A quota row changes only where its period still contains the request; usage gets it in any case.
+    UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
+    FROM (
+        SELECT p.user_id, p.quota_period, sum(r.reserved_tokens) AS reserved, sum(coalesce(r.total_tokens, 0)) AS used
+        FROM requests r
+        JOIN quotas p ON p.user_id = r.user_id AND r.created_at >= p.period_start AND r.created_at < p.reset_at
+        WHERE r.request_id = ANY (SELECT s.request_id FROM unnest(ended) AS s) AND r.request_id = ANY (ids)
+        GROUP BY p.user_id, p.quota_period
+    ) AS d
+    WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period;
+
+    INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+    SELECT by_actor, 'request.' || s.outcome, s.user_id, s.request_id,
+           jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+           jsonb_strip_nulls(jsonb_build_object(
+               'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+               'error_code', s.error_code,
+               'overrun_tokens', nullif(greatest(s.prompt_tokens + s.completion_tokens - r.reserved_tokens, 0), 0)))
+    FROM unnest(ended) AS s JOIN requests r ON r.request_id = s.request_id AND r.request_id = ANY (ids);
+
+    -- To be tried again: back in the queue, due later. SQS delays a message 15 minutes at most; the sweep sends the rest.
+    UPDATE inflight i SET
+        status = 'queued', lease_until = NULL, not_before = at + make_interval(secs => s.retry_after),
+        dispatched_at = CASE WHEN s.retry_after <= 900 THEN at END
+    FROM unnest(requeued) AS s WHERE i.request_id = s.request_id;
+
+    UPDATE requests r SET status = 'queued', updated_at = at
+    FROM unnest(requeued) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
+
+    INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+    SELECT by_actor, 'request.requeued', s.user_id, s.request_id,
+           jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+           jsonb_build_object('status', 'queued', 'error_code', s.error_code, 'retry_after', s.retry_after)
+    FROM unnest(requeued) AS s;
+
+    -- Answers to a claim that is no longer the current one. The same flush sent twice finds its own work done.
+    RETURN QUERY
+        SELECT CASE WHEN r.attempts = o.attempt AND r.completed_at IS NOT NULL THEN 'settled' ELSE 'superseded' END,
+               o.request_id, r.user_id::text, r.status::text, NULL::integer
+        FROM jsonb_to_recordset(outcomes) AS o (request_id uuid, attempt smallint)
+        LEFT JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
+        WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
+          AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id);
+
+    INSERT INTO audit_log (actor, action, user_id, request_id, after)
+    SELECT by_actor, 'request.superseded', r.user_id, o.request_id,
+           jsonb_build_object('attempt', o.attempt,
+                              'wasted_tokens', coalesce(o.prompt_tokens, 0) + coalesce(o.completion_tokens, 0))
+    FROM jsonb_to_recordset(outcomes) AS o (
+        request_id uuid, attempt smallint, prompt_tokens integer, completion_tokens integer)
+    JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
+    WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
+      AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id)
+      AND NOT (r.attempts = o.attempt AND r.completed_at IS NOT NULL);
+
+    RETURN QUERY
+        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s
+        UNION ALL
+        SELECT 'requeued', s.request_id, s.user_id, 'queued',
+               CASE WHEN s.retry_after <= 900 THEN ceil(s.retry_after)::integer END
+        FROM unnest(requeued) AS s;
+
+    -- The places that became free in these users' windows go to their next ones.
+    RETURN QUERY
+        SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0
+        FROM request_dispatch_next(ARRAY(SELECT DISTINCT s.user_id FROM unnest(ended) AS s), 1000) AS d;
+END $$;
+
+-- Marks the next requests of these users as dispatched, as far as their windows have room, and returns them to be sent.
+CREATE OR REPLACE FUNCTION request_dispatch_next(of_users text[], at_most integer)
+    RETURNS TABLE (request_id uuid, user_id text)
+    LANGUAGE sql
+BEGIN ATOMIC
+    UPDATE inflight i SET dispatched_at = clock_now()
+    FROM (
+        SELECT next.request_id
+        FROM unnest(of_users) AS u (id)
+        JOIN quota_plans p ON p.user_id = u.id
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS dispatched FROM inflight d WHERE d.user_id = u.id AND d.dispatched_at IS NOT NULL
+        ) AS taken
+        CROSS JOIN LATERAL (
+            SELECT w.request_id FROM inflight w
+            WHERE w.user_id = u.id AND w.dispatched_at IS NULL AND w.status = 'queued'
+              AND coalesce(w.not_before, '-infinity') <= clock_now() AND w.expires_at > clock_now()
+            ORDER BY w.priority DESC, w.request_id
+            LIMIT greatest(p.dispatch_window - taken.dispatched, 0)
+            FOR UPDATE SKIP LOCKED
+        ) AS next
+        LIMIT at_most
+    ) AS chosen
+    WHERE i.request_id = chosen.request_id
+    RETURNING i.request_id, i.user_id;
+END;
+
+-- A send that failed: the sweep will send it.
+CREATE OR REPLACE FUNCTION request_undispatch(ids uuid[]) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE inflight SET dispatched_at = NULL WHERE request_id = ANY (ids) AND status = 'queued';
+$$;

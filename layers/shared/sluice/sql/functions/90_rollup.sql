@@ -1,0 +1,86 @@
+-- Figures from the audit log, each row of it counted once. Rows are consumed by transaction id below the oldest one still
+-- running, so a commit that comes late is never missed and none is counted twice; the cost is the new rows.
+
+CREATE OR REPLACE FUNCTION rollup_advance(of_task text, OUT low bigint, OUT high bigint)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    -- The watermark's lock makes runs of a task take turns.
+    SELECT w.xact_id INTO low FROM rollup_watermarks w WHERE w.task = of_task FOR UPDATE;
+    high := greatest(low, pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
+    UPDATE rollup_watermarks SET xact_id = high, updated_at = clock_now() WHERE task = of_task;
+END $$;
+
+CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    span    record;
+    changes integer;
+BEGIN
+    span := rollup_advance('usage');
+    -- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
+    WITH changed AS MATERIALIZED (
+        SELECT r.user_id, r.model_id, p.period, (period_start(p.period, r.created_at) AT TIME ZONE 'UTC')::date AS first_day,
+               (period_end(p.period, r.created_at) AT TIME ZONE 'UTC')::date - 1 AS last_day,
+               count(*) FILTER (WHERE a.action = 'request.queued') AS requests_count,
+               coalesce(sum(r.prompt_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS prompt_tokens,
+               coalesce(sum(r.completion_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS completion_tokens
+        FROM audit_log a
+        JOIN requests_all r ON r.request_id = a.request_id
+        CROSS JOIN (VALUES ('daily'), ('monthly')) AS p (period)
+        WHERE a.xact_id >= span.low AND a.xact_id < span.high
+          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
+        GROUP BY r.user_id, r.model_id, p.period, first_day, last_day
+    ), by_user AS (
+        INSERT INTO usage AS u (user_id, period, period_start, period_end, requests_count, tokens_used)
+        SELECT c.user_id, c.period, c.first_day, c.last_day,
+               sum(c.requests_count), sum(c.prompt_tokens + c.completion_tokens)
+        FROM changed c
+        GROUP BY c.user_id, c.period, c.first_day, c.last_day
+        ON CONFLICT (user_id, period, period_start) DO UPDATE SET
+            requests_count = u.requests_count + EXCLUDED.requests_count,
+            tokens_used = u.tokens_used + EXCLUDED.tokens_used
+    )
+    INSERT INTO usage_by_model AS u
+        (user_id, model_id, period, period_start, requests_count, prompt_tokens, completion_tokens)
+    SELECT c.user_id, c.model_id, c.period, c.first_day, c.requests_count, c.prompt_tokens, c.completion_tokens
+    FROM changed c
+    ON CONFLICT (user_id, period, period_start, model_id) DO UPDATE SET
+        requests_count = u.requests_count + EXCLUDED.requests_count,
+        prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
+        completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    RETURN changes;
+END $$;
+COMMENT ON FUNCTION rollup_usage() IS 'Adds what is new to usage and usage_by_model; returns the rows of the latter that changed.';
+
+CREATE OR REPLACE FUNCTION rollup_stats() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    span    record;
+    changes integer;
+BEGIN
+    span := rollup_advance('stats');
+    INSERT INTO request_stats AS s
+        (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count)
+    SELECT period_start('daily', r.created_at), r.user_id, r.model_id,
+           count(*) FILTER (WHERE a.action = 'request.queued'),
+           count(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'),
+           coalesce(sum(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'), 0),
+           count(*) FILTER (WHERE a.action = 'request.failed')
+    FROM audit_log a
+    JOIN requests_all r ON r.request_id = a.request_id
+    WHERE a.xact_id >= span.low AND a.xact_id < span.high
+      AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
+    GROUP BY 1, 2, 3
+    ORDER BY 1, 2, 3
+    ON CONFLICT (day, user_id, model_id) DO UPDATE SET
+        request_count = s.request_count + EXCLUDED.request_count,
+        processed_count = s.processed_count + EXCLUDED.processed_count,
+        processing_time_ms_sum = s.processing_time_ms_sum + EXCLUDED.processing_time_ms_sum,
+        failure_count = s.failure_count + EXCLUDED.failure_count;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    RETURN changes;
+END $$;
+COMMENT ON FUNCTION rollup_stats() IS 'Adds what is new to request_stats; returns the rows that changed.';

@@ -1,0 +1,55 @@
+-- One role per function of the system, allowed to call what that function needs and nothing else: the SECURITY DEFINER
+-- functions are the only door, no role touches a table, but for the few reads named below.
+
+DO $$
+DECLARE
+    settings constant text[] := ARRAY[
+        'timezone=UTC', 'search_path=public', 'jit=off',
+        'idle_in_transaction_session_timeout=60s', 'client_connection_check_interval=10s'];
+    r record;
+    setting text;
+    f record;
+BEGIN
+    FOR r IN SELECT * FROM (VALUES
+        -- role, statement_timeout: below its function's own timeout, so that the database gives up first
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_undispatch']),
+        ('sluice_status', '8s', ARRAY['request_status', 'request_history', 'model_offer']),
+        ('sluice_worker', '30s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
+        ('sluice_rollup', '5min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_undispatch',
+                                        'rollup_usage', 'rollup_stats', 'partitions_ensure', 'archive_months']),
+        ('sluice_admin', '30s', ARRAY['user_create', 'key_create', 'key_revoke', 'model_set'])
+        ) AS v (name, statement_timeout, may_call)
+    LOOP
+        IF to_regrole(r.name) IS NULL THEN
+            BEGIN
+                -- LOGIN without a password: only IAM can log in as it; others take the role over from the owner.
+                EXECUTE format('CREATE ROLE %I LOGIN NOINHERIT', r.name);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;  -- Roles belong to the whole server: another database's migration made it just now.
+            END;
+        END IF;
+        IF NOT pg_has_role(current_user, r.name, 'SET') THEN
+            EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', r.name, current_user);
+        END IF;
+        IF to_regrole('rds_iam') IS NOT NULL AND NOT pg_has_role(r.name, 'rds_iam', 'MEMBER') THEN
+            EXECUTE format('GRANT rds_iam TO %I', r.name);
+        END IF;
+        FOREACH setting IN ARRAY settings || ('statement_timeout=' || r.statement_timeout) LOOP
+            EXECUTE format('ALTER ROLE %I IN DATABASE %I SET %I TO %L',
+                           r.name, current_database(), split_part(setting, '=', 1), split_part(setting, '=', 2));
+        END LOOP;
+        EXECUTE format('GRANT USAGE ON SCHEMA public TO %I', r.name);
+        FOR f IN SELECT p.oid::regprocedure AS signature
+                 FROM pg_proc p
+                 WHERE p.pronamespace = 'public'::regnamespace AND p.proname = ANY (r.may_call) AND p.prosecdef
+        LOOP
+            EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f.signature);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, r.name);
+        END LOOP;
+    END LOOP;
+END $$;
+
+REVOKE EXECUTE ON FUNCTION submission_insert() FROM PUBLIC;
+GRANT SELECT ON users, quota_plans, quotas, model_registry, tiers, tier_limits, usage TO sluice_admin;
+GRANT SELECT (key_id, user_id, key_prefix, name, scopes, created_at, expires_at, revoked_at, last_used_at)
+    ON api_keys TO sluice_admin;

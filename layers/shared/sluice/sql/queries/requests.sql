@@ -1,0 +1,34 @@
+-- request_submit: accept one request or say why not; one commit.
+SELECT outcome, request_id, user_id, model_id, dispatch, detail
+FROM request_submit(
+    %(key_hash)s, %(prompt)s, %(model)s, %(parameters)s, %(metadata)s,
+    %(idempotency_key)s, %(body_hash)s, %(ttl_seconds)s, %(max_attempts)s
+);
+
+-- request_undispatch: these messages were not sent, the sweep is to send them.
+SELECT request_undispatch(%(ids)s);
+
+-- request_claim: take what is due of a batch, with all that its models need.
+SELECT request_id, attempt, user_id, model_id, prompt, parameters,
+       backend, backend_model, endpoint, secret_arn, timeout_seconds
+FROM request_claim(%(ids)s, %(lease_seconds)s);
+
+-- request_settle: end or requeue what has finished; says what to send next.
+SELECT kind, request_id, user_id, status, delay_seconds FROM request_settle(%(outcomes)s, %(actor)s);
+
+-- request_status: one request of the caller, with its result.
+SELECT outcome, request_id, model_id, status, result, result_type, error_code, error_message,
+       prompt_tokens, completion_tokens, total_tokens, created_at, started_at, completed_at,
+       processing_time_ms, metadata
+FROM request_status(%(key_hash)s, %(request_id)s);
+
+-- request_history: the caller's requests, newest first, older than a given one.
+SELECT outcome, request_id, prompt, model_id, status, error_code, error_message,
+       prompt_tokens, completion_tokens, total_tokens, created_at, started_at, completed_at, processing_time_ms
+FROM request_history(%(key_hash)s, %(before)s, %(at_most)s);
+
+-- model_offer: the models that a client may name.
+SELECT outcome, model_id, is_default, max_tokens_default, max_tokens_limit FROM model_offer(%(key_hash)s);
+
+-- health: does the database answer?
+SELECT 1 AS answer;

@@ -1,0 +1,17 @@
+"""Structured logs and metrics of a function. Neither ever carries a prompt, a result or a key: only ids and figures."""
+
+import logging
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+logger = Logger()
+metrics = Metrics()
+
+# What the layer's own modules log goes the same way, in the same form.
+_package = logging.getLogger("sluice")
+_package.handlers = logger.handlers
+_package.setLevel(logger.log_level)
+_package.propagate = False
+
+__all__ = ["MetricUnit", "logger", "metrics"]

@@ -1,0 +1,50 @@
+"""Pydantic's findings as one problem: where and what, never the value, which may be a prompt."""
+
+import json
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sluice.errors import SluiceError
+
+M = TypeVar("M", bound=BaseModel)
+
+# More findings than a person mends at once only make an answer long.
+_MOST_FINDINGS: Final = 20
+
+
+def parse_json(model: type[M], body: str | bytes) -> M:
+    """Read a JSON text as a model.
+
+    Raises:
+        SluiceError: body_not_json, invalid_input.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _problem(error) from None
+
+
+def parse_object(model: type[M], data: Any) -> M:
+    """Read a JSON value that was decoded on its way here, by the rules for JSON.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
+    return parse_json(model, json.dumps(data))
+
+
+def _problem(error: ValidationError) -> SluiceError:
+    findings = [
+        {
+            "pointer": "/" + "/".join(str(part)[:100] for part in found["loc"]) if found["loc"] else "",
+            "detail": found["msg"].removeprefix("Value error, "),
+        }
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    if error.errors(include_input=False)[0]["type"] == "json_invalid":
+        return SluiceError("body_not_json", f"The body must be a JSON object. {findings[0]['detail']}.")
+    first = findings[0]
+    where = f"{first['pointer']}: " if first["pointer"] else ""
+    more = f" ({len(findings) - 1} more in errors)" if len(findings) > 1 else ""
+    return SluiceError("invalid_input", f"{where}{first['detail']}{more}.", errors=findings[:_MOST_FINDINGS])

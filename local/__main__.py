@@ -1,0 +1,103 @@
+"""The command line: ``python -m local run`` and ``python -m local demo``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from local import demo
+from local.processes import LocalError, stopping_on_signals
+from local.stack import Stack
+
+_WATCH_SECONDS = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for what went wrong (one sentence says what), 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    say = _clock()
+    stack = Stack(
+        options.state,
+        api_port=options.api_port,
+        database_port=options.database_port,
+        llm_port=options.llm_port,
+        report=say,
+    )
+    try:
+        with stopping_on_signals():
+            return _run(options, stack, say)
+    except LocalError as problem:
+        print(f"sluice: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        # Only a start is interrupted here; serving ends by itself.
+        print("Interrupted: all is stopped.", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) -> int:
+    say(f"Starting Sluice in {stack.state_dir}.")
+    try:
+        info = stack.start()
+        say(f"Sluice is up at {info.api_url}")
+        if options.command == "demo":
+            _, before = demo.books(info)
+            answer = demo.prompt_the_model(info, say)
+            demo.check_the_books(stack, before, answer, say)
+            return 0
+        if options.prompt:
+            demo.prompt_the_model(info, say)
+        demo.show_next_steps(info)
+        print("Serving until Ctrl-C.", flush=True)
+        _serve(stack)
+        return 0
+    finally:
+        # A second Ctrl-C must not leave half of it running.
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        say("Stopping.")
+        stack.stop()
+        say("All is stopped.")
+
+
+def _serve(stack: Stack) -> None:
+    try:
+        while (failure := stack.failure()) is None:
+            time.sleep(_WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return
+    raise LocalError(failure)
+
+
+def _clock() -> Callable[[str], None]:
+    """A way to say sentences, each with the seconds since now before it."""
+    began = time.monotonic()
+
+    def say(sentence: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
+
+    return say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m local", description="Sluice on this machine: no Docker, no AWS account.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|demo")
+    run = commands.add_parser("run", help="start everything, answer one prompt, serve until Ctrl-C")
+    run.add_argument("--no-prompt", dest="prompt", action="store_false", help="do not send the demo prompt")
+    rehearsal = commands.add_parser("demo", help="start everything, answer one prompt, roll usage up, show it, stop")
+    for command in (run, rehearsal):
+        command.add_argument(
+            "--state", type=Path, default=Path(".local"), metavar="DIR", help="where data, logs and stack.json are (default: .local)"
+        )
+        command.add_argument("--api-port", type=int, metavar="PORT", help="port of the API (default: a free one)")
+        command.add_argument("--database-port", type=int, metavar="PORT", help="port of PostgreSQL (default: a free one)")
+        command.add_argument("--llm-port", type=int, metavar="PORT", help="port of the language model (default: a free one)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What `run` and `demo` do with a stack that runs: one prompt through the API, and the books after it."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from local import api
+from local.processes import LocalError
+from local.stack import Stack, StackInfo
+
+PROMPT = "Explain in two sentences what a water sluice is for."
+MAX_TOKENS = 96
+
+_Say = Callable[[str], None]
+
+_USAGE = """
+SELECT user_id, period, period_start, total_requests, total_tokens
+  FROM usage
+ WHERE user_id = %s AND period = 'monthly'
+ ORDER BY period_start DESC
+ LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Books:
+    """What the monthly usage row of a user counts."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
+    """Send the demo prompt through the API and show the answer. LocalError if there is none."""
+    say(f"Asking: {PROMPT}")
+    answer = api.generate(
+        info.api_url, info.api_key, PROMPT, max_tokens=MAX_TOKENS, on_accepted=lambda request: say(f"Accepted as {request}.")
+    )
+    if answer["status"] != "completed":
+        raise LocalError(f"The demo request ended as {answer['status']}: {answer.get('error')}. Logs: {info.logs}/functions")
+    usage = answer["usage"]
+    print()
+    print(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
+    print()
+    say(
+        f"{answer['model']}: {usage['prompt_tokens']} tokens in the prompt, {usage['completion_tokens']} in the answer, "
+        f"{answer['processing_time_ms'] / 1000:.1f} s of processing."
+    )
+    return answer
+
+
+def show_next_steps(info: StackInfo) -> None:
+    """Print what to paste into another terminal."""
+    key = shlex.quote(f"x-api-key: {info.api_key}")
+    print(f"""
+Try it in another terminal:
+
+  curl -s {info.api_url}/generate \\
+    -H {key} -H 'content-type: application/json' \\
+    -d '{{"prompt": "Name three rivers.", "parameters": {{"max_tokens": 64}}}}'
+
+  curl -s {info.api_url}/status/REQUEST_ID -H {key}
+
+Addresses and keys: {info.logs.removesuffix("logs")}stack.json
+Logs:               {info.logs}/ (each function's in functions/)
+""")
+
+
+def books(info: StackInfo) -> tuple[dict[str, Any] | None, Books]:
+    """The demo user's latest monthly usage row, and what it counts."""
+    with psycopg.connect(info.database_url, row_factory=dict_row) as connection:
+        row = connection.execute(_USAGE, [info.user_id]).fetchone()
+    if row is None:
+        return None, Books()
+    return row, Books(int(row["total_requests"]), int(row["total_tokens"]))
+
+
+def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _Say) -> None:
+    """Roll usage up, print the usage row, and make sure that it grew by the demo request. LocalError if it did not."""
+    stack.admin("rollup.run", tasks=["usage", "stats"])
+    row, after = books(stack.info)
+    if row is None:
+        raise LocalError("The rollup ran, and the demo user has no usage row.")
+    say("Rolled usage up. The row of `usage`:")
+    print()
+    for column, value in row.items():
+        print(f"    {column:<16} {value}")
+    print()
+    tokens = int(answer["usage"]["total_tokens"])
+    # Others may use the stack meanwhile, and a new month may begin: the row must count ours, and may count more.
+    grown = Books(after.requests - before.requests, after.tokens - before.tokens)
+    if grown.requests < 1 or grown.tokens < tokens:
+        raise LocalError(
+            f"The usage row grew by {grown.requests} requests and {grown.tokens} tokens, "
+            f"and the demo request alone had {tokens} tokens."
+        )
+    say(f"It counts the request and its {tokens} tokens.")

@@ -1,0 +1,178 @@
+"""The AWS emulator: ministack, as a child process whose traces all lie in the stack's own folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from local.environment import ACCOUNT, REGION, ROOT, aws_client, aws_variables, child_environment, direct_opener
+from local.processes import LOOPBACK, LocalError, Process, claim_port, wait_until
+
+_START_SECONDS = 60.0
+_LOG_GROUPS = "/aws/lambda/"
+
+
+def ministack_python() -> Path:
+    """The interpreter that ministack is installed for. The emulated functions run with it too.
+
+    Its own environment, `.ministack-venv`, if there is one: ministack needs one exact version of botocore.
+    """
+    candidates = [ROOT / ".ministack-venv" / "bin" / "python", Path(sys.executable)]
+    for candidate in candidates:
+        if candidate.exists() and _can_import(candidate, "ministack", "samtranslator"):
+            return candidate
+    raise LocalError("The AWS emulator, ministack, is not installed: `make setup` brings it.")
+
+
+def _can_import(python: Path, *modules: str) -> bool:
+    check = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
+    return subprocess.run([python, "-c", check, *modules], capture_output=True, env=child_environment()).returncode == 0
+
+
+class Emulator:
+    """ministack as a child process. Its state lives in memory: each start is an empty account.
+
+    `scratch` is a folder for its temporary files, unpacked functions and layers among them; its owner empties it.
+    """
+
+    def __init__(self, log: Path, scratch: Path, port: int | None = None) -> None:
+        self.log = log
+        self.port = port or 0
+        self._scratch = scratch
+        self._requested_port = port
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """The endpoint of every AWS service."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def process(self) -> Process | None:
+        """The server process; None when it was not started or has been stopped."""
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def api_url(self, api_id: str) -> str:
+        """Where an HTTP API with a $default stage answers, without a slash at the end."""
+        return f"{self.url}/_aws/execute-api/{api_id}"
+
+    def client(self, service: str) -> Any:
+        """A client of one of its services."""
+        return aws_client(service, self.url)
+
+    def launch(self) -> Process:
+        """Start it without waiting; it answers after `wait_ready`."""
+        python = ministack_python()
+        self.port = claim_port(self._requested_port, "the API", "--api-port")
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        environment = child_environment(
+            **aws_variables(self.url),
+            BIND_HOST=LOOPBACK,
+            GATEWAY_PORT=str(self.port),
+            MINISTACK_HOST=LOOPBACK,  # the host in the queue URLs that it hands out
+            MINISTACK_REGION=REGION,
+            MINISTACK_ACCOUNT_ID=ACCOUNT,
+            LAMBDA_EXECUTOR="local",  # never a container, even where there is an engine
+            PERSIST_STATE="0",
+            S3_PERSIST="0",
+            S3_DATA_DIR=str(self._scratch / "s3"),
+            STATE_DIR=str(self._scratch / "state"),
+            TMPDIR=str(self._scratch),
+            # Listeners on ports of their own, on all interfaces, for services that are not used here.
+            IOT_MTLS_ENABLED="0",
+            SFTP_ENABLED="0",
+            PYTHONUNBUFFERED="1",
+            # Each environment unpacks the layer anew; what it would compile beside it is never read again.
+            PYTHONDONTWRITEBYTECODE="1",
+        )
+        command = [str(python), "-m", "ministack"]
+        self._process = Process.start("the AWS emulator", command, log=self.log, env=environment, cwd=self._scratch)
+        return self._process
+
+    def wait_ready(self) -> None:
+        """Wait until it answers; LocalError with the end of its log if it ends instead."""
+        wait_until(lambda: not self.alive or self._ready(), _START_SECONDS)
+        if not self.alive or not self._ready():
+            tail = self._process.log_tail() if self._process is not None else ""
+            raise LocalError(f"The AWS emulator did not start. The end of its log, {self.log}:\n{tail}")
+
+    def stop(self) -> None:
+        """Stop it and the functions that it runs; safe to call when it does not run."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def _ready(self) -> bool:
+        try:
+            with direct_opener.open(f"{self.url}/_ministack/ready", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+class FunctionLogs:
+    """Copies what the functions log into one file each, `<folder>/<function>.log`, about once a second.
+
+    The emulator keeps logs in memory, a stream for each invocation. A stream that has been copied is deleted there, or
+    each look would take longer than the one before.
+    """
+
+    def __init__(self, emulator: Emulator, folder: Path, prefix: str) -> None:
+        """`prefix` is what function names begin with and file names need not."""
+        self._logs = emulator.client("logs")
+        self._folder = folder
+        self._prefix = prefix
+        self._stopped = threading.Event()
+        self._turn = threading.Lock()
+        self._thread = threading.Thread(target=self._follow, name="function-logs", daemon=True)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Copy what is left, and stop. Call it before the emulator stops."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.copy()
+
+    def copy(self) -> None:
+        """Copy now what has been logged so far. Never fails: an emulator that is gone has nothing more to say."""
+        with self._turn, contextlib.suppress(Exception):
+            for group in self._logs.describe_log_groups(logGroupNamePrefix=_LOG_GROUPS)["logGroups"]:
+                self._copy_group(group["logGroupName"])
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(1.0):
+            self.copy()
+
+    def _copy_group(self, group: str) -> None:
+        name = group.removeprefix(_LOG_GROUPS).removeprefix(self._prefix)
+        streams = self._logs.describe_log_streams(logGroupName=group)["logStreams"]
+        for stream in sorted(streams, key=lambda each: each.get("firstEventTimestamp") or 0):
+            which = {"logGroupName": group, "logStreamName": stream["logStreamName"]}
+            events = self._logs.get_log_events(**which, startFromHead=True)["events"]
+            if not events:
+                continue
+            with (self._folder / f"{name}.log").open("a", encoding="utf-8") as log:
+                log.writelines(event["message"].rstrip("\n") + "\n" for event in events)
+            self._logs.delete_log_stream(**which)
+
+
+def invoke(emulator: Emulator, function: str, payload: object) -> Any:
+    """Run a function and wait for what it returns. LocalError if it raised instead."""
+    answer = emulator.client("lambda").invoke(FunctionName=function, Payload=json.dumps(payload).encode())
+    text = answer["Payload"].read()
+    if "FunctionError" in answer:
+        raise LocalError(f"The function {function} failed: {text.decode('utf-8', 'replace')}")
+    return json.loads(text) if text else None

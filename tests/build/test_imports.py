@@ -1,0 +1,57 @@
+"""Who may import whom, where import-linter cannot see: a function's folder is no package."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FUNCTIONS = ["submit", "status", "worker", "rollup", "admin"]
+# The handler's view of the world: the event and the answer (Powertools), and the project's own package.
+ALLOWED = {"aws_lambda_powertools", "sluice", "pydantic"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            yield node.module
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_imports_the_layer_and_never_another_function(function: str) -> None:
+    import sys
+
+    for path in (ROOT / "functions" / function).rglob("*.py"):
+        for module in imported(path):
+            top = module.partition(".")[0]
+            assert top in ALLOWED or top in sys.stdlib_module_names, f"{path.name} imports {module}"
+
+
+def test_there_are_no_other_functions() -> None:
+    assert sorted(path.name for path in (ROOT / "functions").iterdir() if path.is_dir()) == sorted(FUNCTIONS)
+
+
+def test_what_ships_imports_nothing_of_the_local_stack_or_the_tests() -> None:
+    shipped = [*(ROOT / "functions").rglob("*.py"), *(ROOT / "layers/shared/sluice").rglob("*.py")]
+    for path in shipped:
+        for module in imported(path):
+            assert module.partition(".")[0] not in {"local", "tests", "benchmarks", "functions"}, path
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = {
+        path.name
+        for path in (ROOT / "layers/shared/sluice").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"environ", "getenv"}
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    }
+    assert readers <= {"config.py", "runtime.py"}

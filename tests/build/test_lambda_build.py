@@ -1,0 +1,101 @@
+"""The layer for Lambda holds wheels for Lambda's platform, whatever machine built it, and little else."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = ["arm64", "x86_64"]
+# e_machine of the ELF header: EM_AARCH64 and EM_X86_64
+ELF_MACHINES = {"arm64": 183, "x86_64": 62}
+WHEEL_MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
+# AL2023 has glibc 2.34.
+NEWEST_GLIBC = (2, 34)
+PLATFORM = re.compile(r"manylinux_(\d+)_(\d+)_(\w+)")
+MEGABYTE = 2**20
+
+Layer = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_wheel_is_for_lambdas_platform(lambda_layer: Layer, architecture: str) -> None:
+    wheels = list((lambda_layer(architecture) / "python").glob("*.dist-info/WHEEL"))
+    assert wheels
+    for wheel in wheels:
+        tags = re.findall(r"^Tag: (\S+)$", wheel.read_text(), re.MULTILINE)
+        assert any(fits(tag, architecture) for tag in tags), f"{wheel.parent.name}: {tags}"
+
+
+def fits(tag: str, architecture: str) -> bool:
+    interpreter, abi, platforms = tag.split("-")
+    if platforms == "any":
+        return interpreter in {"py3", "py2.py3"} and abi == "none"
+    if interpreter not in {"cp313", "py3"}:
+        return False
+    return any(
+        (int(major), int(minor)) <= NEWEST_GLIBC and machine == WHEEL_MACHINES[architecture]
+        for major, minor, machine in (match.groups() for match in PLATFORM.finditer(platforms))
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_library_is_for_lambdas_processor(lambda_layer: Layer, architecture: str) -> None:
+    libraries = [path for path in lambda_layer(architecture).rglob("*") if re.search(r"\.so(\.|$)", path.name)]
+    assert len(libraries) > 3
+    for library in libraries:
+        header = library.read_bytes()[:20]
+        assert header[:4] == b"\x7fELF", library.name
+        assert int.from_bytes(header[18:20], "little") == ELF_MACHINES[architecture], library.name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_layer_holds_what_its_lock_names_and_nothing_else(lambda_layer: Layer, architecture: str) -> None:
+    lock = (ROOT / "layers" / "shared" / "requirements.txt").read_text()
+    locked = {
+        name
+        for name, marker in re.findall(r"^([a-z0-9-]+)==\S+(?: ; (.*?))? \\$", lock, re.MULTILINE)
+        if "win32" not in marker
+    }
+    installed = {
+        re.sub(r"[-_.]+", "-", path.name.rsplit("-", 2)[0] if path.name.count("-") > 1 else path.name.split("-")[0])
+        for path in (lambda_layer(architecture) / "python").glob("*.dist-info")
+    }
+    assert installed == locked
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_layer_is_small(
+    lambda_layer: Layer, architecture: str, record_property: Callable[[str, object], None]
+) -> None:
+    size = sum(path.stat().st_size for path in lambda_layer(architecture).rglob("*") if path.is_file()) / MEGABYTE
+    record_property("megabytes", round(size, 1))
+    print(f"layer for {architecture}: {size:.1f} MB unzipped")
+    assert size < 50  # Lambda's limit is 250 for a function with all its layers
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nothing_compiled_or_private_is_shipped(lambda_layer: Layer, architecture: str) -> None:
+    stray = {"__pycache__", "tests", ".git", ".env", "RECORD", "INSTALLER"}
+    assert not [path for path in lambda_layer(architecture).rglob("*") if path.name in stray]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_botocore_knows_the_services_that_are_called(lambda_layer: Layer, architecture: str) -> None:
+    known = {path.name for path in (lambda_layer(architecture) / "python/botocore/data").iterdir() if path.is_dir()}
+    sources = [*(ROOT / "layers/shared/sluice").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
+    called = {
+        service
+        for source in sources
+        for service in re.findall(r"""(?:client|create_client)\(\s*["']([a-z0-9-]+)["']""", source.read_text())
+    }
+    assert called <= known
+
+
+def test_the_layer_is_built_for_the_templates_default_processor() -> None:
+    makefile = (ROOT / "layers" / "shared" / "Makefile").read_text()
+    template = (ROOT / "template.yaml").read_text()
+    (built,) = re.findall(r"^SLUICE_BUILD \?= (\S+)$", makefile, re.MULTILINE)
+    (deployed,) = re.findall(r"^  Architecture:\n    Type: String\n    Default: (\S+)$", template, re.MULTILINE)
+    assert built == deployed

@@ -1,0 +1,80 @@
+"""What every test may use: a PostgreSQL of this run's own, and a fresh, migrated database per test.
+
+SLUICE_TEST_DSN names another server instead (PostgreSQL 18 with pg_stat_statements preloaded), as a superuser.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from sluice.db.connection import Connection
+from sluice.db.migrations import migrate
+
+from local.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server, as its superuser. Not durable: a test's database need not outlive a power cut."""
+    if given := os.environ.get("SLUICE_TEST_DSN"):
+        yield given
+        return
+    settings = {"pg_stat_statements.track": "top", "max_connections": "500"}
+    with Postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False, settings=settings) as server:
+        yield server.url("postgres")
+
+
+def open_database(dsn: str, name: str) -> Connection:
+    """Connect as the functions do, apart from their roles."""
+    return psycopg.connect(
+        make_conninfo(dsn, dbname=name), autocommit=True, prepare_threshold=None, row_factory=dict_row
+    )
+
+
+@pytest.fixture(scope="session")
+def create_database(server_dsn: str) -> Iterator[Callable[..., str]]:
+    """Makes databases, from a template where one is named, and drops them in the end."""
+    made: list[str] = []
+
+    def create(template: str = "template1") -> str:
+        name = f"sluice_test_{uuid.uuid4().hex}"
+        with open_database(server_dsn, "postgres") as admin:
+            admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        made.append(name)
+        return name
+
+    yield create
+    with open_database(server_dsn, "postgres") as admin:
+        for name in reversed(made):
+            admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def template_database(server_dsn: str, create_database: Callable[..., str]) -> str:
+    """A database with the schema, migrated once and copied for each test."""
+    name = create_database()
+    with open_database(server_dsn, name) as connection:
+        connection.execute("CREATE EXTENSION pg_stat_statements")
+        migrate(connection)
+    return name
+
+
+@pytest.fixture
+def empty_dsn(server_dsn: str, create_database: Callable[..., str]) -> str:
+    """A database without a schema."""
+    return make_conninfo(server_dsn, dbname=create_database())
+
+
+@pytest.fixture
+def dsn(server_dsn: str, create_database: Callable[..., str], template_database: str) -> str:
+    """A database with the schema and nothing in it but what is shipped, as its owner."""
+    name = create_database(template_database)
+    with open_database(server_dsn, name) as connection:
+        # A role's settings belong to one database and are not copied with it.
+        connection.execute("UPDATE schema_functions SET checksum = 'copied'")
+        migrate(connection)
+    return make_conninfo(server_dsn, dbname=name)

@@ -1,0 +1,50 @@
+"""Alarms watch what exists, under the names that AWS publishes it by."""
+
+import pytest
+
+from tests.template.stack import TOPIC, Stack
+
+# What identifies a resource in each namespace, and how a template says it.
+DIMENSIONS = {
+    "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "Ref"),
+    "AWS/SQS": ("QueueName", "AWS::SQS::Queue", "Fn::GetAtt"),
+}
+METRICS = {"AWS/Lambda": {"Errors"}, "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}}
+
+
+def watched(alarm: dict) -> str:
+    ((_, reference),) = alarm["Dimensions"][0]["Value"].items()
+    return reference[0] if isinstance(reference, list) else reference
+
+
+def test_alarms_name_resources_that_exist(stack: Stack) -> None:
+    for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items():
+        dimension, kind, by = DIMENSIONS[alarm["Namespace"]]
+        (given,) = alarm["Dimensions"]
+        assert given["Name"] == dimension, name
+        assert set(given["Value"]) == {by}, name
+        assert watched(alarm) in stack.of_type(kind), name
+        assert alarm["MetricName"] in METRICS[alarm["Namespace"]], name
+
+
+def test_every_function_and_queue_is_watched(stack: Stack) -> None:
+    alarms = [(alarm["MetricName"], watched(alarm)) for alarm in stack.of_type("AWS::CloudWatch::Alarm").values()]
+    expected = [("Errors", function) for function in stack.of_type("AWS::Lambda::Function")] + [
+        ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
+        ("ApproximateAgeOfOldestMessage", "RequestQueue"),
+    ]
+    assert sorted(alarms) == sorted(expected)
+
+
+def test_alarms_tell_the_topic_when_there_is_one(processed: dict) -> None:
+    for alarm in Stack.of(processed).of_type("AWS::CloudWatch::Alarm").values():
+        assert "AlarmActions" not in alarm
+    for alarm in Stack.of(processed, AlarmTopicArn=TOPIC).of_type("AWS::CloudWatch::Alarm").values():
+        assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
+
+
+@pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm"])
+def test_one_is_enough_where_none_is_expected(stack: Stack, name: str) -> None:
+    alarm = stack.resources[name]["Properties"]
+    assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (0, "GreaterThanThreshold")
+    assert alarm["TreatMissingData"] == "notBreaching"

@@ -1,0 +1,91 @@
+"""Numbers that follow from other numbers."""
+
+import re
+
+import pytest
+
+from tests.template.stack import ROOT, Stack
+
+RESERVE = 20  # connections that no function may count on: RDS's own, a person's, frozen environments'
+
+
+def test_visibility_is_six_times_the_workers_timeout(source: dict) -> None:
+    timeouts = source["Mappings"]["WorkerTimeouts"]
+    assert [int(timeout) for timeout in timeouts] == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
+    for timeout, derived in timeouts.items():
+        assert derived["VisibilityTimeout"] == 6 * int(timeout)
+
+
+def test_queue_and_worker_take_theirs_from_one_parameter(stack: Stack) -> None:
+    queue = stack.resources["RequestQueue"]["Properties"]
+    worker = stack.resources["WorkerFunction"]["Properties"]
+    assert worker["Timeout"] == {"Ref": "WorkerTimeout"}
+    assert queue["VisibilityTimeout"] == {
+        "Fn::FindInMap": ["WorkerTimeouts", {"Ref": "WorkerTimeout"}, "VisibilityTimeout"]
+    }
+
+
+def test_dead_letters_outlive_the_queue(stack: Stack) -> None:
+    queue = stack.resources["RequestQueue"]["Properties"]
+    dead_letters = stack.resources["DeadLetterQueue"]["Properties"]
+    assert dead_letters["MessageRetentionPeriod"] > queue["MessageRetentionPeriod"]
+    # Five deliveries of six timeouts each are over long before the queue forgets.
+    longest = max(stack.template["Mappings"]["WorkerTimeouts"][key]["VisibilityTimeout"] for key in ("900",))
+    assert queue["RedrivePolicy"]["maxReceiveCount"] * longest < queue["MessageRetentionPeriod"]
+
+
+def test_redrive_names_the_two_queues_to_each_other(stack: Stack) -> None:
+    queue = stack.resources["RequestQueue"]["Properties"]
+    allowed = stack.resources["DeadLetterQueue"]["Properties"]["RedriveAllowPolicy"]
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+    assert allowed["redrivePermission"] == "byQueue"
+    (arn,) = allowed["sourceQueueArns"]
+    assert arn["Fn::Sub"].endswith(":" + queue["QueueName"]["Fn::Sub"])
+
+
+@pytest.fixture
+def environments(source: dict) -> int:
+    """Environments at once by default, each with one connection."""
+    parameters = source["Parameters"]
+    concurrent = sum(parameters[f"{name}Concurrency"]["Default"] for name in ("Submit", "Status", "Worker"))
+    rollup, admin, migrate = 2, 2, 1
+    return concurrent + rollup + admin + migrate
+
+
+def test_connections_fit_every_database_class(source: dict, environments: int) -> None:
+    classes = source["Mappings"]["DatabaseClasses"]
+    assert list(classes) == source["Parameters"]["DatabaseClass"]["AllowedValues"]
+    for name, derived in classes.items():
+        assert environments <= int(derived["MaxConnections"]) - RESERVE, name
+
+
+def test_the_arithmetic_of_connections_is_in_the_template(environments: int) -> None:
+    text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
+    assert f"= {environments} by default, under 80 less a reserve of {RESERVE}" in text
+
+
+def test_reserved_concurrency_is_a_choice(processed: dict) -> None:
+    concurrency = "ReservedConcurrentExecutions"
+    free = Stack.of(processed).of_type("AWS::Lambda::Function")
+    held = Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
+    assert not [name for name, function in free.items() if concurrency in function]
+    assert {name: function[concurrency] for name, function in held.items() if concurrency in function} == {
+        "SubmitFunction": {"Ref": "SubmitConcurrency"},
+        "StatusFunction": {"Ref": "StatusConcurrency"},
+        "WorkerFunction": {"Ref": "WorkerConcurrency"},
+        "RollupFunction": 2,
+        "AdminFunction": 2,
+    }
+
+
+def test_every_parameter_is_described_and_bounded(source: dict) -> None:
+    for name, parameter in source["Parameters"].items():
+        assert parameter.get("Description"), name
+        if parameter["Type"] == "Number":
+            assert "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= set(parameter), name
+
+
+def test_every_parameter_is_in_a_group_of_the_form(source: dict) -> None:
+    groups = source["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    grouped = [name for group in groups for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(source["Parameters"])

@@ -1,0 +1,186 @@
+"""Functions: their logs, environment, events and the layer under them."""
+
+import json
+import re
+
+import pytest
+
+from sluice.config import Settings
+from tests.template.stack import ROOT, Stack
+
+FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
+# Read by libraries, not by sluice.config.
+LIBRARY_VARIABLES = re.compile(r"^(POWERTOOLS_\w+|AWS_USE_DUALSTACK_ENDPOINT)$")
+# Set by Lambda itself.
+LAMBDA_VARIABLES = {"AWS_REGION"}
+
+
+def test_there_are_these_functions_and_no_others(stack: Stack) -> None:
+    assert set(stack.of_type("AWS::Lambda::Function")) == {f"{name}Function" for name in FUNCTIONS}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_named_after_the_stack_and_itself(stack: Stack, name: str) -> None:
+    function = stack.resources[f"{name}Function"]["Properties"]
+    assert function["FunctionName"] == {"Fn::Sub": f"${{AWS::StackName}}-{name.lower()}"}
+    assert function["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+    assert function["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] == name.lower()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_has_a_log_group_with_retention(stack: Stack, name: str) -> None:
+    group = stack.resources[f"{name}Logs"]["Properties"]
+    logging = stack.resources[f"{name}Function"]["Properties"]["LoggingConfig"]
+    assert group["LogGroupName"] == {"Fn::Sub": f"/aws/lambda/${{AWS::StackName}}-{name.lower()}"}
+    assert logging["LogGroup"] == {"Ref": f"{name}Logs"}
+    assert logging["LogFormat"] == "JSON"
+
+
+def test_every_log_group_forgets(stack: Stack) -> None:
+    groups = stack.of_type("AWS::Logs::LogGroup")
+    assert len(groups) == len(FUNCTIONS) + 1  # and the API's access log
+    for group in groups.values():
+        assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def test_the_environment_is_what_the_configuration_reads(created: Stack, brought: Stack) -> None:
+    written = {
+        name
+        for stack in (created, brought)
+        for function in stack.of_type("AWS::Lambda::Function")
+        for name in stack.variables(function)
+        if not LIBRARY_VARIABLES.match(name)
+    }
+    assert written == {field.upper() for field in Settings.model_fields} - LAMBDA_VARIABLES
+
+
+def test_parameters_and_configuration_have_the_same_defaults(created: Stack) -> None:
+    for function in created.of_type("AWS::Lambda::Function"):
+        for name, value in created.variables(function).items():
+            field = Settings.model_fields.get(name.lower())
+            if field and isinstance(value, dict) and value.get("Ref") in created.parameters:
+                default = created.parameters[value["Ref"]]
+                assert float(default) == float(field.default), name
+
+
+def test_no_variable_holds_a_secret(source: dict) -> None:
+    parameters = source["Parameters"]
+    assert not [name for name in parameters if re.search(r"password|token", name, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_database_is_named_in_one_way(created: Stack, brought: Stack, name: str) -> None:
+    address = {"DATABASE_HOST", "DATABASE_PORT", "DATABASE_NAME"}
+    by_address = created.variables(f"{name}Function")
+    by_secret = brought.variables(f"{name}Function")
+    assert address <= set(by_address)
+    assert "DATABASE_SECRET_ARN" not in by_address
+    assert "DATABASE_SECRET_ARN" in by_secret
+    assert not address & set(by_secret)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_in_a_network_only_with_the_created_database(created: Stack, brought: Stack, name: str) -> None:
+    network = created.resources[f"{name}Function"]["Properties"]["VpcConfig"]
+    assert network["SubnetIds"] == [{"Ref": "SubnetA"}, {"Ref": "SubnetB"}]
+    assert network["Ipv6AllowedForDualStack"] is True
+    assert "VpcConfig" not in brought.resources[f"{name}Function"]["Properties"]
+
+
+def test_functions_and_layer_are_for_one_processor(stack: Stack) -> None:
+    (layer,) = stack.of_type("AWS::Lambda::LayerVersion").values()
+    assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        assert function["Architectures"] == [{"Ref": "Architecture"}]
+        assert [function["Runtime"]] == layer["CompatibleRuntimes"]
+
+
+def test_functions_wait_for_the_schema_and_the_schema_follows_the_layer(stack: Stack) -> None:
+    (layer,) = stack.of_type("AWS::Lambda::LayerVersion")
+    schema = stack.resources["Schema"]["Properties"]
+    assert schema["ServiceToken"] == {"Fn::GetAtt": ["MigrateFunction", "Arn"]}
+    assert schema["LayerVersion"] == {"Ref": layer}
+    for name in FUNCTIONS:
+        depends = stack.resources[f"{name}Function"].get("DependsOn")
+        assert depends in (("Schema", ["Schema"]) if name != "Migrate" else (None,))
+
+
+def test_cloudformation_waits_longer_than_the_migration_may_take(stack: Stack) -> None:
+    timeout = stack.resources["MigrateFunction"]["Properties"]["Timeout"]
+    assert timeout < stack.resources["Schema"]["Properties"]["ServiceTimeout"] <= 3600
+
+
+def test_the_migration_has_no_alias_and_no_gradual_deployment(stack: Stack, source: dict) -> None:
+    for kind in ("AWS::Lambda::Alias", "AWS::Lambda::Version"):
+        for resource in stack.of_type(kind).values():
+            assert resource["FunctionName"] != {"Ref": "MigrateFunction"}
+    assert "AutoPublishAlias" not in source["Globals"]["Function"]
+    assert "AutoPublishAlias" not in source["Resources"]["MigrateFunction"]["Properties"]
+
+
+def test_routes(processed: dict) -> None:
+    paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
+    routes = {
+        f"{method.upper()} {path}": operation["x-amazon-apigateway-integration"]
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+    }
+    assert set(routes) == {
+        "POST /generate",
+        "GET /status/{request_id}",
+        "GET /requests",
+        "GET /models",
+        "GET /health",
+    }
+    for route, integration in routes.items():
+        function = "SubmitFunction" if route == "POST /generate" else "StatusFunction"
+        assert f"${{{function}.Arn}}" in json.dumps(integration["uri"])
+        assert integration["payloadFormatVersion"] == "2.0"
+
+
+def test_the_api_outlasts_the_functions_behind_it(processed: dict, created: Stack) -> None:
+    paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
+    for operations in paths.values():
+        for operation in operations.values():
+            limit = operation["x-amazon-apigateway-integration"]["timeoutInMillis"]
+            assert limit >= 1000 * created.resources["SubmitFunction"]["Properties"]["Timeout"]
+            assert limit <= 30000
+
+
+def test_the_access_log_is_json_without_headers(stack: Stack) -> None:
+    (stage,) = stack.of_type("AWS::ApiGatewayV2::Stage").values()
+    entry = json.loads(stage["AccessLogSettings"]["Format"])
+    assert not [value for value in entry.values() if "header" in value.lower() or "authorizer" in value.lower()]
+    assert {"ThrottlingRateLimit", "ThrottlingBurstLimit"} <= set(stage["DefaultRouteSettings"])
+
+
+def test_the_worker_takes_batches_and_reports_what_failed(stack: Stack) -> None:
+    (mapping,) = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["RequestQueue", "Arn"]}
+    assert mapping["BatchSize"] == 10
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "WorkerConcurrency"}}
+
+
+def test_schedules_run_every_task_at_its_time(stack: Stack) -> None:
+    schedules = stack.of_type("AWS::Scheduler::Schedule").values()
+    tasks = {schedule["ScheduleExpression"]: json.loads(schedule["Target"]["Input"])["tasks"] for schedule in schedules}
+    assert tasks == {
+        "rate(1 minute)": ["recover"],
+        "rate(5 minutes)": ["usage", "stats"],
+        "cron(5 0 * * ? *)": ["partitions"],
+        "cron(35 2 * * ? *)": ["archive"],
+    }
+    for schedule in schedules:
+        assert "Name" not in schedule  # a fixed name collides when CloudFormation replaces the schedule
+        assert set(json.loads(schedule["Target"]["Input"])) == {"tasks"}
+        if schedule["ScheduleExpression"].startswith("cron"):
+            assert schedule["ScheduleExpressionTimezone"] == "UTC"
+
+
+def test_event_files_run_what_the_schedules_run(stack: Stack) -> None:
+    scheduled = [
+        json.loads(schedule["Target"]["Input"]) for schedule in stack.of_type("AWS::Scheduler::Schedule").values()
+    ]
+    files = [json.loads(path.read_text()) for path in (ROOT / "events").glob("rollup-*.json")]
+    assert sorted(files, key=str) == sorted(scheduled, key=str)

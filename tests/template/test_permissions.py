@@ -1,0 +1,139 @@
+"""Each function has a role of its own that allows what the function does and nothing else."""
+
+import pytest
+
+from tests.template.stack import Stack, walk
+
+FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
+QUEUE, DEAD_LETTERS = ({"Fn::GetAtt": [name, "Arn"]} for name in ("RequestQueue", "DeadLetterQueue"))
+ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
+MODEL_CREDENTIALS = {
+    "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
+}
+
+# Who may do what beside logging, tracing, being attached to the network and reaching the database.
+GRANTS: dict[str, dict[str, list[object]]] = {
+    "Submit": {"sqs:SendMessage": [QUEUE]},
+    "Status": {},
+    "Worker": {
+        "sqs:ReceiveMessage": [QUEUE],
+        "sqs:DeleteMessage": [QUEUE],
+        "sqs:ChangeMessageVisibility": [QUEUE],
+        "sqs:GetQueueAttributes": [QUEUE],
+        "sqs:SendMessage": [QUEUE],
+        "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
+        "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+    },
+    "Rollup": {
+        "sqs:SendMessage": [QUEUE],
+        "sqs:GetQueueAttributes": [QUEUE, DEAD_LETTERS],
+        "sqs:ReceiveMessage": [DEAD_LETTERS],
+        "sqs:DeleteMessage": [DEAD_LETTERS],
+    },
+    "Admin": {"lambda:InvokeFunction": [ROLLUP]},
+    "Migrate": {},
+}
+COMMON = {"Log", "Trace", "AttachToNetwork", "NotFromTheCode", "ConnectToDatabase", "ReadDatabaseSecret"}
+
+# Actions that AWS lets nobody narrow to a resource.
+WITHOUT_RESOURCE = {
+    "xray:PutTraceSegments",
+    "xray:PutTelemetryRecords",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+}
+
+
+def actions(statement: dict) -> list[str]:
+    return statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_may_do_what_it_does_and_nothing_else(stack: Stack, name: str) -> None:
+    granted: dict[str, list[object]] = {}
+    for statement in stack.statements(f"{name}Role"):
+        if statement["Sid"] not in COMMON:
+            for action in actions(statement):
+                granted.setdefault(action, []).append(statement["Resource"])
+    assert granted == GRANTS[name]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_logs_to_its_own_group(stack: Stack, name: str) -> None:
+    (statement,) = [each for each in stack.statements(f"{name}Role") if each["Sid"] == "Log"]
+    assert statement["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
+    assert statement["Resource"] == {"Fn::GetAtt": [f"{name}Logs", "Arn"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "user"), [(name, f"sluice_{name.lower()}") for name in FUNCTIONS[:-1]] + [("Migrate", "sluice_owner")]
+)
+def test_a_function_connects_as_its_own_user_of_the_created_database(created: Stack, name: str, user: str) -> None:
+    (statement,) = [each for each in created.statements(f"{name}Role") if each["Sid"] == "ConnectToDatabase"]
+    assert statement["Action"] == "rds-db:connect"
+    assert statement["Resource"]["Fn::Sub"].endswith(f":dbuser:${{Database.DbiResourceId}}/{user}")
+    assert created.variables(f"{name}Function")["DATABASE_ROLE"] == user
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_reads_the_secret_of_a_database_brought_along(brought: Stack, name: str) -> None:
+    statements = brought.statements(f"{name}Role")
+    (statement,) = [each for each in statements if each["Sid"] == "ReadDatabaseSecret"]
+    assert statement["Action"] == "secretsmanager:GetSecretValue"
+    assert statement["Resource"] == {"Ref": "DatabaseSecretArn"}
+    assert not [each for each in statements if each["Sid"] in {"ConnectToDatabase", "AttachToNetwork"}]
+
+
+def test_only_the_migration_has_the_owners_rights(created: Stack) -> None:
+    owner = created.resources["Database"]["Properties"]["MasterUsername"]
+    holders = {
+        name
+        for name, role in created.of_type("AWS::IAM::Role").items()
+        for _, value in walk(role)
+        if isinstance(value, str) and value.endswith(f"/{owner}")
+    }
+    assert holders == {"MigrateRole"}
+
+
+def test_no_policy_grants_every_action_and_only_some_actions_every_resource(stack: Stack) -> None:
+    roles = stack.of_type("AWS::IAM::Role")
+    assert len(roles) == len(FUNCTIONS) + 1  # and the schedules' one
+    for role in roles:
+        for statement in stack.statements(role):
+            assert not [action for action in actions(statement) if "*" in action], role
+            if statement["Resource"] == "*":
+                assert set(actions(statement)) <= WITHOUT_RESOURCE, role
+
+
+def test_network_interfaces_are_lambdas_to_make_and_not_the_codes(created: Stack) -> None:
+    allowed, denied = created.resources["NetworkPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (allowed["Effect"], denied["Effect"]) == ("Allow", "Deny")
+    assert allowed["Action"] == denied["Action"]
+    assert "lambda:SourceFunctionArn" in denied["Condition"]["ArnLike"]
+
+
+def test_roles_are_assumed_by_the_service_that_uses_them(stack: Stack) -> None:
+    for name, role in stack.of_type("AWS::IAM::Role").items():
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        service = "scheduler" if name == "RollupScheduleRole" else "lambda"
+        assert statement["Principal"] == {"Service": f"{service}.amazonaws.com"}
+
+
+def test_schedules_may_invoke_the_rollup_alone(stack: Stack) -> None:
+    (statement,) = stack.statements("RollupScheduleRole")
+    assert actions(statement) == ["lambda:InvokeFunction"]
+    assert statement["Resource"] == ROLLUP
+
+
+@pytest.mark.parametrize("queue", ["RequestQueue", "DeadLetterQueue"])
+def test_queues_refuse_plain_http(stack: Stack, queue: str) -> None:
+    policy = stack.resources[f"{queue}Policy"]["Properties"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert policy["Queues"] == [{"Ref": queue}]
+    assert statement["Effect"] == "Deny"
+    assert statement["Resource"] == {"Fn::GetAtt": [queue, "Arn"]}
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}

@@ -1,0 +1,28 @@
+"""samconfig.toml: environments inherit nothing, so each must say all it needs."""
+
+import tomllib
+
+import pytest
+
+from tests.template.stack import ROOT
+
+CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
+ENVIRONMENTS = [name for name in CONFIG if name != "version"]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_environment_is_whole(environment: str) -> None:
+    config = CONFIG[environment]
+    assert config["global"]["parameters"]["stack_name"]
+    assert config["build"]["parameters"]["build_in_source"] is True
+    assert config["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+    assert config["deploy"]["parameters"]["resolve_s3"] is True
+
+
+def test_environments() -> None:
+    assert ENVIRONMENTS == ["default", "prod", "local"]
+
+
+def test_a_person_confirms_what_a_pipeline_does_not() -> None:
+    asks = {name: CONFIG[name]["deploy"]["parameters"]["confirm_changeset"] for name in ENVIRONMENTS}
+    assert asks == {"default": True, "prod": False, "local": False}
