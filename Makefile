@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # The interpreter that the virtual environments are made from: make setup PYTHON=python3.13
 PYTHON ?= python3
+unexport PYTHON  # the makefiles that sam runs take the one in .venv
 # The processor to build for: make deploy ARCHITECTURE=x86_64
 ARCHITECTURE ?= arm64
 
@@ -52,7 +53,8 @@ install := python -m pip install -qq --no-deps --no-compile --require-hashes
 # Makes the virtual environment $(1), anew if the one that is there does not work: left unfinished, or its Python is gone.
 define make_venv
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	echo "setup: Sluice needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || echo missing)." >&2; \
+	found=$$($(PYTHON) -V 2>/dev/null) || found="not there"; \
+	echo "setup: Sluice needs Python 3.11 or newer, and '$(PYTHON)' is $$found." >&2; \
 	echo "setup: name another one: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 { test ! -e $(1)/.unfinished && $(1)/bin/python -m pip --version >/dev/null 2>&1; } || { \
 	echo "setup: making $(1) with $$($(PYTHON) -V)"; \
@@ -113,5 +115,5 @@ deploy: build  ## deploy into your AWS account, asking what it needs to know
 
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data
-	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis
 	@find functions layers local tests -depth -name __pycache__ -exec rm -r {} \;

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from local import demo
-from local.processes import LocalError, stopping_on_signals
+from local.errors import LocalError
+from local.processes import stopping_on_signals
 from local.stack import Stack
 
 _WATCH_SECONDS = 0.5
@@ -84,18 +85,28 @@ def _clock() -> Callable[[str], None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m local", description="Sluice on this machine: no Docker, no AWS account.")
+    parser = argparse.ArgumentParser(
+        prog="python -m local", description="Sluice on this machine: no Docker, no AWS account."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|demo")
     run = commands.add_parser("run", help="start everything, answer one prompt, serve until Ctrl-C")
     run.add_argument("--no-prompt", dest="prompt", action="store_false", help="do not send the demo prompt")
     rehearsal = commands.add_parser("demo", help="start everything, answer one prompt, roll usage up, show it, stop")
     for command in (run, rehearsal):
         command.add_argument(
-            "--state", type=Path, default=Path(".local"), metavar="DIR", help="where data, logs and stack.json are (default: .local)"
+            "--state",
+            type=Path,
+            default=Path(".local"),
+            metavar="DIR",
+            help="where data, logs and stack.json are (default: .local)",
         )
         command.add_argument("--api-port", type=int, metavar="PORT", help="port of the API (default: a free one)")
-        command.add_argument("--database-port", type=int, metavar="PORT", help="port of PostgreSQL (default: a free one)")
-        command.add_argument("--llm-port", type=int, metavar="PORT", help="port of the language model (default: a free one)")
+        command.add_argument(
+            "--database-port", type=int, metavar="PORT", help="port of PostgreSQL (default: a free one)"
+        )
+        command.add_argument(
+            "--llm-port", type=int, metavar="PORT", help="port of the language model (default: a free one)"
+        )
     return parser
 
 

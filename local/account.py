@@ -18,8 +18,9 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from local.processes import LocalError, ProcessIdentity
+from local.errors import LocalError
 
 _PREFIX = "sluice-"
 _WANTED_BY = "wanted-by"  # names, in a folder of ours, the link that leads to it
@@ -50,6 +51,10 @@ class Account:
         if self.user is not None and self.group is not None:
             os.chown(path, self.user, self.group)
 
+    def run_as(self) -> dict[str, Any]:
+        """The arguments of subprocess's functions that make a child run under this account."""
+        return {} if self.user is None else {"user": self.user, "group": self.group, "extra_groups": []}
+
     def owns(self, path: Path) -> bool:
         return path.stat().st_uid == (os.geteuid() if self.user is None else self.user)
 
@@ -61,9 +66,8 @@ class Account:
                 return directory
             _remove_forsaken()
             directory.symlink_to(_private_folder(directory) / "data")
-            notes.append(
-                f"PostgreSQL runs as `nobody`, who may not enter {directory.parent}: its data is in {directory.readlink()}."
-            )
+            where = directory.readlink()
+            notes.append(f"PostgreSQL runs as `nobody`, who may not enter {directory.parent}: its data is in {where}.")
         elsewhere = directory.resolve()
         if not elsewhere.parent.is_dir():
             # Emptied by whoever tidies temporary folders: begin again.
@@ -114,9 +118,8 @@ class Account:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 cwd="/",
-                user=self.user,
-                group=self.group,
-                extra_groups=None if self.user is None else [],
+                check=False,
+                **self.run_as(),
             )
         except OSError:
             return False
@@ -125,7 +128,8 @@ class Account:
 
 def _temporary_root() -> Path:
     """A folder for temporary files that a restart of the machine does not empty, open to every account."""
-    return Path("/var/tmp") if os.path.isdir("/var/tmp") else Path(tempfile.gettempdir())
+    lasting = Path("/var/tmp")  # noqa: S108  (below it we use folders with random names, or check whose they are)
+    return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
 
 
 def _private_folder(link: Path) -> Path:
@@ -137,16 +141,23 @@ def _private_folder(link: Path) -> Path:
 
 
 def _remove_forsaken() -> None:
-    """Remove folders of ours that no link leads to any more, unless a server still runs in them."""
+    """Remove folders of ours that no link leads to any more, unless a server still runs there."""
     for note in _temporary_root().glob(f"{_PREFIX}*/{_WANTED_BY}"):
         with contextlib.suppress(OSError, ValueError):
             data = note.parent / "data"
             if note.lstat().st_uid != os.geteuid() or Path(note.read_text()).resolve() == data.resolve():
                 continue
-            pid_file = data / "postmaster.pid"
-            if pid_file.exists() and ProcessIdentity.of(int(pid_file.read_text().split("\n", 1)[0]), "") is not None:
-                continue
-            shutil.rmtree(note.parent)
+            if not _has_live_server(data):
+                shutil.rmtree(note.parent)
+
+
+def _has_live_server(data: Path) -> bool:
+    """Whether the process that a pid file names exists; if it is another by now, the folder stays a little longer."""
+    try:
+        os.kill(int((data / "postmaster.pid").read_text().split("\n", 1)[0]), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _shared_copy(package: Path) -> Path:

@@ -12,16 +12,19 @@ import psycopg
 from psycopg.rows import dict_row
 
 from local import api
-from local.processes import LocalError
+from local.errors import LocalError
+from local.processes import wait_until
 from local.stack import Stack, StackInfo
 
 PROMPT = "Explain in two sentences what a water sluice is for."
 MAX_TOKENS = 96
 
+_ROLLUP_SECONDS = 15.0
+
 _Say = Callable[[str], None]
 
 _USAGE = """
-SELECT user_id, period, period_start, total_requests, total_tokens
+SELECT user_id, period, period_start, period_end, requests_count, tokens_used
   FROM usage
  WHERE user_id = %s AND period = 'monthly'
  ORDER BY period_start DESC
@@ -41,16 +44,22 @@ def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
     """Send the demo prompt through the API and show the answer. LocalError if there is none."""
     say(f"Asking: {PROMPT}")
     answer = api.generate(
-        info.api_url, info.api_key, PROMPT, max_tokens=MAX_TOKENS, on_accepted=lambda request: say(f"Accepted as {request}.")
+        info.api_url,
+        info.api_key,
+        PROMPT,
+        max_tokens=MAX_TOKENS,
+        on_accepted=lambda request: say(f"Accepted as {request}."),
     )
     if answer["status"] != "completed":
-        raise LocalError(f"The demo request ended as {answer['status']}: {answer.get('error')}. Logs: {info.logs}/functions")
+        raise LocalError(
+            f"The demo request ended as {answer['status']}: {answer.get('error')}. Logs: {info.logs}/functions"
+        )
     usage = answer["usage"]
     print()
     print(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
     print()
     say(
-        f"{answer['model']}: {usage['prompt_tokens']} tokens in the prompt, {usage['completion_tokens']} in the answer, "
+        f"{answer['model']}: {usage['prompt_tokens']} tokens of prompt, {usage['completion_tokens']} of answer, "
         f"{answer['processing_time_ms'] / 1000:.1f} s of processing."
     )
     return answer
@@ -79,12 +88,21 @@ def books(info: StackInfo) -> tuple[dict[str, Any] | None, Books]:
         row = connection.execute(_USAGE, [info.user_id]).fetchone()
     if row is None:
         return None, Books()
-    return row, Books(int(row["total_requests"]), int(row["total_tokens"]))
+    return row, Books(int(row["requests_count"]), int(row["tokens_used"]))
 
 
 def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _Say) -> None:
     """Roll usage up, print the usage row, and make sure that it grew by the demo request. LocalError if it did not."""
-    stack.admin("rollup.run", tasks=["usage", "stats"])
+    tokens = int(answer["usage"]["total_tokens"])
+
+    def counted() -> bool:
+        stack.admin("rollup.run", tasks=["usage", "stats"])
+        _, now = books(stack.info)
+        # Others may use the stack meanwhile, and a month may end: the row counts ours, and may count more.
+        return now.requests - before.requests >= 1 and now.tokens - before.tokens >= tokens
+
+    # A rollup leaves to the next what is newer than the oldest transaction that still runs, a scheduled rollup's say.
+    complete = wait_until(counted, _ROLLUP_SECONDS)
     row, after = books(stack.info)
     if row is None:
         raise LocalError("The rollup ran, and the demo user has no usage row.")
@@ -93,12 +111,9 @@ def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _S
     for column, value in row.items():
         print(f"    {column:<16} {value}")
     print()
-    tokens = int(answer["usage"]["total_tokens"])
-    # Others may use the stack meanwhile, and a new month may begin: the row must count ours, and may count more.
-    grown = Books(after.requests - before.requests, after.tokens - before.tokens)
-    if grown.requests < 1 or grown.tokens < tokens:
+    if not complete:
         raise LocalError(
-            f"The usage row grew by {grown.requests} requests and {grown.tokens} tokens, "
-            f"and the demo request alone had {tokens} tokens."
+            f"The usage row grew by {after.requests - before.requests} requests "
+            f"and {after.tokens - before.tokens} tokens, and the demo request alone had {tokens} tokens."
         )
     say(f"It counts the request and its {tokens} tokens.")

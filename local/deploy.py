@@ -19,7 +19,9 @@ from typing import Any
 
 from local.emulator import Emulator
 from local.environment import ROOT, architecture, aws_variables, child_environment
-from local.processes import LocalError, Process, write_atomically
+from local.errors import LocalError
+from local.files import write_atomically
+from local.processes import Process
 
 STACK_NAME = "sluice-local"
 
@@ -116,7 +118,9 @@ class Deployment:
     template: Mapping[str, Any]  # after the SAM transform
 
 
-def deploy(emulator: Emulator, template: Path, parameters: Mapping[str, str], *, state_dir: Path, log: Path) -> Deployment:
+def deploy(
+    emulator: Emulator, template: Path, parameters: Mapping[str, str], *, state_dir: Path, log: Path
+) -> Deployment:
     """`sam deploy` of a built template. LocalError with the end of its log if CloudFormation refuses or fails."""
     command = [*_sam(), "deploy", "--config-env", _SAMCONFIG_ENVIRONMENT, "--template-file", str(template)]
     command += ["--config-file", str(ROOT / "samconfig.toml"), "--stack-name", STACK_NAME, "--no-progressbar"]
@@ -204,7 +208,11 @@ def create_routes(emulator: Emulator, deployment: Deployment) -> tuple[str, list
             continue
         physical = deployment.resources[route.function]
         # An alias's physical id is its ARN; a function's is its name.
-        arn = physical if physical.startswith("arn:") else functions.get_function(FunctionName=physical)["Configuration"]["FunctionArn"]
+        arn = (
+            physical
+            if physical.startswith("arn:")
+            else functions.get_function(FunctionName=physical)["Configuration"]["FunctionArn"]
+        )
         integration = gateway.create_integration(
             ApiId=api_id,
             IntegrationType="AWS_PROXY",
@@ -245,6 +253,7 @@ def _sam_environment(state_dir: Path, endpoint_url: str) -> dict[str, str]:
     return child_environment(
         **aws_variables(endpoint_url),
         SAM_CLI_TELEMETRY="0",
+        SAM_CLI_POLL_DELAY="0.3",  # seconds; the default of 5 suits a service that is paid for and far away
         # It keeps notes of its own in the home directory, which may be missing or read-only.
         __SAM_CLI_APP_DIR=str(state_dir / "sam"),
         PYTHONUNBUFFERED="1",

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from local.environment import ACCOUNT, REGION, ROOT, aws_client, aws_variables, child_environment, direct_opener
-from local.processes import LOOPBACK, LocalError, Process, claim_port, wait_until
+from local.errors import LocalError
+from local.ports import LOOPBACK, claim_port
+from local.processes import Process, wait_until
 
 _START_SECONDS = 60.0
 _LOG_GROUPS = "/aws/lambda/"
@@ -31,7 +33,8 @@ def ministack_python() -> Path:
 
 def _can_import(python: Path, *modules: str) -> bool:
     check = "import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))"
-    return subprocess.run([python, "-c", check, *modules], capture_output=True, env=child_environment()).returncode == 0
+    command = [str(python), "-c", check, *modules]
+    return subprocess.run(command, check=False, capture_output=True, env=child_environment()).returncode == 0
 
 
 class Emulator:
@@ -68,6 +71,14 @@ class Emulator:
     def client(self, service: str) -> Any:
         """A client of one of its services."""
         return aws_client(service, self.url)
+
+    def invoke(self, function: str, payload: object) -> Any:
+        """Run a function and wait for what it returns. LocalError if it raised instead."""
+        answer = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(payload).encode())
+        text = answer["Payload"].read()
+        if "FunctionError" in answer:
+            raise LocalError(f"The function {function} failed: {text.decode('utf-8', 'replace')}")
+        return json.loads(text) if text else None
 
     def launch(self) -> Process:
         """Start it without waiting; it answers after `wait_ready`."""
@@ -167,12 +178,3 @@ class FunctionLogs:
             with (self._folder / f"{name}.log").open("a", encoding="utf-8") as log:
                 log.writelines(event["message"].rstrip("\n") + "\n" for event in events)
             self._logs.delete_log_stream(**which)
-
-
-def invoke(emulator: Emulator, function: str, payload: object) -> Any:
-    """Run a function and wait for what it returns. LocalError if it raised instead."""
-    answer = emulator.client("lambda").invoke(FunctionName=function, Payload=json.dumps(payload).encode())
-    text = answer["Payload"].read()
-    if "FunctionError" in answer:
-        raise LocalError(f"The function {function} failed: {text.decode('utf-8', 'replace')}")
-    return json.loads(text) if text else None

@@ -16,13 +16,15 @@ from typing import Any
 import botocore.config
 import botocore.session
 
-from local.processes import LOOPBACK, LocalError
+from local.errors import LocalError
+from local.ports import LOOPBACK
 
 ROOT = Path(__file__).resolve().parent.parent
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 # The emulator takes any; these are recognisable where they turn up.
-ACCESS_KEY = SECRET_KEY = "local"
+ACCESS_KEY = "local"
+SECRET_KEY = "local"  # noqa: S105
 
 _KEPT = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -35,7 +37,11 @@ _ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "amd64": "x86_64", "aar
 
 def child_environment(**more: str) -> dict[str, str]:
     """The variables for a child process: a few of the caller's, none of AWS's, and `more`."""
-    kept = {name: value for name, value in os.environ.items() if value and (name in _KEPT or name.startswith(_KEPT_PREFIXES))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if value and (name in _KEPT or name.startswith(_KEPT_PREFIXES))
+    }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
     return {"PATH": os.defpath, **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
 
@@ -85,4 +91,6 @@ def architecture() -> str:
     try:
         return _ARCHITECTURES[machine]
     except KeyError:
-        raise LocalError(f"This machine's processor, {machine}, is none that Lambda has: use x86-64 or arm64.") from None
+        raise LocalError(
+            f"This machine's processor, {machine}, is none that Lambda has: use x86-64 or arm64."
+        ) from None

@@ -15,7 +15,9 @@ import threading
 from pathlib import Path
 
 from local.environment import child_environment, direct_opener
-from local.processes import LOOPBACK, LocalError, Process, claim_port, wait_until
+from local.errors import LocalError
+from local.ports import LOOPBACK, claim_port
+from local.processes import Process, wait_until
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
@@ -110,7 +112,7 @@ class LanguageModel:
 
 def serve(port: int) -> None:
     """Load the model and serve it in threads of the library's own; returns when it listens."""
-    import xllamacpp  # some 100 ms and 60 MB that only this process shall pay
+    import xllamacpp  # noqa: PLC0415  (some 100 ms and 60 MB that only this process shall pay)
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model_file())

@@ -12,7 +12,6 @@ Under root the server runs as `nobody`: see local/account.py.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import signal
@@ -26,28 +25,16 @@ import psycopg
 from psycopg import sql
 
 from local.account import Account
-from local.processes import (
-    LOOPBACK,
-    LocalError,
-    Lock,
-    Process,
-    ProcessIdentity,
-    claim_port,
-    end,
-    wait_until,
-    write_atomically,
-)
-
-MAJOR_VERSION = "18"
-SUPERUSER = "postgres"
+from local.cluster import ENVIRONMENT, SUPERUSER, Cluster
+from local.errors import LocalError
+from local.files import Lock, write_atomically
+from local.ports import LOOPBACK, claim_port
+from local.processes import Process, ProcessIdentity, end, wait_until
 
 _START_SECONDS = 60.0  # recovery after a crash included
 _STOP_SECONDS = 20.0
 _RACES = 5  # how often a free port may be taken by somebody else before we bind it
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-
-# Nothing of the caller's: neither its PG* variables nor its locale may change what the server does.
-_ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 StopMode = Literal["smart", "fast", "immediate"]
 
@@ -104,7 +91,6 @@ class Postgres:
         self._settings = {**_SETTINGS, **({} if durable else _FASTER_THAN_SAFE), **(settings or {})}
         self._lock = Lock(requested.with_name(requested.name + ".lock"))
         self._process: Process | None = None
-        self._programs: Path | None = None
 
     # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,10 +103,19 @@ class Postgres:
         if not self._lock.acquire():
             raise LocalError(f"The data directory {self.data_dir} is in use by process {self._lock.holder()}.")
         try:
-            self._programs = self._account.programs(self.notes)
+            programs = self._account.programs(self.notes)
             self._end_leftover()
-            self._prepare_data_dir()
-            self._launch()
+            password_is_new = self._password is None and not self._password_file.exists()
+            cluster = Cluster(
+                self.data_dir,
+                self._account,
+                programs,
+                settings=self._settings,
+                durable=self._durable,
+                notes=self.notes,
+            )
+            cluster.prepare(self.password, password_is_new=password_is_new)
+            self._launch(programs / "postgres")
         except BaseException:
             self.stop("immediate")
             raise
@@ -190,7 +185,8 @@ class Postgres:
     def url(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None) -> str:
         """A postgresql:// URL of a database, for the superuser unless told otherwise."""
         secret = self.password if password is None else password
-        return f"postgresql://{quote(user, safe='')}:{quote(secret, safe='')}@{LOOPBACK}:{self.port}/{quote(dbname, safe='')}"
+        login = f"{quote(user, safe='')}:{quote(secret, safe='')}"
+        return f"postgresql://{login}@{LOOPBACK}:{self.port}/{quote(dbname, safe='')}"
 
     def ensure_database(self, dbname: str, owner: str, password: str) -> None:
         """Make sure that a database exists and belongs to a role with the rights that a service's owner has on RDS:
@@ -200,9 +196,7 @@ class Postgres:
             role, database = sql.Identifier(owner), sql.Identifier(dbname)
             if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [owner]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE ROLE {} CREATEROLE CREATEDB").format(role))
-                connection.execute(
-                    sql.SQL("GRANT pg_monitor, pg_signal_backend TO {} WITH ADMIN OPTION").format(role)
-                )
+                connection.execute(sql.SQL("GRANT pg_monitor, pg_signal_backend TO {} WITH ADMIN OPTION").format(role))
             connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password)))
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
@@ -228,104 +222,34 @@ class Postgres:
         # PostgreSQL itself would take any process that has got this id since then for a running server.
         pid_file.unlink(missing_ok=True)
 
-    def _prepare_data_dir(self) -> None:
-        """Make the data directory unless a complete one is there, and see to its password and settings."""
-        fresh = self.data_dir.with_name(self.data_dir.name + ".new")
-        if fresh.exists():
-            shutil.rmtree(fresh)
-            self.notes.append("Removed what an interrupted first start had left of a data directory.")
-        if self.data_dir.exists() and not self._complete():
-            self._set_aside()
-        if not self.data_dir.exists():
-            # Under another name until it is complete, so that an interruption leaves nothing that looks like data.
-            fresh.mkdir(mode=0o700)
-            self._account.give(fresh)
-            self._initialise(fresh)
-            self._set_password(fresh)
-            fresh.rename(self.data_dir)
-        else:
-            if not self._account.owns(self.data_dir):
-                raise LocalError(f"{self.data_dir} was made by another user: run as that one, or remove it.")
-            version = (self.data_dir / "PG_VERSION").read_text().strip()
-            if version != MAJOR_VERSION:
-                raise LocalError(
-                    f"{self.data_dir} holds data of PostgreSQL {version}, and this is PostgreSQL {MAJOR_VERSION}: "
-                    "move that directory away, or dump and restore it."
-                )
-            if not self._password_file.exists() and self._password is None:
-                self._set_password(self.data_dir)
-                self.notes.append("Gave the database a new password, for the file with the old one is gone.")
-        self._write_settings(self.data_dir)
-
-    def _complete(self) -> bool:
-        needed = ("PG_VERSION", "global/pg_control", "postgresql.conf")
-        return all((self.data_dir / name).is_file() for name in needed)
-
-    def _set_aside(self) -> None:
-        if not any(self.data_dir.iterdir()):
-            self.data_dir.rmdir()
-            return
-        number = 1
-        while (aside := self.data_dir.with_name(f"{self.data_dir.name}.incomplete-{number}")).exists():
-            number += 1
-        self.data_dir.rename(aside)
-        self.notes.append(f"The data directory was incomplete: moved it to {aside} and made a new one.")
-
-    def _initialise(self, directory: Path) -> None:
-        self._run(
-            "initdb",
-            f"--pgdata={directory}",
-            f"--username={SUPERUSER}",
-            "--encoding=UTF8",
-            # The same order of text on every machine, whatever locales it has.
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
-            "--locale=C",
-            # Replaced below; nobody can connect before that.
-            "--auth=reject",
-            "--no-instructions",
-            *([] if self._durable else ["--no-sync"]),
-        )
-        (directory / "pg_hba.conf").write_text(f"host all all {LOOPBACK}/32 scram-sha-256\n")
-        with (directory / "postgresql.conf").open("a") as configuration:
-            configuration.write("\ninclude 'sluice.conf'  # written at each start\n")
-        self._write_settings(directory)
-
-    def _set_password(self, directory: Path) -> None:
-        statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(SUPERUSER), sql.Literal(self.password))
-        # Single-user mode: no password is needed, none shows in a process list, and no server listens meanwhile.
-        self._run("postgres", "--single", "-D", str(directory), "postgres", given=statement.as_string() + "\n")
-
-    def _write_settings(self, directory: Path) -> None:
-        lines = [f"{name} = '{value}'" for name, value in self._settings.items()]
-        write_atomically(directory / "sluice.conf", "\n".join(lines) + "\n", mode=0o644)
-
-    def _launch(self) -> None:
+    def _launch(self, program: Path) -> None:
+        tail = ""
         for _ in range(_RACES):
             self.port = claim_port(self._requested_port, "PostgreSQL", "--database-port")
             began = self.log.stat().st_size if self.log.exists() else 0
             self._process = Process.start(
                 "PostgreSQL",
-                [self._program("postgres"), "-D", self.data_dir, "-p", str(self.port)],
+                [program, "-D", self.data_dir, "-p", str(self.port)],
                 log=self.log,
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 cwd=Path("/"),
-                user=self._account.user,
-                group=self._account.group,
+                account=self._account,
                 stop_signal=signal.SIGINT,
             )
             wait_until(lambda: self._ready() or not self.alive, _START_SECONDS)
             if self.alive and self._ready():
                 return
             self._process.stop()
+            tail = self._process.log_tail()
+            self._process = None
             said = _read_from(self.log, began)
             if self._requested_port is not None and "could not bind" in said:
-                raise LocalError(f"Port {self.port}, asked for for PostgreSQL, is in use: give another one.")
+                raise LocalError(f"Port {self.port} for PostgreSQL is in use: give another one.")
             if "could not bind" not in said and "shared memory block" not in said:
                 break
             # Another free port; or backends of a killed server, which go as soon as they notice.
             wait_until(lambda: False, 0.3)
-        raise LocalError(f"PostgreSQL did not start. The end of its log, {self.log}:\n{self._process.log_tail()}")
+        raise LocalError(f"PostgreSQL did not start. The end of its log, {self.log}:\n{tail}")
 
     def _ready(self) -> bool:
         """Whether the server has said that it accepts connections: the eighth line of its pid file."""
@@ -333,33 +257,19 @@ class Postgres:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[7].strip() == "ready" and self._process is not None and lines[0] == str(self._process.pid)
-
-    def _program(self, name: str) -> Path:
-        assert self._programs is not None, "start() finds the programs first"
-        return self._programs / name
-
-    def _run(self, name: str, *arguments: str, given: str = "") -> None:
-        ran = subprocess.run(
-            [self._program(name), *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            env=_ENVIRONMENT,
-            cwd="/",
-            user=self._account.user,
-            group=self._account.group,
-            extra_groups=None if self._account.user is None else [],
+        return (
+            len(lines) >= 8
+            and lines[7].strip() == "ready"
+            and self._process is not None
+            and lines[0] == str(self._process.pid)
         )
-        if ran.returncode != 0 or "ERROR:" in ran.stderr:
-            raise LocalError(f"PostgreSQL's {name} failed:\n{ran.stderr.strip() or ran.stdout.strip()}")
 
 
 def _serves(pid: int, data_dir: Path) -> bool:
     """Whether a process is the postmaster of a data directory: it works inside it."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cwd").resolve(strict=True) == data_dir
-    listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True)
+    listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
     return f"-D {data_dir} " in listing.stdout
 
 

@@ -1,4 +1,4 @@
-"""Child processes and ports: starting, recognising again, stopping without remainder.
+"""Child processes: starting, recognising again, stopping without remainder.
 
 Every server of the stack is the leader of a process group of its own. So Ctrl-C in the terminal reaches only the
 stack itself, which then stops its servers in order, and stopping a server also reaches whatever it started.
@@ -7,69 +7,21 @@ stack itself, which then stops its servers in order, and stopping a server also 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-LOOPBACK = "127.0.0.1"
+from local.account import Account
+from local.errors import LocalError
+from local.files import tail, write_atomically
 
 _POLL_SECONDS = 0.02
-
-
-class LocalError(RuntimeError):
-    """Something a person can act on. Its text is the whole sentence to show; no traceback helps further."""
-
-
-# ── Ports ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listened on a moment ago.
-
-    Another process may take it before its user binds it; who starts a server on it must be ready to try another.
-    """
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def port_in_use(port: int) -> bool:
-    """Whether binding `port` on 127.0.0.1 would fail because somebody has it."""
-    with socket.socket() as probe:
-        # As servers do, so that a connection lingering in TIME_WAIT does not count as somebody.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return True
-        return False
-
-
-def claim_port(requested: int | None, purpose: str, option: str) -> int:
-    """`requested` if it is free, or a free port if none was asked for.
-
-    `purpose` ("the API") and `option` ("--api-port") make the sentence of the LocalError raised otherwise.
-    """
-    if requested is None:
-        return free_port()
-    if not 0 < requested < 65536:
-        raise LocalError(f"{option} {requested} is no port: give a number from 1 to 65535.")
-    if port_in_use(requested):
-        raise LocalError(
-            f"Port {requested}, asked for by {option} for {purpose}, is in use: stop what listens there, "
-            f"give another port, or leave {option} out for a free one."
-        )
-    return requested
 
 
 # ── Recognising a process again ───────────────────────────────────────────────────────────────────────────────────
@@ -118,28 +70,29 @@ class _Row(NamedTuple):
 
 def _process_table(only: int | None = None) -> Iterator[_Row]:
     """The system's processes, or the one with id `only`: from /proc, or from `ps` where there is none (macOS)."""
-    if not os.path.exists("/proc/self/stat"):
+    if not Path("/proc/self/stat").exists():
         yield from _process_table_by_ps(only)
         return
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    for name in os.listdir("/proc") if only is None else [str(only)]:
-        if not name.isdigit():
+    for entry in Path("/proc").iterdir() if only is None else [Path("/proc", str(only))]:
+        if not entry.name.isdigit():
             continue
         try:
-            stat = Path("/proc", name, "stat").read_text()
+            stat = (entry / "stat").read_text()
         except OSError:
             continue  # it has ended meanwhile
         # The second field is the command in parentheses and may hold anything, a parenthesis too.
         fields = stat.rpartition(")")[2].split()
-        yield _Row(int(name), int(fields[2]), fields[0], f"{boot}:{fields[19]}")
+        yield _Row(int(entry.name), int(fields[2]), fields[0], f"{boot}:{fields[19]}")
 
 
 def _process_table_by_ps(only: int | None) -> Iterator[_Row]:
     which = ["-A"] if only is None else ["-p", str(only)]
     listing = subprocess.run(
         ["ps", *which, "-o", "pid=,pgid=,stat=,lstart="],
+        check=False,
         capture_output=True,
         text=True,
         env={"LC_ALL": "C", "PATH": os.defpath},
@@ -174,15 +127,14 @@ class Process:
         log: Path,
         env: Mapping[str, str],
         cwd: Path | None = None,
-        user: int | None = None,
-        group: int | None = None,
+        account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_stdin: bool = False,
     ) -> Process:
         """Start `command` with its output appended to `log`.
 
-        `user` and `group` are numeric ids to run as (root only). `stop_signal` asks it to end in good order.
-        With `keep_stdin` it gets a pipe that closes when this run dies, however it dies.
+        `account` is who it runs as, if not this user. `stop_signal` asks it to end in good order. With `keep_stdin`
+        it gets a pipe that closes when this run dies, however it dies.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -193,10 +145,8 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env=dict(env),
                 cwd=cwd,
-                user=user,
-                group=group,
-                extra_groups=None if user is None else [],
                 start_new_session=True,
+                **(account.run_as() if account is not None else {}),
             )
         return cls(name, popen, log, stop_signal)
 
@@ -279,66 +229,6 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a text file, or nothing if it cannot be read."""
-    try:
-        with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - 16_384))
-            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
-    except OSError:
-        return ""
-
-
-# ── Files that outlive a run ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace `path` in one step, so that a reader sees the old text or the new, never a part."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as output:
-            os.fchmod(descriptor, mode)
-            output.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-class Lock:
-    """A lock file held by one process at a time. The system drops it when its holder ends, however that happens."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[str] | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock if it is free; never waits. The file then says who holds it."""
-        file = self._path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        self._file = file
-        return True
-
-    def holder(self) -> str:
-        """What the present holder wrote: its process id, or "?" if it cannot be read."""
-        with contextlib.suppress(OSError):
-            return self._path.read_text(encoding="utf-8") or "?"
-        return "?"
-
-    def release(self) -> None:
-        """Give the lock back; the file stays, for removing it could part two holders."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
 class ProcessRecord:
     """The list of running servers, kept in a file so that the next run can end what this one could not."""
 
@@ -372,34 +262,17 @@ class ProcessRecord:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that one way out serves Ctrl-C and them."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that one way out serves Ctrl-C and them.
+
+    What is done with these signals inside is undone at the end. For the main thread only.
+    """
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    previous = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-
-
-__all__ = [
-    "LOOPBACK",
-    "LocalError",
-    "Lock",
-    "Process",
-    "ProcessIdentity",
-    "ProcessRecord",
-    "claim_port",
-    "end",
-    "free_port",
-    "group_members",
-    "kill_group",
-    "port_in_use",
-    "stopping_on_signals",
-    "tail",
-    "wait_until",
-    "write_atomically",
-]

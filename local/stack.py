@@ -1,11 +1,12 @@
 """The whole stack: its servers started together, the template deployed, a demo user with a key; and all of it stopped.
 
-    with Stack(Path(".local")) as stack:
-        urllib.request.urlopen(stack.info.api_url + "/health")
+with Stack(Path(".local")) as stack:
+    urllib.request.urlopen(stack.info.api_url + "/health")
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -14,19 +15,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from local import api, deploy, emulator
+from local import deploy
+from local.admin import DEMO_USER, Admin
 from local.deploy import Build
 from local.emulator import Emulator, FunctionLogs
 from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
+from local.errors import LocalError
+from local.files import Lock, kept, write_atomically
 from local.llm import LanguageModel
 from local.postgres import Postgres
-from local.processes import LocalError, Lock, Process, ProcessRecord, end, kill_group, write_atomically
+from local.processes import Process, ProcessRecord, end, kill_group
 
 DATABASE = "sluice"
 OWNER = "sluice_owner"
-DEMO_USER = "demo"
 ROLES = ("submit", "status", "worker", "rollup", "admin", "migrate")
-MODELS_FILE = Path(__file__).with_name("models.json")
 
 _SECRET_NAME = "sluice/database"  # noqa: S105  (its name, not its content)
 
@@ -49,15 +51,6 @@ class StackInfo:
     aws_secret_access_key: str
     logs: str
     pids: Mapping[str, int] = field(default_factory=dict)  # server → process id
-
-
-class AdminError(LocalError):
-    """The admin function refused an operation; `code` is the problem's machine-readable name."""
-
-    def __init__(self, operation: str, problem: Mapping[str, Any]) -> None:
-        self.code = str(problem.get("code", ""))
-        self.problem = dict(problem)
-        super().__init__(f"{operation} was refused: {problem.get('detail') or problem.get('title') or problem}")
 
 
 class Stack:
@@ -104,7 +97,9 @@ class Stack:
         """Start everything; on return the API answers and `stack.json` is written. Stops what it started on failure."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
-            raise LocalError(f"A stack is already running in {self.state_dir} (process {self._lock.holder()}): stop it first.")
+            raise LocalError(
+                f"A stack is already running in {self.state_dir} (process {self._lock.holder()}): stop it first."
+            )
         try:
             self._clean_up_after_a_crash()
             self._start_servers()
@@ -117,19 +112,21 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything and remove `stack.json`. Safe to call again, and after a start that failed."""
-        self.stack_file.unlink(missing_ok=True)
-        self._info = None
-        self._build.stop()
-        if self._function_logs is not None:
-            self._function_logs.stop()
-            self._function_logs = None
-        self.emulator.stop()
-        self.llm.stop()
-        if self._postgres is not None:
-            self._postgres.stop()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._record.clear()
-        self._lock.release()
+        # Whatever goes wrong with one of them, the others are stopped too. The last one named here is stopped first.
+        with contextlib.ExitStack() as steps:
+            steps.callback(self._lock.release)
+            steps.callback(self._record.clear)
+            steps.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+            if self._postgres is not None:
+                steps.callback(self._postgres.stop)
+            steps.callback(self.llm.stop)
+            steps.callback(self.emulator.stop)
+            if self._function_logs is not None:
+                steps.callback(self._function_logs.stop)
+                self._function_logs = None
+            steps.callback(self._build.stop)
+            steps.callback(self.stack_file.unlink, missing_ok=True)
+            self._info = None
 
     def __enter__(self) -> Stack:
         self.start()
@@ -175,11 +172,11 @@ class Stack:
 
     def invoke(self, role: str, payload: object) -> Any:
         """Run a function, by its role, and return its answer."""
-        return emulator.invoke(self.emulator, self.info.functions[role], payload)
+        return self.emulator.invoke(self.info.functions[role], payload)
 
     def admin(self, operation: str, **arguments: object) -> dict[str, Any]:
         """Run an operation of the admin function. AdminError if it refuses."""
-        return _administer(self.emulator, self.info.functions["admin"], operation, arguments)
+        return Admin(self.emulator, self.info.functions["admin"]).run(operation, arguments)
 
     def restart_postgres(self, mode: str = "fast") -> None:
         """Restart the database on the same port: `fast`, or `immediate`, which is a crash."""
@@ -218,11 +215,10 @@ class Stack:
         self._report(f"PostgreSQL listens on port {self.postgres.port}.")
         self.emulator.wait_ready()
         self._report(f"The AWS emulator answers at {self.emulator.url}.")
-        if self._llm_url is None:
-            self.llm.wait_ready()
-            self._report(f"The language model answers at {self.llm.url}.")
         self._build.wait()
-        self._report("Built template.yaml." if building else "Nothing has changed since the last build of template.yaml.")
+        self._report(
+            "Built template.yaml." if building else "Nothing has changed since the last build of template.yaml."
+        )
 
     def _start_postgres(self) -> None:
         self._postgres = Postgres(
@@ -248,12 +244,16 @@ class Stack:
         deploy.mend_event_sources(self.emulator)
         api_id, routes = deploy.create_routes(self.emulator, deployment)
         self._report(f"Deployed template.yaml: {len(deployment.resources)} resources, {len(routes)} routes.")
+        if self._llm_url is None:
+            self.llm.wait_ready()
+            self._report(f"The language model answers at {self.llm.url}.")
         functions = {role: deployment.outputs[f"{role.capitalize()}FunctionName"] for role in ROLES}
-        self._register_models(functions["admin"])
+        admin = Admin(self.emulator, functions["admin"])
+        admin.register_models(self._llm_url or self.llm.url)
         api_url = self.emulator.api_url(api_id)
         return StackInfo(
             api_url=api_url,
-            api_key=self._demo_key(functions["admin"], api_url),
+            api_key=admin.demo_key(api_url, self.state_dir / "demo.key"),
             user_id=DEMO_USER,
             database_url=self.postgres.url(DATABASE, user=OWNER, password=self._owner_password()),
             queue_url=deployment.outputs["RequestQueueUrl"],
@@ -282,36 +282,7 @@ class Stack:
         return str(made["ARN"])
 
     def _owner_password(self) -> str:
-        return _kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
-
-    def _register_models(self, function: str) -> None:
-        text = MODELS_FILE.read_text(encoding="utf-8").replace("{llm_url}", self._llm_url or self.llm.url)
-        for model in json.loads(text):
-            _administer(self.emulator, function, "model.set", model)
-
-    def _demo_key(self, function: str, api_url: str) -> str:
-        """The demo user's key: the one of the last run if the database still knows it."""
-        kept = self.state_dir / "demo.key"
-        key = kept.read_text(encoding="ascii").strip() if kept.exists() else ""
-        if key and self._knows(api_url, key):
-            return key
-        try:
-            user = {"user_id": DEMO_USER, "name": "Demo", "email": "demo@example.com", "tier": "premium"}
-            _administer(self.emulator, function, "user.create", user)
-        except AdminError as refused:
-            if refused.code != "user_exists":
-                raise
-        made = _administer(self.emulator, function, "key.create", {"user_id": DEMO_USER, "name": "local stack"})
-        write_atomically(kept, str(made["api_key"]))
-        return str(made["api_key"])
-
-    def _knows(self, api_url: str, key: str) -> bool:
-        status, body = api.call("GET", f"{api_url}/requests?limit=1", key)
-        if status in (401, 403):
-            return False
-        if status != 200:
-            raise LocalError(f"The API answered {status} to the demo user: {body}. The functions' logs: {self.logs_dir}")
-        return True
+        return kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
 
     def _processes(self) -> list[Process]:
         database = self._postgres.process if self._postgres is not None else None
@@ -320,18 +291,3 @@ class Stack:
     def _remember(self, process: Process | None) -> None:
         if process is not None:
             self._record.add(process)
-
-
-def _administer(server: Emulator, function: str, operation: str, arguments: Mapping[str, object]) -> dict[str, Any]:
-    answer = emulator.invoke(server, function, {"operation": operation, "arguments": dict(arguments)})
-    if not isinstance(answer, dict) or not answer.get("ok"):
-        raise AdminError(operation, (answer or {}).get("problem", {}) if isinstance(answer, dict) else {"detail": answer})
-    result: dict[str, Any] = answer.get("result") or {}
-    return result
-
-
-def _kept(path: Path, make: Callable[[], str]) -> str:
-    """The text in a file readable by us alone; made on first use."""
-    if not path.exists():
-        write_atomically(path, make())
-    return path.read_text(encoding="ascii").strip()

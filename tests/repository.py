@@ -39,6 +39,8 @@ def problems(path: Path) -> list[str]:
     except UnicodeDecodeError:
         return []  # a picture
     found = [what for what, pattern in FORBIDDEN.items() if pattern.search(text)]
+    if path.suffix == ".txt" and "ends a line in space" in found:
+        found.remove("ends a line in space")  # a snapshot of what a tool printed
     if text and not text.endswith("\n"):
         found.append("lacks its last newline")
     return found

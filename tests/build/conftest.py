@@ -1,4 +1,4 @@
-"""What `sam build` makes, for this machine and for Lambda. Each build is made once a session, outside the repository."""
+"""What `sam build` makes, for this machine and for Lambda; each build once a session, outside the repository."""
 
 import os
 import subprocess

@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "ROLLUP_FUNCTION": "sluice-rollup",
     "DATABASE_ROLE": "sluice_test",
 }
-# -I keeps the current folder, PYTHON* and the user's packages away, -S this environment's site-packages; -B writes nothing.
+# -I keeps out the current folder, PYTHON* and the user's packages, -S this environment's; -B writes nothing.
 PROGRAM = """
 import importlib, json, sys
 standard = set(sys.path)

@@ -184,3 +184,24 @@ def test_event_files_run_what_the_schedules_run(stack: Stack) -> None:
     ]
     files = [json.loads(path.read_text()) for path in (ROOT / "events").glob("rollup-*.json")]
     assert sorted(files, key=str) == sorted(scheduled, key=str)
+
+
+def test_schedules_give_up_before_their_next_run(stack: Stack) -> None:
+    for schedule in stack.of_type("AWS::Scheduler::Schedule").values():
+        expression, retry = schedule["ScheduleExpression"], schedule["Target"]["RetryPolicy"]
+        rate = re.fullmatch(r"rate\((\d+) minutes?\)", expression)
+        interval = 60 * int(rate[1]) if rate else 86_400
+        assert retry["MaximumEventAgeInSeconds"] <= interval, expression
+
+
+def test_event_files_call_routes_that_exist(processed: dict) -> None:
+    paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
+    routes = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+    called = set()
+    for path in (ROOT / "events").glob("*.json"):
+        event = json.loads(path.read_text())
+        if "routeKey" in event:
+            assert event["requestContext"]["http"]["path"] == event["rawPath"], path.name
+            assert f"{event['requestContext']['http']['method']} " in event["routeKey"], path.name
+            called.add(event["routeKey"])
+    assert called == routes

@@ -124,19 +124,20 @@ class Database:
 def _is_dead(connection: Connection) -> bool:
     """Whether an idle connection was closed from the other side.
 
-    An idle server says nothing, so a readable socket holds its farewell (a restart, an idle timeout). Seen before
-    anything is sent, it makes a reconnect safe for every statement.
+    An idle server says little, so a readable socket most often holds its farewell (a restart, an idle timeout). Seen
+    before anything is sent, it makes a reconnect safe for every statement.
     """
     if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
         return True
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if not readable:
-        return False
-    try:
-        connection.pgconn.consume_input()
-    except psycopg.Error:
-        return True
-    return connection.pgconn.status != psycopg.pq.ConnStatus.OK
+    wait = 0.0
+    # The farewell and the end of the stream come one after the other; a mere notice is followed by nothing.
+    while select.select([connection.fileno()], [], [], wait)[0]:
+        try:
+            connection.pgconn.consume_input()
+        except psycopg.Error:
+            return True
+        wait = 0.01
+    return False
 
 
 def _unavailable(why: str) -> SluiceError:

@@ -19,7 +19,8 @@ DECLARE
     at         timestamptz;
     completion integer;
     reserved   integer;
-    unfinished integer;
+    dispatched integer;
+    waiting    integer;
     waits      interval;
     gates      jsonb := '[]';
 BEGIN
@@ -96,18 +97,21 @@ BEGIN
         RETURN;
     END IF;
 
-    SELECT count(*) INTO unfinished FROM (
-        SELECT FROM inflight i WHERE i.user_id = for_user LIMIT plan.max_unfinished) AS counted;
-    IF unfinished >= plan.max_unfinished THEN
+    -- Counted apart, as the two indexes are, and no further than the cap.
+    SELECT count(*) INTO dispatched FROM (
+        SELECT FROM inflight i WHERE i.user_id = for_user AND i.dispatched_at IS NOT NULL
+        LIMIT plan.max_unfinished) AS counted;
+    SELECT count(*) INTO waiting FROM (
+        SELECT FROM inflight i WHERE i.user_id = for_user AND i.dispatched_at IS NULL
+        LIMIT plan.max_unfinished) AS counted;
+    IF dispatched + waiting >= plan.max_unfinished THEN
         outcome := 'unfinished_exceeded';
         detail := detail || jsonb_build_object('max_unfinished', plan.max_unfinished);
         RETURN;
     END IF;
 
     -- Accepted. From here on everything is written, and nothing is refused.
-    dispatch := may_dispatch AND (
-        SELECT count(*) FROM (SELECT FROM inflight i WHERE i.user_id = for_user AND i.dispatched_at IS NOT NULL
-                              LIMIT plan.dispatch_window) AS counted) < plan.dispatch_window;
+    dispatch := may_dispatch AND dispatched < plan.dispatch_window;
 
     UPDATE quotas q SET
         requests_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.requests_used END + 1,

@@ -1,0 +1,108 @@
+"""The connection that an environment keeps: renewed when broken, never repeating what may have been done."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from sluice.db.connection import Connection, Database
+from sluice.errors import DatabaseError, SluiceError
+
+from tests.support.service import Service
+
+
+def counting_opener(dsn: str, opened: list[int]) -> Any:
+    def opener() -> Connection:
+        connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+        opened.append(connection.info.backend_pid)
+        return connection
+
+    return opener
+
+
+def test_one_connection_serves_many_queries(dsn: str) -> None:
+    opened: list[int] = []
+    database = Database(counting_opener(dsn, opened))
+    for _ in range(5):
+        assert database.row("health") == {"answer": 1}
+    assert len(opened) == 1
+    database.close()
+
+
+def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(service: Service) -> None:
+    opened: list[int] = []
+    database = Database(counting_opener(service.dsn, opened))
+    database.row("health")
+    service.owner.execute("SELECT pg_terminate_backend(%s, 5000)", (opened[0],))
+
+    assert database.row("health", repeatable=False) == {"answer": 1}
+    assert len(opened) == 2
+    database.close()
+
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
+    """A query that may run twice does; of another nobody knows whether it was done, and it is not done again."""
+    opened: list[int] = []
+    database = Database(counting_opener(service.dsn, opened))
+    database.row("health")
+    service.owner.execute("""
+        CREATE OR REPLACE FUNCTION model_offer(key_hash bytea)
+            RETURNS TABLE (outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer)
+            LANGUAGE plpgsql AS $$ BEGIN
+                IF pg_backend_pid() = %s THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+                PERFORM pg_sleep(0.1);
+            END $$""" % opened[0])
+
+    if repeatable:
+        assert database.rows("model_offer", {"key_hash": b""}, repeatable=True) == []
+        assert len(opened) == 2
+    else:
+        with pytest.raises(SluiceError) as raised:
+            database.rows("model_offer", {"key_hash": b""})
+        assert (raised.value.code, raised.value.status, raised.value.retry_after) == ("database_unavailable", 503, 5)
+    assert database.row("health") == {"answer": 1}
+    database.close()
+
+
+def test_a_server_that_is_not_there(dsn: str) -> None:
+    nowhere = conninfo_to_dict(dsn) | {"port": 1, "connect_timeout": 2}
+    database = Database(lambda: psycopg.connect(**nowhere, row_factory=dict_row))
+    with pytest.raises(SluiceError) as raised:
+        database.row("health")
+    assert (raised.value.status, raised.value.retry_after) == (503, 5)
+
+
+def test_a_query_that_takes_too_long(dsn: str, service: Service) -> None:
+    service.owner.execute("""
+        CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(5); SELECT 1'""")
+    database = Database(lambda: psycopg.connect(dsn, options="-c statement_timeout=100", row_factory=dict_row, autocommit=True))
+    with pytest.raises(SluiceError) as raised:
+        database.row("rollup_usage")
+    assert raised.value.code == "database_unavailable"
+    database.close()
+
+
+def test_deadlocks_are_run_again(service: Service) -> None:
+    service.owner.execute("CREATE SEQUENCE tries")
+    service.owner.execute("""
+        CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tries') < 3 THEN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END IF;
+            RETURN currval('tries');
+        END $$""")
+    database = Database(counting_opener(service.dsn, []))
+    assert database.row("rollup_usage") == {"changed": 3}
+    database.close()
+
+
+def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
+    database = Database(counting_opener(service.dsn, []))
+    service.add_user("alice")
+    with pytest.raises(DatabaseError) as raised:
+        database.row("user_create", {"user_id": "alice", "name": None, "email": None, "tier": "basic"})
+    assert str(raised.value) == "SQLSTATE 23505, constraint users_pkey"
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+    database.close()

@@ -1,0 +1,197 @@
+"""Migrations: applied once, by however many at once; a newer schema is left alone; the schema is the one written down."""
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from sluice.db.connection import Connection
+from sluice.db.migrations import Migration, migrate, migrations
+from sluice.errors import SluiceError
+
+SNAPSHOT = Path(__file__).with_name("schema.txt")
+EXTRA = Migration(2, "extra", "CREATE TABLE extra (id integer PRIMARY KEY)", min_compatible_version=1)
+
+
+def connect(dsn: str) -> Connection:
+    return psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+
+def test_migrating_twice_does_nothing_the_second_time(empty_dsn: str) -> None:
+    with connect(empty_dsn) as connection:
+        first, second = migrate(connection), migrate(connection)
+
+    assert (first.applied, first.functions_replaced) == ([m.version for m in migrations()], True)
+    assert (second.applied, second.functions_replaced) == ([], False)
+    assert first.schema_version == second.schema_version == len(migrations())
+
+
+def test_twenty_at_once_apply_each_step_once(empty_dsn: str) -> None:
+    def one(_: int) -> list[int]:
+        with connect(empty_dsn) as connection:
+            return migrate(connection, [*migrations(), replace(EXTRA, version=len(migrations()) + 1)]).applied
+
+    with ThreadPoolExecutor(20) as pool:
+        applied = [version for versions in pool.map(one, range(20)) for version in versions]
+
+    assert sorted(applied) == list(range(1, len(migrations()) + 2))
+
+
+def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:
+    broken = Migration(len(migrations()) + 1, "broken", "CREATE TABLE half (id integer); SELECT 1/0", 1)
+    with connect(empty_dsn) as connection:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            migrate(connection, [*migrations(), broken])
+        assert connection.execute("SELECT to_regclass('half') AS t").fetchone() == {"t": None}
+        versions = connection.execute("SELECT version FROM schema_migrations ORDER BY 1").fetchall()
+        assert [row["version"] for row in versions] == list(range(1, len(migrations()) + 1))
+
+
+def test_a_newer_schema_that_allows_this_code_is_left_as_it_is(empty_dsn: str) -> None:
+    newer = replace(EXTRA, version=len(migrations()) + 1)
+    with connect(empty_dsn) as connection:
+        migrate(connection, [*migrations(), newer])
+        connection.execute("UPDATE schema_functions SET checksum = 'of the newer code'")
+
+        report = migrate(connection)
+
+        assert (report.schema_version, report.applied, report.functions_replaced) == (newer.version, [], False)
+
+
+def test_a_newer_schema_that_needs_newer_code_is_refused(empty_dsn: str) -> None:
+    version = len(migrations()) + 1
+    with connect(empty_dsn) as connection:
+        migrate(connection, [*migrations(), replace(EXTRA, version=version, min_compatible_version=version)])
+        with pytest.raises(SluiceError, match="needs code of version") as raised:
+            migrate(connection)
+    assert raised.value.code == "schema_incompatible"
+
+
+def test_a_step_changed_after_it_was_applied_is_refused(empty_dsn: str) -> None:
+    with connect(empty_dsn) as connection:
+        migrate(connection)
+        changed = [replace(migrations()[0], sql=migrations()[0].sql + "\n-- changed"), *migrations()[1:]]
+        with pytest.raises(SluiceError, match="Migration 1 was changed"):
+            migrate(connection, changed)
+
+
+def test_what_is_shipped_is_inserted_once_and_then_left_to_the_operator(dsn: str) -> None:
+    with connect(dsn) as connection:
+        connection.execute("UPDATE models SET max_tokens_limit = 777 WHERE model_id = 'nova-micro'")
+        connection.execute("UPDATE tier_limits SET max_tokens = 777 WHERE tier = 'basic' AND quota_period = 'minute'")
+        before = connection.execute("SELECT count(*) FROM prices").fetchone()
+
+        migrate(connection)
+
+        assert connection.execute("SELECT max_tokens_limit AS n FROM models").fetchall() == [{"n": 777}]
+        limits = connection.execute("SELECT max_tokens AS n FROM tier_limits WHERE tier = 'basic' AND max_tokens = 777")
+        assert limits.fetchall() == [{"n": 777}]
+        assert connection.execute("SELECT count(*) FROM prices").fetchone() == before
+
+
+@pytest.mark.parametrize("name", ["1_short.sql", "0001_no_header.sql", "0002_gap.sql"])
+def test_files_that_are_no_migrations_are_refused(tmp_path: Path, name: str) -> None:
+    header = "" if "header" in name else "-- min_compatible_version: 1\n"
+    (tmp_path / name).write_text(header + "SELECT 1")
+    with pytest.raises(ValueError, match="migration"):
+        migrations(tmp_path)
+
+
+def describe(connection: Connection) -> str:
+    """Columns, constraints, indexes and functions with their rights, a line each, without the months' partitions."""
+    queries = (
+        "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),"
+        "   CASE WHEN a.attnotnull THEN ' not null' ELSE '' END,"
+        "   coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')) AS line"
+        " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        " LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+        "   AND c.relname NOT LIKE 'pg_stat_%%'",
+        "SELECT format('%s: %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS line FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+        "   AND NOT (SELECT relispartition FROM pg_class WHERE oid = conrelid)",
+        "SELECT pg_get_indexdef(i.indexrelid) AS line FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition",
+        "SELECT format('%s -> %s%s %s', p.oid::regprocedure, pg_get_function_result(p.oid),"
+        "   CASE WHEN prosecdef THEN ' security definer' ELSE '' END,"
+        "   CASE WHEN prosecdef THEN (SELECT string_agg(coalesce(nullif(r.rolname, current_user), 'owner'), ' ' ORDER BY r.rolname)"
+        "     FROM aclexplode(proacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee) END) AS line"
+        " FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND proname NOT LIKE 'pg_stat_%%'",
+        "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
+        " WHERE NOT tgisinternal AND tgparentid = 0",
+    )
+    return "\n\n".join(
+        "\n".join(sorted(row["line"] for row in connection.execute(query).fetchall())) for query in queries
+    )
+
+
+def test_the_schema_is_the_one_written_down(dsn: str) -> None:
+    """A change of the schema shows as a change of schema.txt; SLUICE_WRITE_SNAPSHOT=1 writes it anew."""
+    with connect(dsn) as connection:
+        found = describe(connection) + "\n"
+    if os.environ.get("SLUICE_WRITE_SNAPSHOT"):
+        SNAPSHOT.write_text(found)
+    assert found == SNAPSHOT.read_text()
+
+
+def test_no_function_with_the_owners_rights_is_open_to_everybody(dsn: str) -> None:
+    with connect(dsn) as connection:
+        open_to_all = connection.execute(
+            "SELECT p.oid::regprocedure::text AS name FROM pg_proc p"
+            " WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+            " AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) x WHERE x.grantee = 0))"
+        ).fetchall()
+    assert open_to_all == []
+
+
+def test_functions_with_the_owners_rights_fix_their_search_path(dsn: str) -> None:
+    with connect(dsn) as connection:
+        loose = connection.execute(
+            "SELECT p.oid::regprocedure::text AS name FROM pg_proc p WHERE pronamespace = 'public'::regnamespace"
+            " AND prosecdef AND NOT coalesce(proconfig, '{}') @> ARRAY['search_path=public, pg_temp']"
+        ).fetchall()
+    assert loose == []
+
+
+@pytest.mark.parametrize("role", ["submit", "status", "worker", "rollup", "admin"])
+def test_roles_reach_no_table_of_requests(dsn: str, role: str) -> None:
+    with connect(dsn) as connection:
+        connection.execute(f"SET ROLE sluice_{role}")
+        for table in ("requests", "prompts", "results", "inflight", "audit_log", "idempotency_keys"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT * FROM {table}")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT key_hash FROM api_keys")
+
+
+def test_the_audit_log_only_grows(dsn: str) -> None:
+    with connect(dsn) as connection:
+        connection.execute("INSERT INTO audit_log (actor, action) VALUES ('test', 'test')")
+        (partition,) = connection.execute("SELECT DISTINCT tableoid::regclass::text AS name FROM audit_log").fetchall()
+        for table in ("audit_log", partition["name"]):
+            for change in ("UPDATE {} SET actor = 'x'", "DELETE FROM {}"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+                    connection.execute(change.format(table))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            connection.execute("TRUNCATE audit_log")
+
+
+def test_every_query_is_one_that_the_schema_understands(
+    dsn: str, server_dsn: str, create_database: Callable[..., str]
+) -> None:
+    from sluice.db.queries import _all
+
+    with connect(dsn) as connection:
+        for name, sql in _all().items():
+            if name == "migration_ledger":
+                continue  # two statements, run by every migration above
+            names = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))
+            numbered = sql
+            for position, parameter in enumerate(names, 1):
+                numbered = numbered.replace(f"%({parameter})s", f"${position}")
+            connection.execute(f"PREPARE {name} AS {numbered.replace('%%', '%')}")

@@ -1,0 +1,195 @@
+"""What a request costs: one statement and one commit per submit, one per claim, one per flush; and no plan that grows."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.support.service import Service, completed
+
+
+def statements(service: Service) -> dict[str, int]:
+    """Calls per statement since the last reset, by the function that it calls; top level only."""
+    rows = service.rows(
+        "SELECT query, calls FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
+        " WHERE d.datname = current_database() AND query NOT LIKE '%%pg_stat_statements%%'"
+    )
+    found: dict[str, int] = {}
+    for row in rows:
+        name = re.search(r"\b(request_\w+|role_assume|set_config)\(", row["query"])
+        found[name[1] if name else row["query"]] = row["calls"]
+    return found
+
+
+def commits(service: Service) -> int:
+    return service.value("SELECT pg_stat_clear_snapshot() IS NULL") and service.value(
+        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    )
+
+
+def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice: bytes) -> None:
+    submitter, worker, reader = (service.database(role) for role in ("submit", "worker", "status"))
+    from sluice.models import GenerateRequest
+    from sluice.services import status
+    from sluice.services.submit import submit
+
+    from tests.support.service import LIMITS
+
+    for database in (submitter, worker, reader):
+        database.row("health")
+    service.rows("SELECT pg_stat_statements_reset()")
+
+    ids = [submit(submitter, service.queue, alice, GenerateRequest(prompt="x"), LIMITS).request_id for _ in range(10)]
+    worker.rows("request_claim", {"ids": ids, "lease_seconds": 60})
+    worker.rows("request_settle", {"outcomes": Jsonb([completed(i) for i in ids]), "actor": "worker"})
+    status.status(reader, alice, str(ids[0]))
+    status.history(reader, alice, None, None)
+
+    assert statements(service) == {
+        "request_submit": 10,
+        "request_claim": 1,
+        "request_settle": 1,
+        "request_status": 1,
+        "request_history": 1,
+    }
+
+
+def test_one_commit_per_submit(service: Service, alice: bytes) -> None:
+    from sluice.models import GenerateRequest
+    from sluice.services.submit import submit
+
+    from tests.support.service import LIMITS
+
+    database = service.database("submit")
+    database.row("health")
+    rows = "SELECT DISTINCT xmin::text FROM {} WHERE request_id = %s"
+    for _ in range(3):
+        request_id = submit(database, service.queue, alice, GenerateRequest(prompt="x"), LIMITS, "key").request_id
+        found = {service.value(rows.format(t), request_id) for t in ("requests", "prompts", "inflight", "audit_log", "idempotency_keys")}
+        assert len(found) == 1, "all that a submit writes is of one transaction"
+
+
+def explain(service: Service, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+    """Every node of a statement's plan."""
+    (row,) = service.rows("EXPLAIN (ANALYZE, FORMAT JSON) " + sql, *parameters)
+    nodes, stack = [], [row["QUERY PLAN"][0]["Plan"]]
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        stack += node.get("Plans", [])
+    return nodes
+
+
+LOGGED_PLANS = """
+    LOAD 'auto_explain';
+    SET auto_explain.log_min_duration = 0;
+    SET auto_explain.log_nested_statements = on;
+    SET auto_explain.log_analyze = on;
+    SET auto_explain.log_timing = off;
+    SET auto_explain.log_format = json;
+    SET client_min_messages = log;
+"""
+
+
+class Plans:
+    """The plans of all statements that ran inside functions, as auto_explain tells them to the client."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.nodes: list[dict[str, Any]] = []
+        service.owner.execute(LOGGED_PLANS)
+        service.owner.add_notice_handler(self._hear)
+
+    def _hear(self, notice: Any) -> None:
+        text = notice.message_primary
+        if "plan:" not in text:
+            return
+        plan = json.loads(text[text.index("{") :])
+        stack = [plan["Plan"]]
+        while stack:
+            node = stack.pop()
+            self.nodes.append(node)
+            stack += node.get("Plans", [])
+
+    def of(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        self.nodes.clear()
+        self.service.owner.execute(sql, parameters)
+        return list(self.nodes)
+
+
+@pytest.fixture
+def busy(service: Service, alice: bytes) -> tuple[Service, bytes]:
+    """A database with a history, so that a bad plan would show: 20,000 requests of 200 users, 2,000 unfinished."""
+    service.owner.execute("""
+        INSERT INTO users (user_id) SELECT 'user' || n FROM generate_series(1, 200) n;
+        INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, started_at, completed_at,
+                              result_id, estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens)
+        SELECT i, 'user' || (1 + n % 200), 'nova-micro', 'completed', uuid_extract_timestamp(i), now(), now(), now(),
+               i, 9, 9, 4, 5, 9
+        FROM (SELECT n, uuidv7(interval '-1 minute') AS i FROM generate_series(1, 20000) n) AS s;
+        INSERT INTO prompts (request_id, prompt) SELECT request_id, 'x' FROM requests;
+        INSERT INTO results (result_id, request_id, content) SELECT request_id, request_id, 'y' FROM requests;
+        INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, expires_at)
+        SELECT request_id, user_id, 3, now(), now() + interval '1 hour' FROM requests LIMIT 2000;
+        INSERT INTO audit_log (actor, action, user_id, request_id) SELECT 'x', 'x', user_id, request_id FROM requests;
+        ANALYZE;
+    """)
+    return service, alice
+
+
+GROWING = ("requests", "requests_archive", "prompts", "results", "inflight", "audit_log", "idempotency_keys")
+
+
+def assert_nothing_is_scanned_whole(nodes: list[dict[str, Any]]) -> None:
+    assert nodes
+    for node in nodes:
+        grows = any(node.get("Relation Name", "").startswith(name) for name in GROWING)
+        if node["Node Type"] == "Seq Scan" and grows:
+            assert (node["Actual Rows"], node.get("Rows Removed by Filter", 0)) == (0, 0), json.dumps(node)
+        assert node.get("Rows Removed by Filter", 0) < 100, json.dumps(node)
+
+
+def partitions_read(nodes: list[dict[str, Any]], parent: str) -> set[str]:
+    return {n["Relation Name"] for n in nodes if n.get("Relation Name", "").startswith(parent + "_y")}
+
+
+def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
+    service, alice = busy
+    ids = [service.submit(alice) for _ in range(3)]
+    plans = Plans(service)
+
+    submit = plans.of(
+        "SELECT * FROM request_submit(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, 3)", alice
+    )
+    assert_nothing_is_scanned_whole(submit)
+    claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
+    assert_nothing_is_scanned_whole(claim)
+    assert len(partitions_read(claim, "requests")) == len(partitions_read(claim, "prompts")) == 1
+    settle = plans.of("SELECT * FROM request_settle(%s, 'worker')", Jsonb([completed(i) for i in ids]))
+    assert_nothing_is_scanned_whole(settle)
+    assert len(partitions_read(settle, "requests")) == 1
+    status = plans.of("SELECT * FROM request_status(%s, %s)", alice, ids[0])
+    assert_nothing_is_scanned_whole(status)
+    for parent in ("requests", "prompts", "results"):
+        assert len(partitions_read(status, parent)) == 1, f"a look-up by id opens one partition of {parent}"
+
+
+def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
+    service, _ = busy
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    service.owner.execute("UPDATE api_keys SET user_id = 'user7' WHERE user_id = 'bob'")
+    service.owner.execute("INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window) VALUES ('user7', 'basic', 'daily', 9, 9)")
+
+    nodes = Plans(service).of("SELECT * FROM request_history(%s, NULL, 10)", bob)
+
+    assert_nothing_is_scanned_whole(nodes)
+    assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 10
+
+
+def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, bytes]) -> None:
+    service, _ = busy
+    nodes = Plans(service).of("SELECT * FROM request_recover(100)")
+    tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}
+    assert tables <= {"inflight", "quotas"} | {t for t in tables if t.startswith("pg_")}

@@ -1,0 +1,137 @@
+"""What clients read: their own requests and nobody else's, page by page, archived or not."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sluice.errors import SluiceError
+from sluice.services import status
+
+from tests.support.service import Service, completed, failed
+
+
+def test_status_tells_all_about_an_answered_request(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice, metadata={"team": "x"})
+    service.claim(request_id)
+    service.settle(completed(request_id))
+
+    found = status.status(service.database("status"), alice, str(request_id))
+
+    times = {name: found.pop(name) for name in ("created_at", "started_at", "completed_at")}
+    took = found.pop("processing_time_ms")
+    assert found == {
+        "request_id": str(request_id),
+        "status": "completed",
+        "model": "nova-micro",
+        "result": "an answer",
+        "error": None,
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+        "metadata": {"team": "x"},
+    }
+    assert list(times.values()) == sorted(times.values())
+    assert all(time.endswith("Z") for time in times.values())
+    assert took >= 0
+
+
+def test_status_of_a_request_that_waits(service: Service, alice: bytes) -> None:
+    found = status.status(service.database("status"), alice, str(service.submit(alice)))
+
+    assert (found["status"], found["result"], found["error"], found["completed_at"]) == ("queued", None, None, None)
+    assert found["usage"] == {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    assert "metadata" not in found
+
+
+def test_status_tells_why_a_request_failed(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(failed(request_id))
+
+    found = status.status(service.database("status"), alice, str(request_id))
+
+    assert (found["status"], found["error"]) == ("failed", {"code": "model_rejected", "message": "no"})
+
+
+@pytest.mark.parametrize("whose", ["another's", "nobody's", "no id at all"])
+def test_what_is_not_ones_own_is_not_found(service: Service, alice: bytes, whose: str) -> None:
+    service.add_user("bob", bob_key := "sluice_" + "b" * 43)
+    ids = {"another's": str(service.submit(alice)), "nobody's": str(uuid4()), "no id at all": "12; DROP TABLE requests"}
+    from sluice.keys import digest
+
+    with pytest.raises(SluiceError) as refused:
+        status.status(service.database("status"), digest(bob_key), ids[whose])
+
+    assert (refused.value.code, refused.value.status, refused.value.title) == (
+        "request_not_found",
+        404,
+        "Request not found",
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        ("UPDATE api_keys SET key_hash = sha256('another')", "key_unknown"),
+        ("UPDATE api_keys SET revoked_at = now()", "key_revoked"),
+        ("UPDATE api_keys SET expires_at = now()", "key_expired"),
+        ("UPDATE users SET is_active = false", "user_inactive"),
+        ("UPDATE api_keys SET scopes = '{submit}'", "scope_missing"),
+    ],
+)
+def test_reading_needs_a_key_that_may_read(service: Service, alice: bytes, spoil: str, code: str) -> None:
+    request_id = str(service.submit(alice))
+    service.owner.execute(spoil)
+    database = service.database("status")
+
+    for read in (
+        lambda: status.status(database, alice, request_id),
+        lambda: status.history(database, alice, None, None),
+        lambda: status.models(database, alice),
+    ):
+        with pytest.raises(SluiceError) as refused:
+            read()
+        assert refused.value.code == code
+
+
+def test_history_goes_page_by_page_newest_first(service: Service, alice: bytes) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    mine = [str(service.submit(alice, f"prompt {n}")) for n in range(5)]
+    service.submit(bob)
+    database = service.database("status")
+
+    pages: list[list[dict[str, Any]]] = []
+    cursor: str | None = None
+    while cursor is not None or not pages:
+        page = status.history(database, alice, cursor, "2")
+        pages.append(page["requests"])
+        cursor = page["next_cursor"]
+
+    assert [len(page) for page in pages] == [2, 2, 1]
+    listed = [entry for page in pages for entry in page]
+    assert [entry["request_id"] for entry in listed] == mine[::-1]
+    assert [entry["prompt"] for entry in listed] == [f"prompt {n}" for n in (4, 3, 2, 1, 0)]
+
+
+def test_a_full_last_page_has_no_next(service: Service, alice: bytes) -> None:
+    for _ in range(2):
+        service.submit(alice)
+    page = status.history(service.database("status"), alice, None, "2")
+    assert (len(page["requests"]), page["next_cursor"]) == (2, None)
+
+
+@pytest.mark.parametrize(("cursor", "limit"), [("x", None), (None, "0"), (None, "101"), (None, "ten"), (None, "²")])
+def test_a_bad_page_is_refused(service: Service, alice: bytes, cursor: str | None, limit: str | None) -> None:
+    with pytest.raises(SluiceError) as refused:
+        status.history(service.database("status"), alice, cursor, limit)
+    assert refused.value.code == "invalid_input"
+
+
+def test_models_are_those_one_may_name(service: Service, alice: bytes) -> None:
+    service.owner.execute(
+        "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit, is_active)"
+        " VALUES ('old', 'bedrock', 'old', 1, 1, false)"
+    )
+    assert status.models(service.database("status"), alice) == {
+        "models": [
+            {"model": "nova-micro", "is_default": True, "max_tokens_default": 512, "max_tokens_limit": 5000},
+        ]
+    }

@@ -1,0 +1,140 @@
+"""The minute's sweep: lost claims, lost messages, requests out of time."""
+
+from typing import Any
+from uuid import UUID
+
+from sluice.services.rollup import Context, recover
+
+from tests.support.service import Service, completed, retry
+
+
+def sweep(service: Service) -> dict[str, Any]:
+    return recover(Context(service.database("rollup"), service.queue, 30))
+
+
+def state(service: Service, request_id: UUID) -> tuple[str, str | None]:
+    (row,) = service.rows("SELECT status, error_code FROM requests WHERE request_id = %s", request_id)
+    return row["status"], row["error_code"]
+
+
+def test_nothing_to_do_is_nothing_done(service: Service, alice: bytes) -> None:
+    service.submit(alice)
+
+    assert sweep(service) == {"requeued": 0, "failed": 0, "expired": 0, "dispatched": 0, "redispatched": 0}
+
+
+def test_a_lost_claim_goes_back_to_the_queue(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.queue.take()
+    service.claim(request_id, lease_seconds=-1)
+
+    assert sweep(service)["requeued"] == 1
+
+    assert service.queue.take() == [request_id]
+    assert state(service, request_id) == ("queued", None)
+    (claim,) = service.claim(request_id)
+    assert claim["attempt"] == 2
+
+
+def test_a_claim_within_its_lease_is_left_alone(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+
+    assert sweep(service)["requeued"] == 0
+    assert state(service, request_id) == ("processing", None)
+
+
+def test_a_request_that_kills_its_workers_fails_in_the_end(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)  # max_attempts is 3
+    for _ in range(2):
+        service.claim(request_id, lease_seconds=-1)
+        sweep(service)
+    service.claim(request_id, lease_seconds=-1)
+
+    assert sweep(service)["failed"] == 1
+
+    assert state(service, request_id) == ("failed", "worker_lost")
+    assert service.value("SELECT sum(tokens_reserved) FROM quotas") == 0
+
+
+def test_a_request_never_begun_expires_free_of_tokens(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.owner.execute("UPDATE inflight SET expires_at = now()")
+
+    assert sweep(service)["expired"] == 1
+
+    assert state(service, request_id) == ("expired", None) or state(service, request_id)[0] == "expired"
+    assert service.rows("SELECT DISTINCT requests_used, tokens_used, tokens_reserved FROM quotas") == [
+        {"requests_used": 1, "tokens_used": 0, "tokens_reserved": 0}
+    ]
+    assert service.value("SELECT count(*) FROM inflight") == 0
+
+
+def test_a_request_out_of_time_between_attempts_fails(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(retry(request_id, after=1))
+    service.owner.execute("UPDATE inflight SET expires_at = now()")
+
+    assert sweep(service)["failed"] == 1
+    assert state(service, request_id) == ("failed", "request_expired")
+
+
+def test_what_has_no_message_is_sent_within_the_window(service: Service, alice: bytes) -> None:
+    service.queue.down = True
+    ids = [service.submit(alice) for _ in range(4)]
+    service.queue.down = False
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 3")
+
+    assert sweep(service)["dispatched"] == 3
+    assert service.queue.take() == ids[:3]
+
+
+def test_a_queue_that_is_still_away_leaves_them_to_the_next_sweep(service: Service, alice: bytes) -> None:
+    service.queue.down = True
+    request_id = service.submit(alice)
+
+    assert sweep(service)["dispatched"] == 0
+    service.queue.down = False
+    assert sweep(service)["dispatched"] == 1
+    assert service.queue.take() == [request_id]
+
+
+def test_what_waits_for_its_time_is_sent_when_it_comes(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(retry(request_id, after=1000))
+    service.queue.take()
+
+    assert sweep(service)["dispatched"] == 0
+    service.owner.execute("UPDATE inflight SET not_before = now()")
+    assert sweep(service)["dispatched"] == 1
+    assert service.queue.take() == [request_id]
+
+
+def test_messages_that_the_queue_lost_are_sent_again_once(service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice) for _ in range(3)]
+    service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
+    service.queue.messages.pop(0)
+
+    assert sweep(service)["redispatched"] == 1
+    assert len(service.queue.messages) == 3
+    assert sweep(service)["redispatched"] == 0
+    assert set(service.queue.take()) <= set(ids)
+
+
+def test_messages_on_their_way_are_not_sent_again(service: Service, alice: bytes) -> None:
+    service.submit(alice)
+    service.queue.take()
+
+    assert sweep(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
+
+
+def test_sweeping_does_not_touch_what_is_settled(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(completed(request_id))
+    service.queue.take()
+
+    assert set(sweep(service).values()) == {0}
+    assert state(service, request_id) == ("completed", None)

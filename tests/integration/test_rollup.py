@@ -1,0 +1,189 @@
+"""Usage and statistics equal what the seed document's own queries compute, over requests and their archive."""
+
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sluice.errors import SluiceError
+from sluice.services.rollup import TASKS, Context, run
+
+from tests.support.service import Service, completed, failed
+
+# The two queries of the seed, over requests ∪ archive; only the names of its columns are ours (model_id).
+SEED_USAGE = """
+    SELECT user_id, count(*) AS requests_count, coalesce(sum(total_tokens), 0) AS tokens_used
+    FROM requests_all
+    WHERE created_at >= date_trunc('month', current_date) AND created_at < date_trunc('month', current_date) + interval '1 month'
+    GROUP BY user_id ORDER BY user_id
+"""
+SEED_STATS = """
+    SELECT date_trunc('day', created_at) AS day, user_id, model_id, count(*) AS request_count,
+           avg(processing_time_ms) AS avg_processing_time, sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END) AS failure_count
+    FROM requests_all
+    GROUP BY date_trunc('day', created_at), user_id, model_id ORDER BY 1, 2, 3
+"""
+
+
+@pytest.fixture
+def context(service: Service) -> Context:
+    service.owner.execute("SET timezone = 'UTC'")
+    return Context(service.database("rollup"), service.queue, 30)
+
+
+def some_work(service: Service, alice: bytes, bob: bytes) -> None:
+    ids = [service.submit(key) for key in (alice, alice, bob, alice, bob)]
+    service.claim(*ids[:4])
+    service.settle(completed(ids[0]), completed(ids[1], prompt_tokens=50), failed(ids[2]))
+
+
+def assert_figures_are_the_seeds(service: Service) -> None:
+    monthly = "SELECT user_id, requests_count, tokens_used FROM usage WHERE period = 'monthly' ORDER BY user_id"
+    assert service.rows(monthly) == service.rows(SEED_USAGE)
+    ours = "SELECT day, user_id, model_id, request_count, avg_processing_time, failure_count FROM request_stats ORDER BY 1, 2, 3"
+    assert service.rows(ours) == service.rows(SEED_STATS)
+
+
+def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: bytes, context: Context) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    for _ in range(3):
+        some_work(service, alice, bob)
+        run(context, ["usage", "stats"])
+        assert_figures_are_the_seeds(service)
+
+    # What was still open settles later; only the difference is added.
+    for open_request in service.rows("SELECT request_id, status FROM inflight"):
+        if open_request["status"] == "queued":
+            service.claim(open_request["request_id"])
+        service.settle(completed(open_request["request_id"]))
+    run(context, ["usage", "stats"])
+    assert_figures_are_the_seeds(service)
+    assert service.value("SELECT sum(requests_count) FROM usage_by_model WHERE period = 'daily'") == 15
+    by_model = "SELECT sum(prompt_tokens + completion_tokens) FROM usage_by_model WHERE period = 'monthly'"
+    assert service.value(by_model) == service.value("SELECT sum(total_tokens) FROM requests")
+
+
+def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: Context) -> None:
+    some_work(service, alice, alice)
+    run(context, ["usage", "stats"])
+    before = service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats")
+
+    assert run(context, ["usage", "stats"]) == {"usage": {"changed": 0}, "stats": {"changed": 0}}
+
+    assert service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats") == before
+
+
+def test_periods_are_the_calendars(service: Service, alice: bytes, context: Context) -> None:
+    service.submit(alice)
+    run(context, ["usage"])
+
+    today = service.value("SELECT (now() AT TIME ZONE 'UTC')::date")
+    rows = {r["period"]: r for r in service.rows("SELECT * FROM usage")}
+    assert (rows["daily"]["period_start"], rows["daily"]["period_end"]) == (today, today)
+    next_month = date(today.year + today.month // 12, today.month % 12 + 1, 1)
+    assert (rows["monthly"]["period_start"], (next_month - rows["monthly"]["period_end"]).days) == (today.replace(day=1), 1)
+
+
+def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: Context) -> None:
+    """A transaction that began before others and commits after a rollup is in the next one."""
+    with psycopg.connect(service.dsn) as slow:
+        slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'slow')")
+        bob = service.add_user("bob", "sluice_" + "b" * 43)
+        service.submit(bob)
+        run(context, ["usage", "stats"])
+        slow.commit()
+    run(context, ["usage", "stats"])
+
+    assert_figures_are_the_seeds(service)
+    assert service.value("SELECT sum(requests_count) FROM usage WHERE period = 'monthly'") == 2
+
+
+def backdate(service: Service, months: int) -> UUID:
+    """An answered request of an earlier month, with the partitions that it needs."""
+    request_id: UUID = service.value(
+        "SELECT uuidv7(make_interval(months => %s) * -1)", months
+    )
+    month = service.value("SELECT date_trunc('month', uuid_extract_timestamp(%s) AT TIME ZONE 'UTC')::date", request_id)
+    service.owner.execute("SELECT partition_create('requests', 'request_id', %s)", (month,))
+    service.owner.execute(
+        "INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, completed_at, result_id,"
+        " estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens)"
+        " VALUES (%(id)s, 'alice', 'nova-micro', 'completed', uuid_extract_timestamp(%(id)s), now(), now(), uuidv7(), 9, 9, 4, 5, 9)",
+        {"id": request_id},
+    )
+    return request_id
+
+
+def partitions(service: Service, parent: str) -> list[str]:
+    rows = service.rows(
+        "SELECT c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid WHERE h.inhparent = %s::regclass ORDER BY 1",
+        parent,
+    )
+    return [row["relname"] for row in rows]
+
+
+def test_whole_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: Context) -> None:
+    from sluice.services import status
+
+    old, recent = backdate(service, 3), service.submit(alice)
+
+    (moved,) = run(context, ["archive"])["archive"]["archived"]
+
+    assert partitions(service, "requests_archive") == [moved]
+    assert moved not in partitions(service, "requests")
+    assert status.status(service.database("status"), alice, str(old))["usage"]["total_tokens"] == 9
+    listed = status.history(service.database("status"), alice, None, None)["requests"]
+    assert [entry["request_id"] for entry in listed] == [str(recent), str(old)]
+    assert run(context, ["archive"]) == {"archive": {"archived": []}}
+
+
+def test_a_month_with_an_unfinished_request_is_not_archived(service: Service, alice: bytes, context: Context) -> None:
+    old = backdate(service, 3)
+    service.owner.execute(
+        "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (old,)
+    )
+    assert run(context, ["archive"]) == {"archive": {"archived": []}}
+
+
+def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
+    backdate(service, 3)
+    patient = Context(service.database("rollup"), service.queue, archive_after_days=3000)
+    assert run(patient, ["archive"]) == {"archive": {"archived": []}}
+
+
+def test_partitions_are_made_ahead_and_only_once(service: Service, context: Context) -> None:
+    assert run(context, ["partitions"]) == {"partitions": {"created": []}}
+    for parent in ("requests", "prompts", "results", "binary_results", "audit_log"):
+        assert len(partitions(service, parent)) == 4, "this month and three ahead"
+    service.owner.execute(f"DROP TABLE {partitions(service, 'results')[-1]}")
+    assert len(run(context, ["partitions"])["partitions"]["created"]) == 1
+
+
+def test_a_task_that_fails_does_not_keep_others_from_running(service: Service, alice: bytes, context: Context) -> None:
+    service.submit(alice)
+    service.owner.execute("DROP FUNCTION rollup_stats()")
+
+    with pytest.raises(SluiceError) as raised:
+        run(context, ["stats", "usage"])
+
+    assert raised.value.code == "task_failed"
+    assert list(raised.value.extra["failed"]) == ["stats"]
+    assert service.value("SELECT count(*) FROM usage") == 2
+
+
+def test_every_task_has_a_name_that_events_may_use() -> None:
+    from typing import get_args
+
+    from sluice.models import RollupTask
+
+    assert set(get_args(RollupTask)) == set(TASKS)
+
+
+def test_the_same_month_in_two_time_zones(service: Service, alice: bytes) -> None:
+    """Periods do not depend on the zone of whoever asks."""
+    start = "SELECT period_start('monthly', timestamptz '2026-03-01 00:30:00+00')"
+    service.owner.execute("SET timezone = 'America/New_York'")
+    there: Any = service.value(start)
+    service.owner.execute("SET timezone = 'UTC'")
+    assert service.value(start) == there

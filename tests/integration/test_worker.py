@@ -1,0 +1,301 @@
+"""A batch from message to settlement on real PostgreSQL, with models that do as they are told."""
+
+import json
+import time
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sluice.backends.protocol import ModelError
+from sluice.errors import SluiceError
+from sluice.models import Claim, Completion
+from sluice.services.work import Delivery, Limits, Report, Worker
+
+from tests.support.service import Service
+
+LIMITS = Limits(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4)
+
+
+class ScriptedModel:
+    """Answers each prompt with what the script says: a text, an error, or a call."""
+
+    def __init__(self, script: dict[str, Any] | None = None) -> None:
+        self.script = script or {}
+        self.claims: list[Claim] = []
+
+    def complete(self, claim: Claim, timeout: float) -> Completion:
+        self.claims.append(claim)
+        answer = self.script.get(claim.prompt, f"answer to {claim.prompt}")
+        if isinstance(answer, Exception):
+            raise answer
+        return Completion(answer(timeout) if callable(answer) else answer, 7, 3)
+
+
+def deliver(*ids: UUID) -> list[Delivery]:
+    return [Delivery(f"message-{position}", json.dumps({"request_id": str(i)})) for position, i in enumerate(ids)]
+
+
+def work(service: Service, model: ScriptedModel, deliveries: list[Delivery], seconds: float = 30) -> Report:
+    ends = time.monotonic() + seconds
+    backends = {"bedrock": model}
+    worker = Worker(
+        service.database("worker"), service.queue, backends, LIMITS, lambda: ends - time.monotonic()
+    )
+    return worker.work(deliveries)
+
+
+def outcome(service: Service, request_id: UUID) -> dict[str, Any]:
+    (row,) = service.rows(
+        "SELECT r.status, r.error_code, r.total_tokens, s.content FROM requests r LEFT JOIN results s"
+        " USING (result_id) WHERE r.request_id = %s",
+        request_id,
+    )
+    return row
+
+
+def test_a_batch_is_answered(service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice, f"prompt {n}") for n in range(10)]
+
+    report = work(service, ScriptedModel(), deliver(*ids))
+
+    assert (report.failed_message_ids, report.counts) == ([], {"completed": 10})
+    for n, request_id in enumerate(ids):
+        assert outcome(service, request_id) == {
+            "status": "completed",
+            "error_code": None,
+            "total_tokens": 10,
+            "content": f"answer to prompt {n}",
+        }
+
+
+def test_models_are_called_side_by_side(service: Service, alice: bytes) -> None:
+    from threading import Barrier
+
+    # Each call waits for all the others to have begun: one by one, none would ever end.
+    barrier = Barrier(10, timeout=20)
+    ids = [service.submit(alice, f"prompt {n}") for n in range(10)]
+    script = {f"prompt {n}": lambda _: str(barrier.wait()) for n in range(10)}
+
+    assert work(service, ScriptedModel(script), deliver(*ids)).counts == {"completed": 10}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ModelError("model_rejected"), "failed", "model_rejected"),
+        (ModelError("context_length_exceeded"), "failed", "context_length_exceeded"),
+        (ModelError("model_usage_missing"), "failed", "model_usage_missing"),
+        (ModelError("model_unavailable"), "queued", None),
+        (ModelError("model_throttled", retry_after=20), "queued", None),
+        (ModelError("model_bad_response"), "queued", None),
+        (RuntimeError("the prompt was zebra"), "queued", None),
+    ],
+)
+def test_a_model_that_fails(service: Service, alice: bytes, error: Exception, status: str, code: str | None) -> None:
+    good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
+    service.queue.take()
+
+    report = work(service, ScriptedModel({"bad": error}), deliver(good, bad))
+
+    assert report.failed_message_ids == [], "the queue has nothing to do with it"
+    assert outcome(service, good)["status"] == "completed"
+    assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == (status, code)
+    if status == "queued":
+        (message,) = service.queue.messages
+        least = 20 if isinstance(error, ModelError) and error.retry_after else 2  # half of the base, by jitter
+        assert message.request_id == bad
+        assert least <= message.delay_seconds <= max(least, 4) + 1
+    else:
+        assert service.queue.messages == []
+
+
+def test_the_models_own_error_text_is_not_stored(service: Service, alice: bytes, caplog: Any) -> None:
+    request_id = service.submit(alice, "bad")
+    for attempt in range(3):
+        service.owner.execute("UPDATE inflight SET not_before = NULL")
+        work(service, ScriptedModel({"bad": RuntimeError("the prompt was zebra")}), deliver(request_id))
+        assert service.value("SELECT attempts FROM requests") == attempt + 1
+
+    (row,) = service.rows("SELECT status, error_code, error_message FROM requests")
+    assert (row["status"], row["error_code"]) == ("failed", "worker_error")
+    assert "zebra" not in row["error_message"]
+    assert "zebra" not in caplog.text
+    assert "zebra" not in json.dumps(service.rows("SELECT before, after FROM audit_log"))
+
+
+def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice, "long")
+
+    work(service, ScriptedModel({"long": "é" * 501}), deliver(request_id))
+
+    assert outcome(service, request_id) == {
+        "status": "failed",
+        "error_code": "result_too_large",
+        "total_tokens": 10,
+        "content": None,
+    }
+    assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'daily'") == 10
+
+
+def test_characters_that_cannot_be_stored_are_replaced(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice, "odd")
+
+    work(service, ScriptedModel({"odd": "a\x00b\ud800c\U0001f600"}), deliver(request_id))
+
+    assert outcome(service, request_id)["content"] == "a\ufffdb\ufffdc\U0001f600"
+
+
+@pytest.mark.parametrize("body", ["", "not json", "[]", "{}", '{"request_id": "12"}', '{"request_id": null}'])
+def test_an_unreadable_message_is_kept_and_holds_nothing_up(service: Service, alice: bytes, body: str) -> None:
+    request_id = service.submit(alice)
+
+    report = work(service, ScriptedModel(), [Delivery("odd", body), *deliver(request_id)])
+
+    assert report.failed_message_ids == ["odd"]
+    assert outcome(service, request_id)["status"] == "completed"
+
+
+def test_messages_for_nothing_are_acknowledged(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    model = ScriptedModel()
+    work(service, model, deliver(request_id))
+
+    report = work(service, model, deliver(request_id, uuid4()))
+
+    assert (report.failed_message_ids, report.counts, len(model.claims)) == ([], {}, 1)
+
+
+def test_the_same_request_twice_in_a_batch_is_called_once(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    model = ScriptedModel()
+
+    work(service, model, deliver(request_id, request_id))
+
+    assert len(model.claims) == 1
+
+
+def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service, alice: bytes) -> None:
+    from threading import Event
+
+    fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
+    service.queue.take()
+    released = Event()
+    try:
+        report = work(
+            service, ScriptedModel({"slow": lambda _: str(released.wait(20))}), deliver(fast, slow), seconds=5.5
+        )
+    finally:
+        released.set()
+
+    assert report.counts == {"completed": 1, "queued": 1}
+    assert outcome(service, fast)["status"] == "completed"
+    assert [message.request_id for message in service.queue.messages] == [slow]
+
+
+def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice: bytes) -> None:
+    fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
+    seen: list[str] = []
+
+    def until_the_other_is_there(_: float) -> str:
+        watching = Service(service.dsn)
+        for _ in range(200):
+            seen.append(outcome(watching, fast)["status"])
+            if seen[-1] == "completed":
+                watching.close()
+                return "slow"
+            time.sleep(0.05)
+        return "never"
+
+    work(service, ScriptedModel({"slow": until_the_other_is_there}), deliver(fast, slow))
+
+    assert seen[-1] == "completed"
+    assert outcome(service, slow)["content"] == "slow"
+
+
+def test_the_next_of_the_window_is_sent(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
+    first, second = service.submit(alice), service.submit(alice)
+    service.queue.take()
+
+    work(service, ScriptedModel(), deliver(first))
+
+    assert service.queue.take() == [second]
+
+
+def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
+    first, _ = service.submit(alice), service.submit(alice)
+    service.queue.down = True
+
+    assert work(service, ScriptedModel(), deliver(first)).failed_message_ids == []
+    assert service.rows("SELECT dispatched_at FROM inflight") == [{"dispatched_at": None}]
+
+
+def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Service, alice: bytes) -> None:
+    class Away:
+        def rows(self, *_: Any, **__: Any) -> Any:
+            raise SluiceError("database_unavailable", "away")
+
+    request_id = service.submit(alice)
+    worker = Worker(Away(), service.queue, {"bedrock": ScriptedModel()}, LIMITS, lambda: 30.0)  # type: ignore[arg-type]
+
+    assert worker.work(deliver(request_id)).failed_message_ids == ["message-0"]
+    assert outcome(service, request_id)["status"] == "queued"
+
+
+def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    real = service.database("worker")
+
+    class Flaky:
+        refusals = 2
+
+        def rows(self, name: str, *given: Any, **options: Any) -> Any:
+            if name == "request_settle" and self.refusals:
+                self.refusals -= 1
+                raise SluiceError("database_unavailable", "away")
+            return real.rows(name, *given, **options)
+
+    worker = Worker(Flaky(), service.queue, {"bedrock": ScriptedModel()}, LIMITS, lambda: 30.0)  # type: ignore[arg-type]
+
+    assert worker.work(deliver(request_id)).failed_message_ids == []
+    assert outcome(service, request_id)["status"] == "completed"
+
+
+def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: Service, alice: bytes) -> None:
+    good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
+    service.owner.execute("ALTER TABLE results ADD CONSTRAINT results_no_bad CHECK (content <> 'unstorable')")
+
+    report = work(service, ScriptedModel({"bad": "unstorable"}), deliver(good, bad))
+
+    assert report.failed_message_ids == []
+    assert outcome(service, good)["status"] == "completed"
+    assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == ("failed", "worker_error")
+
+
+def test_a_backend_that_does_not_exist_is_the_operators_mistake(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    worker = Worker(service.database("worker"), service.queue, {}, LIMITS, lambda: 30.0)
+
+    worker.work(deliver(request_id))
+
+    assert outcome(service, request_id)["error_code"] == "model_backend_unknown"
+
+
+def test_equal_questions_have_equal_fingerprints(service: Service, alice: bytes) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    ids = [
+        service.submit(alice, "same"),
+        service.submit(alice, "same"),
+        service.submit(alice, "same", parameters={"seed": 1}),
+        service.submit(bob, "same"),
+    ]
+    work(service, ScriptedModel(), deliver(*ids))
+
+    rows = service.rows("SELECT fingerprint FROM results JOIN requests USING (request_id) ORDER BY request_id")
+    prints = [row["fingerprint"] for row in rows]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
