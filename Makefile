@@ -9,7 +9,6 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # The interpreter that the virtual environments are made from: make setup PYTHON=python3.13
 PYTHON ?= python3
-unexport PYTHON  # the makefiles that sam runs take the one in .venv
 # The processor to build for: make deploy ARCHITECTURE=x86_64
 ARCHITECTURE ?= arm64
 
@@ -107,7 +106,8 @@ validate: setup  ## check the template as SAM sees it
 
 .PHONY: build
 build: setup  ## build for AWS Lambda (ARCHITECTURE=arm64 or x86_64)
-	@SLUICE_BUILD=$(ARCHITECTURE) $(bin)/sam build --parameter-overrides Architecture=$(ARCHITECTURE)
+	@# Choices made for this file are not for the makefiles that sam runs.
+	@unset MAKEFLAGS PYTHON; SLUICE_BUILD=$(ARCHITECTURE) $(bin)/sam build --parameter-overrides Architecture=$(ARCHITECTURE)
 
 .PHONY: deploy
 deploy: build  ## deploy into your AWS account, asking what it needs to know

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local import demo
-from local.errors import LocalError
-from local.processes import stopping_on_signals
-from local.stack import Stack
+try:
+    from local import demo
+    from local.errors import LocalError
+    from local.processes import stopping_on_signals
+    from local.stack import Stack
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"sluice: The package {missing.name} is not installed for {sys.executable}: `make run` sets everything up."
+    ) from None
 
 _WATCH_SECONDS = 0.5
 
@@ -57,12 +61,10 @@ def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) 
         _serve(stack)
         return 0
     finally:
-        # A second Ctrl-C must not leave half of it running.
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_IGN)
-        say("Stopping.")
-        stack.stop()
-        say("All is stopped.")
+        if stack.running:
+            say("Stopping.")
+            stack.stop()
+            say("All is stopped.")
 
 
 def _serve(stack: Stack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ def ministack_python() -> Path:
     """
     candidates = [ROOT / ".ministack-venv" / "bin" / "python", Path(sys.executable)]
     for candidate in candidates:
-        if candidate.exists() and _can_import(candidate, "ministack", "samtranslator"):
+        if os.access(candidate, os.X_OK) and _can_import(candidate, "ministack", "samtranslator"):
             return candidate
     raise LocalError("The AWS emulator, ministack, is not installed: `make setup` brings it.")
 

@@ -45,6 +45,11 @@ class Lock:
         self._file = file
         return True
 
+    @property
+    def held(self) -> bool:
+        """Whether it is this object that holds the lock."""
+        return self._file is not None
+
     def holder(self) -> str:
         """What the present holder wrote: its process id, or "?" if it cannot be read."""
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ from local.errors import LocalError
 from local.files import Lock, kept, write_atomically
 from local.llm import LanguageModel
 from local.postgres import Postgres
-from local.processes import Process, ProcessRecord, end, kill_group
+from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
 
 DATABASE = "sluice"
 OWNER = "sluice_owner"
@@ -112,8 +112,10 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything and remove `stack.json`. Safe to call again, and after a start that failed."""
+        if not self._lock.held:
+            return  # what is in the folder may belong to another run
         # Whatever goes wrong with one of them, the others are stopped too. The last one named here is stopped first.
-        with contextlib.ExitStack() as steps:
+        with uninterrupted(), contextlib.ExitStack() as steps:
             steps.callback(self._lock.release)
             steps.callback(self._record.clear)
             steps.callback(shutil.rmtree, self._scratch, ignore_errors=True)
@@ -139,6 +141,11 @@ class Stack:
     def stack_file(self) -> Path:
         """Where the stack's addresses are while it runs; readable by its owner alone."""
         return self.state_dir / "stack.json"
+
+    @property
+    def running(self) -> bool:
+        """Whether `start` has succeeded and `stop` has not been called since."""
+        return self._info is not None
 
     @property
     def info(self) -> StackInfo:

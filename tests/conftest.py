@@ -11,10 +11,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
+
+from local.postgres import Postgres
 from sluice.db.connection import Connection
 from sluice.db.migrations import migrate
 
-from local.postgres import Postgres
+# Read when the layer's telemetry is imported, as on Lambda.
+os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "Sluice"
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from sluice import runtime
 from sluice.errors import SluiceError
 from sluice.services.admin import Context, administer
-from sluice.telemetry import logger, metrics
+from sluice.telemetry import logger
 
 
-@metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answers {"ok": true, "result": ...}, or {"ok": false, "problem": {...}} with problem details (RFC 9457)."""

@@ -27,7 +27,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if event.get("RequestType") != "Delete":
         try:
             data = _migrate()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, CloudFormation waits for an answer)
             logger.exception("migration failed")
             status = "FAILED"
             reason = error.detail if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"

@@ -31,7 +31,6 @@ def generate() -> Response[str]:
         "replayed" if accepted.replayed else "accepted",
         extra={"request_id": str(accepted.request_id), "user_id": accepted.user_id},
     )
-    metrics.add_metric("RequestsAccepted", MetricUnit.Count, 0 if accepted.replayed else 1)
     return answer(
         202,
         {"request_id": str(accepted.request_id), "status": "queued"},
@@ -46,7 +45,10 @@ def generate() -> Response[str]:
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    return app.resolve(event, context)
+    response = app.resolve(event, context)
+    kind = "RequestsAccepted" if response["statusCode"] == 202 else "RequestsRefused"
+    metrics.add_metric(kind, MetricUnit.Count, 1)
+    return response
 
 
 def _idempotency_key() -> str | None:

@@ -6,9 +6,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
+
 from sluice.db.connection import Connection, Database
 from sluice.errors import DatabaseError, SluiceError
-
 from tests.support.service import Service
 
 
@@ -41,20 +41,21 @@ def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(servic
     database.close()
 
 
-
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
     """A query that may run twice does; of another nobody knows whether it was done, and it is not done again."""
     opened: list[int] = []
     database = Database(counting_opener(service.dsn, opened))
     database.row("health")
-    service.owner.execute("""
+    service.owner.execute(
+        """
         CREATE OR REPLACE FUNCTION model_offer(key_hash bytea)
             RETURNS TABLE (outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer)
             LANGUAGE plpgsql AS $$ BEGIN
-                IF pg_backend_pid() = %s THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+                IF pg_backend_pid() = PID THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
                 PERFORM pg_sleep(0.1);
-            END $$""" % opened[0])
+            END $$""".replace("PID", str(opened[0]))
+    )
 
     if repeatable:
         assert database.rows("model_offer", {"key_hash": b""}, repeatable=True) == []
@@ -78,7 +79,9 @@ def test_a_server_that_is_not_there(dsn: str) -> None:
 def test_a_query_that_takes_too_long(dsn: str, service: Service) -> None:
     service.owner.execute("""
         CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(5); SELECT 1'""")
-    database = Database(lambda: psycopg.connect(dsn, options="-c statement_timeout=100", row_factory=dict_row, autocommit=True))
+    database = Database(
+        lambda: psycopg.connect(dsn, options="-c statement_timeout=100", row_factory=dict_row, autocommit=True)
+    )
     with pytest.raises(SluiceError) as raised:
         database.row("rollup_usage")
     assert raised.value.code == "database_unavailable"

@@ -1,12 +1,13 @@
 """From claim to settlement: fences, leases, retries, the books, and what is dispatched next."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sluice.states import TRANSITIONS, Status
 
+from sluice.states import TRANSITIONS, Status
 from tests.support.service import Service, completed, failed, retry
 
 
@@ -66,7 +67,9 @@ def test_two_workers_never_hold_the_same_request(service: Service, alice: bytes)
 
     with ThreadPoolExecutor(8) as pool:
         parameters = {"ids": ids, "lease_seconds": 60}
-        taken = [c["request_id"] for rows in pool.map(lambda d: d.rows("request_claim", parameters), databases) for c in rows]
+        taken = [
+            c["request_id"] for rows in pool.map(lambda d: d.rows("request_claim", parameters), databases) for c in rows
+        ]
 
     assert sorted(taken) == sorted(ids)
 
@@ -79,7 +82,12 @@ def test_an_answer_is_stored_and_booked(service: Service, alice: bytes) -> None:
 
     assert kinds(rows) == {request_id: "settled"}
     row = request(service, request_id)
-    assert (row["status"], row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) == ("completed", 7, 3, 10)
+    assert (row["status"], row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) == (
+        "completed",
+        7,
+        3,
+        10,
+    )
     assert row["created_at"] <= row["started_at"] <= row["completed_at"]
     took = (row["completed_at"] - row["started_at"]).total_seconds() * 1000
     assert row["processing_time_ms"] == pytest.approx(took, abs=1)
@@ -98,7 +106,12 @@ def test_a_failure_is_free_unless_the_model_reported_tokens(service: Service, al
 
     assert books(service)["daily"] == (2, 7, 0)
     row = request(service, free)
-    assert (row["status"], row["error_code"], row["error_message"], row["total_tokens"]) == ("failed", "model_rejected", "no", None)
+    assert (row["status"], row["error_code"], row["error_message"], row["total_tokens"]) == (
+        "failed",
+        "model_rejected",
+        "no",
+        None,
+    )
 
 
 def test_only_the_current_attempt_can_settle(service: Service, alice: bytes) -> None:
@@ -234,7 +247,9 @@ def test_concurrent_submits_and_settlements_do_not_deadlock_or_drift(service: Se
         list(pool.map(work, range(30)))
 
     assert service.value("SELECT count(*) FROM requests WHERE status = 'completed'") == 180
-    totals = service.rows("SELECT sum(requests_used) AS r, sum(tokens_used) AS t, sum(tokens_reserved) AS v FROM quotas WHERE quota_period = 'daily'")
+    totals = service.rows(
+        "SELECT sum(requests_used) AS r, sum(tokens_used) AS t, sum(tokens_reserved) AS v FROM quotas WHERE quota_period = 'daily'"
+    )
     assert totals == [{"r": 180, "t": 1800, "v": 0}]
 
 
@@ -254,7 +269,7 @@ def test_every_change_of_state_is_audited_and_legal(service: Service, alice: byt
             request_id,
         )
         assert (rows[0]["old"], rows[0]["new"]) == (None, "queued")
-        for earlier, later in zip(rows, rows[1:], strict=False):
+        for earlier, later in pairwise(rows):
             assert later["old"] == earlier["new"]
             assert Status(later["new"]) in TRANSITIONS[Status(later["old"])]
         assert rows[-1]["new"] == request(service, request_id)["status"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+
 from sluice.db.connection import Connection
 from sluice.db.migrations import Migration, migrate, migrations
 from sluice.errors import SluiceError
@@ -105,25 +106,35 @@ def test_files_that_are_no_migrations_are_refused(tmp_path: Path, name: str) -> 
 def describe(connection: Connection) -> str:
     """Columns, constraints, indexes and functions with their rights, a line each, without the months' partitions."""
     queries = (
-        "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),"
-        "   CASE WHEN a.attnotnull THEN ' not null' ELSE '' END,"
-        "   coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')) AS line"
-        " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-        " LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)"
-        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
-        "   AND c.relname NOT LIKE 'pg_stat_%%'",
-        "SELECT format('%s: %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS line FROM pg_constraint"
-        " WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
-        "   AND NOT (SELECT relispartition FROM pg_class WHERE oid = conrelid)",
-        "SELECT pg_get_indexdef(i.indexrelid) AS line FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
-        " WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition",
-        "SELECT format('%s -> %s%s %s', p.oid::regprocedure, pg_get_function_result(p.oid),"
-        "   CASE WHEN prosecdef THEN ' security definer' ELSE '' END,"
-        "   CASE WHEN prosecdef THEN (SELECT string_agg(coalesce(nullif(r.rolname, current_user), 'owner'), ' ' ORDER BY r.rolname)"
-        "     FROM aclexplode(proacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee) END) AS line"
-        " FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND proname NOT LIKE 'pg_stat_%%'",
-        "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
-        " WHERE NOT tgisinternal AND tgparentid = 0",
+        (
+            "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),"
+            "   CASE WHEN a.attnotnull THEN ' not null' ELSE '' END,"
+            "   coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')) AS line"
+            " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            " LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)"
+            " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+            "   AND c.relname NOT LIKE 'pg_stat_%%'"
+        ),
+        (
+            "SELECT format('%s: %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS line FROM pg_constraint"
+            " WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+            "   AND NOT (SELECT relispartition FROM pg_class WHERE oid = conrelid)"
+        ),
+        (
+            "SELECT pg_get_indexdef(i.indexrelid) AS line FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
+            " WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition"
+        ),
+        (
+            "SELECT format('%s -> %s%s %s', p.oid::regprocedure, pg_get_function_result(p.oid),"
+            "   CASE WHEN prosecdef THEN ' security definer' ELSE '' END,"
+            "   CASE WHEN prosecdef THEN (SELECT string_agg(coalesce(nullif(r.rolname, current_user), 'owner'), ' ' ORDER BY r.rolname)"
+            "     FROM aclexplode(proacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee) END) AS line"
+            " FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND proname NOT LIKE 'pg_stat_%%'"
+        ),
+        (
+            "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
+            " WHERE NOT tgisinternal AND tgparentid = 0"
+        ),
     )
     return "\n\n".join(
         "\n".join(sorted(row["line"] for row in connection.execute(query).fetchall())) for query in queries

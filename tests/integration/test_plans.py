@@ -34,7 +34,6 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
     from sluice.models import GenerateRequest
     from sluice.services import status
     from sluice.services.submit import submit
-
     from tests.support.service import LIMITS
 
     for database in (submitter, worker, reader):
@@ -59,7 +58,6 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
 def test_one_commit_per_submit(service: Service, alice: bytes) -> None:
     from sluice.models import GenerateRequest
     from sluice.services.submit import submit
-
     from tests.support.service import LIMITS
 
     database = service.database("submit")
@@ -67,7 +65,10 @@ def test_one_commit_per_submit(service: Service, alice: bytes) -> None:
     rows = "SELECT DISTINCT xmin::text FROM {} WHERE request_id = %s"
     for _ in range(3):
         request_id = submit(database, service.queue, alice, GenerateRequest(prompt="x"), LIMITS, "key").request_id
-        found = {service.value(rows.format(t), request_id) for t in ("requests", "prompts", "inflight", "audit_log", "idempotency_keys")}
+        found = {
+            service.value(rows.format(t), request_id)
+            for t in ("requests", "prompts", "inflight", "audit_log", "idempotency_keys")
+        }
         assert len(found) == 1, "all that a submit writes is of one transaction"
 
 
@@ -160,9 +161,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
 
-    submit = plans.of(
-        "SELECT * FROM request_submit(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, 3)", alice
-    )
+    submit = plans.of("SELECT * FROM request_submit(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, 3)", alice)
     assert_nothing_is_scanned_whole(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_nothing_is_scanned_whole(claim)
@@ -180,7 +179,9 @@ def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.owner.execute("UPDATE api_keys SET user_id = 'user7' WHERE user_id = 'bob'")
-    service.owner.execute("INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window) VALUES ('user7', 'basic', 'daily', 9, 9)")
+    service.owner.execute(
+        "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window) VALUES ('user7', 'basic', 'daily', 9, 9)"
+    )
 
     nodes = Plans(service).of("SELECT * FROM request_history(%s, NULL, 10)", bob)
 

@@ -4,9 +4,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from sluice.errors import SluiceError
 from sluice.services import status
-
 from tests.support.service import Service, completed, failed
 
 

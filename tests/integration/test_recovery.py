@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from sluice.services.rollup import Context, recover
-
 from tests.support.service import Service, completed, retry
 
 

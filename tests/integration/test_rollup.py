@@ -6,12 +6,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
+
 from sluice.errors import SluiceError
 from sluice.services.rollup import TASKS, Context, run
-
 from tests.support.service import Service, completed, failed
 
-# The two queries of the seed, over requests ∪ archive; only the names of its columns are ours (model_id).
+# The two queries of the seed, over requests and their archive; only the names of its columns are ours (model_id).
 SEED_USAGE = """
     SELECT user_id, count(*) AS requests_count, coalesce(sum(total_tokens), 0) AS tokens_used
     FROM requests_all
@@ -82,7 +82,10 @@ def test_periods_are_the_calendars(service: Service, alice: bytes, context: Cont
     rows = {r["period"]: r for r in service.rows("SELECT * FROM usage")}
     assert (rows["daily"]["period_start"], rows["daily"]["period_end"]) == (today, today)
     next_month = date(today.year + today.month // 12, today.month % 12 + 1, 1)
-    assert (rows["monthly"]["period_start"], (next_month - rows["monthly"]["period_end"]).days) == (today.replace(day=1), 1)
+    assert (rows["monthly"]["period_start"], (next_month - rows["monthly"]["period_end"]).days) == (
+        today.replace(day=1),
+        1,
+    )
 
 
 def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: Context) -> None:
@@ -101,9 +104,7 @@ def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, con
 
 def backdate(service: Service, months: int) -> UUID:
     """An answered request of an earlier month, with the partitions that it needs."""
-    request_id: UUID = service.value(
-        "SELECT uuidv7(make_interval(months => %s) * -1)", months
-    )
+    request_id: UUID = service.value("SELECT uuidv7(make_interval(months => %s) * -1)", months)
     month = service.value("SELECT date_trunc('month', uuid_extract_timestamp(%s) AT TIME ZONE 'UTC')::date", request_id)
     service.owner.execute("SELECT partition_create('requests', 'request_id', %s)", (month,))
     service.owner.execute(

@@ -5,17 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from sluice.errors import SluiceError
 from sluice.keys import digest
 from sluice.models import GenerateRequest
 from sluice.services.submit import Accepted, submit
-
 from tests.support.service import LIMITS, Service
 
 TABLES = ("requests", "prompts", "inflight", "idempotency_keys", "audit_log")
 
 
-def try_submit(service: Service, key_hash: bytes, prompt: str = "hello", idempotency_key: str | None = None, **given: Any) -> Accepted:
+def try_submit(
+    service: Service, key_hash: bytes, prompt: str = "hello", idempotency_key: str | None = None, **given: Any
+) -> Accepted:
     request = GenerateRequest(prompt=prompt, **given)
     return submit(service.database("submit"), service.queue, key_hash, request, LIMITS, idempotency_key)
 
@@ -29,7 +31,9 @@ def written(service: Service) -> dict[str, Any]:
 def test_an_accepted_request_is_written_whole_and_sent(service: Service, alice: bytes) -> None:
     accepted = try_submit(service, alice, "hello", parameters={"max_tokens": 5, "seed": 1}, metadata={"team": "x"})
 
-    (row,) = service.rows("SELECT * FROM requests JOIN prompts USING (request_id) JOIN inflight USING (request_id, user_id)")
+    (row,) = service.rows(
+        "SELECT * FROM requests JOIN prompts USING (request_id) JOIN inflight USING (request_id, user_id)"
+    )
     assert row["request_id"] == accepted.request_id
     assert (row["user_id"], row["model_id"], row["prompt"]) == ("alice", "nova-micro", "hello")
     assert row["parameters"] == {"max_tokens": 5, "seed": 1}
@@ -117,7 +121,12 @@ def forget_the_default_model(service: Service) -> None:
     ],
 )
 def test_a_refusal_says_why_and_writes_nothing(
-    service: Service, alice: bytes, spoil: Callable[[Service], None] | None, given: dict[str, Any], code: str, status: int
+    service: Service,
+    alice: bytes,
+    spoil: Callable[[Service], None] | None,
+    given: dict[str, Any],
+    code: str,
+    status: int,
 ) -> None:
     if spoil:
         spoil(service)

@@ -2,16 +2,15 @@
 
 import json
 import time
-
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+
 from sluice.backends.protocol import ModelError
 from sluice.errors import SluiceError
 from sluice.models import Claim, Completion
 from sluice.services.work import Delivery, Limits, Report, Worker
-
 from tests.support.service import Service
 
 LIMITS = Limits(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4)
@@ -39,9 +38,7 @@ def deliver(*ids: UUID) -> list[Delivery]:
 def work(service: Service, model: ScriptedModel, deliveries: list[Delivery], seconds: float = 30) -> Report:
     ends = time.monotonic() + seconds
     backends = {"bedrock": model}
-    worker = Worker(
-        service.database("worker"), service.queue, backends, LIMITS, lambda: ends - time.monotonic()
-    )
+    worker = Worker(service.database("worker"), service.queue, backends, LIMITS, lambda: ends - time.monotonic())
     return worker.work(deliveries)
 
 
@@ -297,5 +294,3 @@ def test_equal_questions_have_equal_fingerprints(service: Service, alice: bytes)
     prints = [row["fingerprint"] for row in rows]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
-
-

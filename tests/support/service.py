@@ -8,6 +8,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+
 from sluice.db.connection import Connection, Database
 from sluice.db.queries import query
 from sluice.keys import digest
@@ -141,5 +142,3 @@ def failed(request_id: UUID, attempt: int = 1, **changes: Any) -> dict[str, Any]
 def retry(request_id: UUID, attempt: int = 1, after: float = 0, **changes: Any) -> dict[str, Any]:
     """An outcome: to be tried again."""
     return failed(request_id, attempt, outcome="retry", retry_after=after) | changes
-
-

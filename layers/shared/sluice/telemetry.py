@@ -1,6 +1,7 @@
 """Structured logs and metrics of a function. Neither ever carries a prompt, a result or a key: only ids and figures."""
 
 import logging
+import warnings
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -8,9 +9,12 @@ from aws_lambda_powertools.metrics import MetricUnit
 logger = Logger()
 metrics = Metrics()
 
+# An invocation without figures is no mistake: health checks, refusals, tasks that found nothing to do.
+warnings.filterwarnings("ignore", "No application metrics to publish")
+
 # What the layer's own modules log goes the same way, in the same form.
 _package = logging.getLogger("sluice")
-_package.handlers = logger.handlers
+_package.handlers = list(logger.handlers)
 _package.setLevel(logger.log_level)
 _package.propagate = False
 

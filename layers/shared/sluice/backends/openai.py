@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import urllib3
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3 import exceptions
 
 from sluice.backends.protocol import ModelError
 from sluice.models import Claim, Completion
@@ -66,9 +66,9 @@ class OpenAIBackend:
                 redirect=False,
             )
             payload = self._read(response, deadline)
-        except TimeoutError:
+        except exceptions.TimeoutError:
             raise ModelError("model_timeout") from None
-        except (HTTPError, OSError):
+        except (exceptions.HTTPError, OSError):
             raise ModelError("model_unavailable") from None
         if response.status != 200:
             raise _failure(response.status, response.headers, payload)

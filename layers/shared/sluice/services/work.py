@@ -170,7 +170,7 @@ class Worker:
             completion = future.result()
         except ModelError as error:
             return self._failure(claim, error)
-        except Exception as error:  # a defect of a backend must not take the batch's other answers with it
+        except Exception as error:  # noqa: BLE001  (a backend's defect must not take the others' answers with it)
             # Only its kind: a traceback's last line may quote what was sent.
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
             return self._failure(claim, ModelError("worker_error"))

@@ -88,7 +88,7 @@ CREATE OR REPLACE VIEW model_registry AS
 
 -- The whole description of a model, made or replaced. Making one the default takes that from the one that was; a price
 -- that differs from the current one holds from now on.
-CREATE OR REPLACE FUNCTION model_set(description jsonb) RETURNS SETOF model_registry
+CREATE OR REPLACE FUNCTION model_set(description jsonb, by_actor text) RETURNS SETOF model_registry
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     d      models := jsonb_populate_record(NULL::models, description);
@@ -119,6 +119,6 @@ BEGIN
     WHERE p.value::numeric IS DISTINCT FROM (before->'prices'->>p.key)::numeric;
 
     SELECT * INTO kept FROM model_registry m WHERE m.model_id = d.model_id;
-    INSERT INTO audit_log (actor, action, before, after) VALUES ('admin', 'model.set', before, to_jsonb(kept));
+    INSERT INTO audit_log (actor, action, before, after) VALUES (by_actor, 'model.set', before, to_jsonb(kept));
     RETURN NEXT kept;
 END $$;

@@ -27,4 +27,4 @@ FROM model_registry ORDER BY model_id;
 -- model_set: make or replace a model's description.
 SELECT model_id, backend, backend_model, endpoint, secret_arn, max_tokens_default, max_tokens_limit,
        overhead_tokens, timeout_seconds, is_default, is_active, prices, created_at, updated_at
-FROM model_set(%(description)s);
+FROM model_set(%(description)s, 'admin');

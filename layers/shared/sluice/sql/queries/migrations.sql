@@ -43,5 +43,5 @@ INSERT INTO tier_limits (tier, quota_period, max_requests, max_tokens)
 VALUES (%(tier)s, %(quota_period)s, %(max_requests)s, %(max_tokens)s);
 
 -- model_seed: a model as shipped, where no model has its name.
-SELECT model_id FROM model_set(%(description)s)
+SELECT model_id FROM model_set(%(description)s, 'migrate')
 WHERE NOT EXISTS (SELECT FROM models m WHERE m.model_id = %(description)s->>'model_id');

@@ -1,0 +1,491 @@
+"""The handlers, from event to answer: HTTP routes, SQS batches, schedules, administration, migration."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from moto import mock_aws
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from sluice import runtime
+from sluice.models import Claim, Completion
+from tests.support.functions import Context, event, load, new_environment
+from tests.support.service import KEY, Service
+
+Answer = tuple[int, dict[str, str], Any]
+KEYED = {"x-api-key": KEY}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
+        "POWERTOOLS_SERVICE_NAME": "test",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        yield
+        new_environment()
+
+
+@pytest.fixture
+def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Gives the next handler the environment that the template would."""
+    sqs, secrets = boto3.client("sqs"), boto3.client("secretsmanager")
+    queue_url = sqs.create_queue(QueueName="requests")["QueueUrl"]
+
+    def configure(role: str, dsn: str = dsn, **settings: str) -> Any:
+        parts = conninfo_to_dict(dsn)
+        secret = {
+            "host": parts["host"],
+            "port": parts["port"],
+            "dbname": parts["dbname"],
+            "username": parts["user"],
+            "password": parts["password"],
+            "sslmode": "disable",
+        }
+        arn = secrets.create_secret(Name=f"database-{uuid4()}", SecretString=json.dumps(secret))["ARN"]
+        for name, value in {
+            "DATABASE_SECRET_ARN": arn,
+            "DATABASE_ROLE": f"sluice_{role}" if role != "migrate" else "",
+            "QUEUE_URL": queue_url,
+            "RETRY_BASE_SECONDS": "1",
+            **settings,
+        }.items():
+            monkeypatch.setenv(name, value)
+        new_environment()
+        return sqs
+
+    return configure
+
+
+def call(name: str, event_name: str, **changes: Any) -> Answer:
+    """An HTTP answer: status, headers, decoded body."""
+    answer = load(name).handler(event(event_name, **changes), Context())
+    return answer["statusCode"], answer["headers"], json.loads(answer["body"])
+
+
+def get(path: str, headers: dict[str, str] | None = None, **query: str) -> Answer:
+    http = event("status")
+    http["requestContext"]["http"] |= {"path": path, "method": "GET"}
+    http |= {"rawPath": path, "headers": headers or {}, "queryStringParameters": query or None}
+    answer = load("status.app").handler(http, Context())
+    return answer["statusCode"], answer["headers"], json.loads(answer["body"])
+
+
+def post(body: str, headers: dict[str, str] | None = None) -> Answer:
+    return call("submit.app", "submit", body=body, headers=headers or KEYED)
+
+
+def test_a_prompt_is_accepted_and_sent(deploy: Any, service: Service, alice: bytes) -> None:
+    sqs = deploy("submit")
+
+    status, headers, body = call("submit.app", "submit", headers=KEYED, body=json.dumps({"prompt": "hello"}))
+
+    assert status == 202
+    assert set(body) == {"request_id", "status"}
+    assert body["status"] == "queued"
+    assert headers["Location"] == f"/status/{body['request_id']}"
+    assert headers["Retry-After"] == "1"
+    assert headers["Content-Type"] == "application/json"
+    assert headers["x-ratelimit-limit-requests"] == "3000"
+    assert headers["x-ratelimit-remaining-requests"] == "2999"
+    (message,) = sqs.receive_message(QueueUrl=runtime.settings().queue_url, AttributeNames=["All"])["Messages"]
+    assert json.loads(message["Body"]) == {"request_id": body["request_id"]}
+    assert service.value("SELECT prompt FROM prompts") == "hello"
+
+
+@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer  {KEY}"}])
+def test_a_bearer_token_is_as_good(deploy: Any, service: Service, alice: bytes, headers: dict[str, str]) -> None:
+    deploy("submit")
+    assert post('{"prompt": "hello"}', headers)[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "pointer"),
+    [
+        ("", 400, "body_not_json", None),
+        ("{", 400, "body_not_json", None),
+        ('{"prompt": "\\ud800"}', 400, "body_not_json", None),
+        ('{"prompt": "hello", "seed": NaN}', 422, "invalid_input", None),
+        ("[]", 422, "invalid_input", ""),
+        ('"hello"', 422, "invalid_input", ""),
+        ("null", 422, "invalid_input", ""),
+        ("{}", 422, "invalid_input", "/prompt"),
+        ('{"prompt": null}', 422, "invalid_input", "/prompt"),
+        ('{"prompt": 5}', 422, "invalid_input", "/prompt"),
+        ('{"prompt": ""}', 422, "invalid_input", "/prompt"),
+        ('{"prompt": "a\\u0000b"}', 422, "invalid_input", "/prompt"),
+        ('{"prompt": "hello", "promt": 1}', 422, "invalid_input", "/promt"),
+        ('{"prompt": "hello", "model": 1}', 422, "invalid_input", "/model"),
+        ('{"prompt": "hello", "model": "a b"}', 422, "invalid_input", "/model"),
+        ('{"prompt": "hello", "model": "a", "model_id": "b"}', 422, "invalid_input", ""),
+        ('{"prompt": "hello", "model": "none-such"}', 422, "model_unknown", None),
+        ('{"prompt": "hello", "parameters": []}', 422, "invalid_input", "/parameters"),
+        ('{"prompt": "hello", "parameters": {"max_tokens": 0}}', 422, "invalid_input", "/parameters/max_tokens"),
+        ('{"prompt": "hello", "parameters": {"max_tokens": 1.5}}', 422, "invalid_input", "/parameters/max_tokens"),
+        ('{"prompt": "hello", "parameters": {"max_tokens": "5"}}', 422, "invalid_input", "/parameters/max_tokens"),
+        ('{"prompt": "hello", "parameters": {"max_tokens": 99999}}', 422, "max_tokens_exceeded", None),
+        ('{"prompt": "hello", "parameters": {"max_tokens": 1e30}}', 422, "invalid_input", "/parameters/max_tokens"),
+        ('{"prompt": "hello", "parameters": {"temperature": 3}}', 422, "invalid_input", "/parameters/temperature"),
+        ('{"prompt": "hello", "parameters": {"top_p": 0}}', 422, "invalid_input", "/parameters/top_p"),
+        ('{"prompt": "hello", "parameters": {"stop": []}}', 422, "invalid_input", "/parameters/stop"),
+        ('{"prompt": "hello", "parameters": {"top_k": 1}}', 422, "invalid_input", "/parameters/top_k"),
+        ('{"prompt": "hello", "metadata": {"a": 1}}', 422, "invalid_input", "/metadata/a"),
+        ('{"prompt": "hello", "metadata": {"a": "\\u0000"}}', 422, "invalid_input", "/metadata/a"),
+        (json.dumps({"prompt": "x" * 32_769}), 422, "prompt_too_long", None),
+        (json.dumps({"prompt": "é" * 16_385}), 422, "prompt_too_long", None),
+    ],
+)
+def test_a_body_of_the_wrong_shape(
+    deploy: Any, service: Service, alice: bytes, body: str, status: int, code: str, pointer: str | None
+) -> None:
+    deploy("submit")
+
+    answered, headers, problem = post(body)
+
+    assert (answered, problem["status"], problem["code"]) == (status, status, code)
+    assert headers["Content-Type"] == "application/problem+json"
+    assert problem["type"] == f"urn:sluice:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    if pointer is not None:
+        assert problem["errors"][0]["pointer"] == pointer
+    assert "hello" not in json.dumps(problem), "no part of the prompt comes back"
+    assert service.value("SELECT count(*) FROM requests") == 0
+
+
+def test_a_body_that_is_no_text(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit")
+    binary = event("submit") | {"body": "/////w==", "isBase64Encoded": True, "headers": KEYED}
+    answer = load("submit.app").handler(binary, Context())
+    assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (400, "body_not_json")
+
+
+def test_the_longest_prompt_is_accepted(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit", MAX_PROMPT_BYTES="100")
+    assert post(json.dumps({"prompt": "x" * 100}))[0] == 202
+    assert post(json.dumps({"prompt": "x" * 101}))[0] == 422
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "key_missing"),
+        ({"x-api-key": ""}, "key_missing"),
+        ({"authorization": "Bearer "}, "key_missing"),
+        ({"x-api-key": "nonsense"}, "key_malformed"),
+        ({"x-api-key": KEY + "x"}, "key_malformed"),
+        ({"authorization": f"Basic {KEY}"}, "key_malformed"),
+        ({"x-api-key": "sluice_" + "z" * 43}, "key_unknown"),
+    ],
+)
+def test_who_has_no_key_is_not_let_in(
+    deploy: Any, service: Service, alice: bytes, headers: dict[str, str], code: str
+) -> None:
+    deploy("submit")
+    status, sent, problem = call("submit.app", "submit", headers=headers)
+    assert (status, problem["code"]) == (401, code)
+    assert sent["WWW-Authenticate"].startswith("Bearer")
+
+    deploy("status")
+    for path in (f"/status/{uuid4()}", "/requests", "/models"):
+        status, _, problem = get(path, headers)
+        assert (status, problem["code"]) == (401, code)
+
+
+def test_a_quota_that_is_used_up(deploy: Any, service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quotas SET max_requests = 1 WHERE quota_period = 'monthly'")
+    deploy("submit")
+    assert post('{"prompt": "hello"}')[0] == 202
+
+    status, headers, problem = post('{"prompt": "hello"}')
+
+    assert (status, problem["code"]) == (429, "quota_exceeded")
+    assert int(headers["Retry-After"]) == problem["retry_after"] > 0
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("1", "0")
+
+
+def test_an_idempotency_key(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit")
+    headers = KEYED | {"idempotency-key": "once"}
+
+    first, again = post('{"prompt": "hello"}', headers), post('{ "prompt":"hello" }', headers)
+
+    assert first[0] == again[0] == 202
+    assert first[2] == again[2]
+    assert post('{"prompt": "other"}', headers)[2]["code"] == "idempotency_conflict"
+    assert post('{"prompt": "hello"}', KEYED | {"idempotency-key": "x" * 256})[2]["code"] == "invalid_input"
+
+
+def test_a_database_that_is_away_is_a_503(deploy: Any, service: Service, alice: bytes) -> None:
+    nowhere = make_conninfo(service.dsn, port=1)
+    deploy("submit", nowhere)
+    status, headers, problem = post('{"prompt": "hello"}')
+    assert (status, problem["code"], headers["Retry-After"]) == (503, "database_unavailable", "5")
+
+    deploy("status", nowhere)
+    assert get(f"/status/{uuid4()}", KEYED)[0] == 503
+    load("status.app").database_answers.cache_clear()
+    status, _, body = get("/health")
+    assert (status, body["database"]) == (503, "unavailable")
+
+
+def test_a_queue_that_is_away_does_not_refuse_anybody(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit", QUEUE_URL="https://sqs.us-east-1.amazonaws.com/123456789012/gone")
+    assert post('{"prompt": "hello"}')[0] == 202
+    assert service.rows("SELECT dispatched_at FROM inflight") == [{"dispatched_at": None}]
+
+
+def test_what_nobody_foresaw_is_a_500_without_details(
+    deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deploy("submit")
+    monkeypatch.setattr(load("submit.app"), "submit", lambda *_: 1 / 0)
+    status, _, problem = post('{"prompt": "a zebra"}')
+    assert (status, problem["code"]) == (500, "internal_error")
+    logged = capsys.readouterr().out
+    assert "ZeroDivisionError" in logged
+    assert "zebra" not in logged
+
+
+class Parrot:
+    def complete(self, claim: Claim, timeout: float) -> Completion:
+        return Completion(claim.prompt[::-1], 2, 1)
+
+
+def test_a_request_from_beginning_to_end(
+    deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Submit, work, read, roll up: through the four handlers, and not a word of the prompt in any log."""
+    sqs = deploy("submit")
+    request_id = post('{"prompt": "zebra"}')[2]["request_id"]
+
+    deploy("worker")
+    monkeypatch.setattr(runtime, "backends", lambda: {"bedrock": Parrot()})
+    received = sqs.receive_message(QueueUrl=runtime.settings().queue_url)["Messages"]
+    batch = event("worker")
+    template = batch["Records"][0]
+    batch["Records"] = [template | {"messageId": m["MessageId"], "body": m["Body"]} for m in received]
+    assert load("worker.app").handler(batch, Context()) == {"batchItemFailures": []}
+
+    deploy("status")
+    status, _, body = get(f"/status/{request_id}", KEYED)
+    assert (status, body["status"], body["result"]) == (200, "completed", "arbez")
+    assert body["usage"] == {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    assert [r["request_id"] for r in get("/requests", KEYED, limit="5")[2]["requests"]] == [request_id]
+
+    deploy("rollup")
+    figures = load("rollup.app").handler({"tasks": ["usage", "stats", "recover"]}, Context())
+    assert figures["usage"] == {"changed": 2}
+    assert service.rows("SELECT requests_count, tokens_used FROM usage WHERE period = 'monthly'") == [
+        {"requests_count": 1, "tokens_used": 3}
+    ]
+    logged = capsys.readouterr().out
+    assert '"RequestsAccepted":[1.0]' in logged
+    assert '"RequestsCompleted":[1.0]' in logged
+    for secret in ("zebra", "arbez", KEY):
+        assert secret not in logged
+
+
+def test_the_worker_keeps_unreadable_messages(deploy: Any, service: Service) -> None:
+    deploy("worker")
+    batch = event("worker-invalid")
+    *unreadable, of_nobody = [record["messageId"] for record in batch["Records"]]
+    failures = load("worker.app").handler(batch, Context())["batchItemFailures"]
+    assert [failure["itemIdentifier"] for failure in failures] == unreadable
+    assert of_nobody
+
+
+def test_ids_that_are_none(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("status")
+    for wrong in ("12", str(uuid4()), "%00"):
+        status, _, problem = get(f"/status/{wrong}", KEYED)
+        assert (status, problem["title"]) == (404, "Request not found")
+    assert get("/nowhere", KEYED)[2]["code"] == "route_not_found"
+
+
+def test_health_asks_the_database_now_and_then(deploy: Any, service: Service) -> None:
+    deploy("status")
+    load("status.app").database_answers.cache_clear()
+    service.rows("SELECT pg_stat_statements_reset()")
+    for _ in range(20):
+        assert get("/health")[::2] == (200, {"status": "ok", "database": "ok"})
+    calls = "SELECT sum(calls) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE query LIKE '%%AS answer%%' AND datname = current_database()"
+    assert service.value(calls) <= 2, "two, where a period of five seconds ended meanwhile"
+
+
+@pytest.mark.parametrize("wrong", [{}, {"tasks": []}, {"tasks": ["no-such"]}, {"tasks": "usage"}, {"task": "usage"}])
+def test_the_rollup_refuses_what_it_does_not_know(deploy: Any, service: Service, wrong: Any) -> None:
+    from sluice.errors import SluiceError
+
+    deploy("rollup")
+    with pytest.raises(SluiceError, match="invalid_input"):
+        load("rollup.app").handler(wrong, Context())
+
+
+def administer(operation: Any, **arguments: Any) -> dict[str, Any]:
+    return load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+
+
+def test_a_fresh_deployment_can_be_used(deploy: Any, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    deploy("admin")
+    user = administer("user.create", user_id="carol", name="Carol", email="Carol@example.com", tier="standard")
+    assert (user["ok"], user["result"]["tier"], user["result"]["is_active"]) == (True, "standard", True)
+    key = administer("key.create", user_id="carol", name="laptop")["result"]
+    assert key["api_key"].startswith(key["key_prefix"])
+    model = {
+        "model_id": "small",
+        "backend": "openai",
+        "backend_model": "small-1",
+        "endpoint": "http://127.0.0.1:9/v1",
+        "is_default": True,
+        "prices": {"prompt": "0.1", "completion": "0.25"},
+    }
+    assert administer("model.set", **model)["result"]["prices"] == {"prompt": "0.1", "completion": "0.25"}
+    listed = {m["model_id"]: m for m in administer("model.list")["result"]}
+    assert {m: listed[m]["is_default"] for m in listed} == {"small": True, "nova-micro": False}
+    assert [u["user_id"] for u in administer("user.list")["result"]] == ["carol"]
+    (kept,) = administer("key.list", user_id="carol")["result"]
+    assert "api_key" not in kept
+    assert key["api_key"] not in json.dumps(
+        service.rows("SELECT *, encode(key_hash, 'escape') AS h FROM api_keys"), default=str
+    )
+
+    deploy("submit")
+    assert post('{"prompt": "hello"}', {"x-api-key": key["api_key"]})[0] == 202
+
+    deploy("admin")
+    revoked = administer("key.revoke", key_id=key["key_id"])["result"]
+    assert administer("key.revoke", key_id=key["key_id"])["result"] == revoked
+    deploy("submit")
+    assert post('{"prompt": "hello"}', {"x-api-key": key["api_key"]})[2]["code"] == "key_revoked"
+    actions = [
+        row["action"] for row in service.rows("SELECT action FROM audit_log WHERE actor = 'admin' ORDER BY audit_id")
+    ]
+    assert actions == ["user.created", "key.created", "model.set", "key.revoked"]
+    written = json.dumps(service.rows("SELECT * FROM audit_log"), default=str) + capsys.readouterr().out
+    for secret in (key["api_key"], "Carol@example.com", "Carol"):
+        assert secret not in written
+
+
+def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) -> None:
+    deploy("admin")
+    model = {"model_id": "m", "backend": "bedrock", "backend_model": "m", "prices": {"prompt": "1"}}
+    administer("model.set", **model)
+    administer("model.set", **model | {"prices": {"prompt": "1.0"}})
+    administer("model.set", **model | {"prices": {"prompt": "2"}})
+    prices = service.rows("SELECT price_per_million AS p FROM prices WHERE model_id = 'm' ORDER BY valid_from")
+    assert [row["p"] for row in prices] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "code"),
+    [
+        ("no.such", {}, "operation_unknown"),
+        (5, {}, "invalid_input"),
+        ("user.create", {}, "invalid_input"),
+        ("user.create", {"user_id": ""}, "invalid_input"),
+        ("user.create", {"user_id": "a b"}, "invalid_input"),
+        ("user.create", {"user_id": "a" * 51}, "invalid_input"),
+        ("user.create", {"user_id": "x", "email": "nobody"}, "invalid_input"),
+        ("user.create", {"user_id": "x", "admin": True}, "invalid_input"),
+        ("user.create", {"user_id": "x", "tier": "gold"}, "tier_unknown"),
+        ("user.create", {"user_id": "alice"}, "user_exists"),
+        ("user.create", {"user_id": "x", "email": "ALICE@example.com"}, "email_taken"),
+        ("key.create", {"user_id": "nobody"}, "user_not_found"),
+        ("key.create", {"user_id": "alice", "scopes": []}, "invalid_input"),
+        ("key.create", {"user_id": "alice", "scopes": ["admin"]}, "invalid_input"),
+        ("key.create", {"user_id": "alice", "expires_at": "tomorrow"}, "invalid_input"),
+        ("key.create", {"user_id": "alice", "expires_at": "2030-01-01T00:00:00"}, "invalid_input"),
+        ("key.revoke", {"key_id": "12"}, "invalid_input"),
+        ("key.revoke", {"key_id": "00000000-0000-7000-8000-000000000000"}, "key_not_found"),
+        ("model.set", {"model_id": "m", "backend": "openai", "backend_model": "m"}, "invalid_input"),
+        ("model.set", {"model_id": "m", "backend": "other", "backend_model": "m"}, "invalid_input"),
+        (
+            "model.set",
+            {"model_id": "m", "backend": "openai", "backend_model": "m", "endpoint": "http://me:secret@host/v1"},
+            "invalid_input",
+        ),
+        (
+            "model.set",
+            {"model_id": "m", "backend": "bedrock", "backend_model": "m", "max_tokens_default": 9999},
+            "invalid_input",
+        ),
+        (
+            "model.set",
+            {"model_id": "m", "backend": "bedrock", "backend_model": "m", "prices": {"prompt": "-1"}},
+            "invalid_input",
+        ),
+        ("rollup.run", {"tasks": ["none"]}, "invalid_input"),
+    ],
+)
+def test_administration_that_is_refused_changes_nothing(
+    deploy: Any, service: Service, alice: bytes, operation: Any, arguments: dict[str, Any], code: str
+) -> None:
+    service.owner.execute("UPDATE users SET email = 'alice@example.com'")
+    tables = ("users", "api_keys", "models", "prices", "quotas", "quota_plans")
+    state = [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
+    deploy("admin")
+
+    answer = administer(operation, **arguments)
+
+    assert (answer["ok"], answer["problem"]["code"]) == (False, code)
+    assert answer["problem"]["detail"]
+    assert "secret" not in json.dumps(answer)
+    assert [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == state
+
+
+def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy("migrate", empty_dsn)
+    migrate = load("admin.migrate")
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(migrate, "_answer", lambda _, report: told.append(report))
+
+    for name in ("migrate-create", "migrate-update", "migrate-delete"):
+        report = migrate.handler(event(name), Context())
+        assert report["Status"] == "SUCCESS"
+        assert told.pop() == report
+
+    deploy("migrate", make_conninfo(empty_dsn, port=1))
+    report = migrate.handler(event("migrate-create"), Context())
+    assert (report["Status"], told.pop()["Status"]) == ("FAILED", "FAILED")
+    assert migrate.handler(event("migrate-delete"), Context())["Status"] == "SUCCESS", "a stack can always be deleted"
+
+
+def test_cloudformation_gets_its_answer(deploy: Any, dsn: str) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    heard: list[dict[str, Any]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        deploy("migrate")
+        request = event("migrate-create", ResponseURL=f"http://127.0.0.1:{server.server_port}/answer")
+        load("admin.migrate").handler(request, Context())
+        thread.join(20)
+
+    (answer,) = heard
+    assert answer["Status"] == "SUCCESS"
+    assert answer["PhysicalResourceId"] == "sluice-schema"
+    for member in ("StackId", "RequestId", "LogicalResourceId"):
+        assert answer[member] == request[member]
+    assert answer["Data"] == {"SchemaVersion": "1"}

@@ -1,0 +1,134 @@
+"""The command: what stops it is one sentence, and what a killed run left is cleaned up by the next."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local.__main__ import main
+from local.files import Lock
+from local.processes import Process, ProcessIdentity, ProcessRecord, group_members, wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = Lock(tmp_path / "stack.lock")
+    assert lock.acquire()
+    (tmp_path / "stack.json").write_text("of the first")
+    try:
+        assert main(["run", "--state", str(tmp_path)]) == 1
+    finally:
+        lock.release()
+    assert f"already running in {tmp_path} (process {os.getpid()})" in capsys.readouterr().err
+    assert (tmp_path / "stack.json").read_text() == "of the first"
+
+
+@pytest.mark.parametrize("option", ["--api-port", "--llm-port", "--database-port"])
+def test_a_port_in_use_is_one_sentence(
+    tmp_path: Path, busy_port: int, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--state", str(tmp_path), option, str(busy_port)]) == 1
+    said = capsys.readouterr().err
+    assert f"Port {busy_port}, asked for by {option}" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "processes.json").exists()
+
+
+def test_what_a_killed_run_left_is_cleaned_up(
+    tmp_path: Path, busy_port: int, start: Callable[..., Process], capsys: pytest.CaptureFixture[str]
+) -> None:
+    leftover = start(name="the AWS emulator")
+    ProcessRecord(tmp_path / "processes.json").add(leftover)
+    (tmp_path / "stack.json").write_text("{}")
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "unpacked").touch()
+    # It is stopped by the port after it has cleaned up, and before it starts anything.
+    assert main(["run", "--state", str(tmp_path), "--api-port", str(busy_port)]) == 1
+    assert wait_until(lambda: not leftover.alive, 30)
+    assert not (tmp_path / "stack.json").exists()
+    assert not (tmp_path / "tmp").exists()
+    assert f"Stopped the AWS emulator (process {leftover.pid}), left behind" in capsys.readouterr().out
+
+
+def test_signals_are_as_before_after_a_run(tmp_path: Path, busy_port: int) -> None:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(each) for each in signals]
+    main(["run", "--state", str(tmp_path), "--api-port", str(busy_port)])
+    assert [signal.getsignal(each) for each in signals] == before
+
+
+class Run:
+    """`python -m local run` as a person starts it."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.output = state / "output"
+        state.mkdir(exist_ok=True)
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "local", "run", "--no-prompt", "--state", str(state)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        assert wait_until(lambda: "Serving until" in self.said or self.process.poll() is not None, 180)
+        assert self.process.poll() is None, self.said
+        self.servers = list(ProcessRecord(state / "processes.json").leftovers())
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def left(self) -> list[ProcessIdentity]:
+        return [each for each in self.servers if each.alive() or group_members(each.pid)]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "state"
+    yield folder
+    for leftover in ProcessRecord(folder / "processes.json").leftovers():
+        if leftover.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leftover.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
+def test_a_run_that_is_killed_is_mended_by_the_next_and_a_lost_server_ends_it(state: Path) -> None:
+    killed = Run(state)
+    killed.process.kill()
+    killed.process.wait()
+    assert (state / "stack.json").exists()
+
+    run = Run(state)
+    assert killed.left() == []
+    assert "left behind by a run that was killed" in run.said
+    info = json.loads((state / "stack.json").read_text())
+    assert info["pids"] == {server.name: server.pid for server in run.servers if server.name in info["pids"]}
+
+    os.kill(info["pids"]["PostgreSQL"], signal.SIGKILL)
+    assert run.process.wait(60) == 1
+    assert "sluice: PostgreSQL ended by itself (exit code -9)" in run.said
+    assert run.left() == []
+    assert not (state / "stack.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
+def test_a_run_ends_in_good_order_when_asked(state: Path) -> None:
+    run = Run(state)
+    run.process.terminate()
+    assert run.process.wait(60) == 0
+    assert run.left() == []
+    assert not (state / "stack.json").exists()
+    assert not (state / "tmp").exists()
+    assert (state / "logs" / "functions" / "migrate.log").read_text().startswith("START")

@@ -1,0 +1,64 @@
+"""The functions' handlers as Lambda calls them, on a real database; SQS and Secrets Manager are moto's."""
+
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO
+
+from sluice import runtime
+from sluice.db import credentials
+from sluice.telemetry import logger
+
+EVENTS = Path(__file__).parents[2] / "events"
+CACHED = (
+    runtime.settings,
+    runtime.database,
+    runtime.queue,
+    runtime.backends,
+    runtime._secret_text,
+    runtime._bedrock,
+    credentials._secret,
+    credentials._rds,
+)
+
+
+class Context:
+    """What Lambda tells a handler about its invocation."""
+
+    function_name = "sluice-test"
+    memory_limit_in_mb = 512
+    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:sluice-test"
+    aws_request_id = "5f7d5c9e-0000-4000-8000-000000000000"
+    log_stream_name = "stream"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 30_000
+
+
+def event(name: str, **changes: Any) -> dict[str, Any]:
+    """An event of events/, with other members."""
+    return json.loads((EVENTS / f"{name}.json").read_text()) | changes
+
+
+def new_environment() -> None:
+    """As if Lambda had started another execution environment."""
+    if runtime.database.cache_info().currsize:
+        runtime.database().close()
+    for cached in CACHED:
+        cached.cache_clear()
+    log_to(sys.stdout)
+
+
+def load(name: str) -> ModuleType:
+    """A function's module: submit.app, admin.migrate, ..."""
+    return importlib.import_module(f"functions.{name}")
+
+
+def log_to(stream: TextIO) -> None:
+    """Have the functions' logs written where a test looks for them."""
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = stream  # setStream would flush the old one, which may be closed
