@@ -14,7 +14,7 @@ from local.errors import LocalError
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
-_CALL_SECONDS = 35.0  # the API itself gives up after 30
+_CALL_SECONDS = 60.0  # a burst starts an environment for each call, and they share this machine
 
 
 def call(method: str, url: str, key: str, body: object = None) -> tuple[int, Any]:

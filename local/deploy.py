@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError, HTTPClientError
+
 from local.emulator import Emulator
 from local.environment import ROOT, architecture, aws_variables, child_environment
 from local.errors import LocalError
@@ -124,14 +126,33 @@ def deploy(
     """`sam deploy` of a built template. LocalError with the end of its log if CloudFormation refuses or fails."""
     command = [*_sam(), "deploy", "--config-env", _SAMCONFIG_ENVIRONMENT, "--template-file", str(template)]
     command += ["--config-file", str(ROOT / "samconfig.toml"), "--stack-name", STACK_NAME, "--no-progressbar"]
+    # A rollback would delete the log groups, and in them why the migration failed.
+    command += ["--disable-rollback"]
     command += ["--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items())]
     environment = _sam_environment(state_dir, emulator.url)
     process = Process.start("sam deploy", command, log=log, env=environment, cwd=ROOT)
     try:
         _finish(process, _DEPLOY_SECONDS, "`sam deploy` failed")
+    except LocalError as problem:
+        if reasons := _reasons(emulator):
+            raise LocalError(f"`sam deploy` failed: {reasons}\nAll that it said is in {log}.") from None
+        raise problem from None
     finally:
         process.stop(seconds=1)
     return _deployed(emulator)
+
+
+def _reasons(emulator: Emulator) -> str:
+    """Why CloudFormation gave up, in its own words; empty if it did not come to that."""
+    try:
+        events = emulator.client("cloudformation").describe_stack_events(StackName=STACK_NAME)["StackEvents"]
+    except (ClientError, HTTPClientError):
+        return ""
+    return "; ".join(
+        f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason', 'no reason given')}"
+        for event in reversed(events)
+        if event["ResourceStatus"].endswith("_FAILED") and event["LogicalResourceId"] != STACK_NAME
+    )
 
 
 def _deployed(emulator: Emulator) -> Deployment:

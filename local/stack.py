@@ -156,7 +156,7 @@ class Stack:
 
     def failure(self) -> str | None:
         """A sentence about a server that has ended by itself, or None while all run."""
-        for process in self._processes():
+        for process in self._processes().values():
             if not process.alive:
                 return (
                     f"{process.name[0].upper()}{process.name[1:]} ended by itself (exit code {process.exit_code}). "
@@ -272,7 +272,7 @@ class Stack:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             logs=str(self.logs_dir),
-            pids={process.name: process.pid for process in self._processes()},
+            pids={name: process.pid for name, process in self._processes().items()},
         )
 
     def _make_database_secret(self) -> str:
@@ -291,9 +291,13 @@ class Stack:
     def _owner_password(self) -> str:
         return kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
 
-    def _processes(self) -> list[Process]:
-        database = self._postgres.process if self._postgres is not None else None
-        return [each for each in (database, self.emulator.process, self.llm.process) if each is not None]
+    def _processes(self) -> dict[str, Process]:
+        processes = {
+            "postgres": self._postgres.process if self._postgres is not None else None,
+            "ministack": self.emulator.process,
+            "llm": self.llm.process,
+        }
+        return {name: process for name, process in processes.items() if process is not None}
 
     def _remember(self, process: Process | None) -> None:
         if process is not None:

@@ -28,10 +28,17 @@ def _storable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-StopSequence = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_storable)]
+Storable = AfterValidator(_storable)
+"""Written last: limits after it would be checked, and reported, as those of any Python object."""
+Text = Annotated[str, Storable]
+Name = Annotated[str, Field(min_length=1, max_length=100), Storable]
+StopSequence = Name
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$", max_length=50)]
 """Ids of users and models: what also fits an SQS message group, a URL and a CSV."""
+
+
+TokenLimit = Annotated[int, Field(ge=1, le=10**9)]
+"""Two of these and a prompt fit PostgreSQL's integer, which holds their sum."""
 
 
 class Strict(BaseModel):
@@ -46,7 +53,7 @@ class Strict(BaseModel):
 class Parameters(Strict):
     """Sampling parameters, in the words and ranges of OpenAI's chat completions."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: TokenLimit | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stop: Annotated[list[StopSequence], Field(min_length=1, max_length=4)] | None = None
@@ -63,12 +70,15 @@ class Parameters(Strict):
 class GenerateRequest(Strict):
     """The body of POST /generate."""
 
-    prompt: Annotated[Text, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1), Storable]
     model: Identifier | None = Field(default=None, validation_alias=AliasChoices("model", "model_id"))
     parameters: Parameters = Parameters()
     metadata: (
         Annotated[
-            dict[Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]],
+            dict[
+                Annotated[str, Field(min_length=1, max_length=64), Storable],
+                Annotated[str, Field(max_length=512), Storable],
+            ],
             Field(max_length=METADATA_MAX_KEYS),
         ]
         | None
@@ -136,19 +146,19 @@ class Completion:
 
 class UserCreate(Strict):
     user_id: Identifier
-    name: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
-    email: Annotated[Text, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    name: Name | None = None
+    email: Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$"), Storable] | None = None
     tier: Identifier = "basic"
 
 
 class UserList(Strict):
-    after: str = ""
+    after: Text = ""
     limit: int = Field(default=100, ge=1, le=1000)
 
 
 class KeyCreate(Strict):
     user_id: Identifier
-    name: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    name: Name | None = None
     scopes: list[Literal["submit", "read"]] = Field(default=["submit", "read"], min_length=1)
     expires_at: datetime | None = None
 
@@ -180,13 +190,13 @@ class Prices(Strict):
 class ModelSet(Strict):
     model_id: Identifier
     backend: Literal["openai", "bedrock"]
-    backend_model: Annotated[Text, Field(min_length=1, max_length=200)]
+    backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable]
     # Without user:password@: credentials belong in a secret.
-    endpoint: Annotated[Text, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")] | None = None
-    secret_arn: Annotated[Text, Field(min_length=1)] | None = None
-    max_tokens_default: int = Field(default=256, ge=1)
-    max_tokens_limit: int = Field(default=1024, ge=1)
-    overhead_tokens: int = Field(default=64, ge=0)
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"), Storable] | None = None
+    secret_arn: Annotated[str, Field(min_length=1), Storable] | None = None
+    max_tokens_default: TokenLimit = 256
+    max_tokens_limit: TokenLimit = 1024
+    overhead_tokens: int = Field(default=64, ge=0, le=10**9)
     timeout_seconds: int = Field(default=60, ge=1, le=900)
     is_default: bool = False
     is_active: bool = True

@@ -9,7 +9,7 @@ from typing import Any, Final
 import urllib3
 from urllib3 import exceptions
 
-from sluice.backends.protocol import ModelError
+from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
 from sluice.models import Claim, Completion
 
 _CONNECT_SECONDS: Final = 5.0
@@ -17,18 +17,10 @@ _CHUNK: Final = 65_536
 # JSON may escape every character of the text to six (\uXXXX); the rest of the answer is small.
 _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
-# How servers name a prompt that is too long: OpenAI and vLLM, llama.cpp.
-_CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error")
-
-_STATUS_ERRORS: Final[dict[int, str]] = {
-    401: "model_unauthorized",
-    403: "model_unauthorized",
-    408: "model_timeout",
-    409: "model_unavailable",
-    425: "model_unavailable",
-    429: "model_throttled",
-    504: "model_timeout",
-}
+# How servers name a prompt that is too long: OpenAI as code, llama.cpp as type, vLLM as param.
+_CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error", "input_tokens")
+# What Python raises for a text that is not JSON, or not to be had from it: nested a thousand deep, for one.
+_NOT_JSON: Final = (ValueError, RecursionError)
 
 
 class OpenAIBackend:
@@ -94,8 +86,8 @@ class OpenAIBackend:
 
 
 def _failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
-    if status in _STATUS_ERRORS:
-        return ModelError(_STATUS_ERRORS[status], retry_after=_retry_after(headers.get("Retry-After")))
+    if status in STATUS_ERRORS:
+        return ModelError(STATUS_ERRORS[status], retry_after=_retry_after(headers.get("Retry-After")))
     if status >= 500:
         return ModelError("model_unavailable", retry_after=_retry_after(headers.get("Retry-After")))
     if _is_context_error(payload):
@@ -107,7 +99,7 @@ def _completion(payload: bytes) -> Completion:
     try:
         answer = json.loads(payload)
         text = answer["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+    except (*_NOT_JSON, LookupError, TypeError):
         # llama.cpp has been seen to answer an over-long prompt with 200 and an error for a body.
         if _is_context_error(payload):
             raise ModelError("context_length_exceeded") from None
@@ -117,23 +109,16 @@ def _completion(payload: bytes) -> Completion:
     if not isinstance(text, str):
         raise ModelError("model_bad_response")
     usage = answer.get("usage")
-    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = (c if _is_count(c) else None for c in counts)
-    if prompt_tokens is None or completion_tokens is None:
+    if not isinstance(usage, dict):
         raise ModelError("model_usage_missing")
-    return Completion(text, prompt_tokens, completion_tokens)
-
-
-def _is_count(value: Any) -> bool:
-    # PostgreSQL's integer; a bool is an int to Python.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return completion(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
 
 
 def _is_context_error(payload: bytes) -> bool:
     try:
         error = json.loads(payload)["error"]
-        return any(error.get(member) in _CONTEXT_CODES for member in ("code", "type"))
-    except (ValueError, LookupError, TypeError, AttributeError):
+        return any(error.get(member) in _CONTEXT_CODES for member in ("code", "type", "param"))
+    except (*_NOT_JSON, LookupError, TypeError, AttributeError):
         return False
 
 
@@ -143,6 +128,6 @@ def _retry_after(value: str | None) -> float | None:
         return None
     try:
         seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, seconds)

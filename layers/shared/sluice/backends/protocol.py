@@ -1,6 +1,6 @@
 """What the worker asks of a model backend, and how a model's failure is told."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sluice.models import Claim, Completion
 
@@ -18,6 +18,16 @@ MODEL_ERRORS: Final[dict[str, tuple[bool, str]]] = {
     "model_backend_unknown": (False, "The model is described with a backend that does not exist here."),
     "worker_error": (True, "The worker failed while it handled the request."),
 }
+STATUS_ERRORS: Final[dict[int, str]] = {
+    401: "model_unauthorized",
+    403: "model_unauthorized",
+    408: "model_timeout",
+    409: "model_unavailable",
+    425: "model_unavailable",
+    429: "model_throttled",
+    504: "model_timeout",
+}
+"""HTTP statuses that say more than that they are errors; of the others, 4xx are refusals and 5xx outages."""
 
 
 class ModelError(Exception):
@@ -45,6 +55,22 @@ class ModelError(Exception):
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         super().__init__(code)
+
+
+def completion(text: str, prompt_tokens: Any, completion_tokens: Any) -> Completion:
+    """A model's answer, with its token counts as they were found in it.
+
+    Raises:
+        ModelError: model_usage_missing; no books can be kept with these counts.
+    """
+    if not _is_count(prompt_tokens) or not _is_count(completion_tokens):
+        raise ModelError("model_usage_missing")
+    return Completion(text, prompt_tokens, completion_tokens)
+
+
+def _is_count(value: Any) -> bool:
+    # Two of them fit PostgreSQL's integer; a bool is an int to Python.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**30
 
 
 class Backend(Protocol):
