@@ -80,12 +80,28 @@ class Build:
             return
         _finish(self._process, _BUILD_SECONDS, "`sam build` failed")
         self._process = None
+        link_layer(self._folder / "SharedLayer", self._state_dir / "layer")
         write_atomically(self._stamp, self._digest)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.stop(seconds=1)
             self._process = None
+
+
+def link_layer(built: Path, kept: Path) -> None:
+    """Leave a layer that points to `kept`, where what was built is moved to.
+
+    The emulator unpacks a function's layer for each of its environments, one after the other: twenty requests at once
+    would wait half a minute for twenty copies of the same packages. As on Lambda, a layer may hold a site directory,
+    whose .pth file Python executes at start; this one puts the one copy on the path.
+    """
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.move(built, kept)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site_directory = built / "python" / "lib" / version / "site-packages"
+    site_directory.mkdir(parents=True)
+    (site_directory / "sluice.pth").write_text(f"import sys; sys.path.insert(0, {str(kept / 'python')!r})\n")
 
 
 def inputs_digest(root: Path) -> str:

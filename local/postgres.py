@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -82,7 +83,6 @@ class Postgres:
         #: Sentences about what was found and mended, or is not where one would look; for a person to read.
         self.notes: list[str] = []
         self._requested_dir = requested
-        self.data_dir = self._account.place(requested, self.notes)
         self.log = log or requested.with_name(requested.name + ".log")
         self.port = port or 0
         self._requested_port = port
@@ -92,6 +92,11 @@ class Postgres:
         self._settings = {**_SETTINGS, **({} if durable else _FASTER_THAN_SAFE), **(settings or {})}
         self._lock = Lock(requested.with_name(requested.name + ".lock"))
         self._process: Process | None = None
+
+    @cached_property
+    def data_dir(self) -> Path:
+        """Where the data really is; under root, found and made ready on first use (see local/account.py)."""
+        return self._account.place(self._requested_dir, self.notes)
 
     # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,9 +154,11 @@ class Postgres:
     def destroy(self) -> None:
         """Stop the server and remove its data, wherever that is: for tests, whose folders have other keepers."""
         self.stop("immediate")
-        shutil.rmtree(self.data_dir, ignore_errors=True)
-        self._account.give_up(self._requested_dir)
-        for path in (self._password_file, self.log):
+        requested = self._requested_dir
+        if requested.exists() or requested.is_symlink():
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+            self._account.give_up(requested)
+        for path in (self._password_file, self.log, requested.with_name(requested.name + ".lock")):
             path.unlink(missing_ok=True)
 
     @property
@@ -216,9 +223,9 @@ class Postgres:
             return
         except ValueError:
             pid = 0
-        identity = ProcessIdentity.of(pid, "PostgreSQL") if pid > 0 else None
+        identity = ProcessIdentity.of(pid, "PostgreSQL", signal.SIGINT) if pid > 0 else None
         if identity is not None and _serves(identity.pid, self.data_dir):
-            end(identity, signal.SIGINT, _STOP_SECONDS)
+            end(identity, _STOP_SECONDS)
             self.notes.append(f"Stopped PostgreSQL (process {pid}), which a run that was killed had left behind.")
         # PostgreSQL itself would take any process that has got this id since then for a running server.
         pid_file.unlink(missing_ok=True)

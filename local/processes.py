@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,17 +33,19 @@ class ProcessIdentity:
     """A process as it can be recognised again by another run: ids are reused, start times are not.
 
     `started` is opaque: equal for the same process, different for any other with this id, across reboots too.
+    `stop_signal` asks it to end in good order.
     """
 
     name: str
     pid: int
     started: str
+    stop_signal: int = signal.SIGTERM
 
     @classmethod
-    def of(cls, pid: int, name: str) -> ProcessIdentity | None:
+    def of(cls, pid: int, name: str, stop_signal: int = signal.SIGTERM) -> ProcessIdentity | None:
         """The identity of a live process, or None if there is none with this id."""
         started = _started(pid)
-        return None if started is None else cls(name, pid, started)
+        return None if started is None else cls(name, pid, started, int(stop_signal))
 
     def alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
@@ -117,7 +119,7 @@ class Process:
         self.log = log
         self._popen = popen
         self._stop_signal = stop_signal
-        self.identity = ProcessIdentity.of(popen.pid, name) or ProcessIdentity(name, popen.pid, "")
+        self.identity = ProcessIdentity.of(popen.pid, name, stop_signal) or ProcessIdentity(name, popen.pid, "")
 
     @classmethod
     def start(
@@ -207,12 +209,12 @@ def kill_group(group: int, seconds: float = 5.0) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def end(identity: ProcessIdentity, signum: signal.Signals = signal.SIGTERM, seconds: float = 10.0) -> bool:
+def end(identity: ProcessIdentity, seconds: float = 10.0) -> bool:
     """End a process that another run left behind. False, touching nothing, if it is not the one described."""
     if not identity.alive():
         return False
     with contextlib.suppress(ProcessLookupError):
-        os.kill(identity.pid, signum)
+        os.kill(identity.pid, identity.stop_signal)
     if not wait_until(lambda: not identity.alive(), seconds):
         with contextlib.suppress(ProcessLookupError):
             os.kill(identity.pid, signal.SIGKILL)
@@ -252,12 +254,14 @@ class ProcessRecord:
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))
             for entry in entries:
-                yield ProcessIdentity(str(entry["name"]), int(entry["pid"]), str(entry["started"]))
+                yield ProcessIdentity(
+                    str(entry["name"]), int(entry["pid"]), str(entry["started"]), int(entry["stop_signal"])
+                )
         except (OSError, ValueError, TypeError, KeyError):
             return
 
     def _write(self) -> None:
-        entries = [{"name": each.name, "pid": each.pid, "started": each.started} for each in self._running.values()]
+        entries = [asdict(each) for each in self._running.values()]
         write_atomically(self._path, json.dumps(entries, indent=1))
 
 

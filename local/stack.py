@@ -23,7 +23,7 @@ from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
 from local.errors import LocalError
 from local.files import Lock, kept, write_atomically
 from local.llm import LanguageModel
-from local.postgres import Postgres
+from local.postgres import Postgres, StopMode
 from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
 
 DATABASE = "sluice"
@@ -130,6 +130,17 @@ class Stack:
             steps.callback(self.stack_file.unlink, missing_ok=True)
             self._info = None
 
+    def destroy(self) -> None:
+        """Stop everything and remove the folder with all its data, PostgreSQL's too, wherever that is: for tests."""
+        self.stop()
+        if not self.state_dir.exists():
+            return
+        if not self._lock.acquire():
+            raise LocalError(f"Another run (process {self._lock.holder()}) is using {self.state_dir}.")
+        Postgres(self.state_dir / "postgres").destroy()
+        shutil.rmtree(self.state_dir)
+        self._lock.release()
+
     def __enter__(self) -> Stack:
         self.start()
         return self
@@ -185,11 +196,9 @@ class Stack:
         """Run an operation of the admin function. AdminError if it refuses."""
         return Admin(self.emulator, self.info.functions["admin"]).run(operation, arguments)
 
-    def restart_postgres(self, mode: str = "fast") -> None:
+    def restart_postgres(self, mode: StopMode = "fast") -> None:
         """Restart the database on the same port: `fast`, or `immediate`, which is a crash."""
-        if mode not in ("smart", "fast", "immediate"):
-            raise ValueError(mode)
-        self.postgres.restart(mode)  # type: ignore[arg-type]
+        self.postgres.restart(mode)
         self._remember(self.postgres.process)
 
     # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,8 +27,10 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     settings = {"pg_stat_statements.track": "top", "max_connections": "500"}
-    with Postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False, settings=settings) as server:
-        yield server.url("postgres")
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False, settings=settings)
+    server.start()
+    yield server.url("postgres")
+    server.destroy()
 
 
 def open_database(dsn: str, name: str) -> Connection:

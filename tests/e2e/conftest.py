@@ -47,7 +47,7 @@ class Client:
         sent = {"x-api-key": self.key} if self.key else {}
         request = urllib.request.Request(self.url + path, body, sent | (headers or {}), method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return Answer(response.status, dict(response.headers), json.loads(response.read()))
         except urllib.error.HTTPError as refused:
             with refused:
@@ -134,11 +134,15 @@ def scripted_model() -> Iterator[ScriptedModel]:
 def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel) -> Iterator[Stack]:
     """The stack with short times, the real model as its default, and two others: scripted, and one that is not there."""
     parameters = {"WorkerTimeout": "30", "RetryBaseSeconds": "1", "MaxAttempts": "2", "MaxResultBytes": "10000"}
-    with Stack(tmp_path_factory.mktemp("stack"), durable=False, parameters=parameters) as stack:
-        model = {"backend": "openai", "backend_model": "x", "timeout_seconds": 3}
-        stack.admin("model.set", model_id="scripted", endpoint=scripted_model.url, **model)
-        stack.admin("model.set", model_id="away", endpoint="http://127.0.0.1:9/v1", **model)
-        yield stack
+    stack = Stack(tmp_path_factory.mktemp("stack"), durable=False, parameters=parameters)
+    try:
+        with stack:
+            model = {"backend": "openai", "backend_model": "x", "timeout_seconds": 3}
+            stack.admin("model.set", model_id="scripted", endpoint=scripted_model.url, **model)
+            stack.admin("model.set", model_id="away", endpoint="http://127.0.0.1:9/v1", **model)
+            yield stack
+    finally:
+        stack.destroy()
 
 
 @pytest.fixture

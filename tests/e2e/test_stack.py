@@ -1,6 +1,7 @@
 """The main job, through the deployed template: HTTP API, queue, worker, model, database, schedules."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -205,12 +206,16 @@ def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackIn
     prompt = f"Repeat this: zebra{uuid4().hex}."
     answer = client.wait(client.submit(prompt, parameters={"max_tokens": 24}))
 
-    logs = {path.stem: path.read_text() for path in Path(info.logs, "functions").glob("*.log")}
-    assert {"submit", "status", "worker", "rollup", "admin", "migrate"} <= {
-        name.removeprefix("sluice-") for name in logs
-    }
+    def read_logs() -> dict[str, str]:
+        return {path.stem: path.read_text() for path in Path(info.logs, "functions").glob("*.log")}
+
+    deadline = time.monotonic() + 30
+    while answer["request_id"] not in "".join(read_logs().values()) and time.monotonic() < deadline:
+        time.sleep(0.5)  # they are collected once a second
+    logs = read_logs()
+    assert set(logs) == {"submit", "status", "worker", "rollup", "admin", "migrate"}
     everything = "".join(logs.values()) + json.dumps(database.execute("SELECT before, after FROM audit_log").fetchall())
-    assert answer["request_id"] in everything
+    assert answer["request_id"] in "".join(logs.values())
     for secret in (prompt, answer["result"].strip(), info.api_key, "demo@example.com"):
         assert secret not in everything
 

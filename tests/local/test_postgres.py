@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from local.errors import LocalError
-from local.postgres import Postgres
+from local.postgres import Postgres, StopMode
 from local.processes import ProcessIdentity, wait_until
 
 
@@ -74,12 +74,12 @@ def test_a_database_belongs_to_an_owner_with_the_rights_that_rds_gives(postgres:
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-def test_a_restart_keeps_port_and_data(postgres: Postgres, mode: str) -> None:
+def test_a_restart_keeps_port_and_data(postgres: Postgres, mode: StopMode) -> None:
     postgres.start()
     port = postgres.port
     with psycopg.connect(postgres.url()) as connection:
         connection.execute("CREATE TABLE t AS SELECT 42 AS answer")
-    postgres.restart(mode)  # type: ignore[arg-type]
+    postgres.restart(mode)
     assert postgres.port == port
     assert ask(postgres.url(), "SELECT answer FROM t") == 42
 

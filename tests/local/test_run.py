@@ -14,6 +14,7 @@ import pytest
 from local.__main__ import main
 from local.files import Lock
 from local.processes import Process, ProcessIdentity, ProcessRecord, group_members, wait_until
+from local.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,13 +33,13 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("option", ["--api-port", "--llm-port", "--database-port"])
 def test_a_port_in_use_is_one_sentence(
-    tmp_path: Path, busy_port: int, option: str, capsys: pytest.CaptureFixture[str]
+    state: Path, busy_port: int, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "--state", str(tmp_path), option, str(busy_port)]) == 1
+    assert main(["demo", "--state", str(state), option, str(busy_port)]) == 1
     said = capsys.readouterr().err
     assert f"Port {busy_port}, asked for by {option}" in said
     assert len(said.splitlines()) == 1
-    assert not (tmp_path / "processes.json").exists()
+    assert not (state / "processes.json").exists()
 
 
 def test_what_a_killed_run_left_is_cleaned_up(
@@ -99,6 +100,8 @@ def state(tmp_path: Path) -> Iterator[Path]:
         if leftover.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leftover.pid, signal.SIGKILL)
+    Stack(folder).destroy()
+    assert not folder.exists()
 
 
 @pytest.mark.slow

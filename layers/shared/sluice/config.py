@@ -10,12 +10,12 @@ from sluice.errors import ConfigurationError
 class Settings(BaseModel):
     """Settings of every function; each names what it needs, and what it does not use stays at its default."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     # The database: either a secret of one that was brought along, or the address of the template's own (IAM login).
     database_secret_arn: str = ""
     database_host: str = ""
-    database_port: int = 5432
+    database_port: int = Field(default=5432, ge=1, le=65_535)
     database_name: str = "sluice"
     database_role: str = ""
     """The role to act as; empty: the secret's own user (the owner)."""

@@ -32,11 +32,9 @@ Storable = AfterValidator(_storable)
 """Written last: limits after it would be checked, and reported, as those of any Python object."""
 Text = Annotated[str, Storable]
 Name = Annotated[str, Field(min_length=1, max_length=100), Storable]
-StopSequence = Name
+StopSequence = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$", max_length=50)]
 """Ids of users and models: what also fits an SQS message group, a URL and a CSV."""
-
-
 TokenLimit = Annotated[int, Field(ge=1, le=10**9)]
 """Two of these and a prompt fit PostgreSQL's integer, which holds their sum."""
 

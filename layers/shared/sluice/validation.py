@@ -34,10 +34,17 @@ def parse_object(model: type[M], data: Any) -> M:
     return parse_json(model, json.dumps(data))
 
 
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """A JSON Pointer (RFC 6901) to where something was found; of long names only the beginning."""
+    # Pydantic's way to say that it means a member's name, which a pointer cannot: it leads to the member.
+    parts = location[:-1] if location[-1:] == ("[key]",) else location
+    return "".join("/" + str(part)[:100].replace("~", "~0").replace("/", "~1") for part in parts)
+
+
 def _problem(error: ValidationError) -> SluiceError:
     findings = [
         {
-            "pointer": "/" + "/".join(str(part)[:100] for part in found["loc"]) if found["loc"] else "",
+            "pointer": _pointer(found["loc"]),
             "detail": found["msg"].removeprefix("Value error, "),
         }
         for found in error.errors(include_url=False, include_context=False, include_input=False)

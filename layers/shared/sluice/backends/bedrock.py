@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 
-from sluice.backends.protocol import ModelError
+from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
 from sluice.models import Claim, Completion
 
 # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, "Errors"
@@ -23,6 +24,8 @@ _ERRORS: Final = {
     "ResourceNotFoundException": "model_rejected",
     "ValidationException": "model_rejected",
 }
+# What the SDK and we raise for an answer that is not Converse's JSON.
+_UNREADABLE: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError, ResponseParserError)
 _PARAMETERS: Final = {
     "max_tokens": "maxTokens",
     "temperature": "temperature",
@@ -50,23 +53,22 @@ class BedrockBackend:
                 messages=[{"role": "user", "content": [{"text": claim.prompt}]}],
                 inferenceConfig=inference,
             )
+            text = "".join(block["text"] for block in answer["output"]["message"]["content"] if "text" in block)
         except (ReadTimeoutError, ConnectTimeoutError):
             raise ModelError("model_timeout") from None
         except ClientError as error:
             raise _failure(error) from None
         except BotoCoreError:
             raise ModelError("model_unavailable") from None
-        try:
-            content = answer["output"]["message"]["content"]
-            text = "".join(block["text"] for block in content if "text" in block)
-            return Completion(text, int(answer["usage"]["inputTokens"]), int(answer["usage"]["outputTokens"]))
-        except (LookupError, TypeError, ValueError):
+        except _UNREADABLE:
             raise ModelError("model_bad_response") from None
+        usage = answer.get("usage", {})
+        return completion(text, usage.get("inputTokens"), usage.get("outputTokens"))
 
 
 def _failure(error: ClientError) -> ModelError:
     code = error.response.get("Error", {}).get("Code", "")
-    if code in _ERRORS:
-        return ModelError(_ERRORS[code])
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if known := _ERRORS.get(code) or STATUS_ERRORS.get(status):
+        return ModelError(known)
     return ModelError("model_rejected" if 400 <= status < 500 else "model_unavailable")

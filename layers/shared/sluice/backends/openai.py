@@ -1,13 +1,17 @@
 """Any endpoint with OpenAI's chat completions: vLLM, TGI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
 
 import json
+import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from http.client import HTTPException
+from typing import Final
 
 import urllib3
-from urllib3 import exceptions
+from urllib3 import connection, exceptions
 
 from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
 from sluice.models import Claim, Completion
@@ -23,6 +27,58 @@ _CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error",
 _NOT_JSON: Final = (ValueError, RecursionError)
 
 
+@contextmanager
+def _until(deadline: float, shut_down: Callable[[], object]) -> Iterator[None]:
+    """Ends a reading at its deadline, however steadily bytes come: a socket's own timeout starts anew with each.
+
+    Raises:
+        TimeoutError: it was not over by then.
+    """
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        # Over in the same moment, or the other side is gone: nothing is left to end.
+        with suppress(OSError, ValueError, RuntimeError):
+            shut_down()
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (HTTPException, exceptions.HTTPError, OSError):
+        if not expired.is_set():
+            raise
+    finally:
+        timer.cancel()
+        # From here on the connection may be another call's.
+        timer.join()
+    if expired.is_set():
+        raise TimeoutError
+
+
+class _Connection(connection.HTTPConnection):
+    """Waits for the head of an answer no longer than its timeout in all."""
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 overrides it
+        sock, seconds = self.sock, self.timeout
+        with _until(time.monotonic() + (seconds or 0.0), lambda: sock.shutdown(socket.SHUT_RDWR)):
+            return super().getresponse()
+
+
+class _TLSConnection(_Connection, connection.HTTPSConnection):
+    pass
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
 class OpenAIBackend:
     """Calls POST {endpoint}/chat/completions.
 
@@ -36,6 +92,7 @@ class OpenAIBackend:
         self._max_body_bytes = max_result_bytes * _ESCAPED + _ENVELOPE_BYTES
         # Retries are PostgreSQL's: a repeat here would be one that nobody counts.
         self._pool = urllib3.PoolManager(maxsize=10, retries=False)
+        self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
         deadline = time.monotonic() + timeout
@@ -58,10 +115,13 @@ class OpenAIBackend:
                 redirect=False,
             )
             payload = self._read(response, deadline)
-        except exceptions.TimeoutError:
+        except (exceptions.TimeoutError, TimeoutError):
             raise ModelError("model_timeout") from None
         except (exceptions.HTTPError, OSError):
             raise ModelError("model_unavailable") from None
+        except ValueError:
+            # The key is nothing that a header can hold, and http.client's message quotes it.
+            raise ModelError("model_unauthorized") from None
         if response.status != 200:
             raise _failure(response.status, response.headers, payload)
         return _completion(payload)
@@ -70,13 +130,12 @@ class OpenAIBackend:
         """The body, as far as it comes before the deadline and is not absurdly large."""
         chunks, size = [], 0
         try:
-            while chunk := response.read1(_CHUNK):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > self._max_body_bytes:
-                    raise ModelError("result_too_large")
-                if time.monotonic() > deadline:
-                    raise ModelError("model_timeout")
+            with _until(deadline, response.shutdown):
+                while chunk := response.read1(_CHUNK):
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > self._max_body_bytes:
+                        raise ModelError("result_too_large")
         except BaseException:
             # Half read, the connection is of no further use.
             response.close()

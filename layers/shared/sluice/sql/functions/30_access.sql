@@ -2,13 +2,13 @@
 
 CREATE OR REPLACE FUNCTION key_check(
     hash bytea, scope text,
-    OUT outcome text, OUT key_id uuid, OUT user_id text
+    OUT outcome text, OUT key_id uuid, OUT user_id text, OUT is_stale boolean
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     k record;
 BEGIN
-    SELECT a.key_id, a.user_id, a.revoked_at, a.expires_at, a.scopes, u.is_active
+    SELECT a.key_id, a.user_id, a.revoked_at, a.expires_at, a.scopes, a.last_used_at, u.is_active
     INTO k
     FROM api_keys a JOIN users u ON u.user_id = a.user_id
     WHERE a.key_hash = hash;
@@ -26,20 +26,19 @@ BEGIN
         outcome := 'ok';
         key_id := k.key_id;
         user_id := k.user_id;
+        is_stale := k.last_used_at IS NULL OR k.last_used_at < clock_now() - interval '1 minute';
     END IF;
 END $$;
 COMMENT ON FUNCTION key_check(bytea, text) IS
     'ok with the key''s and user''s ids, or the reason why not: key_unknown, key_revoked, key_expired, user_inactive, '
-    'scope_missing.';
+    'scope_missing. is_stale: its last use was written more than a minute ago (see key_touch).';
 
--- A key's last use is worth one small write a minute, not one a request; who finds the row locked leaves it to that one.
+-- A key's last use is worth one small write a minute, not one a request: callers ask only where key_check found it
+-- stale, and who finds the row locked leaves it to that one.
 CREATE OR REPLACE FUNCTION key_touch(used_key_id uuid) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE api_keys k SET last_used_at = clock_now()
-    FROM (SELECT a.key_id FROM api_keys a
-          WHERE a.key_id = used_key_id
-            AND (a.last_used_at IS NULL OR a.last_used_at < clock_now() - interval '1 minute')
-          FOR UPDATE SKIP LOCKED) AS stale
-    WHERE k.key_id = stale.key_id;
+    FROM (SELECT a.key_id FROM api_keys a WHERE a.key_id = used_key_id FOR UPDATE SKIP LOCKED) AS free
+    WHERE k.key_id = free.key_id;
 END $$;

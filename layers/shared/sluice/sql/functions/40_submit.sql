@@ -1,8 +1,8 @@
 -- One request accepted, or refused with the reason: one call, one commit.
 
--- The core, for a user who is known. The user's quota rows are locked first and hold until commit, so everything below
--- is plain code: nobody else accepts or settles for this user meanwhile, and each statement sees what was committed
--- before. A refusal returns before the first write.
+-- The core, for a user who is known. The user's plan is the gate: its row is locked first and held until commit, so
+-- everything below is plain code: nobody else accepts or settles for this user meanwhile, and each statement sees what
+-- was committed before. A refusal returns before the first write.
 CREATE OR REPLACE FUNCTION request_accept(
     for_user text, by_key uuid, by_actor text,
     prompt text, model text, parameters jsonb, metadata jsonb,
@@ -42,8 +42,7 @@ BEGIN
     -- What the request cannot exceed: no tokenizer makes more tokens than there are bytes.
     reserved := octet_length(prompt) + m.overhead_tokens + completion;
 
-    PERFORM FROM quotas q WHERE q.user_id = for_user ORDER BY q.user_id, q.quota_period FOR UPDATE;
-    SELECT * INTO plan FROM quota_plans p WHERE p.user_id = for_user;
+    SELECT * INTO plan FROM quota_plans p WHERE p.user_id = for_user FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         outcome := 'user_inactive';
         RETURN;
@@ -171,7 +170,9 @@ BEGIN
                             request_submit.parameters, request_submit.metadata,
                             request_submit.idempotency_key, request_submit.body_hash,
                             make_interval(secs => ttl_seconds), request_submit.max_attempts, true) AS a;
-    PERFORM key_touch(who.key_id);
+    IF who.is_stale THEN
+        PERFORM key_touch(who.key_id);
+    END IF;
 END $$;
 COMMENT ON FUNCTION request_submit IS 'What POST /generate does in the database, after key_check; see request_accept.';
 

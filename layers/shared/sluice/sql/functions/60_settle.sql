@@ -23,9 +23,9 @@ BEGIN
     SELECT array_agg((o->>'request_id')::uuid) INTO ids FROM jsonb_array_elements(outcomes) AS o;
 
     -- The gate first, users sorted: the order in which submit and every other settlement take these locks.
-    PERFORM FROM quotas q
-    WHERE q.user_id IN (SELECT i.user_id FROM inflight i WHERE i.request_id = ANY (ids))
-    ORDER BY q.user_id, q.quota_period FOR UPDATE;
+    PERFORM FROM quota_plans p
+    WHERE p.user_id IN (SELECT i.user_id FROM inflight i WHERE i.request_id = ANY (ids))
+    ORDER BY p.user_id FOR NO KEY UPDATE;
 
     SELECT array_agg(s.settlement) FILTER (WHERE (s.settlement).outcome <> 'retry'),
            array_agg(s.settlement) FILTER (WHERE (s.settlement).outcome = 'retry')
@@ -86,40 +86,44 @@ BEGIN
                'overrun_tokens', nullif(greatest(s.prompt_tokens + s.completion_tokens - r.reserved_tokens, 0), 0)))
     FROM unnest(ended) AS s JOIN requests r ON r.request_id = s.request_id AND r.request_id = ANY (ids);
 
-    -- To be tried again: back in the queue, due later. SQS delays a message 15 minutes at most; the sweep sends the rest.
-    UPDATE inflight i SET
-        status = 'queued', lease_until = NULL, not_before = at + make_interval(secs => s.retry_after),
-        dispatched_at = CASE WHEN s.retry_after <= 900 THEN at END
-    FROM unnest(requeued) AS s WHERE i.request_id = s.request_id;
+    IF requeued IS NOT NULL THEN
+        -- To be tried again: back in the queue, due later. SQS delays a message 15 minutes at most; the sweep sends the rest.
+        UPDATE inflight i SET
+            status = 'queued', lease_until = NULL, not_before = at + make_interval(secs => s.retry_after),
+            dispatched_at = CASE WHEN s.retry_after <= 900 THEN at END
+        FROM unnest(requeued) AS s WHERE i.request_id = s.request_id;
 
-    UPDATE requests r SET status = 'queued', updated_at = at
-    FROM unnest(requeued) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
+        UPDATE requests r SET status = 'queued', updated_at = at
+        FROM unnest(requeued) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
 
-    INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
-    SELECT by_actor, 'request.requeued', s.user_id, s.request_id,
-           jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
-           jsonb_build_object('status', 'queued', 'error_code', s.error_code, 'retry_after', s.retry_after)
-    FROM unnest(requeued) AS s;
+        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+        SELECT by_actor, 'request.requeued', s.user_id, s.request_id,
+               jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+               jsonb_build_object('status', 'queued', 'error_code', s.error_code, 'retry_after', s.retry_after)
+        FROM unnest(requeued) AS s;
+    END IF;
 
-    -- Answers to a claim that is no longer the current one. The same flush sent twice finds its own work done.
-    RETURN QUERY
-        SELECT CASE WHEN r.attempts = o.attempt AND r.completed_at IS NOT NULL THEN 'settled' ELSE 'superseded' END,
-               o.request_id, r.user_id::text, r.status::text, NULL::integer
-        FROM jsonb_to_recordset(outcomes) AS o (request_id uuid, attempt smallint)
-        LEFT JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
+    IF coalesce(cardinality(ended), 0) + coalesce(cardinality(requeued), 0) < cardinality(ids) THEN
+        -- Answers to a claim that is no longer the current one. The same flush sent twice finds its own work done.
+        RETURN QUERY
+            SELECT CASE WHEN r.attempts = o.attempt AND r.completed_at IS NOT NULL THEN 'settled' ELSE 'superseded' END,
+                   o.request_id, r.user_id::text, r.status::text, NULL::integer
+            FROM jsonb_to_recordset(outcomes) AS o (request_id uuid, attempt smallint)
+            LEFT JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
+            WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
+              AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id);
+
+        INSERT INTO audit_log (actor, action, user_id, request_id, after)
+        SELECT by_actor, 'request.superseded', r.user_id, o.request_id,
+               jsonb_build_object('attempt', o.attempt,
+                                  'wasted_tokens', coalesce(o.prompt_tokens, 0) + coalesce(o.completion_tokens, 0))
+        FROM jsonb_to_recordset(outcomes) AS o (
+            request_id uuid, attempt smallint, prompt_tokens integer, completion_tokens integer)
+        JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
         WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
-          AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id);
-
-    INSERT INTO audit_log (actor, action, user_id, request_id, after)
-    SELECT by_actor, 'request.superseded', r.user_id, o.request_id,
-           jsonb_build_object('attempt', o.attempt,
-                              'wasted_tokens', coalesce(o.prompt_tokens, 0) + coalesce(o.completion_tokens, 0))
-    FROM jsonb_to_recordset(outcomes) AS o (
-        request_id uuid, attempt smallint, prompt_tokens integer, completion_tokens integer)
-    JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
-    WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
-      AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id)
-      AND NOT (r.attempts = o.attempt AND r.completed_at IS NOT NULL);
+          AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id)
+          AND NOT (r.attempts = o.attempt AND r.completed_at IS NOT NULL);
+    END IF;
 
     RETURN QUERY
         SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s

@@ -23,7 +23,9 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM key_touch(who.key_id);
+    IF who.is_stale THEN
+        PERFORM key_touch(who.key_id);
+    END IF;
     SELECT * INTO r FROM requests q WHERE q.request_id = id;
     IF NOT FOUND THEN
         SELECT * INTO r FROM requests_archive q WHERE q.request_id = id;
@@ -62,7 +64,9 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM key_touch(who.key_id);
+    IF who.is_stale THEN
+        PERFORM key_touch(who.key_id);
+    END IF;
     found_ids := ARRAY(
         SELECT r.request_id FROM requests r
         WHERE r.user_id = who.user_id AND r.request_id < coalesce(before, 'ffffffff-ffff-ffff-ffff-ffffffffffff')

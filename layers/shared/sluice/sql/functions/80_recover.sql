@@ -24,12 +24,14 @@ BEGIN
     )
     SELECT array_agg(b.request_id) INTO ids FROM back b;
 
-    UPDATE requests r SET status = 'queued', updated_at = at WHERE r.request_id = ANY (ids);
-    INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
-    SELECT 'rollup', 'request.requeued', r.user_id, r.request_id,
-           jsonb_build_object('status', 'processing', 'attempt', r.attempts),
-           jsonb_build_object('status', 'queued', 'error_code', 'worker_lost')
-    FROM requests r WHERE r.request_id = ANY (ids);
+    IF ids IS NOT NULL THEN
+        UPDATE requests r SET status = 'queued', updated_at = at WHERE r.request_id = ANY (ids);
+        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+        SELECT 'rollup', 'request.requeued', r.user_id, r.request_id,
+               jsonb_build_object('status', 'processing', 'attempt', r.attempts),
+               jsonb_build_object('status', 'queued', 'error_code', 'worker_lost')
+        FROM requests r WHERE r.request_id = ANY (ids);
+    END IF;
     requeued := coalesce(cardinality(ids), 0);
 
     SELECT jsonb_agg(jsonb_build_object(
@@ -45,9 +47,13 @@ BEGIN
              OR e.status = 'queued' AND e.expires_at <= at
           ORDER BY e.request_id LIMIT at_most) AS i;
 
-    SELECT count(*) FILTER (WHERE s.status = 'failed'), count(*) FILTER (WHERE s.status = 'expired')
-    INTO failed, expired
-    FROM request_settle(coalesce(done, '[]'), 'rollup') AS s WHERE s.kind = 'settled';
+    failed := 0;
+    expired := 0;
+    IF done IS NOT NULL THEN
+        SELECT count(*) FILTER (WHERE s.status = 'failed'), count(*) FILTER (WHERE s.status = 'expired')
+        INTO failed, expired
+        FROM request_settle(done, 'rollup') AS s WHERE s.kind = 'settled';
+    END IF;
     RETURN NEXT;
 END $$;
 

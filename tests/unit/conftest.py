@@ -1,0 +1,37 @@
+"""What unit tests share: a scripted HTTP server, and an AWS that exists in memory only."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+from moto import mock_aws
+
+from tests.unit.scripted_server import ScriptedServer
+
+# A slow machine is no defect, and what fails once must fail again when run again.
+settings.register_profile("sluice", deadline=None, derandomize=True)
+settings.load_profile("sluice")
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_real_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that open nothing, and no others; no endpoint of somebody's shell."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def aws() -> Iterator[None]:
+    """SQS and Secrets Manager of moto."""
+    with mock_aws():
+        yield
