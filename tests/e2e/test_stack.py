@@ -210,12 +210,15 @@ def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackIn
         return {path.stem: path.read_text() for path in Path(info.logs, "functions").glob("*.log")}
 
     deadline = time.monotonic() + 30
-    while answer["request_id"] not in "".join(read_logs().values()) and time.monotonic() < deadline:
+    called = {"submit", "status", "worker", "admin", "migrate"}
+    while time.monotonic() < deadline:
+        logs = read_logs()
+        if called <= set(logs) and answer["request_id"] in logs["submit"]:
+            break
         time.sleep(0.5)  # they are collected once a second
-    logs = read_logs()
-    assert set(logs) == {"submit", "status", "worker", "rollup", "admin", "migrate"}
+    assert called <= set(logs)
     everything = "".join(logs.values()) + json.dumps(database.execute("SELECT before, after FROM audit_log").fetchall())
-    assert answer["request_id"] in "".join(logs.values())
+    assert answer["request_id"] in logs["submit"]
     for secret in (prompt, answer["result"].strip(), info.api_key, "demo@example.com"):
         assert secret not in everything
 

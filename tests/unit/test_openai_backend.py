@@ -217,12 +217,11 @@ def test_connections_are_used_again_after_success_and_after_refusals(
     server: ScriptedServer, backend: OpenAIBackend
 ) -> None:
     server.replies(GOOD, Reply(400, {"error": {}}), chunked(ENCODED, 50), Reply(503, b"busy"), GOOD)
-    for _ in range(5):
-        try:
-            backend.complete(claim(server), PATIENT)
-        except ModelError as error:
-            assert error.code in {"model_rejected", "model_unavailable"}
-    assert len(server.received) == 5
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
+    assert failure(backend, claim(server)).code == "model_rejected"
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
+    assert failure(backend, claim(server)).code == "model_unavailable"
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
     assert len({request.client for request in server.received}) == 1
 
 
@@ -249,9 +248,9 @@ def test_nobody_listening_is_an_outage(server: ScriptedServer, backend: OpenAIBa
     assert error.code == "model_unavailable"
 
 
-@pytest.mark.parametrize("endpoint", [None, "", "ftp://127.0.0.1", "http://[::1", "http://name.invalid", "http://a..b"])
+@pytest.mark.parametrize("endpoint", ["ftp://127.0.0.1", "http://[::1", "http://a..b", "http://127.0.0.1:99999"])
 def test_an_endpoint_that_does_not_exist_is_an_outage(
-    server: ScriptedServer, backend: OpenAIBackend, endpoint: str | None
+    server: ScriptedServer, backend: OpenAIBackend, endpoint: str
 ) -> None:
     assert failure(backend, claim(server, endpoint=endpoint)).code == "model_unavailable"
 
@@ -507,7 +506,7 @@ def test_whatever_retry_after_says_it_is_none_or_no_less_than_zero(value: str) -
 
 def deep(opening: bytes) -> bytes:
     """Nested further than Python reads."""
-    return opening * 100_000
+    return (opening * 60_000)[:60_000]
 
 
 @pytest.mark.parametrize(

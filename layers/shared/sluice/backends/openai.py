@@ -115,6 +115,9 @@ class OpenAIBackend:
                 redirect=False,
             )
             payload = self._read(response, deadline)
+        except exceptions.NewConnectionError:
+            # Refused, or no such host; urllib3 counts that among the timeouts.
+            raise ModelError("model_unavailable") from None
         except (exceptions.TimeoutError, TimeoutError):
             raise ModelError("model_timeout") from None
         except (exceptions.HTTPError, OSError):

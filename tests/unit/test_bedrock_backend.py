@@ -1,0 +1,341 @@
+"""The Bedrock backend: the real SDK against a server that speaks Converse, or not."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import NoCredentialsError
+
+from sluice.backends.bedrock import BedrockBackend
+from sluice.backends.protocol import ModelError
+from sluice.models import Claim, Completion
+from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
+
+PROMPT = "a prompt that nobody else may read"
+WORDS = "words of the model"
+COMPLETION = Completion(WORDS, 11, 5)
+PATIENT = 30
+
+
+def answer(*content: Any, **changes: Any) -> dict[str, Any]:
+    """A Converse answer; changes replace its members."""
+    return {
+        "output": {"message": {"role": "assistant", "content": list(content or [{"text": WORDS}])}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 11, "outputTokens": 5, "totalTokens": 16},
+        "metrics": {"latencyMs": 1},
+    } | changes
+
+
+GOOD = Reply(body=answer())
+
+CLAIM = Claim(
+    request_id=UUID(int=1),
+    attempt=1,
+    user_id="alice",
+    model_id="nova",
+    prompt=PROMPT,
+    parameters={},
+    backend="bedrock",
+    backend_model="eu.amazon.nova-lite-v1:0",
+    endpoint=None,
+    secret_arn=None,
+    timeout_seconds=PATIENT,
+)
+
+
+class Bedrock:
+    """A backend whose clients call a server on this machine, and the time limits that it asked them for."""
+
+    def __init__(self, url: str) -> None:
+        self.limits: list[int] = []
+        self._url = url
+        self._clients: dict[float, Any] = {}
+        self.backend = BedrockBackend(self._client)
+        # Instead of waiting whole seconds for what never comes.
+        self.read_timeout: float | None = None
+
+    def _client(self, timeout_seconds: int) -> Any:
+        self.limits.append(timeout_seconds)
+        seconds = self.read_timeout or timeout_seconds
+        if seconds not in self._clients:
+            config = Config(read_timeout=seconds, connect_timeout=5, retries={"total_max_attempts": 1})
+            self._clients[seconds] = boto3.client("bedrock-runtime", endpoint_url=self._url, config=config)
+        return self._clients[seconds]
+
+    def complete(self, **changes: Any) -> Completion:
+        return self.backend.complete(replace(CLAIM, **changes), PATIENT)
+
+    def failure(self, **changes: Any) -> ModelError:
+        """The error that a call ends in, which must not repeat a word of what was said."""
+        with pytest.raises(ModelError) as caught:
+            self.complete(**changes)
+        told = f"{caught.value!r} {caught.value} {caught.value.message} {caught.value.args}"
+        assert PROMPT not in told
+        assert WORDS not in told
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+        return caught.value
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+
+@contextmanager
+def bedrock_at(url: str) -> Iterator[Bedrock]:
+    made = Bedrock(url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bedrock(server: ScriptedServer) -> Iterator[Bedrock]:
+    with bedrock_at(server.url) as made:
+        yield made
+
+
+def test_the_request_is_a_converse_with_the_prompt(server: ScriptedServer, bedrock: Bedrock) -> None:
+    server.replies(GOOD)
+    assert bedrock.complete() == COMPLETION
+    (asked,) = server.received
+    assert asked.path == "/model/eu.amazon.nova-lite-v1%3A0/converse"
+    assert asked.json == {"messages": [{"role": "user", "content": [{"text": PROMPT}]}], "inferenceConfig": {}}
+    assert asked.headers["authorization"].startswith("AWS4-HMAC-SHA256 ")
+
+
+def test_parameters_go_by_their_names_in_converse(server: ScriptedServer, bedrock: Bedrock) -> None:
+    server.replies(GOOD, GOOD)
+    bedrock.complete(parameters={"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ["a", "b"], "seed": 3})
+    bedrock.complete(parameters={"max_tokens": 7})
+    everything, one = (request.json["inferenceConfig"] for request in server.received)
+    # Converse knows no seed, and refuses what it does not know.
+    assert everything == {"maxTokens": 7, "temperature": 0.5, "topP": 0.9, "stopSequences": ["a", "b"]}
+    assert one == {"maxTokens": 7}
+
+
+def test_the_client_is_the_one_of_the_models_own_time_limit(server: ScriptedServer, bedrock: Bedrock) -> None:
+    server.replies(GOOD, GOOD)
+    bedrock.complete(timeout_seconds=20)
+    bedrock.complete(timeout_seconds=40)
+    assert bedrock.limits == [20, 40]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"text": "one "}, {"text": "answer"}], "one answer"),
+        ([{"reasoningContent": {"reasoningText": {"text": "hm"}}}, {"text": "so"}], "so"),
+        ([{"text": "a"}, {"toolUse": {"toolUseId": "1", "name": "n", "input": {}}}, {"text": "b"}], "ab"),
+        # A kind of block that this SDK does not know yet.
+        ([{"hologram": {"depth": 3}}, {"text": "flat"}], "flat"),
+        ([{"reasoningContent": {"reasoningText": {"text": "hm"}}}], ""),
+        ([{"text": ""}], ""),
+        ([{"text": "Grüße 😀 \x00"}], "Grüße 😀 \x00"),
+    ],
+)
+def test_the_answer_is_the_text_of_all_blocks(
+    server: ScriptedServer, bedrock: Bedrock, content: list[Any], text: str
+) -> None:
+    server.replies(Reply(body=answer(*content)))
+    assert bedrock.complete() == Completion(text, 11, 5)
+
+
+def test_no_blocks_are_an_empty_answer(server: ScriptedServer, bedrock: Bedrock) -> None:
+    server.replies(Reply(body=answer(output={"message": {"role": "assistant", "content": []}})))
+    assert bedrock.complete().text == ""
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def error(status: int, code: str) -> Reply:
+    return Reply(status, {"message": f"{WORDS}: {PROMPT}"}, {"x-amzn-ErrorType": code} if code else {})
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "code"),
+    [
+        # As the API reference pairs them.
+        (429, "ThrottlingException", "model_throttled"),
+        (400, "ServiceQuotaExceededException", "model_throttled"),
+        (408, "ModelTimeoutException", "model_timeout"),
+        (429, "ModelNotReadyException", "model_unavailable"),
+        (503, "ServiceUnavailableException", "model_unavailable"),
+        (500, "InternalServerException", "model_unavailable"),
+        (424, "ModelErrorException", "model_unavailable"),
+        (403, "AccessDeniedException", "model_unauthorized"),
+        (403, "UnrecognizedClientException", "model_unauthorized"),
+        (403, "ExpiredTokenException", "model_unauthorized"),
+        (404, "ResourceNotFoundException", "model_rejected"),
+        (400, "ValidationException", "model_rejected"),
+        # Names that nobody told us: the status has to do.
+        (403, "InvalidSignatureException", "model_unauthorized"),
+        (401, "SomethingNew", "model_unauthorized"),
+        (429, "SomethingNew", "model_throttled"),
+        (408, "SomethingNew", "model_timeout"),
+        (400, "SomethingNew", "model_rejected"),
+        (418, "SomethingNew", "model_rejected"),
+        (500, "SomethingNew", "model_unavailable"),
+        (502, "SomethingNew", "model_unavailable"),
+        (504, "SomethingNew", "model_timeout"),
+        (400, "", "model_rejected"),
+        (503, "", "model_unavailable"),
+    ],
+)
+def test_each_error_has_its_meaning(
+    server: ScriptedServer, bedrock: Bedrock, status: int, name: str, code: str
+) -> None:
+    server.replies(error(status, name), GOOD)
+    assert bedrock.failure().code == code
+    assert bedrock.complete() == COMPLETION
+
+
+def test_nothing_is_tried_twice(server: ScriptedServer, bedrock: Bedrock) -> None:
+    # The next attempt is PostgreSQL's to decide.
+    server.replies(error(429, "ThrottlingException"), GOOD)
+    bedrock.failure()
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 503])
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"\xff\xfe", b"[]", b"null", b"5", b"[" * 100_000])
+def test_errors_in_no_known_form_are_model_errors_all_the_same(
+    server: ScriptedServer, bedrock: Bedrock, status: int, body: bytes
+) -> None:
+    server.replies(Reply(status, body), GOOD)
+    expected = "model_rejected" if status < 500 else "model_unavailable"
+    assert bedrock.failure().code in {expected, "model_bad_response"}
+    assert bedrock.complete() == COMPLETION
+
+
+# No answer, and answers that are none ---------------------------------------------------------------------------------
+
+
+def test_nobody_listening_is_an_outage() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with bedrock_at(f"http://127.0.0.1:{reserved.getsockname()[1]}") as nowhere:
+            assert nowhere.failure().code == "model_unavailable"
+
+
+def test_a_role_without_credentials_is_an_outage() -> None:
+    def client(_: int) -> Any:
+        raise NoCredentialsError
+
+    with pytest.raises(ModelError) as caught:
+        BedrockBackend(client).complete(CLAIM, PATIENT)
+    assert caught.value.code == "model_unavailable"
+
+
+def never(exchange: Exchange) -> None:
+    exchange.wait()
+
+
+def half_a_body(exchange: Exchange) -> None:
+    exchange.write(head(200, {"Content-Length": "100"}) + b"{")
+    exchange.wait()
+
+
+@pytest.mark.parametrize("reply", [never, half_a_body])
+def test_silence_is_a_timeout_and_the_next_call_works(
+    server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None]
+) -> None:
+    server.replies(reply, GOOD)
+    bedrock.read_timeout = 0.2
+    assert bedrock.failure().code == "model_timeout"
+    bedrock.read_timeout = None
+    assert bedrock.complete() == COMPLETION
+
+
+def closed_at_once(exchange: Exchange) -> None:
+    exchange.hang_up()
+
+
+def closed_midway(exchange: Exchange) -> None:
+    exchange.write(head(200, {"Content-Length": "100"}) + b'{"output":')
+    exchange.hang_up()
+
+
+@pytest.mark.parametrize("reply", [closed_at_once, closed_midway])
+def test_a_connection_that_breaks_is_an_outage_and_the_next_call_works(
+    server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None]
+) -> None:
+    server.replies(reply, GOOD)
+    assert bedrock.failure().code == "model_unavailable"
+    assert bedrock.complete() == COMPLETION
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not JSON",
+        b"\xff\xfe",
+        b"null",
+        b"5",
+        b'"output"',
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        *(
+            json.dumps(body).encode()
+            for body in (
+                {"output": []},
+                {"output": {}},
+                {"output": {"message": 5}},
+                {"output": {"message": {"role": "assistant"}}},
+                *(
+                    answer(output={"message": {"content": content}})
+                    for content in (
+                        None,
+                        5,
+                        WORDS,
+                        {"text": WORDS},
+                        [5],
+                        [[]],
+                        ["text"],
+                        [{"text": 5}],
+                        [{"text": None}],
+                    )
+                ),
+                answer(usage=[]),
+                answer(usage=7),
+                answer(usage="7"),
+            )
+        ),
+    ],
+)
+def test_what_is_not_converse_is_not_understood(server: ScriptedServer, bedrock: Bedrock, body: bytes) -> None:
+    server.replies(Reply(body=body), GOOD)
+    assert bedrock.failure().code == "model_bad_response"
+    assert bedrock.complete() == COMPLETION
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"totalTokens": 16},
+        {"inputTokens": 11},
+        {"outputTokens": 5},
+        {"inputTokens": None, "outputTokens": 5},
+        {"inputTokens": -1, "outputTokens": 5},
+        {"inputTokens": 11, "outputTokens": -1},
+        {"inputTokens": 2**30, "outputTokens": 5},
+        {"inputTokens": 11, "outputTokens": 2**64},
+    ],
+)
+def test_no_books_are_kept_without_sound_counts(server: ScriptedServer, bedrock: Bedrock, usage: Any) -> None:
+    server.replies(Reply(body=answer(usage=usage)))
+    error = bedrock.failure()
+    assert error.code == "model_usage_missing"
+    # The model would be paid again, and say no more the second time.
+    assert not error.is_transient
