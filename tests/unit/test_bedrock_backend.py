@@ -263,12 +263,16 @@ def closed_midway(exchange: Exchange) -> None:
     exchange.hang_up()
 
 
-@pytest.mark.parametrize("reply", [closed_at_once, closed_midway])
-def test_a_connection_that_breaks_is_an_outage_and_the_next_call_works(
-    server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None]
+@pytest.mark.parametrize(
+    ("reply", "code"), [(closed_at_once, "model_unavailable"), (closed_midway, "model_bad_response")]
+)
+def test_a_connection_that_breaks_is_tried_again_and_the_next_call_works(
+    server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None], code: str
 ) -> None:
     server.replies(reply, GOOD)
-    assert bedrock.failure().code == "model_unavailable"
+    error = bedrock.failure()
+    assert error.code == code
+    assert error.is_transient
     assert bedrock.complete() == COMPLETION
 
 

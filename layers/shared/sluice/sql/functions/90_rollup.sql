@@ -19,18 +19,25 @@ DECLARE
 BEGIN
     span := rollup_advance('usage');
     -- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
-    WITH changed AS MATERIALIZED (
-        SELECT r.user_id, r.model_id, p.period, (period_start(p.period, r.created_at) AT TIME ZONE 'UTC')::date AS first_day,
-               (period_end(p.period, r.created_at) AT TIME ZONE 'UTC')::date - 1 AS last_day,
+    WITH by_day AS (
+        SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day,
                count(*) FILTER (WHERE a.action = 'request.queued') AS requests_count,
                coalesce(sum(r.prompt_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS prompt_tokens,
                coalesce(sum(r.completion_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS completion_tokens
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
-        CROSS JOIN (VALUES ('daily'), ('monthly')) AS p (period)
         WHERE a.xact_id >= span.low AND a.xact_id < span.high
           AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
-        GROUP BY r.user_id, r.model_id, p.period, first_day, last_day
+        GROUP BY r.user_id, r.model_id, day
+    ), changed AS MATERIALIZED (
+        SELECT d.user_id, d.model_id, p.period, p.first_day, p.last_day, sum(d.requests_count) AS requests_count,
+               sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens
+        FROM by_day d
+        CROSS JOIN LATERAL (VALUES
+            ('daily', d.day, d.day),
+            ('monthly', date_trunc('month', d.day)::date, (date_trunc('month', d.day) + interval '1 month -1 day')::date)
+        ) AS p (period, first_day, last_day)
+        GROUP BY d.user_id, d.model_id, p.period, p.first_day, p.last_day
     ), by_user AS (
         INSERT INTO usage AS u (user_id, period, period_start, period_end, requests_count, tokens_used)
         SELECT c.user_id, c.period, c.first_day, c.last_day,
@@ -64,7 +71,7 @@ BEGIN
     span := rollup_advance('stats');
     INSERT INTO request_stats AS s
         (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count)
-    SELECT period_start('daily', r.created_at), r.user_id, r.model_id,
+    SELECT date_trunc('day', r.created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', r.user_id, r.model_id,
            count(*) FILTER (WHERE a.action = 'request.queued'),
            count(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'),
            coalesce(sum(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'), 0),

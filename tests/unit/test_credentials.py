@@ -1,0 +1,159 @@
+"""How the functions log in: the secret of a database brought along, or a token of IAM's."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from sluice.config import Settings
+from sluice.db import credentials
+from sluice.db.credentials import CA_BUNDLE, connection_parameters, forget_secret
+from sluice.errors import ConfigurationError
+
+SECRET = {"host": "db.example", "username": "owner", "password": "hunter2"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(aws: None) -> Iterator[None]:
+    forget_secret()
+    credentials._rds.cache_clear()
+    yield
+    forget_secret()
+    credentials._rds.cache_clear()
+
+
+@pytest.fixture
+def secrets() -> Iterator[Any]:
+    client = boto3.client("secretsmanager")
+    yield client
+    client.close()
+
+
+def stored(secrets: Any, value: Any, **given: Any) -> Settings:
+    """The settings of a function whose database has this secret."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    arn = secrets.create_secret(Name="database", SecretString=text)["ARN"]
+    return Settings(database_secret_arn=arn, **given)
+
+
+def test_a_secret_says_where_and_who_and_tls_is_verified_unless_it_says_otherwise(secrets: Any) -> None:
+    assert connection_parameters(stored(secrets, SECRET)) == {
+        "host": "db.example",
+        "port": 5432,
+        "dbname": "sluice",
+        "user": "owner",
+        "password": "hunter2",
+        "sslmode": "verify-full",
+        "sslrootcert": "/opt/certs/rds-ca.pem",
+        "connect_timeout": 3,
+        "application_name": "sluice_migrate",
+    }
+
+
+def test_a_secret_may_say_everything(secrets: Any) -> None:
+    more = {"port": "6543", "dbname": "other", "sslmode": "require", "sslrootcert": "/etc/ca.pem", "engine": "postgres"}
+    found = connection_parameters(stored(secrets, SECRET | more, database_role="sluice_worker"))
+    assert found["port"] == 6543
+    assert [found[name] for name in ("dbname", "sslmode", "sslrootcert")] == ["other", "require", "/etc/ca.pem"]
+    # Whom to blame in pg_stat_activity; the role is assumed after login.
+    assert (found["user"], found["application_name"]) == ("owner", "sluice_worker")
+
+
+@pytest.mark.parametrize("member", SECRET)
+def test_a_secret_that_lacks_something_is_a_configuration_error(secrets: Any, member: str) -> None:
+    settings = stored(secrets, {name: value for name, value in SECRET.items() if name != member})
+    with pytest.raises(ConfigurationError, match=f"^the database secret lacks {member}$"):
+        connection_parameters(settings)
+
+
+def test_all_that_a_secret_lacks_is_named(secrets: Any) -> None:
+    with pytest.raises(ConfigurationError, match="lacks host, password, username$"):
+        connection_parameters(stored(secrets, {}))
+
+
+@pytest.mark.parametrize("text", ["hunter2", "{'host': 'hunter2'}", "5", "null", "true"])
+def test_a_secret_that_is_no_json_object_is_a_configuration_error_that_does_not_show_it(
+    secrets: Any, text: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        connection_parameters(stored(secrets, text))
+    assert str(caught.value) == "the database secret is not a JSON object"
+    assert caught.value.__suppress_context__
+
+
+def test_a_secret_that_cannot_be_read_is_told_by_the_client(secrets: Any) -> None:
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        connection_parameters(Settings(database_secret_arn="arn:aws:secretsmanager:us-east-1:123456789012:secret:no"))
+
+
+def test_a_secret_is_read_once_and_anew_after_it_was_forgotten(secrets: Any) -> None:
+    settings = stored(secrets, SECRET)
+    assert connection_parameters(settings)["password"] == "hunter2"
+    secrets.put_secret_value(SecretId="database", SecretString=json.dumps(SECRET | {"password": "rotated"}))
+    assert connection_parameters(settings)["password"] == "hunter2"
+    forget_secret()
+    assert connection_parameters(settings)["password"] == "rotated"
+
+
+def test_a_bad_secret_is_not_remembered(secrets: Any) -> None:
+    settings = stored(secrets, "{}")
+    with pytest.raises(ConfigurationError):
+        connection_parameters(settings)
+    secrets.put_secret_value(SecretId="database", SecretString=json.dumps(SECRET))
+    assert connection_parameters(settings)["host"] == "db.example"
+
+
+IAM = Settings(database_host="db.rds", database_port=6432, database_role="sluice_worker", aws_region="eu-central-1")
+
+
+def test_without_a_secret_iam_signs_a_token_for_the_role() -> None:
+    found = connection_parameters(IAM)
+    token = urlsplit("https://" + found.pop("password"))
+    assert found == {
+        "host": "db.rds",
+        "port": 6432,
+        "dbname": "sluice",
+        "user": "sluice_worker",
+        # A token in the clear opens the database for fifteen minutes.
+        "sslmode": "verify-full",
+        "sslrootcert": str(CA_BUNDLE),
+        "connect_timeout": 3,
+        "application_name": "sluice_worker",
+    }
+    assert token.netloc == "db.rds:6432"
+    asked = parse_qs(token.query)
+    assert (asked["Action"], asked["DBUser"]) == (["connect"], ["sluice_worker"])
+    assert "/eu-central-1/rds-db/" in asked["X-Amz-Credential"][0]
+
+
+def test_a_token_is_made_for_each_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Signer:
+        made = 0
+
+        def generate_db_auth_token(self, host: str, port: int, user: str) -> str:
+            self.made += 1
+            return f"{user}@{host}:{port} token {self.made}"
+
+    signer = Signer()
+    monkeypatch.setattr(credentials, "_rds", lambda region: signer)
+    passwords = [connection_parameters(IAM)["password"] for _ in range(2)]
+    assert passwords == ["sluice_worker@db.rds:6432 token 1", "sluice_worker@db.rds:6432 token 2"]
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [(Settings(), "DATABASE_HOST"), (Settings(database_host="db.rds"), "DATABASE_ROLE")],
+)
+def test_without_a_secret_and_an_address_the_variable_is_named(settings: Settings, missing: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{missing} is not set$"):
+        connection_parameters(settings)
+
+
+def test_a_secret_goes_before_an_address(secrets: Any) -> None:
+    settings = stored(secrets, SECRET, database_host="db.rds", database_role="sluice_worker")
+    assert connection_parameters(settings)["host"] == "db.example"

@@ -1,0 +1,288 @@
+"""What clients and operators may send, at and beyond the edges."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from sluice.errors import SluiceError
+from sluice.models import (
+    AdminEvent,
+    GenerateRequest,
+    KeyCreate,
+    ModelSet,
+    Parameters,
+    QueueMessage,
+    RollupEvent,
+    UserCreate,
+    UserList,
+)
+from sluice.validation import parse_json
+
+
+def refused_at(model: type[BaseModel], body: Any) -> list[str]:
+    """Where the findings point to."""
+    with pytest.raises(SluiceError) as caught:
+        parse_json(model, body if isinstance(body, str) else json.dumps(body))
+    assert caught.value.code == "invalid_input"
+    return [finding["pointer"] for finding in caught.value.extra["errors"]]
+
+
+# GenerateRequest ------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_enough() -> None:
+    request = parse_json(GenerateRequest, '{"prompt": "hello"}')
+    assert request == GenerateRequest(prompt="hello")
+    assert (request.model, request.metadata) == (None, None)
+    assert request.parameters.model_dump(exclude_none=True) == {}
+
+
+@pytest.mark.parametrize("name", ["model", "model_id"])
+def test_the_model_has_two_names(name: str) -> None:
+    assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", name: "small"})).model == "small"
+
+
+def test_both_names_at_once_are_one_too_many() -> None:
+    assert refused_at(GenerateRequest, {"prompt": "hello", "model": "a", "model_id": "a"}) == [""]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"prompt": ""}, "/prompt"),
+        ({"prompt": None}, "/prompt"),
+        ({"prompt": 5}, "/prompt"),
+        ({"prompt": ["hello"]}, "/prompt"),
+        ({"prompt": "a\x00b"}, "/prompt"),
+        ({"model": ""}, "/model"),
+        ({"model_id": 5}, "/model_id"),
+        ({"parameters": None}, "/parameters"),
+        ({"parameters": []}, "/parameters"),
+        ({"parameters": {"max_new_tokens": 5}}, "/parameters/max_new_tokens"),
+        ({"parameters": {"stop": ["a", ""]}}, "/parameters/stop/1"),
+        ({"metadata": []}, "/metadata"),
+        ({"metadata": {"a": 1}}, "/metadata/a"),
+        ({"metadata": {"a": "x" * 513}}, "/metadata/a"),
+        ({"metadata": {"a": "\x00"}}, "/metadata/a"),
+        ({"metadata": {"k" * 65: "x"}}, "/metadata/" + "k" * 65),
+        ({"metadata": {"": "x"}}, "/metadata/"),
+        ({"metadata": {"a/b~c": 1}}, "/metadata/a~1b~0c"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "/metadata"),
+        ({"priority": 1}, "/priority"),
+        ({"x" * 5000: 1}, "/" + "x" * 100),
+    ],
+)
+def test_what_is_wrong_is_pointed_to(change: dict[str, Any], pointer: str) -> None:
+    assert refused_at(GenerateRequest, {"prompt": "hello"} | change) == [pointer]
+
+
+def test_metadata_reaches_its_limits() -> None:
+    metadata = {f"{n:02}".ljust(64, "k"): "v" * 512 for n in range(16)} | {"00".ljust(64, "k"): ""}
+    assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", "metadata": metadata})).metadata == metadata
+
+
+def test_every_finding_is_reported_up_to_twenty() -> None:
+    assert len(refused_at(GenerateRequest, {"prompt": "hello", "a": 1, "b": 2})) == 2
+    assert len(refused_at(GenerateRequest, {"prompt": "hello"} | {str(n): n for n in range(50)})) == 20
+
+
+def test_texts_are_told_apart_from_lists_in_what_a_person_reads() -> None:
+    with pytest.raises(SluiceError) as caught:
+        parse_json(GenerateRequest, '{"prompt": ""}')
+    assert caught.value.detail == "/prompt: String should have at least 1 character."
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_tokens", [1, 256, 10**9]),
+        ("temperature", [0, 0.0, 1, 1.5, 2, 2.0]),
+        ("top_p", [1e-9, 0.5, 1, 1.0]),
+        ("stop", [["a"], ["a", "b", "c", "d"], ["x" * 100]]),
+        ("seed", [0, 2**31 - 1]),
+    ],
+)
+def test_parameters_within_their_range_are_kept(name: str, values: list[Any]) -> None:
+    for value in values:
+        parsed = parse_json(Parameters, json.dumps({name: value}))
+        assert parsed.model_dump(exclude_none=True) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        # More than PostgreSQL's integer holds must be refused here: there it would be an error without a name.
+        ("max_tokens", [0, -1, 10**9 + 1, 2**31, 2**64, 1.0, 1.5, "5", True, []]),
+        ("temperature", [-0.1, 2.1, 10**30, "1", True, "NaN"]),
+        ("top_p", [0, 0.0, -0.5, 1.1, "1", True]),
+        ("seed", [-1, 2**31, 1.0, "5", True]),
+        ("stop", [[], ["a"] * 5, 5, {}, True]),
+    ],
+)
+def test_parameters_beyond_their_range_are_refused(name: str, values: list[Any]) -> None:
+    for value in values:
+        assert refused_at(Parameters, {name: value}) == [f"/{name}"], value
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_to_postgresql_is_refused(name: str, word: str) -> None:
+    assert refused_at(Parameters, f'{{"{name}": {word}}}') == [f"/{name}"]
+
+
+def test_one_stop_sequence_may_come_without_a_list() -> None:
+    assert parse_json(Parameters, '{"stop": "END"}').stop == ["END"]
+
+
+@pytest.mark.parametrize("sequence", ["", "x" * 101, "\x00", 5])
+def test_a_stop_sequence_has_its_own_limits(sequence: Any) -> None:
+    assert refused_at(Parameters, {"stop": [sequence]}) == ["/stop/0"]
+
+
+# Identifiers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identifier", ["a", "7", "Alice", "alice@example.com", "org/model-1.5_b:2+x", "a" * 50])
+def test_identifiers_are_what_fits_a_url_a_csv_and_a_message_group(identifier: str) -> None:
+    assert parse_json(UserCreate, json.dumps({"user_id": identifier})).user_id == identifier
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "",
+        "a" * 51,
+        "-a",
+        ".a",
+        "/a",
+        " a",
+        "a ",
+        "a b",
+        "a\n",
+        "\na",
+        "a\nb",
+        "a\x00",
+        "a,b",
+        "a;b",
+        'a"b',
+        "é",
+        "aé",
+        "٣",
+    ],
+)
+def test_anything_else_is_no_identifier(identifier: str) -> None:
+    assert refused_at(UserCreate, {"user_id": identifier}) == ["/user_id"]
+    assert refused_at(GenerateRequest, {"prompt": "hello", "model": identifier}) == ["/model"]
+
+
+# What operators send --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("email", ["no-at", "a@", "@b", "a b@c", "a@b\n", "a@b\x00", "a@" + "b" * 254, 5])
+def test_an_email_address_has_two_sides_and_no_space(email: Any) -> None:
+    assert parse_json(UserCreate, '{"user_id": "a", "email": "a@b"}').email == "a@b"
+    assert refused_at(UserCreate, {"user_id": "a", "email": email}) == ["/email"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "\x00"])
+def test_names_are_short_and_storable(name: str) -> None:
+    assert refused_at(UserCreate, {"user_id": "a", "name": name}) == ["/name"]
+    assert refused_at(KeyCreate, {"user_id": "a", "name": name}) == ["/name"]
+
+
+def test_where_a_list_goes_on_is_storable_too() -> None:
+    assert refused_at(UserList, {"after": "\x00"}) == ["/after"]
+
+
+@pytest.mark.parametrize("limit", [0, 1001, True, "5"])
+def test_lists_are_of_a_thousand_at_most(limit: Any) -> None:
+    assert refused_at(UserList, {"limit": limit}) == ["/limit"]
+
+
+@pytest.mark.parametrize("scopes", [[], ["admin"], ["submit", "admin"], "submit", None])
+def test_a_key_has_scopes_that_exist(scopes: Any) -> None:
+    (pointer,) = refused_at(KeyCreate, {"user_id": "a", "scopes": scopes})
+    assert pointer.startswith("/scopes")
+
+
+def test_an_expiry_names_its_zone() -> None:
+    assert parse_json(KeyCreate, '{"user_id": "a", "expires_at": "2030-01-01T00:00:00+02:00"}').expires_at
+    assert refused_at(KeyCreate, {"user_id": "a", "expires_at": "2030-01-01T00:00:00"}) == [""]
+
+
+MODEL = {"model_id": "small", "backend": "openai", "backend_model": "small-1b", "endpoint": "https://models.example/v1"}
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://models.example/v1", "https://a/b/c/"])
+def test_a_model_has_an_endpoint(endpoint: str) -> None:
+    assert parse_json(ModelSet, json.dumps(MODEL | {"endpoint": endpoint})).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"backend": "sagemaker"}, "/backend"),
+        ({"backend_model": ""}, "/backend_model"),
+        ({"endpoint": None}, ""),
+        ({"endpoint": "models.example"}, "/endpoint"),
+        ({"endpoint": "file://etc/passwd"}, "/endpoint"),
+        # Credentials belong in a secret.
+        ({"endpoint": "https://user:password@models.example"}, "/endpoint"),
+        ({"endpoint": "https://models.example/v1?key=5"}, "/endpoint"),
+        ({"endpoint": "https://models.example/v1\n"}, "/endpoint"),
+        ({"endpoint": "https://models.example/\x00"}, "/endpoint"),
+        ({"secret_arn": ""}, "/secret_arn"),
+        ({"max_tokens_default": 2000}, ""),
+        ({"max_tokens_limit": 2**31}, "/max_tokens_limit"),
+        ({"overhead_tokens": -1}, "/overhead_tokens"),
+        ({"overhead_tokens": 2**31}, "/overhead_tokens"),
+        ({"timeout_seconds": 0}, "/timeout_seconds"),
+        ({"timeout_seconds": 901}, "/timeout_seconds"),
+        ({"is_default": True, "is_active": False}, ""),
+        ({"is_default": 1}, "/is_default"),
+        ({"prices": {"prompt": "-1"}}, "/prices/prompt"),
+        ({"prices": {"prompt": "NaN"}}, "/prices/prompt"),
+        ({"prices": {"prompt": "0.00000000001"}}, "/prices/prompt"),
+        ({"prices": {"cached": "1"}}, "/prices/cached"),
+    ],
+)
+def test_a_model_that_cannot_work_is_refused(change: dict[str, Any], pointer: str) -> None:
+    assert refused_at(ModelSet, MODEL | change) == [pointer]
+
+
+def test_prices_keep_every_digit() -> None:
+    prices = parse_json(
+        ModelSet, json.dumps(MODEL | {"prices": {"prompt": "0.1", "completion": "2.0000000001"}})
+    ).prices
+    assert [str(prices.prompt), str(prices.completion)] == ["0.1", "2.0000000001"]
+
+
+# What functions send one another --------------------------------------------------------------------------------------
+
+
+def test_a_message_may_say_more_than_is_needed() -> None:
+    body = '{"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", "sent_by": "a newer version"}'
+    assert str(parse_json(QueueMessage, body).request_id) == "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+@pytest.mark.parametrize("body", [{}, {"request_id": None}, {"request_id": "no"}, {"request_id": 5}, [], "x"])
+def test_a_message_without_an_id_is_unreadable(body: Any) -> None:
+    refused_at(QueueMessage, json.dumps(body))
+
+
+@pytest.mark.parametrize("tasks", [[], ["vacuum"], "usage", None])
+def test_a_rollup_names_tasks_that_exist(tasks: Any) -> None:
+    (pointer,) = refused_at(RollupEvent, {"tasks": tasks})
+    assert pointer.startswith("/tasks")
+
+
+@pytest.mark.parametrize(
+    "event", [{}, {"operation": 5}, {"operation": "a", "arguments": []}, {"operation": "a", "x": 1}]
+)
+def test_an_administrative_event_has_an_operation_and_arguments(event: Any) -> None:
+    assert len(refused_at(AdminEvent, event)) == 1

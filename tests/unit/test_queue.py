@@ -1,0 +1,155 @@
+"""The queue on moto's SQS, and in front of clients that fail as SQS can."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+
+from sluice.models import QueueMessage
+from sluice.queue import Message, Queue
+
+
+@pytest.fixture
+def sqs(aws: None) -> Iterator[Any]:
+    client = boto3.client("sqs")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def url(sqs: Any) -> str:
+    return str(sqs.create_queue(QueueName="requests")["QueueUrl"])
+
+
+def messages(count: int, **given: Any) -> list[Message]:
+    return [Message(UUID(int=n + 1), f"user-{n % 3}", **given) for n in range(count)]
+
+
+def ids(sent: list[Message]) -> list[UUID]:
+    return [message.request_id for message in sent]
+
+
+def receive_all(sqs: Any, url: str) -> list[dict[str, Any]]:
+    received: list[dict[str, Any]] = []
+    while batch := sqs.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, MessageSystemAttributeNames=["MessageGroupId"]
+    ).get("Messages"):
+        received += batch
+    return received
+
+
+def test_a_message_is_the_id_of_a_request_in_its_users_group(sqs: Any, url: str) -> None:
+    (message,) = messages(1)
+    assert Queue(sqs, url).send([message]) == []
+    (received,) = receive_all(sqs, url)
+    assert json.loads(received["Body"]) == {"request_id": str(message.request_id)}
+    assert QueueMessage.model_validate_json(received["Body"]).request_id == message.request_id
+    assert received["Attributes"]["MessageGroupId"] == "user-0"
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 11, 37])
+def test_any_number_is_sent_each_of_them_once(sqs: Any, url: str, count: int) -> None:
+    sent = messages(count)
+    assert Queue(sqs, url).send(sent) == []
+    received = Counter(UUID(json.loads(message["Body"])["request_id"]) for message in receive_all(sqs, url))
+    assert received == Counter(ids(sent))
+
+
+def test_a_delayed_message_is_held_back(sqs: Any, url: str) -> None:
+    queue = Queue(sqs, url)
+    assert queue.send(messages(2, delay_seconds=900)) == []
+    assert receive_all(sqs, url) == []
+    assert queue.depth() == 2
+
+
+def test_the_depth_counts_what_waits_what_is_delayed_and_what_is_in_flight(sqs: Any, url: str) -> None:
+    queue = Queue(sqs, url)
+    assert queue.depth() == 0
+    queue.send(messages(3))
+    queue.send(messages(2, delay_seconds=60))
+    sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1, VisibilityTimeout=600)
+    assert queue.depth() == 5
+
+
+def test_a_queue_that_is_gone_sends_nothing_and_says_so(sqs: Any, url: str) -> None:
+    sqs.delete_queue(QueueUrl=url)
+    queue, sent = Queue(sqs, url), messages(12)
+    assert queue.send(sent) == ids(sent)
+    assert queue.depth() is None
+
+
+class FakeSQS:
+    """Records what it is sent; refuses the positions it is told to, and fails in the calls it is told to."""
+
+    def __init__(self, refused: tuple[int, ...] = (), failures: dict[int, Exception] | None = None) -> None:
+        self.calls: list[dict[str, Any]] = []
+        self._refused = refused
+        self._failures = failures or {}
+
+    def send_message_batch(self, **call: Any) -> dict[str, Any]:
+        self.calls.append(call)
+        if failure := self._failures.get(len(self.calls)):
+            raise failure
+        entries = [entry["Id"] for entry in call["Entries"]]
+        refused = [entries[position] for position in self._refused if position < len(entries)]
+        return {
+            "Successful": [{"Id": entry} for entry in entries if entry not in refused],
+            # SQS leaves the member out when there is none.
+            **(
+                {"Failed": [{"Id": i, "SenderFault": False, "Code": "InternalError"} for i in refused]}
+                if refused
+                else {}
+            ),
+        }
+
+    def get_queue_attributes(self, **_: Any) -> dict[str, Any]:
+        raise self._failures[1]
+
+
+THROTTLED = ClientError({"Error": {"Code": "RequestThrottled"}}, "SendMessageBatch")
+FAILURES = [
+    THROTTLED,
+    EndpointConnectionError(endpoint_url="https://sqs"),
+    ReadTimeoutError(endpoint_url="https://sqs"),
+]
+
+
+def test_messages_go_in_tens_under_ids_of_their_own() -> None:
+    client = FakeSQS()
+    Queue(client, "https://queue").send(messages(23))
+    assert [len(call["Entries"]) for call in client.calls] == [10, 10, 3]
+    assert {call["QueueUrl"] for call in client.calls} == {"https://queue"}
+    for call in client.calls:
+        assert len({entry["Id"] for entry in call["Entries"]}) == len(call["Entries"])
+
+
+def test_a_delay_is_sent_only_where_there_is_one() -> None:
+    client = FakeSQS()
+    Queue(client, "https://queue").send([*messages(1), *messages(1, delay_seconds=7)])
+    undelayed, delayed = client.calls[0]["Entries"]
+    assert "DelaySeconds" not in undelayed
+    assert delayed["DelaySeconds"] == 7
+
+
+def test_what_sqs_refuses_comes_back_and_nothing_else() -> None:
+    sent = messages(23)
+    unsent = Queue(FakeSQS(refused=(0, 4)), "https://queue").send(sent)
+    assert unsent == [sent[n].request_id for n in (0, 4, 10, 14, 20)]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_batch_that_fails_comes_back_and_the_others_are_sent(failure: Exception) -> None:
+    sent = messages(25)
+    client = FakeSQS(failures={2: failure})
+    assert Queue(client, "https://queue").send(sent) == ids(sent[10:20])
+    assert len(client.calls) == 3
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_queue_that_cannot_be_asked_has_no_depth(failure: Exception) -> None:
+    assert Queue(FakeSQS(failures={1: failure}), "https://queue").depth() is None
