@@ -71,7 +71,7 @@ def test_a_secret_that_lacks_something_is_a_configuration_error(secrets: Any, me
 
 
 def test_all_that_a_secret_lacks_is_named(secrets: Any) -> None:
-    with pytest.raises(ConfigurationError, match="lacks host, password, username$"):
+    with pytest.raises(ConfigurationError, match=r"lacks host, password, username$"):
         connection_parameters(stored(secrets, {}))
 
 

@@ -92,7 +92,7 @@ def test_a_pause_is_between_half_and_all_of_what_doubling_gives(attempt: int, ba
 
 @given(ATTEMPT, BASE)
 def test_the_longest_pause_never_becomes_shorter(attempt: int, base: float) -> None:
-    # Its lower half is where the next one's begins, at the latest.
+    # Each is at least half of the longest that it could have been.
     assert backoff(attempt, base) <= 2 * backoff(attempt + 1, base)
 
 
