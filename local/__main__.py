@@ -19,6 +19,8 @@ except ModuleNotFoundError as missing:
     ) from None
 
 _WATCH_SECONDS = 0.5
+_REVIVAL_SECONDS = 2.0
+_REVIVALS = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) 
             demo.prompt_the_model(info, say)
         demo.show_next_steps(info)
         print("Serving until Ctrl-C.", flush=True)
-        _serve(stack)
+        _serve(stack, say)
         return 0
     finally:
         if stack.running:
@@ -67,13 +69,22 @@ def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) 
             say("All is stopped.")
 
 
-def _serve(stack: Stack) -> None:
+def _serve(stack: Stack, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; what ends by itself is started again, as it would be in a data centre, but not for ever."""
+    revivals = 0
     try:
-        while (failure := stack.failure()) is None:
+        while True:
             time.sleep(_WATCH_SECONDS)
+            if (failure := stack.failure()) is None:
+                continue
+            say(failure)
+            time.sleep(_REVIVAL_SECONDS)
+            if revivals == _REVIVALS or not stack.revive():
+                raise LocalError(failure)
+            revivals += 1
+            say("It runs again.")
     except KeyboardInterrupt:
         return
-    raise LocalError(failure)
 
 
 def _clock() -> Callable[[str], None]:

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,7 @@ class Stack:
         try:
             self._clean_up_after_a_crash()
             self._start_servers()
-            self._info = self._deploy()
-            write_atomically(self.stack_file, json.dumps(asdict(self._info), indent=2) + "\n")
+            self._publish(self._deploy())
         except BaseException:
             self.stop()
             raise
@@ -174,6 +173,22 @@ class Stack:
                     f"The end of its log, {process.log}:\n{process.log_tail()}"
                 )
         return None
+
+    def revive(self) -> bool:
+        """Start the database or the model again if it ended by itself, where it was; False if that cannot help.
+
+        It cannot for the emulator: what was deployed, and the queue, ended with it.
+        """
+        if not self.emulator.process or not self.emulator.process.alive:
+            return False
+        if not self.postgres.alive:
+            self.restart_postgres()
+        if self._llm_url is None and not self.llm.alive:
+            self.llm.stop()
+            self.llm.start()
+            self._remember(self.llm.process)
+        self._publish(replace(self.info, pids=self._pids()))
+        return True
 
     # ── Its use ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -252,6 +267,9 @@ class Stack:
         parameters = {
             "DatabaseSecretArn": self._make_database_secret(),
             "Architecture": architecture(),
+            # Who tries things out would rather see soon why a model fails: half a minute of retries, not ten.
+            "RetryBaseSeconds": "1",
+            "MaxAttempts": "6",
             **self._parameters,
         }
         deployment = deploy.deploy(
@@ -281,8 +299,12 @@ class Stack:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             logs=str(self.logs_dir),
-            pids={name: process.pid for name, process in self._processes().items()},
+            pids=self._pids(),
         )
+
+    def _publish(self, info: StackInfo) -> None:
+        self._info = info
+        write_atomically(self.stack_file, json.dumps(asdict(info), indent=2) + "\n")
 
     def _make_database_secret(self) -> str:
         value = {
@@ -299,6 +321,9 @@ class Stack:
 
     def _owner_password(self) -> str:
         return kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
+
+    def _pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self._processes().items()}
 
     def _processes(self) -> dict[str, Process]:
         processes = {

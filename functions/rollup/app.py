@@ -17,7 +17,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answers with the figures of each task.
 
     Raises:
-        SluiceError: the event is wrong or a task failed, so that the schedule repeats it and the alarm sees it.
+        SluiceError: the event is wrong or a task failed, so that Lambda repeats it and the alarm sees it.
     """
     tasks = parse_object(RollupEvent, event).tasks
     settings = runtime.settings()

@@ -25,7 +25,6 @@ ENVIRONMENT = {
     "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
     "DATABASE_SECRET_ARN": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:example",
     "QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/sluice-requests",
-    "DEAD_LETTER_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/123456789012/sluice-dead-letters",
     "ROLLUP_FUNCTION": "sluice-rollup",
     "DATABASE_ROLE": "sluice_test",
 }

@@ -273,3 +273,26 @@ def test_every_change_of_state_is_audited_and_legal(service: Service, alice: byt
             assert later["old"] == earlier["new"]
             assert Status(later["new"]) in TRANSITIONS[Status(later["old"])]
         assert rows[-1]["new"] == request(service, request_id)["status"]
+
+
+def test_a_late_answer_to_a_request_that_failed_meanwhile_is_waste(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.owner.execute("UPDATE inflight SET max_attempts = 1")
+    service.claim(request_id, lease_seconds=-1)
+    service.database("rollup").rows("request_recover", {"at_most": 10})
+    assert request(service, request_id)["error_code"] == "worker_lost"
+
+    assert kinds(service.settle(completed(request_id))) == {request_id: "superseded"}
+
+    assert service.value("SELECT after->>'wasted_tokens' FROM audit_log WHERE action = 'request.superseded'") == "10"
+    assert books(service)["daily"] == (1, 0, 0)
+
+
+def test_taking_over_a_lost_claim_is_audited_as_that(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id, lease_seconds=-1)
+    service.claim(request_id)
+    rows = service.rows(
+        "SELECT before->>'status' AS old FROM audit_log WHERE action = 'request.processing' ORDER BY audit_id"
+    )
+    assert [row["old"] for row in rows] == ["queued", "processing"]

@@ -135,3 +135,9 @@ def test_models_are_those_one_may_name(service: Service, alice: bytes) -> None:
             {"model": "nova-micro", "is_default": True, "max_tokens_default": 512, "max_tokens_limit": 5000},
         ]
     }
+
+
+def test_history_shows_the_beginning_of_a_long_prompt(service: Service, alice: bytes) -> None:
+    service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', repeat('é', 5000))")
+    (entry,) = status.history(service.database("status"), alice, None, None)["requests"]
+    assert entry["prompt"] == "é" * 1000

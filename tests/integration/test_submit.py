@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
 from sluice.errors import SluiceError
@@ -250,8 +251,6 @@ def test_writers_from_outside_are_accounted_for_like_any(service: Service, alice
 def test_writers_from_outside_are_refused_by_name(
     service: Service, alice: bytes, spoil: Callable[[Service], None], sqlstate: str, constraint: str
 ) -> None:
-    import psycopg
-
     spoil(service)
     with pytest.raises(psycopg.Error) as refused:
         service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'hello')")
@@ -272,3 +271,20 @@ def test_an_unknown_key_is_looked_up_by_its_hash_only(service: Service, alice: b
     with pytest.raises(SluiceError) as refused:
         try_submit(service, digest("sluice_" + "z" * 43))
     assert refused.value.code == "key_unknown"
+
+
+@pytest.mark.parametrize(
+    "parameters", ['{"max_tokens": 0}', '{"max_tokens": -5}', '{"messages": []}', '{"model": "x"}']
+)
+def test_writers_from_outside_cannot_pass_what_clients_cannot(service: Service, alice: bytes, parameters: str) -> None:
+    with pytest.raises(psycopg.Error) as refused:
+        service.owner.execute(
+            "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('alice', 'hello', %s)", (parameters,)
+        )
+    assert (refused.value.sqlstate, refused.value.diag.constraint_name) == ("SL422", "invalid_input")
+
+
+def test_a_user_who_may_make_no_requests_is_told_so(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quotas SET max_requests = 0 WHERE quota_period = 'daily'")
+    with pytest.raises(SluiceError, match="daily quota allows no requests"):
+        try_submit(service, alice)

@@ -106,7 +106,9 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
-def test_a_run_that_is_killed_is_mended_by_the_next_and_a_lost_server_ends_it(state: Path) -> None:
+def test_a_run_that_is_killed_is_mended_by_the_next_and_so_is_a_lost_database_but_not_the_emulator(
+    state: Path,
+) -> None:
     killed = Run(state)
     killed.process.kill()
     killed.process.wait()
@@ -119,8 +121,16 @@ def test_a_run_that_is_killed_is_mended_by_the_next_and_a_lost_server_ends_it(st
     assert set(info["pids"].values()) <= {server.pid for server in run.servers}
 
     os.kill(info["pids"]["postgres"], signal.SIGKILL)
+    assert wait_until(lambda: "It runs again." in run.said, 60), run.said
+    assert "PostgreSQL ended by itself (exit code -9)" in run.said
+    revived = json.loads((state / "stack.json").read_text())
+    assert revived["pids"]["postgres"] != info["pids"]["postgres"]
+    assert revived | {"pids": info["pids"]} == info
+    run.servers = list(ProcessRecord(state / "processes.json").leftovers())
+
+    os.kill(info["pids"]["ministack"], signal.SIGKILL)
     assert run.process.wait(60) == 1
-    assert "sluice: PostgreSQL ended by itself (exit code -9)" in run.said
+    assert "sluice: The AWS emulator ended by itself (exit code -9)" in run.said
     assert run.left() == []
     assert not (state / "stack.json").exists()
 

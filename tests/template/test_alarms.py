@@ -8,8 +8,13 @@ from tests.template.stack import TOPIC, Stack
 DIMENSIONS = {
     "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "Ref"),
     "AWS/SQS": ("QueueName", "AWS::SQS::Queue", "Fn::GetAtt"),
+    "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", "Ref"),
 }
-METRICS = {"AWS/Lambda": {"Errors"}, "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}}
+METRICS = {
+    "AWS/Lambda": {"Errors"},
+    "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"},
+    "AWS/ApiGateway": {"5xx"},  # so named for HTTP APIs; 5XXError is REST's
+}
 
 
 def watched(alarm: dict) -> str:
@@ -27,11 +32,12 @@ def test_alarms_name_resources_that_exist(stack: Stack) -> None:
         assert alarm["MetricName"] in METRICS[alarm["Namespace"]], name
 
 
-def test_every_function_and_queue_is_watched(stack: Stack) -> None:
+def test_every_function_queue_and_api_is_watched(stack: Stack) -> None:
     alarms = [(alarm["MetricName"], watched(alarm)) for alarm in stack.of_type("AWS::CloudWatch::Alarm").values()]
     expected = [("Errors", function) for function in stack.of_type("AWS::Lambda::Function")] + [
         ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
         ("ApproximateAgeOfOldestMessage", "RequestQueue"),
+        ("5xx", "Api"),
     ]
     assert sorted(alarms) == sorted(expected)
 

@@ -5,7 +5,7 @@ import pytest
 from tests.template.stack import Stack, walk
 
 FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
-QUEUE, DEAD_LETTERS = ({"Fn::GetAtt": [name, "Arn"]} for name in ("RequestQueue", "DeadLetterQueue"))
+QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
@@ -26,9 +26,7 @@ GRANTS: dict[str, dict[str, list[object]]] = {
     },
     "Rollup": {
         "sqs:SendMessage": [QUEUE],
-        "sqs:GetQueueAttributes": [QUEUE, DEAD_LETTERS],
-        "sqs:ReceiveMessage": [DEAD_LETTERS],
-        "sqs:DeleteMessage": [DEAD_LETTERS],
+        "sqs:GetQueueAttributes": [QUEUE],
     },
     "Admin": {"lambda:InvokeFunction": [ROLLUP]},
     "Migrate": {},

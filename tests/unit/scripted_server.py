@@ -72,14 +72,21 @@ class Exchange(BaseHTTPRequestHandler):
         for position in range(len(data)):
             self.write(data[position : position + 1])
             if self.server.stopping.wait(pause):
-                break
+                return
+        self.server.dripped.append(data)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base class's name
         pass
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Listens on a free port of 127.0.0.1 while used as a context."""
+    """Listens on a free port of 127.0.0.1 while used as a context.
+
+    Attributes:
+        script: what to do with the requests to come.
+        received: the requests so far.
+        dripped: what was sent byte by byte, to a client that waited for all of it.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -88,6 +95,7 @@ class ScriptedServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Exchange)
         self.script: deque[Callable[[Exchange], None]] = deque()
         self.received: list[Received] = []
+        self.dripped: list[bytes] = []
         self.stopping = threading.Event()
         self._scheme = "http"
         if tls:

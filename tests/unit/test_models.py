@@ -118,8 +118,8 @@ def test_parameters_within_their_range_are_kept(name: str, values: list[Any]) ->
     [
         # More than PostgreSQL's integer holds must be refused here: there it would be an error without a name.
         ("max_tokens", [0, -1, 10**9 + 1, 2**31, 2**64, 1.0, 1.5, "5", True, []]),
-        ("temperature", [-0.1, 2.1, 10**30, "1", True, "NaN"]),
-        ("top_p", [0, 0.0, -0.5, 1.1, "1", True]),
+        ("temperature", [-0.000001, 2.000001, 10**30, "1", True, "NaN"]),
+        ("top_p", [0, 0.0, -0.5, 1.000001, "1", True]),
         ("seed", [-1, 2**31, 1.0, "5", True]),
         ("stop", [[], ["a"] * 5, 5, {}, True]),
     ],

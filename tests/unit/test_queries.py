@@ -32,7 +32,7 @@ def test_every_query_is_a_name_a_purpose_and_a_statement(path: Path) -> None:
     assert headers, "no queries"
     assert text.startswith("-- "), "SQL above the first header"
     for name, purpose in headers:
-        assert purpose.endswith("."), name
+        assert purpose.endswith((".", "?")), name
         assert re.match(r"(SELECT|INSERT|UPDATE|DELETE|CREATE|WITH|GRANT|SET|LOCK|NOTIFY)\b", query(name)), name
         assert not query(name).endswith(";"), name
 

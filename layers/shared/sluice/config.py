@@ -21,7 +21,6 @@ class Settings(BaseModel):
     """The role to act as; empty: the secret's own user (the owner)."""
 
     queue_url: str = ""
-    dead_letter_queue_url: str = ""
     rollup_function: str = ""
 
     max_prompt_bytes: int = Field(default=32_768, gt=0)

@@ -39,7 +39,6 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "task_failed": (500, "Task failed"),
     "schema_incompatible": (500, "The schema does not fit the code"),
     "database_unavailable": (503, "Database unavailable"),
-    "queue_unavailable": (503, "Queue unavailable"),
 }
 
 

@@ -19,6 +19,8 @@ from sluice.db.credentials import FAIL_FAST
 from sluice.errors import SluiceError
 from sluice.queue import Queue
 
+# What template.yaml gives RollupFunction, and a little more.
+ROLLUP_SECONDS: Final = 310
 # A rotated credential is taken up within this time.
 _SECRET_SECONDS: Final = 300
 
@@ -59,7 +61,7 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
         botocore.exceptions.ClientError: it cannot be invoked.
     """
     function = settings().require("rollup_function")
-    client = _client("lambda", _without_retries(900))
+    client = _client("lambda", _without_retries(ROLLUP_SECONDS))
     answer = client.invoke(FunctionName=function, Payload=json.dumps(event))
     if "FunctionError" in answer:
         raise SluiceError("task_failed", f"{function} failed; its log says why.")

@@ -98,6 +98,7 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Rep
         ledger = connection.execute(query("migration_applied")).fetchall()
         if len(ledger) > len(steps):
             return Report(ledger[-1]["version"], applied, functions_replaced=False)
+        connection.execute(query("migration_patience"))
         replaced = _replace_functions(connection)
         connection.execute(query("partitions_ensure"), {"months_ahead": PARTITION_MONTHS_AHEAD})
         _seed(connection)
@@ -129,6 +130,7 @@ def _apply_next(connection: Connection, steps: list[Migration]) -> int | None:
                 "min_compatible_version": step.min_compatible_version,
             },
         )
+        connection.execute(query("migration_patience"))
         connection.execute(step.sql)
         return step.version
 

@@ -130,6 +130,10 @@ def _refusal(outcome: str, request: GenerateRequest, detail: Mapping[str, Any]) 
             return SluiceError(outcome, f"This model writes at most {limit} tokens.", max_tokens_limit=limit)
         case "idempotency_conflict":
             return SluiceError(outcome, "This Idempotency-Key was used with another body. Use a new key.")
+        case "quota_too_small" if detail["max_requests"] == 0:
+            return SluiceError(
+                outcome, f"The {detail['period']} quota allows no requests at all.", period=detail["period"]
+            )
         case "quota_too_small":
             return SluiceError(
                 outcome,

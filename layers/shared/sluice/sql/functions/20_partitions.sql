@@ -19,6 +19,11 @@ BEGIN
         -- Two updates a row: room on the page keeps them HOT. The other tables are never updated.
         EXECUTE format('ALTER TABLE %I SET (fillfactor = 80)', child);
     END IF;
+    IF parent = 'audit_log' THEN
+        -- Row triggers come with the parent's; those of statements do not.
+        EXECUTE format('CREATE TRIGGER audit_never_truncated BEFORE TRUNCATE ON %I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()', child);
+    END IF;
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, child, low, high);
     RETURN child;
 END $$;

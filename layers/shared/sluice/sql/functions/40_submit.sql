@@ -177,7 +177,8 @@ END $$;
 COMMENT ON FUNCTION request_submit IS 'What POST /generate does in the database, after key_check; see request_accept.';
 
 -- Writers from outside (a stream processor, another service) insert (user_id, prompt, model_id) here. The request is
--- accounted for like any other; the minute's sweep sends its message.
+-- accounted for like any other; the minute's sweep sends its message. They are trusted: the deployment's limits of
+-- prompt length, lifetime and attempts, which only submit knows, are the usual ones here.
 CREATE OR REPLACE VIEW submissions AS
     SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at
     FROM requests r JOIN prompts p ON p.request_id = r.request_id;
@@ -187,6 +188,11 @@ CREATE OR REPLACE FUNCTION submission_insert() RETURNS trigger
 DECLARE
     a record;
 BEGIN
+    IF NEW.parameters - ARRAY['max_tokens', 'temperature', 'top_p', 'stop', 'seed'] <> '{}'
+       OR (NEW.parameters->>'max_tokens')::integer < 1 THEN
+        RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
+            DETAIL = 'parameters may be max_tokens (at least 1), temperature, top_p, stop and seed';
+    END IF;
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
     END IF;

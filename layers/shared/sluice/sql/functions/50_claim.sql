@@ -13,6 +13,7 @@ DECLARE
     at       timestamptz := clock_now();
     claimed  uuid[];
     fences   smallint[];
+    befores  text[];
 BEGIN
     -- Who finds a row locked leaves it: another worker or the sweep is deciding about it. Locked in id order, as
     -- everywhere, so that two batches cannot wait for each other.
@@ -27,9 +28,9 @@ BEGIN
             status = 'processing', attempt = i.attempt + 1, lease_until = at + make_interval(secs => lease_seconds),
             not_before = NULL, dispatched_at = coalesce(i.dispatched_at, at)
         FROM due WHERE i.request_id = due.request_id
-        RETURNING i.request_id, i.attempt
+        RETURNING i.request_id, i.attempt, old.status AS before
     )
-    SELECT array_agg(t.request_id), array_agg(t.attempt) INTO claimed, fences FROM taken t;
+    SELECT array_agg(t.request_id), array_agg(t.attempt), array_agg(t.before) INTO claimed, fences, befores FROM taken t;
 
     -- A message that came before its time is spent: the sweep sends another when the time has come.
     UPDATE inflight i SET dispatched_at = NULL
@@ -46,8 +47,9 @@ BEGIN
 
     INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
     SELECT 'worker', 'request.processing', r.user_id, r.request_id,
-           jsonb_build_object('status', 'queued'), jsonb_build_object('status', 'processing', 'attempt', r.attempts)
-    FROM requests r WHERE r.request_id = ANY (claimed);
+           jsonb_build_object('status', c.before), jsonb_build_object('status', 'processing', 'attempt', r.attempts)
+    FROM unnest(claimed, befores) AS c (id, before)
+    JOIN requests r ON r.request_id = c.id AND r.request_id = ANY (claimed);
 
     RETURN QUERY
         SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.prompt, p.parameters,

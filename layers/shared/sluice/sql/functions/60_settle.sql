@@ -1,5 +1,11 @@
 -- The end of requests: one call a flush. Everything that finishes, finishes here.
 
+-- Whether a request ended just so: what tells a flush that is sent twice from an answer that comes too late.
+CREATE OR REPLACE FUNCTION is_settlement_of(r requests, attempt smallint, outcome text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN coalesce(r.attempts = attempt AND r.completed_at IS NOT NULL
+                    AND (r.status = outcome OR (r.status, outcome) = ('failed', 'retry')), false);
+
 -- outcomes: an array of objects
 --   request_id, attempt       which claim this answers; any other attempt is superseded and only audited
 --   outcome                   completed | failed | expired | cancelled | retry
@@ -106,9 +112,9 @@ BEGIN
     IF coalesce(cardinality(ended), 0) + coalesce(cardinality(requeued), 0) < cardinality(ids) THEN
         -- Answers to a claim that is no longer the current one. The same flush sent twice finds its own work done.
         RETURN QUERY
-            SELECT CASE WHEN r.attempts = o.attempt AND r.completed_at IS NOT NULL THEN 'settled' ELSE 'superseded' END,
+            SELECT CASE WHEN is_settlement_of(r, o.attempt, o.outcome) THEN 'settled' ELSE 'superseded' END,
                    o.request_id, r.user_id::text, r.status::text, NULL::integer
-            FROM jsonb_to_recordset(outcomes) AS o (request_id uuid, attempt smallint)
+            FROM jsonb_to_recordset(outcomes) AS o (request_id uuid, attempt smallint, outcome text)
             LEFT JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
             WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
               AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id);
@@ -118,11 +124,11 @@ BEGIN
                jsonb_build_object('attempt', o.attempt,
                                   'wasted_tokens', coalesce(o.prompt_tokens, 0) + coalesce(o.completion_tokens, 0))
         FROM jsonb_to_recordset(outcomes) AS o (
-            request_id uuid, attempt smallint, prompt_tokens integer, completion_tokens integer)
+            request_id uuid, attempt smallint, outcome text, prompt_tokens integer, completion_tokens integer)
         JOIN requests r ON r.request_id = o.request_id AND r.request_id = ANY (ids)
         WHERE NOT EXISTS (SELECT FROM unnest(ended) AS s WHERE s.request_id = o.request_id)
           AND NOT EXISTS (SELECT FROM unnest(requeued) AS s WHERE s.request_id = o.request_id)
-          AND NOT (r.attempts = o.attempt AND r.completed_at IS NOT NULL);
+          AND NOT is_settlement_of(r, o.attempt, o.outcome);
     END IF;
 
     RETURN QUERY

@@ -78,7 +78,7 @@ BEGIN
             ORDER BY r.request_id DESC LIMIT at_most - cardinality(found_ids));
     END IF;
     RETURN QUERY
-        SELECT 'ok', r.request_id, p.prompt, r.model_id::text, r.status::text,
+        SELECT 'ok', r.request_id, left(p.prompt, 1000), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
                r.created_at, r.started_at, r.completed_at, r.processing_time_ms
         FROM requests_all r
@@ -86,7 +86,9 @@ BEGIN
         WHERE r.request_id = ANY (found_ids)
         ORDER BY r.request_id DESC;
 END $$;
-COMMENT ON FUNCTION request_history IS 'The user''s requests older than one of them, newest first.';
+COMMENT ON FUNCTION request_history IS
+    'The user''s requests older than one of them, newest first, with the first 1,000 characters of their prompts: a page '
+    'of whole ones could be larger than an answer of Lambda may be.';
 
 CREATE OR REPLACE FUNCTION model_offer(key_hash bytea)
     RETURNS TABLE (

@@ -14,8 +14,8 @@ BEGIN
         -- role, statement_timeout: below its function's own timeout, so that the database gives up first
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_undispatch']),
         ('sluice_status', '8s', ARRAY['request_status', 'request_history', 'model_offer']),
-        ('sluice_worker', '30s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
-        ('sluice_rollup', '5min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_undispatch',
+        ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
+        ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_undispatch',
                                         'rollup_usage', 'rollup_stats', 'partitions_ensure', 'archive_months']),
         ('sluice_admin', '30s', ARRAY['user_create', 'key_create', 'key_revoke', 'model_set'])
         ) AS v (name, statement_timeout, may_call)

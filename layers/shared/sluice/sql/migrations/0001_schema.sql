@@ -76,6 +76,8 @@ CREATE TABLE quota_plans (
     CONSTRAINT quota_plans_max_unfinished_positive CHECK (max_unfinished > 0),
     CONSTRAINT quota_plans_dispatch_window_positive CHECK (dispatch_window > 0)
 );
+COMMENT ON TABLE quota_plans IS
+    'What a user may do. The gate as well: its row is locked before the user''s books change.';
 COMMENT ON COLUMN quota_plans.max_unfinished IS 'Most requests of the user that may be unfinished at once.';
 COMMENT ON COLUMN quota_plans.dispatch_window IS 'Most requests of the user that are in the queue or at a worker at once.';
 
@@ -98,7 +100,7 @@ CREATE TABLE quotas (
     -- Three counters change on every request: room on the page keeps those updates HOT.
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE quotas IS
-    'The gate: one row per user and period, locked first, reset lazily when a request of a later period arrives.';
+    'What is used and reserved, a row per user and period; reset lazily when a request of a later period arrives.';
 
 -- Models and prices ----------------------------------------------------------------------------------------------
 

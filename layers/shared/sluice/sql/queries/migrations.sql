@@ -15,6 +15,9 @@ CREATE TABLE IF NOT EXISTS schema_functions (
 -- migration_lock: take turns with other migrators until the transaction ends.
 SELECT pg_advisory_xact_lock(hashtext('sluice.migrations'));
 
+-- migration_patience: a step that waits longer than this for a lock would hold up everybody behind it.
+SELECT set_config('lock_timeout', '5s', true);
+
 -- migration_applied: what was applied, oldest first.
 SELECT version, name, checksum, min_compatible_version FROM schema_migrations ORDER BY version;
 
