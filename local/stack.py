@@ -107,7 +107,7 @@ class Stack:
         except BaseException:
             self.stop()
             raise
-        return self._info
+        return self.info
 
     def stop(self) -> None:
         """Stop everything and remove `stack.json`. Safe to call again, and after a start that failed."""

@@ -69,11 +69,14 @@ class Exchange(BaseHTTPRequestHandler):
 
     def drip(self, data: bytes, pause: float = 0.02) -> None:
         """Byte by byte, until all is sent, the client has gone or the server stops."""
-        for position in range(len(data)):
-            self.write(data[position : position + 1])
+        *most, last = (data[position : position + 1] for position in range(len(data)))
+        for byte in most:
+            self.write(byte)
             if self.server.stopping.wait(pause):
                 return
+        # Noted first: with the last byte the client may be done, and ask.
         self.server.dripped.append(data)
+        self.write(last)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base class's name
         pass

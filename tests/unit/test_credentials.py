@@ -139,10 +139,10 @@ def test_a_token_is_made_for_each_connect(monkeypatch: pytest.MonkeyPatch) -> No
             return f"{user}@{host}:{port} token {self.made}"
 
     signer = Signer()
-    monkeypatch.setattr(credentials, "_rds", lambda region: signer)
-    passwords = [connection_parameters(IAM)["password"] for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(credentials, "_rds", lambda region: signer)
+        passwords = [connection_parameters(IAM)["password"] for _ in range(2)]
     assert passwords == ["sluice_worker@db.rds:6432 token 1", "sluice_worker@db.rds:6432 token 2"]
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """A model's API key, from a secret of either form."""
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import boto3
 import pytest
 
 from sluice import runtime
+from sluice.models import ModelSet
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_a_key_is_a_member_of_its_secret_or_all_of_it(secrets: Any, text: str, k
 
 def test_a_secret_is_read_once_in_five_minutes(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(runtime.time, "monotonic", lambda: now)
+    monkeypatch.setattr(runtime, "time", SimpleNamespace(monotonic=lambda: now))
     arn = secrets.create_secret(Name="model", SecretString="old")["ARN"]
     assert runtime.model_api_key(arn) == "old"
     secrets.put_secret_value(SecretId=arn, SecretString="new")
@@ -55,8 +57,4 @@ def test_each_secret_has_its_own_key(secrets: Any) -> None:
 
 
 def test_there_is_a_backend_for_each_kind_of_model(secrets: Any) -> None:
-    from typing import get_args
-
-    from sluice.models import ModelSet
-
     assert set(runtime.backends()) == set(get_args(ModelSet.model_fields["backend"].annotation))
