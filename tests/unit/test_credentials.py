@@ -75,14 +75,22 @@ def test_all_that_a_secret_lacks_is_named(secrets: Any) -> None:
         connection_parameters(stored(secrets, {}))
 
 
-@pytest.mark.parametrize("text", ["hunter2", "{'host': 'hunter2'}", "5", "null", "true"])
+@pytest.mark.parametrize(
+    "text", ["hunter2", "{'host': 'hunter2'}", "5", "null", "true", '["host", "username", "password"]']
+)
 def test_a_secret_that_is_no_json_object_is_a_configuration_error_that_does_not_show_it(
     secrets: Any, text: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         connection_parameters(stored(secrets, text))
-    assert str(caught.value) == "the database secret is not a JSON object"
+    assert str(caught.value) == "the database secret is not a JSON object with a number for its port"
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("port", ["hunter2", None, []])
+def test_a_port_that_is_no_number_is_a_configuration_error(secrets: Any, port: Any) -> None:
+    with pytest.raises(ConfigurationError, match="number for its port"):
+        connection_parameters(stored(secrets, SECRET | {"port": port}))
 
 
 def test_a_secret_that_cannot_be_read_is_told_by_the_client(secrets: Any) -> None:

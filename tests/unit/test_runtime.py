@@ -8,6 +8,7 @@ import boto3
 import pytest
 
 from sluice import runtime
+from sluice.errors import ConfigurationError
 from sluice.models import ModelSet
 
 
@@ -38,6 +39,19 @@ def secrets(aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_key_is_a_member_of_its_secret_or_all_of_it(secrets: Any, text: str, key: str) -> None:
     arn = secrets.create_secret(Name="model", SecretString=text)["ARN"]
     assert runtime.model_api_key(arn) == key
+
+
+@pytest.mark.parametrize("text", ["{}", '{"apikey": "hunter2"}', '{"api_key": null}', '{"api_key": ["hunter2"]}', " "])
+def test_a_secret_without_a_key_is_never_sent_as_one(secrets: Any, text: str) -> None:
+    arn = secrets.create_secret(Name="model", SecretString=text)["ARN"]
+    with pytest.raises(ConfigurationError) as caught:
+        runtime.model_api_key(arn)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_that_is_not_there_is_a_configuration_error(secrets: Any) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        runtime.model_api_key("arn:aws:secretsmanager:us-east-1:123456789012:secret:no")
 
 
 def test_a_secret_is_read_once_in_five_minutes(secrets: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+LAST_YEAR = 9000
+"""Python's last is 9999, and another time zone may be a year further."""
 METADATA_MAX_KEYS = 16
 """As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 
@@ -164,6 +166,8 @@ class KeyCreate(Strict):
     def _expiry_has_a_zone(self) -> "KeyCreate":
         if self.expires_at is not None and self.expires_at.tzinfo is None:
             raise ValueError("expires_at needs a time zone, as in 2030-01-01T00:00:00Z")
+        if self.expires_at is not None and self.expires_at.year > LAST_YEAR:
+            raise ValueError(f"expires_at must not be after {LAST_YEAR}; leave it out for a key that never expires")
         return self
 
 

@@ -1,14 +1,17 @@
 """Puts a function together from its environment: settings, database, queue, models; each made once."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
 from functools import cache
+from threading import Lock
 from typing import Any, Final
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from sluice.backends.bedrock import BedrockBackend
 from sluice.backends.openai import OpenAIBackend
@@ -16,9 +19,12 @@ from sluice.backends.protocol import Backend
 from sluice.config import Settings
 from sluice.db.connection import Database, connect
 from sluice.db.credentials import FAIL_FAST
-from sluice.errors import SluiceError
+from sluice.errors import ConfigurationError, SluiceError
 from sluice.queue import Queue
 
+logger = logging.getLogger(__name__)
+
+_making_clients = Lock()
 # What template.yaml gives RollupFunction, and a little more.
 ROLLUP_SECONDS: Final = 310
 # A rotated credential is taken up within this time.
@@ -69,12 +75,24 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
 
 
 def model_api_key(secret_arn: str) -> str:
-    """The API key in a secret: its member api_key, or all of it where it is no JSON object."""
-    text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
+    """The API key in a secret: its member api_key, or all of it where it is no JSON object.
+
+    Raises:
+        ConfigurationError: the secret cannot be read or holds no such key.
+    """
     try:
-        return str(json.loads(text)["api_key"])
-    except (ValueError, LookupError, TypeError):
-        return text.strip()
+        text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("model secret cannot be read", extra={"error": type(error).__name__})
+        raise ConfigurationError("the model's secret cannot be read") from None
+    try:
+        secret = json.loads(text)
+    except ValueError:
+        secret = None
+    key = secret.get("api_key") if isinstance(secret, dict) else text
+    if not isinstance(key, str) or not key.strip():
+        raise ConfigurationError("the model's secret is neither a text nor a JSON object with a text api_key")
+    return key.strip()
 
 
 @cache
@@ -93,4 +111,6 @@ def _without_retries(timeout_seconds: int) -> Config:
 
 
 def _client(service: Any, config: Config) -> Any:
-    return boto3.client(service, region_name=settings().aws_region, config=config)
+    # The worker's threads ask at once, and making clients is not thread-safe in boto3.
+    with _making_clients:
+        return boto3.client(service, region_name=settings().aws_region, config=config)

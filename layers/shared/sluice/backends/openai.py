@@ -1,19 +1,17 @@
 """Any endpoint with OpenAI's chat completions: vLLM, TGI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
 
 import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
 from typing import Final
 
 import urllib3
-from urllib3 import connection, exceptions
+from urllib3 import exceptions
 
+from sluice.backends.deadline import DeadlinePoolManager, until
 from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
+from sluice.errors import ConfigurationError
 from sluice.models import Claim, Completion
 
 _CONNECT_SECONDS: Final = 5.0
@@ -27,63 +25,11 @@ _CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error",
 _NOT_JSON: Final = (ValueError, RecursionError)
 
 
-@contextmanager
-def _until(deadline: float, shut_down: Callable[[], object]) -> Iterator[None]:
-    """Ends a reading at its deadline, however steadily bytes come: a socket's own timeout starts anew with each.
-
-    Raises:
-        TimeoutError: it was not over by then.
-    """
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        # Over in the same moment, or the other side is gone: nothing is left to end.
-        with suppress(OSError, ValueError, RuntimeError):
-            shut_down()
-
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except (HTTPException, exceptions.HTTPError, OSError):
-        if not expired.is_set():
-            raise
-    finally:
-        timer.cancel()
-        # From here on the connection may be another call's.
-        timer.join()
-    if expired.is_set():
-        raise TimeoutError
-
-
-class _Connection(connection.HTTPConnection):
-    """Waits for the head of an answer no longer than its timeout in all."""
-
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 overrides it
-        sock, seconds = self.sock, self.timeout
-        with _until(time.monotonic() + (seconds or 0.0), lambda: sock.shutdown(socket.SHUT_RDWR)):
-            return super().getresponse()
-
-
-class _TLSConnection(_Connection, connection.HTTPSConnection):
-    pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
 class OpenAIBackend:
     """Calls POST {endpoint}/chat/completions.
 
     Args:
-        api_key: finds the API key in a secret, by its ARN.
+        api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
         max_result_bytes: longest answer accepted, in bytes of UTF-8.
     """
 
@@ -91,19 +37,21 @@ class OpenAIBackend:
         self._api_key = api_key
         self._max_body_bytes = max_result_bytes * _ESCAPED + _ENVELOPE_BYTES
         # Retries are PostgreSQL's: a repeat here would be one that nobody counts.
-        self._pool = urllib3.PoolManager(maxsize=10, retries=False)
-        self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        self._pool = DeadlinePoolManager(maxsize=10, retries=False)
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
         deadline = time.monotonic() + timeout
         headers = {"Content-Type": "application/json"}
         if claim.secret_arn:
-            headers["Authorization"] = f"Bearer {self._api_key(claim.secret_arn)}"
-        body = {
+            try:
+                headers["Authorization"] = f"Bearer {self._api_key(claim.secret_arn)}"
+            except ConfigurationError:
+                raise ModelError("model_unauthorized") from None
+        body = claim.parameters | {
             "model": claim.backend_model,
             "messages": [{"role": "user", "content": claim.prompt}],
             "stream": False,
-        } | claim.parameters
+        }
         try:
             response = self._pool.request(
                 "POST",
@@ -133,7 +81,7 @@ class OpenAIBackend:
         """The body, as far as it comes before the deadline and is not absurdly large."""
         chunks, size = [], 0
         try:
-            with _until(deadline, response.shutdown):
+            with until(deadline, response.shutdown):
                 while chunk := response.read1(_CHUNK):
                     chunks.append(chunk)
                     size += len(chunk)

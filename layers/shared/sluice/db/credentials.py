@@ -31,7 +31,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
         secret = _secret(settings.database_secret_arn, settings.aws_region)
         return common | {
             "host": secret["host"],
-            "port": int(secret.get("port", 5432)),
+            "port": secret["port"],
             "dbname": secret.get("dbname", settings.database_name),
             "user": secret["username"],
             "password": secret["password"],
@@ -59,15 +59,15 @@ def forget_secret() -> None:
 @cache
 def _secret(arn: str, region: str) -> Mapping[str, Any]:
     client = boto3.client("secretsmanager", region_name=region, config=FAIL_FAST)
-    text = client.get_secret_value(SecretId=arn)["SecretString"]
     try:
-        secret = json.loads(text)
-        missing = {"host", "username", "password"} - set(secret)
-    except (ValueError, TypeError):
-        raise ConfigurationError("the database secret is not a JSON object") from None
+        secret = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
+        missing = {"host", "username", "password"} - secret.keys()
+        port = int(secret.get("port", 5432))
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise ConfigurationError("the database secret is not a JSON object with a number for its port") from None
     if missing:
         raise ConfigurationError(f"the database secret lacks {', '.join(sorted(missing))}")
-    return dict(secret)
+    return {**secret, "port": port}
 
 
 @cache
