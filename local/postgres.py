@@ -44,7 +44,6 @@ _SETTINGS: Mapping[str, str] = {
     "unix_socket_directories": "",  # the path of a socket is limited to 107 bytes; TCP needs no folder
     "max_connections": "200",
     "shared_preload_libraries": "pg_stat_statements",
-    "pg_stat_statements.track": "all",  # statements inside SQL functions too
     "shared_buffers": "128MB",
     "max_wal_size": "1GB",
     "timezone": "UTC",
@@ -211,6 +210,7 @@ class Postgres:
         with psycopg.connect(self.url(dbname), autocommit=True) as connection:
             # Only a superuser may, so no migration can; on RDS the administrator's role may.
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+            connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION pg_stat_statements_reset TO {}").format(role))
 
     # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

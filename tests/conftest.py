@@ -26,7 +26,7 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given := os.environ.get("SLUICE_TEST_DSN"):
         yield given
         return
-    settings = {"pg_stat_statements.track": "top", "max_connections": "500"}
+    settings = {"max_connections": "500"}
     server = Postgres(tmp_path_factory.mktemp("postgres") / "data", durable=False, settings=settings)
     server.start()
     yield server.url("postgres")

@@ -68,6 +68,7 @@ def test_a_database_belongs_to_an_owner_with_the_rights_that_rds_gives(postgres:
     url = postgres.url("sluice", user="sluice_owner", password="another'\\ secret")
     assert ask(url, "SELECT rolcreaterole AND rolcreatedb AND NOT rolsuper FROM pg_roles WHERE rolname = user")
     assert ask(url, "SELECT count(*) > 0 FROM pg_stat_statements")
+    assert ask(url, "SELECT pg_stat_statements_reset() IS NOT NULL"), "an owner may start a measurement"
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE t ()")
         connection.execute("CREATE ROLE sluice_reader")
