@@ -152,25 +152,29 @@ COMMENT ON FUNCTION request_accept IS
 
 CREATE OR REPLACE FUNCTION request_submit(
     key_hash bytea, prompt text, model text, parameters jsonb, metadata jsonb,
-    idempotency_key text, body_hash bytea, ttl_seconds integer, max_attempts integer
+    idempotency_key text, body_hash bytea, ttl_seconds integer, max_attempts integer,
+    OUT outcome text, OUT request_id uuid, OUT user_id text, OUT model_id text, OUT dispatch boolean, OUT detail jsonb
 )
-    RETURNS TABLE (outcome text, request_id uuid, user_id text, model_id text, dispatch boolean, detail jsonb)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
-    who record;
+    who      record;
+    accepted record;
 BEGIN
-    who := key_check(request_submit.key_hash, 'submit');
+    who := key_check(key_hash, 'submit');
     IF who.outcome <> 'ok' THEN
-        RETURN QUERY SELECT who.outcome, NULL::uuid, NULL, NULL, false, NULL::jsonb;
+        outcome := who.outcome;
+        dispatch := false;
         RETURN;
     END IF;
-    RETURN QUERY
-        SELECT a.outcome, a.request_id, who.user_id, a.model_id, a.dispatch, a.detail
-        FROM request_accept(who.user_id, who.key_id, 'submit', request_submit.prompt, request_submit.model,
-                            request_submit.parameters, request_submit.metadata,
-                            request_submit.idempotency_key, request_submit.body_hash,
-                            make_interval(secs => ttl_seconds), request_submit.max_attempts, true) AS a;
-    IF who.is_stale THEN
+    accepted := request_accept(who.user_id, who.key_id, 'submit', prompt, model, parameters, metadata, idempotency_key,
+                               body_hash, make_interval(secs => ttl_seconds), max_attempts, true);
+    outcome := accepted.outcome;
+    request_id := accepted.request_id;
+    user_id := who.user_id;
+    model_id := accepted.model_id;
+    dispatch := accepted.dispatch;
+    detail := accepted.detail;
+    IF outcome = 'accepted' AND who.is_stale THEN
         PERFORM key_touch(who.key_id);
     END IF;
 END $$;

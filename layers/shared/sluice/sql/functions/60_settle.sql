@@ -17,8 +17,7 @@ CREATE OR REPLACE FUNCTION is_settlement_of(r requests, attempt smallint, outcom
 --   settled | requeued (send its message after delay_seconds) | superseded | dispatch (a next one of the user's window)
 CREATE OR REPLACE FUNCTION request_settle(outcomes jsonb, by_actor text)
     RETURNS TABLE (kind text, request_id uuid, user_id text, status text, delay_seconds integer)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
-    SET plan_cache_mode = force_custom_plan AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     at       timestamptz := clock_now();
@@ -55,42 +54,48 @@ BEGIN
         FOR UPDATE OF i
     ) AS s;
 
-    -- Ended: the answer, the request, the books, the audit; and the row that kept it alive goes.
+    -- Ended: the answer is kept, and the row that kept the request alive goes.
     INSERT INTO results (result_id, request_id, content, token_count, fingerprint)
     SELECT s.result_id, s.request_id, s.content, s.completion_tokens, s.fingerprint
     FROM unnest(ended) AS s WHERE s.outcome = 'completed';
 
     DELETE FROM inflight i USING unnest(ended) AS s WHERE i.request_id = s.request_id;
 
-    UPDATE requests r SET
-        status = s.outcome, updated_at = at,
-        completed_at = greatest(at, r.started_at, r.created_at),
-        processing_time_ms = (extract(epoch FROM greatest(at, r.started_at) - r.started_at) * 1000)::integer,
-        prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
-        total_tokens = s.prompt_tokens + s.completion_tokens,
-        result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
-    FROM unnest(ended) AS s
-    WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
-
-    -- A quota row changes only where its period still contains the request; usage gets it in any case.
-    UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
-    FROM (
-        SELECT p.user_id, p.quota_period, sum(r.reserved_tokens) AS reserved, sum(coalesce(r.total_tokens, 0)) AS used
-        FROM requests r
-        JOIN quotas p ON p.user_id = r.user_id AND r.created_at >= p.period_start AND r.created_at < p.reset_at
-        WHERE r.request_id = ANY (SELECT s.request_id FROM unnest(ended) AS s) AND r.request_id = ANY (ids)
-        GROUP BY p.user_id, p.quota_period
-    ) AS d
-    WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period;
-
-    INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
-    SELECT by_actor, 'request.' || s.outcome, s.user_id, s.request_id,
-           jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
-           jsonb_strip_nulls(jsonb_build_object(
-               'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
-               'error_code', s.error_code,
-               'overrun_tokens', nullif(greatest(s.prompt_tokens + s.completion_tokens - r.reserved_tokens, 0), 0)))
-    FROM unnest(ended) AS s JOIN requests r ON r.request_id = s.request_id AND r.request_id = ANY (ids);
+    -- The request, the books and the audit. Executed as text: planned for these ids each time, so that only their
+    -- months' partitions are opened and locked. One statement may do all three: each row is changed once, and what it
+    -- reads of the books cannot change under it, behind the gate.
+    EXECUTE $sql$
+        WITH finished AS (
+            UPDATE requests r SET
+                status = s.outcome, updated_at = $3,
+                completed_at = greatest($3, r.started_at, r.created_at),
+                processing_time_ms = (extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000)::integer,
+                prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
+                total_tokens = s.prompt_tokens + s.completion_tokens,
+                result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
+            FROM unnest($1) AS s
+            WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
+            RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, coalesce(r.total_tokens, 0) AS used_tokens
+        ), booked AS (
+            -- A quota row changes only where its period still contains the request; usage gets it in any case.
+            UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
+            FROM (
+                SELECT p.user_id, p.quota_period, sum(f.reserved_tokens) AS reserved, sum(f.used_tokens) AS used
+                FROM finished f
+                JOIN quotas p ON p.user_id = f.user_id AND f.created_at >= p.period_start AND f.created_at < p.reset_at
+                GROUP BY p.user_id, p.quota_period
+            ) AS d
+            WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
+        )
+        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+        SELECT $4, 'request.' || s.outcome, s.user_id, s.request_id,
+               jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                   'error_code', s.error_code,
+                   'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0)))
+        FROM unnest($1) AS s JOIN finished f ON f.request_id = s.request_id
+    $sql$ USING ended, ids, at, by_actor;
 
     IF requeued IS NOT NULL THEN
         -- To be tried again: back in the queue, due later. SQS delays a message 15 minutes at most; the sweep sends the rest.
@@ -99,8 +104,10 @@ BEGIN
             dispatched_at = CASE WHEN s.retry_after <= 900 THEN at END
         FROM unnest(requeued) AS s WHERE i.request_id = s.request_id;
 
-        UPDATE requests r SET status = 'queued', updated_at = at
-        FROM unnest(requeued) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY (ids);
+        EXECUTE $sql$
+            UPDATE requests r SET status = 'queued', updated_at = $3
+            FROM unnest($1) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
+        $sql$ USING requeued, ids, at;
 
         INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
         SELECT by_actor, 'request.requeued', s.user_id, s.request_id,
