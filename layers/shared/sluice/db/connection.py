@@ -143,6 +143,6 @@ def _is_dead(connection: Connection) -> bool:
 def _unavailable(why: str) -> SluiceError:
     return SluiceError(
         "database_unavailable",
-        f"The database {why}. Nothing was lost; try again later.",
+        f"The database {why}. Try again later.",
         retry_after=_RETRY_AFTER_SECONDS,
     )
