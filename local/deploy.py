@@ -63,7 +63,8 @@ class Build:
     def launch(self) -> bool:
         """Start building without waiting; False if what is there is still right."""
         self._digest = inputs_digest(ROOT)
-        if self.template.exists() and self._stamp.exists() and self._stamp.read_text() == self._digest:
+        whole = self.template.exists() and (self._state_dir / "layer" / "python" / "sluice").is_dir()
+        if whole and self._stamp.exists() and self._stamp.read_text() == self._digest:
             return False
         self._stamp.unlink(missing_ok=True)
         command = [*_sam(), "build", "--config-env", _SAMCONFIG_ENVIRONMENT, "--build-dir", str(self._folder)]

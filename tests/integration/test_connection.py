@@ -7,7 +7,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
-from sluice.db.connection import Connection, Database
+from sluice.config import Settings
+from sluice.db.connection import Connection, Database, PatientConnection, connect
 from sluice.errors import DatabaseError, SluiceError
 from tests.support.service import Service
 
@@ -109,3 +110,35 @@ def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
     database.close()
+
+
+def test_a_server_that_falls_silent_is_given_up(dsn: str, service: Service) -> None:
+    """No statement_timeout ends this one, as when the server's host has vanished."""
+    service.owner.execute(
+        "CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(60); SELECT 1'"
+    )
+    opened: list[PatientConnection] = []
+
+    def opener() -> PatientConnection:
+        connection = PatientConnection.connect(dsn, autocommit=True, row_factory=dict_row)
+        connection.patience = 0.3
+        opened.append(connection)
+        return connection
+
+    database = Database(opener)
+    with pytest.raises(SluiceError) as raised:
+        database.row("rollup_usage")
+    assert raised.value.code == "database_unavailable"
+    assert opened[0].closed
+    assert database.row("health") == {"answer": 1}
+    database.close()
+
+
+@pytest.mark.parametrize(("role", "patience"), [("sluice_submit", 9), ("sluice_worker", 21), ("", None)])
+def test_a_connection_waits_somewhat_longer_than_the_server_would(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, role: str, patience: float | None
+) -> None:
+    monkeypatch.setattr("sluice.db.connection.connection_parameters", lambda _: conninfo_to_dict(dsn))
+    with connect(Settings(database_secret_arn="arn", database_role=role)) as connection:
+        assert isinstance(connection, PatientConnection)
+        assert connection.patience == patience

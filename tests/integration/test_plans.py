@@ -193,4 +193,4 @@ def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, byt
     service, _ = busy
     nodes = Plans(service).of("SELECT * FROM request_recover(100)")
     tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}
-    assert tables <= {"inflight", "quotas"} | {t for t in tables if t.startswith("pg_")}
+    assert tables <= {"inflight", "quota_plans"} | {t for t in tables if t.startswith("pg_")}

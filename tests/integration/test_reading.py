@@ -118,7 +118,9 @@ def test_a_full_last_page_has_no_next(service: Service, alice: bytes) -> None:
     assert (len(page["requests"]), page["next_cursor"]) == (2, None)
 
 
-@pytest.mark.parametrize(("cursor", "limit"), [("x", None), (None, "0"), (None, "101"), (None, "ten"), (None, "²")])
+@pytest.mark.parametrize(
+    ("cursor", "limit"), [("x", None), (None, "0"), (None, "101"), (None, "ten"), (None, "²"), (None, "9" * 5000)]
+)
 def test_a_bad_page_is_refused(service: Service, alice: bytes, cursor: str | None, limit: str | None) -> None:
     with pytest.raises(SluiceError) as refused:
         status.history(service.database("status"), alice, cursor, limit)
@@ -141,3 +143,10 @@ def test_history_shows_the_beginning_of_a_long_prompt(service: Service, alice: b
     service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', repeat('é', 5000))")
     (entry,) = status.history(service.database("status"), alice, None, None)["requests"]
     assert entry["prompt"] == "é" * 1000
+
+
+def test_the_key_is_looked_at_before_the_id(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE api_keys SET revoked_at = now()")
+    with pytest.raises(SluiceError) as refused:
+        status.status(service.database("status"), alice, "no id at all")
+    assert refused.value.code == "key_revoked"

@@ -1,8 +1,10 @@
 """The minute's sweep: lost claims, lost messages, requests out of time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from sluice.queue import Message
 from sluice.services.rollup import Context, recover
 from tests.support.service import Service, completed, retry
 
@@ -137,3 +139,69 @@ def test_sweeping_does_not_touch_what_is_settled(service: Service, alice: bytes)
 
     assert set(sweep(service).values()) == {0}
     assert state(service, request_id) == ("completed", None)
+
+
+def test_messages_of_nobody_do_not_hide_a_loss_for_ever(service: Service, alice: bytes) -> None:
+    request_id = service.submit(alice)
+    service.queue.messages = [Message(uuid4(), "nobody") for _ in range(5)]
+    service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
+    assert sweep(service)["redispatched"] == 0, "by the counts nothing is missing"
+
+    service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '16 minutes'")
+    assert sweep(service)["redispatched"] == 1
+    assert request_id in service.queue.take()
+    assert sweep(service)["redispatched"] == 0
+
+
+def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 10")
+    service.queue.down = True
+    for _ in range(30):
+        service.submit(alice)
+    databases = [service.database("rollup") for _ in range(6)]
+
+    with ThreadPoolExecutor(6) as pool:
+        sent = list(pool.map(lambda d: len(d.rows("request_dispatch", {"at_most": 5000})), databases))
+
+    assert sum(sent) == 10
+    assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 10
+
+
+def test_retries_that_pause_leave_the_window_to_others(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 2")
+    paused = [service.submit(alice) for _ in range(2)]
+    service.claim(*paused)
+    service.settle(*[retry(i, after=600) for i in paused])
+    service.queue.take()
+
+    following = service.submit(alice)
+
+    assert service.queue.take() == [following]
+
+
+def test_a_retry_that_pauses_gives_its_place_to_the_next(service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
+    first, second = service.submit(alice), service.submit(alice)
+    service.claim(first)
+
+    rows = service.settle(retry(first, after=600))
+
+    assert {(row["kind"], row["request_id"]) for row in rows} == {("requeued", first), ("dispatch", second)}
+
+
+def test_sweeping_while_others_submit_and_settle_never_deadlocks(service: Service, alice: bytes) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    before = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+
+    def work(number: int) -> None:
+        ids = [service.submit(alice if (number + n) % 2 else bob) for n in range(4)]
+        service.claim(*ids[:2], lease_seconds=-1)
+        service.database("rollup").rows("request_recover", {"at_most": 100})
+        service.claim(*ids)
+        service.settle(*[completed(i, attempt) for i in ids for attempt in (1, 2)])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(24)))
+
+    assert service.value(before) == 0
+    assert service.value("SELECT bool_and(tokens_reserved >= 0) FROM quotas")

@@ -274,7 +274,20 @@ def test_an_unknown_key_is_looked_up_by_its_hash_only(service: Service, alice: b
 
 
 @pytest.mark.parametrize(
-    "parameters", ['{"max_tokens": 0}', '{"max_tokens": -5}', '{"messages": []}', '{"model": "x"}']
+    "parameters",
+    [
+        '{"max_tokens": 0}',
+        '{"max_tokens": -5}',
+        '{"max_tokens": 1.5}',
+        '{"max_tokens": "5"}',
+        '{"max_tokens": 99999999999}',
+        '{"messages": []}',
+        '{"model": "x"}',
+        '{"stop": 5}',
+        '{"temperature": "hot"}',
+        "[]",
+        "5",
+    ],
 )
 def test_writers_from_outside_cannot_pass_what_clients_cannot(service: Service, alice: bytes, parameters: str) -> None:
     with pytest.raises(psycopg.Error) as refused:
@@ -282,6 +295,19 @@ def test_writers_from_outside_cannot_pass_what_clients_cannot(service: Service, 
             "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('alice', 'hello', %s)", (parameters,)
         )
     assert (refused.value.sqlstate, refused.value.diag.constraint_name) == ("SL422", "invalid_input")
+
+
+@pytest.mark.parametrize("prompt", ["", None])
+def test_writers_from_outside_need_a_prompt(service: Service, alice: bytes, prompt: str | None) -> None:
+    with pytest.raises(psycopg.Error) as refused:
+        service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', %s)", (prompt,))
+    assert (refused.value.sqlstate, refused.value.diag.constraint_name) == ("SL422", "invalid_input")
+
+
+def test_a_repeat_is_known_even_when_the_model_is_gone(service: Service, alice: bytes) -> None:
+    first = try_submit(service, alice, "hello", "once")
+    service.owner.execute("UPDATE models SET is_default = false, is_active = false")
+    assert try_submit(service, alice, "hello", "once").request_id == first.request_id
 
 
 def test_a_user_who_may_make_no_requests_is_told_so(service: Service, alice: bytes) -> None:

@@ -135,6 +135,19 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'daily'") == 10
 
 
+def test_a_result_that_no_answer_can_carry_fails(service: Service, alice: bytes) -> None:
+    """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
+    request_id = service.submit(alice, "long")
+    limits = Limits(max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1)
+    model = ScriptedModel({"long": "\n" * 2_000_001})
+
+    Worker(service.database("worker"), service.queue, {"bedrock": model}, limits, lambda: 30.0).work(
+        deliver(request_id)
+    )
+
+    assert outcome(service, request_id)["error_code"] == "result_too_large"
+
+
 def test_characters_that_cannot_be_stored_are_replaced(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice, "odd")
 

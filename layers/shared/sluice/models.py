@@ -113,7 +113,7 @@ class Claim:
     Attributes:
         attempt: the fence: settling needs the same number.
         parameters: max_tokens and the other sampling parameters that were given.
-        backend: the protocol that the model speaks, a key of sluice.backends.BACKENDS.
+        backend: the protocol that the model speaks, a key of sluice.runtime.backends().
         endpoint: base URL of an OpenAI-compatible API.
         secret_arn: where the endpoint's credentials are, if it wants any.
         timeout_seconds: longest that one call may take.

@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg import errors as pg
+from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
@@ -28,6 +29,9 @@ _ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # The server is there but has no room or time for us.
 _OVERLOADED: Final = (pg.QueryCanceled, pg.LockNotAvailable, pg.TooManyConnections, pg.InsufficientResources)
 _RETRY_AFTER_SECONDS: Final = 5
+# Until a connection knows its role's statement_timeout, and how much longer than that an answer may take.
+CONNECT_PATIENCE_SECONDS: Final = 5.0
+PATIENCE_MARGIN_SECONDS: Final = 1.0
 _ATTEMPTS: Final = 4
 
 
@@ -48,11 +52,32 @@ def connect(settings: Settings) -> Connection:
         connection = _open(settings)
     if settings.database_secret_arn and settings.database_role:
         connection.execute(query("role_assume"), {"role": settings.database_role})
+    limit = connection.execute(query("statement_limit")).fetchone()
+    seconds = limit["seconds"] if limit else 0
+    # A role without a limit (the owner, migrating) waits as long as it takes.
+    connection.patience = seconds + PATIENCE_MARGIN_SECONDS if seconds else None
     return connection
 
 
-def _open(settings: Settings) -> Connection:
-    return psycopg.connect(
+class PatientConnection(psycopg.Connection[Row]):
+    """A connection that does not wait for ever for a server that has fallen silent.
+
+    The server ends a statement that takes too long, if it lives; a host that vanished or hangs says nothing, and TCP
+    alone would wait for minutes.
+
+    Attributes:
+        patience: seconds that a statement may take, the server's own limit included; None: for ever.
+    """
+
+    patience: float | None = CONNECT_PATIENCE_SECONDS
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait as psycopg does, but no longer than the patience, with psycopg's own error at its end."""
+        return super().wait(gen, interval, self.patience if timeout is None else timeout)
+
+
+def _open(settings: Settings) -> PatientConnection:
+    return PatientConnection.connect(
         **connection_parameters(settings), autocommit=True, prepare_threshold=None, row_factory=dict_row
     )
 

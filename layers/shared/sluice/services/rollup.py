@@ -18,6 +18,8 @@ PARTITION_MONTHS_AHEAD: Final = 3
 SWEEP_AT_MOST: Final = 5000
 # A message needs some time to appear in the queue's counts.
 REDISPATCH_GRACE_SECONDS: Final = 60
+# A request that has been out for so long without being claimed is sent again whatever the queue's counts say.
+REDISPATCH_LONG_SECONDS: Final = 900
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ def recover(context: Context) -> dict[str, int]:
     if depth is not None:
         lost = context.database.rows(
             "request_redispatch",
-            {"queue_depth": depth, "grace_seconds": REDISPATCH_GRACE_SECONDS, "at_most": SWEEP_AT_MOST},
+            {
+                "queue_depth": depth,
+                "grace_seconds": REDISPATCH_GRACE_SECONDS,
+                "long_seconds": REDISPATCH_LONG_SECONDS,
+                "at_most": SWEEP_AT_MOST,
+            },
         )
         redispatched = _send(context, lost)
     return dict(done) | {"dispatched": dispatched, "redispatched": redispatched}

@@ -19,12 +19,12 @@ def status(database: Database, key_hash: bytes, request_id: str) -> dict[str, An
     Raises:
         SluiceError: request_not_found, also for another user's; what key_check finds; database_unavailable.
     """
-    try:
-        wanted = UUID(request_id)
-    except ValueError:
-        raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.") from None
+    wanted = _uuid(request_id)
+    # Also for an id that is none: the key is looked at first.
     row = database.row("request_status", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
     refuse_unless_allowed(row["outcome"])
+    if wanted is None:
+        raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.")
     if row["outcome"] == "request_not_found":
         raise SluiceError("request_not_found", "You have no request with this id.")
     metadata = {} if row["metadata"] is None else {"metadata": row["metadata"]}
@@ -104,16 +104,24 @@ def _time(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _cursor(text: str | None) -> UUID | None:
+def _uuid(text: str) -> UUID | None:
     try:
-        return None if text is None else UUID(text)
+        return UUID(text)
     except ValueError:
-        raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.") from None
+        return None
+
+
+def _cursor(text: str | None) -> UUID | None:
+    cursor = None if text is None else _uuid(text)
+    if text is not None and cursor is None:
+        raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.")
+    return cursor
 
 
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_PAGE
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PAGE:
+    # Python reads no number of more than 4,300 digits.
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= MAX_PAGE:
         raise SluiceError("invalid_input", f"limit must be a whole number from 1 to {MAX_PAGE}.")
     return int(text)

@@ -31,6 +31,8 @@ LEASE_MARGIN_SECONDS: Final = 30.0
 MAX_BACKOFF_SECONDS: Final = 900.0
 # A model may ask for a longer pause than ours; more than an hour is not believed.
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
+# Lambda answers with 6 MB at most, of which the answer's other members take some.
+MAX_ANSWER_BYTES: Final = 6_000_000
 _SETTLE_PAUSE_SECONDS: Final = 0.5
 
 
@@ -175,7 +177,7 @@ class Worker:
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
             return self._failure(claim, ModelError("worker_error"))
         text = _storable(completion.text)
-        if len(text.encode()) > self._limits.max_result_bytes:
+        if len(text.encode()) > self._limits.max_result_bytes or not _fits_an_answer(text):
             return self._failure(
                 claim,
                 ModelError(
@@ -290,6 +292,11 @@ def _storable(text: str) -> str:
     """Text that PostgreSQL can hold: U+0000 and half surrogate pairs become U+FFFD."""
     paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return paired.replace("\x00", "\ufffd")
+
+
+def _fits_an_answer(text: str) -> bool:
+    """Whether Lambda can hand the text out: as JSON in the body of a JSON answer, it is escaped twice."""
+    return len(json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False).encode()) <= MAX_ANSWER_BYTES
 
 
 def _fingerprint(claim: Claim) -> str:

@@ -26,22 +26,6 @@ DECLARE
 BEGIN
     dispatch := false;
 
-    SELECT * INTO m FROM models t
-    WHERE CASE WHEN model IS NULL THEN t.is_default ELSE t.model_id = model END AND t.is_active;
-    IF NOT FOUND THEN
-        outcome := CASE WHEN model IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
-        RETURN;
-    END IF;
-    model_id := m.model_id;
-    completion := coalesce((parameters->>'max_tokens')::integer, m.max_tokens_default);
-    IF completion > m.max_tokens_limit THEN
-        outcome := 'max_tokens_exceeded';
-        detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
-        RETURN;
-    END IF;
-    -- What the request cannot exceed: no tokenizer makes more tokens than there are bytes.
-    reserved := octet_length(prompt) + m.overhead_tokens + completion;
-
     SELECT * INTO plan FROM quota_plans p WHERE p.user_id = for_user FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         outcome := 'user_inactive';
@@ -57,6 +41,22 @@ BEGIN
             RETURN;
         END IF;
     END IF;
+
+    SELECT * INTO m FROM models t
+    WHERE CASE WHEN model IS NULL THEN t.is_default ELSE t.model_id = model END AND t.is_active;
+    IF NOT FOUND THEN
+        outcome := CASE WHEN model IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
+        RETURN;
+    END IF;
+    model_id := m.model_id;
+    completion := coalesce((parameters->>'max_tokens')::integer, m.max_tokens_default);
+    IF completion > m.max_tokens_limit THEN
+        outcome := 'max_tokens_exceeded';
+        detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
+        RETURN;
+    END IF;
+    -- What the request cannot exceed: no tokenizer makes more tokens than there are bytes.
+    reserved := octet_length(prompt) + m.overhead_tokens + completion;
 
     -- Made under the lock, so that its time, which chooses the periods, is in the order of the locks.
     request_id := request_id_now();
@@ -110,7 +110,12 @@ BEGIN
     END IF;
 
     -- Accepted. From here on everything is written, and nothing is refused.
-    dispatch := may_dispatch AND dispatched < plan.dispatch_window;
+    -- What is out but delayed (a retry's pause) takes no place in the window: it would keep others from a healthy model.
+    dispatch := may_dispatch AND (
+        dispatched < plan.dispatch_window
+        OR (SELECT count(*) FROM inflight i
+            WHERE i.user_id = for_user AND i.dispatched_at IS NOT NULL AND coalesce(i.not_before, at) <= at
+           ) < plan.dispatch_window);
 
     UPDATE quotas q SET
         requests_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.requests_used END + 1,
@@ -192,10 +197,22 @@ CREATE OR REPLACE FUNCTION submission_insert() RETURNS trigger
 DECLARE
     a record;
 BEGIN
-    IF NEW.parameters - ARRAY['max_tokens', 'temperature', 'top_p', 'stop', 'seed'] <> '{}'
-       OR (NEW.parameters->>'max_tokens')::integer < 1 THEN
+    NEW.parameters := coalesce(NEW.parameters, '{}');
+    IF coalesce(NEW.prompt, '') = ''
+       OR jsonb_typeof(NEW.parameters) <> 'object'
+       OR EXISTS (
+           SELECT FROM jsonb_each(CASE jsonb_typeof(NEW.parameters) WHEN 'object' THEN NEW.parameters ELSE '{}' END) AS p
+           WHERE NOT coalesce(CASE p.key
+               WHEN 'max_tokens' THEN p.value::text ~ '^[1-9][0-9]{0,8}$'
+               WHEN 'temperature' THEN jsonb_typeof(p.value) = 'number'
+               WHEN 'top_p' THEN jsonb_typeof(p.value) = 'number'
+               WHEN 'seed' THEN p.value::text ~ '^[0-9]{1,10}$'
+               WHEN 'stop' THEN jsonb_typeof(p.value) = 'array'
+           END, false))
+    THEN
         RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
-            DETAIL = 'parameters may be max_tokens (at least 1), temperature, top_p, stop and seed';
+            DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), temperature, '
+                     'top_p, stop (a list) and seed';
     END IF;
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';

@@ -148,10 +148,11 @@ BEGIN
     -- The places that became free in these users' windows go to their next ones.
     RETURN QUERY
         SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0
-        FROM request_dispatch_next(ARRAY(SELECT DISTINCT s.user_id FROM unnest(ended) AS s), 1000) AS d;
+        FROM request_dispatch_next(ARRAY(SELECT DISTINCT s.user_id FROM unnest(ended || requeued) AS s), 1000) AS d;
 END $$;
 
 -- Marks the next requests of these users as dispatched, as far as their windows have room, and returns them to be sent.
+-- The caller holds their gates. A retry that pauses takes no place: it would keep others from a healthy model.
 CREATE OR REPLACE FUNCTION request_dispatch_next(of_users text[], at_most integer)
     RETURNS TABLE (request_id uuid, user_id text)
     LANGUAGE sql
@@ -162,7 +163,8 @@ BEGIN ATOMIC
         FROM unnest(of_users) AS u (id)
         JOIN quota_plans p ON p.user_id = u.id
         CROSS JOIN LATERAL (
-            SELECT count(*) AS dispatched FROM inflight d WHERE d.user_id = u.id AND d.dispatched_at IS NOT NULL
+            SELECT count(*) AS dispatched FROM inflight d
+            WHERE d.user_id = u.id AND d.dispatched_at IS NOT NULL AND coalesce(d.not_before, '-infinity') <= clock_now()
         ) AS taken
         CROSS JOIN LATERAL (
             SELECT w.request_id FROM inflight w

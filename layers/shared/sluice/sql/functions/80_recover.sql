@@ -12,6 +12,12 @@ DECLARE
     ids  uuid[];
     done jsonb;
 BEGIN
+    -- The gates first, as everywhere; what the settlement below takes again is then ours already.
+    PERFORM FROM quota_plans p
+    WHERE p.user_id IN (SELECT i.user_id FROM inflight i
+                        WHERE i.status = 'processing' AND i.lease_until < at OR i.status = 'queued' AND i.expires_at <= at)
+    ORDER BY p.user_id FOR NO KEY UPDATE;
+
     WITH lost AS (
         SELECT i.request_id FROM inflight i
         WHERE i.status = 'processing' AND i.lease_until < at AND i.attempt < i.max_attempts AND i.expires_at > at
@@ -60,17 +66,22 @@ END $$;
 -- Requests that wait without a message and whose users' windows have room: marked and returned to be sent.
 CREATE OR REPLACE FUNCTION request_dispatch(at_most integer)
     RETURNS TABLE (request_id uuid, user_id text)
-    LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT d.request_id, d.user_id
-    FROM request_dispatch_next(
-        ARRAY(SELECT DISTINCT i.user_id FROM inflight i
-              WHERE i.dispatched_at IS NULL AND coalesce(i.not_before, '-infinity') <= clock_now()),
-        at_most) AS d;
-$$;
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    users text[] := ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.dispatched_at IS NULL AND coalesce(i.not_before, '-infinity') <= clock_now());
+BEGIN
+    -- Behind their gates: two sweeps, or a sweep and a submit, would each find the same room.
+    PERFORM FROM quota_plans p WHERE p.user_id = ANY (users) ORDER BY p.user_id FOR NO KEY UPDATE;
+    RETURN QUERY SELECT d.request_id, d.user_id FROM request_dispatch_next(users, at_most) AS d;
+END $$;
 
 -- Requests whose messages the queue seems to have lost: it holds fewer messages than are out, so the difference, oldest
--- first and after a grace, is sent again. Sending twice is harmless, the claim decides.
-CREATE OR REPLACE FUNCTION request_redispatch(queue_depth integer, grace_seconds integer, at_most integer)
+-- first and after a grace, is sent again. What has been out for very long is sent in any case: messages of nobody
+-- (unreadable ones, repeats) are in the queue's count and would hide a loss. Sending twice is harmless, the claim decides.
+CREATE OR REPLACE FUNCTION request_redispatch(queue_depth integer, grace_seconds integer, long_seconds integer, at_most integer)
     RETURNS TABLE (request_id uuid, user_id text)
     LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     UPDATE inflight i SET dispatched_at = clock_now()
@@ -79,8 +90,11 @@ CREATE OR REPLACE FUNCTION request_redispatch(queue_depth integer, grace_seconds
         WHERE o.status = 'queued' AND coalesce(o.not_before, '-infinity') <= clock_now()
           AND o.dispatched_at < clock_now() - make_interval(secs => grace_seconds)
         ORDER BY o.dispatched_at
-        LIMIT least(at_most, greatest(0, (
-            SELECT count(*) FROM inflight d WHERE d.dispatched_at IS NOT NULL) - queue_depth))
+        LIMIT least(at_most, greatest(
+            (SELECT count(*) FROM inflight d WHERE d.dispatched_at IS NOT NULL) - queue_depth,
+            (SELECT count(*) FROM inflight d
+             WHERE d.status = 'queued' AND coalesce(d.not_before, '-infinity') <= clock_now()
+               AND d.dispatched_at < clock_now() - make_interval(secs => long_seconds))))
         FOR UPDATE SKIP LOCKED
     ) AS lost
     WHERE i.request_id = lost.request_id

@@ -5,3 +5,6 @@ CROSS JOIN unnest(d.setconfig) AS s (setting)
 WHERE d.setrole = to_regrole(%(role)s) AND d.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
 UNION ALL
 SELECT set_config('role', %(role)s, false);
+
+-- statement_limit: how long the server lets a statement of this role run; 0: as long as it takes.
+SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::double precision AS seconds;

@@ -5,7 +5,7 @@ SELECT requeued, failed, expired FROM request_recover(%(at_most)s);
 SELECT request_id, user_id FROM request_dispatch(%(at_most)s);
 
 -- request_redispatch: mark and return what the queue seems to have lost.
-SELECT request_id, user_id FROM request_redispatch(%(queue_depth)s, %(grace_seconds)s, %(at_most)s);
+SELECT request_id, user_id FROM request_redispatch(%(queue_depth)s, %(grace_seconds)s, %(long_seconds)s, %(at_most)s);
 
 -- rollup_usage: add what is new to usage.
 SELECT rollup_usage() AS changed;
