@@ -11,7 +11,10 @@ from typing import Any, TextIO
 from sluice import runtime
 from sluice.db import credentials
 from sluice.telemetry import logger
+from tests.support.service import KEY
 
+Answer = tuple[int, dict[str, str], Any]
+KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
 CACHED = (
     runtime.settings,
@@ -62,3 +65,21 @@ def log_to(stream: TextIO) -> None:
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.stream = stream  # setStream would flush the old one, which may be closed
+
+
+def call(name: str, event_name: str, **changes: Any) -> Answer:
+    """An HTTP answer: status, headers, decoded body."""
+    answer = load(name).handler(event(event_name, **changes), Context())
+    return answer["statusCode"], answer["headers"], json.loads(answer["body"])
+
+
+def get(path: str, headers: dict[str, str] | None = None, **query: str) -> Answer:
+    http = event("status")
+    http["requestContext"]["http"] |= {"path": path, "method": "GET"}
+    http |= {"rawPath": path, "headers": headers or {}, "queryStringParameters": query or None}
+    answer = load("status.app").handler(http, Context())
+    return answer["statusCode"], answer["headers"], json.loads(answer["body"])
+
+
+def post(body: str, headers: dict[str, str] | None = None) -> Answer:
+    return call("submit.app", "submit", body=body, headers=headers or KEYED)
