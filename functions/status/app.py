@@ -9,13 +9,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import runtime
 from sluice.errors import SluiceError
-from sluice.http import answer, caller_key, resolver
+from sluice.http import POLL_AFTER_SECONDS, answer, caller_key, resolver
 from sluice.services import status
 from sluice.telemetry import logger
 
 # How long a health check's finding is given out again: checks may come often, and anybody may make them.
 HEALTH_SECONDS = 5
-POLL_AFTER_SECONDS = 1
 
 app = resolver()
 

@@ -7,14 +7,12 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import runtime
 from sluice.errors import SluiceError
-from sluice.http import answer, body_text, caller_key, resolver
+from sluice.http import POLL_AFTER_SECONDS, answer, body_text, caller_key, resolver
 from sluice.models import GenerateRequest
 from sluice.services.submit import Limits, rate_limit_headers, submit
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
 
-# Most answers take longer; who asks sooner than this asks in vain.
-POLL_AFTER_SECONDS = 1
 IDEMPOTENCY_KEY_MAX = 255
 
 app = resolver()

@@ -11,6 +11,8 @@ from sluice.errors import SluiceError
 from sluice.keys import digest, is_well_formed
 from sluice.telemetry import logger
 
+# Told to clients whose request is not finished: most take longer, and who asks sooner asks in vain.
+POLL_AFTER_SECONDS: Final = 1
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 

@@ -18,7 +18,6 @@ from sluice.db.queries import SQL, query
 from sluice.errors import SluiceError
 
 MINIMUM_SERVER_VERSION: Final = 180000  # uuidv7() and virtual generated columns
-PARTITION_MONTHS_AHEAD: Final = 3
 _FILE: Final = re.compile(r"^(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql$")
 _COMPATIBLE: Final = re.compile(r"^-- min_compatible_version: (\d+)$", re.MULTILINE)
 
@@ -100,7 +99,7 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Rep
             return Report(ledger[-1]["version"], applied, functions_replaced=False)
         connection.execute(query("migration_patience"))
         replaced = _replace_functions(connection)
-        connection.execute(query("partitions_ensure"), {"months_ahead": PARTITION_MONTHS_AHEAD})
+        connection.execute(query("partitions_ensure"))
         _seed(connection)
     return Report(steps[-1].version, applied, replaced)
 

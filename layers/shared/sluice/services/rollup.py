@@ -13,7 +13,6 @@ from sluice.services.dispatch import send_or_undispatch
 
 logger = logging.getLogger(__name__)
 
-PARTITION_MONTHS_AHEAD: Final = 3
 # Bounds one run; what is left is the next minute's.
 SWEEP_AT_MOST: Final = 5000
 # A message needs some time to appear in the queue's counts.
@@ -64,7 +63,7 @@ def stats(context: Context) -> dict[str, int]:
 
 def partitions(context: Context) -> dict[str, list[str]]:
     """Make this month's and the next months' partitions where they are missing."""
-    rows = context.database.rows("partitions_ensure", {"months_ahead": PARTITION_MONTHS_AHEAD}, repeatable=True)
+    rows = context.database.rows("partitions_ensure", repeatable=True)
     return {"created": [row["name"] for row in rows]}
 
 

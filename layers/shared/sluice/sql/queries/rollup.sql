@@ -14,7 +14,7 @@ SELECT rollup_usage() AS changed;
 SELECT rollup_stats() AS changed;
 
 -- partitions_ensure: make this month's and the next months' partitions where they are missing.
-SELECT partitions_ensure AS name FROM partitions_ensure(%(months_ahead)s);
+SELECT partitions_ensure AS name FROM partitions_ensure();
 
 -- archive_months: move whole months that are old enough to the archive.
 SELECT archive_months AS name FROM archive_months(make_interval(days => %(older_than_days)s));
