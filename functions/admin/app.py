@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
@@ -15,7 +16,7 @@ from sluice.telemetry import logger
 def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answers {"ok": true, "result": ...}, or {"ok": false, "problem": {...}} with problem details (RFC 9457)."""
     try:
-        result = administer(Context(runtime.database(), runtime.run_rollup), event)
+        result = administer(Context(runtime.database(), runtime.run_rollup, UUID(context.aws_request_id)), event)
     except SluiceError as error:
         logger.info("refused", extra={"code": error.code})
         return {"ok": False, "problem": error.problem()}

@@ -1,4 +1,4 @@
-"""GET /status/{request_id}, /requests, /models, /health: what clients read."""
+"""GET /status/{request_id}, /requests, /usage, /models, /health: what clients read."""
 
 import time
 from functools import lru_cache
@@ -8,10 +8,12 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import runtime
+from sluice.arguments import Days
 from sluice.errors import SluiceError
 from sluice.http import POLL_AFTER_SECONDS, answer, caller_key, resolver
-from sluice.services import status
+from sluice.services import billing, status
 from sluice.telemetry import logger
+from sluice.validation import parse_object
 
 # How long a health check's finding is given out again: checks may come often, and anybody may make them.
 HEALTH_SECONDS = 5
@@ -30,6 +32,13 @@ def get_status(request_id: str) -> Response[str]:
 def get_requests() -> Response[str]:
     given = app.current_event.query_string_parameters
     return answer(200, status.history(runtime.database(), caller_key(app), given.get("cursor"), given.get("limit")))
+
+
+@app.get("/usage")
+def get_usage() -> Response[str]:
+    key_hash = caller_key(app)
+    days = parse_object(Days, app.current_event.query_string_parameters)
+    return answer(200, billing.own_usage(runtime.database(), key_hash, days.first, days.last))
 
 
 @app.get("/models")

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from sluice.db.migrations import migrations
 from tests.support.functions import Context, event, load, post
 from tests.support.service import Service
 
@@ -49,7 +50,7 @@ def test_a_fresh_deployment_can_be_used(deploy: Any, service: Service, capsys: p
     actions = [
         row["action"] for row in service.rows("SELECT action FROM audit_log WHERE actor = 'admin' ORDER BY audit_id")
     ]
-    assert actions == ["user.created", "key.created", "model.set", "key.revoked"]
+    assert actions == ["user.created", "key.created", "price.set", "price.set", "model.set", "key.revoked"]
     written = json.dumps(service.rows("SELECT * FROM audit_log"), default=str) + capsys.readouterr().out
     for secret in (key["api_key"], "Carol@example.com", "Carol"):
         assert secret not in written
@@ -59,10 +60,12 @@ def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) 
     deploy("admin")
     model = {"model_id": "m", "backend": "bedrock", "backend_model": "m", "prices": {"prompt": "1"}}
     administer("model.set", **model)
+    service.owner.execute("UPDATE prices SET valid_from = valid_from - 1")
     administer("model.set", **model | {"prices": {"prompt": "1.0"}})
+    administer("model.set", **model | {"prices": {"prompt": "3"}})
     administer("model.set", **model | {"prices": {"prompt": "2"}})
     prices = service.rows("SELECT price_per_million AS p FROM prices WHERE model_id = 'm' ORDER BY valid_from")
-    assert [row["p"] for row in prices] == [1, 2]
+    assert [row["p"] for row in prices] == [1, 2], "what a day costs is corrected on that day, and kept afterwards"
 
 
 @pytest.mark.parametrize(
@@ -167,4 +170,4 @@ def test_cloudformation_gets_its_answer(deploy: Any, dsn: str) -> None:
     assert answer["PhysicalResourceId"] == "sluice-schema"
     for member in ("StackId", "RequestId", "LogicalResourceId"):
         assert answer[member] == request[member]
-    assert answer["Data"] == {"SchemaVersion": "1"}
+    assert answer["Data"] == {"SchemaVersion": str(len(migrations()))}

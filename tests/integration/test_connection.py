@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from sluice.config import Settings
 from sluice.db.connection import Connection, Database, PatientConnection, connect
@@ -104,8 +105,9 @@ def test_deadlocks_are_run_again(service: Service) -> None:
 def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
     database = Database(counting_opener(service.dsn, []))
     service.add_user("alice")
+    arguments = Jsonb({"user_id": "alice", "tier": "basic"})
     with pytest.raises(DatabaseError) as raised:
-        database.row("user_create", {"user_id": "alice", "name": None, "email": None, "tier": "basic"})
+        database.row("admin_act", {"operation": "user.create", "arguments": arguments, "invocation": None})
     assert str(raised.value) == "SQLSTATE 23505, constraint users_pkey"
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__

@@ -50,7 +50,7 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
         "request_submit": 10,
         "request_claim": 1,
         "request_settle": 1,
-        "request_status": 1,
+        "request_read": 1,
         "request_history": 1,
     }
 
@@ -169,7 +169,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     settle = plans.of("SELECT * FROM request_settle(%s, 'worker')", Jsonb([completed(i) for i in ids]))
     assert_nothing_is_scanned_whole(settle)
     assert len(partitions_read(settle, "requests")) == 1
-    status = plans.of("SELECT * FROM request_status(%s, %s)", alice, ids[0])
+    status = plans.of("SELECT * FROM request_read(%s, %s)", alice, ids[0])
     assert_nothing_is_scanned_whole(status)
     for parent in ("requests", "prompts", "results"):
         assert len(partitions_read(status, parent)) == 1, f"a look-up by id opens one partition of {parent}"

@@ -25,7 +25,11 @@ def test_status_tells_all_about_an_answered_request(service: Service, alice: byt
         "model": "nova-micro",
         "result": "an answer",
         "error": None,
+        "estimated_tokens": 2 + 64 + 512,
+        "reserved_tokens": 5 + 64 + 512,
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+        # 7 at 0.035 and 3 at 0.14 per million
+        "cost": {"amount": "0.000000665", "currency": "USD", "price_list": "standard"},
         "metadata": {"team": "x"},
     }
     assert list(times.values()) == sorted(times.values())
@@ -38,6 +42,7 @@ def test_status_of_a_request_that_waits(service: Service, alice: bytes) -> None:
 
     assert (found["status"], found["result"], found["error"], found["completed_at"]) == ("queued", None, None, None)
     assert found["usage"] == {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    assert (found["reserved_tokens"], found["cost"]) == (5 + 64 + 512, None)
     assert "metadata" not in found
 
 

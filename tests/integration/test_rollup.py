@@ -176,7 +176,7 @@ def test_a_task_that_fails_does_not_keep_others_from_running(service: Service, a
 def test_every_task_has_a_name_that_events_may_use() -> None:
     from typing import get_args
 
-    from sluice.models import RollupTask
+    from sluice.arguments import RollupTask
 
     assert set(get_args(RollupTask)) == set(TASKS)
 

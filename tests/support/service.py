@@ -75,18 +75,13 @@ class Service:
 
     def add_user(self, user_id: str = "alice", key: str = KEY, tier: str = "premium", **limits: Any) -> bytes:
         """A user with a key; limits as quota_period={"max_requests": ..., "max_tokens": ...}. The key's hash."""
-        admin = self.database("admin")
-        admin.row("user_create", {"user_id": user_id, "name": None, "email": None, "tier": tier})
-        admin.row(
-            "key_create",
-            {
-                "user_id": user_id,
-                "key_hash": digest(key),
-                "key_prefix": key[:13],
-                "name": None,
-                "scopes": ["submit", "read"],
-                "expires_at": None,
-            },
+        self.act("user.create", user_id=user_id, tier=tier)
+        self.act(
+            "key.create",
+            user_id=user_id,
+            key_hash=digest(key).hex(),
+            key_prefix=key[:13],
+            scopes=["submit", "read"],
         )
         for period, limit in limits.items():
             for column, value in limit.items():
@@ -95,6 +90,11 @@ class Service:
                     (value, user_id, period),
                 )
         return digest(key)
+
+    def act(self, operation: str, **arguments: Any) -> Any:
+        """admin_act as the admin function."""
+        parameters = {"operation": operation, "arguments": Jsonb(arguments), "invocation": None}
+        return self.database("admin").row("admin_act", parameters)["result"]
 
     def settle(self, *outcomes: dict[str, Any]) -> list[dict[str, Any]]:
         """request_settle as the worker."""

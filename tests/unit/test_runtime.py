@@ -8,8 +8,8 @@ import boto3
 import pytest
 
 from sluice import runtime
+from sluice.arguments import ModelSet
 from sluice.errors import ConfigurationError
-from sluice.models import ModelSet
 
 
 @pytest.fixture

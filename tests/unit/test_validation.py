@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sluice.arguments import AdminEvent, KeyCreate, ModelSet, RollupEvent, UserCreate
 from sluice.errors import SluiceError
-from sluice.models import AdminEvent, GenerateRequest, KeyCreate, ModelSet, QueueMessage, RollupEvent, UserCreate
+from sluice.models import GenerateRequest, QueueMessage
 from sluice.validation import parse_json, parse_object
 
 # Nothing of this stands in any message of ours.

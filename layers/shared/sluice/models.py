@@ -1,9 +1,7 @@
-"""The shapes that cross a boundary: what clients and operators send, what the queue carries, what a model is asked."""
+"""The shapes that cross a boundary: what clients send, what the queue carries, what a model is asked."""
 
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import (
@@ -12,13 +10,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     StringConstraints,
     model_validator,
 )
 
-LAST_YEAR = 9000
-"""Python's last is 9999, and another time zone may be a year further."""
 METADATA_MAX_KEYS = 16
 """As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 
@@ -139,97 +134,3 @@ class Completion:
     text: str
     prompt_tokens: int
     completion_tokens: int
-
-
-# What operators send --------------------------------------------------------------------------------------------------
-
-
-class UserCreate(Strict):
-    user_id: Identifier
-    name: Name | None = None
-    email: Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$"), Storable] | None = None
-    tier: Identifier = "basic"
-
-
-class UserList(Strict):
-    after: Text = ""
-    limit: int = Field(default=100, ge=1, le=1000)
-
-
-class KeyCreate(Strict):
-    user_id: Identifier
-    name: Name | None = None
-    scopes: list[Literal["submit", "read"]] = Field(default=["submit", "read"], min_length=1)
-    expires_at: datetime | None = None
-
-    @model_validator(mode="after")
-    def _expiry_has_a_zone(self) -> "KeyCreate":
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise ValueError("expires_at needs a time zone, as in 2030-01-01T00:00:00Z")
-        if self.expires_at is not None and self.expires_at.year > LAST_YEAR:
-            raise ValueError(f"expires_at must not be after {LAST_YEAR}; leave it out for a key that never expires")
-        return self
-
-
-class KeyList(Strict):
-    user_id: Identifier
-
-
-class KeyRevoke(Strict):
-    key_id: UUID
-
-
-Price = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10)]
-
-
-class Prices(Strict):
-    """Per million tokens, in USD; as strings, so that no binary fraction comes between."""
-
-    prompt: Price | None = None
-    completion: Price | None = None
-
-
-class ModelSet(Strict):
-    model_id: Identifier
-    backend: Literal["openai", "bedrock"]
-    backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable]
-    # Without user:password@: credentials belong in a secret.
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"), Storable] | None = None
-    secret_arn: Annotated[str, Field(min_length=1), Storable] | None = None
-    max_tokens_default: TokenLimit = 256
-    max_tokens_limit: TokenLimit = 1024
-    overhead_tokens: int = Field(default=64, ge=0, le=10**9)
-    timeout_seconds: int = Field(default=60, ge=1, le=900)
-    is_default: bool = False
-    is_active: bool = True
-    prices: Prices = Prices()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ModelSet":
-        if self.backend == "openai" and self.endpoint is None:
-            raise ValueError("a model of the openai backend needs an endpoint")
-        if self.max_tokens_default > self.max_tokens_limit:
-            raise ValueError("max_tokens_default must not exceed max_tokens_limit")
-        if self.is_default and not self.is_active:
-            raise ValueError("the default model must be active")
-        return self
-
-
-class Nothing(Strict):
-    """An operation without arguments."""
-
-
-class AdminEvent(Strict):
-    """What AdminFunction is invoked with."""
-
-    operation: str
-    arguments: dict[str, JsonValue] = {}
-
-
-RollupTask = Literal["recover", "usage", "stats", "partitions", "archive"]
-
-
-class RollupEvent(Strict):
-    """What RollupFunction is invoked with: the tasks to run, in this order."""
-
-    tasks: Annotated[list[RollupTask], Field(min_length=1)]

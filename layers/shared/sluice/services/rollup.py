@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sluice.arguments import RollupTask
 from sluice.db.connection import Database, Row
 from sluice.errors import DatabaseError, SluiceError
-from sluice.models import RollupTask
 from sluice.queue import Message, Sender
 from sluice.services.dispatch import send_or_undispatch
+from sluice.services.verify import verify
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +20,26 @@ SWEEP_AT_MOST: Final = 5000
 REDISPATCH_GRACE_SECONDS: Final = 60
 # A request that has been out for so long without being claimed is sent again whatever the queue's counts say.
 REDISPATCH_LONG_SECONDS: Final = 900
+# Idempotency keys that one run deletes.
+EXPIRE_AT_MOST: Final = 100_000
+# Rows of the audit log that one batch of the chain seals, and batches that one run adds.
+SEAL_AT_MOST: Final = 10_000
+SEALS_AT_MOST: Final = 100
 
 
 @dataclass(frozen=True)
 class Context:
-    """What tasks work with."""
+    """What tasks work with.
+
+    Attributes:
+        full, head: see verify().
+    """
 
     database: Database
     queue: Sender
     archive_after_days: int
+    full: bool = False
+    head: str | None = None
 
 
 def recover(context: Context) -> dict[str, int]:
@@ -73,12 +85,40 @@ def archive(context: Context) -> dict[str, list[str]]:
     return {"archived": [row["name"] for row in rows]}
 
 
+def expire(context: Context) -> dict[str, int]:
+    """Delete idempotency keys whose time is over."""
+    row = context.database.row("idempotency_expire", {"at_most": EXPIRE_AT_MOST}, repeatable=True)
+    return {"idempotency_keys": row["expired"]}
+
+
+def audit(context: Context) -> dict[str, Any]:
+    """Seal what is new in the audit log, and log the chain's head: the copy of it that is outside the database."""
+    sealed = 0
+    head = None
+    for _ in range(SEALS_AT_MOST):
+        batch = context.database.row("audit_seal", {"at_most": SEAL_AT_MOST}, repeatable=True)
+        sealed += batch["sealed"]
+        head = batch["head"]
+        if batch["sealed"] < SEAL_AT_MOST:
+            break
+    logger.info("audit head", extra={"head": head, "sealed": sealed})
+    return {"sealed": sealed, "head": head}
+
+
+def check(context: Context) -> dict[str, Any]:
+    """Verify that the books balance and that the audit log is what was sealed."""
+    return verify(context.database, full=context.full, head=context.head)
+
+
 TASKS: Final[dict[RollupTask, Callable[[Context], dict[str, Any]]]] = {
     "recover": recover,
     "usage": usage,
     "stats": stats,
     "partitions": partitions,
     "archive": archive,
+    "expire": expire,
+    "audit": audit,
+    "verify": check,
 }
 
 

@@ -21,14 +21,23 @@ def status(database: Database, key_hash: bytes, request_id: str) -> dict[str, An
     """
     wanted = _uuid(request_id)
     # Also for an id that is none: the key is looked at first.
-    row = database.row("request_status", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
+    row = database.row("request_read", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
     refuse_unless_allowed(row["outcome"])
     if wanted is None:
         raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.")
     if row["outcome"] == "request_not_found":
         raise SluiceError("request_not_found", "You have no request with this id.")
     metadata = {} if row["metadata"] is None else {"metadata": row["metadata"]}
-    return _view(row) | {"result": row["result"]} | metadata
+    return (
+        _view(row)
+        | {
+            "estimated_tokens": row["estimated_tokens"],
+            "reserved_tokens": row["reserved_tokens"],
+            "cost": row["cost"],
+            "result": row["result"],
+        }
+        | metadata
+    )
 
 
 def history(database: Database, key_hash: bytes, cursor: str | None, limit: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ DECLARE
     earlier    idempotency_keys;
     quota      quotas;
     at         timestamptz;
+    latest     timestamptz;
     completion integer;
     reserved   integer;
     dispatched integer;
@@ -38,6 +39,12 @@ BEGIN
         IF FOUND THEN
             outcome := CASE WHEN earlier.body_hash = request_accept.body_hash THEN 'replayed' ELSE 'idempotency_conflict' END;
             request_id := earlier.request_id;
+            detail := jsonb_build_object('quotas', (
+                SELECT jsonb_agg(jsonb_build_object(
+                    'period', s.period, 'max_requests', s.max_requests, 'requests_used', s.requests_used,
+                    'max_tokens', s.max_tokens, 'tokens_used', s.tokens_used + s.tokens_reserved,
+                    'reset_seconds', ceil(extract(epoch FROM s.reset_at - clock_now()))))
+                FROM quota_state(for_user, clock_now()) AS s));
             RETURN;
         END IF;
     END IF;
@@ -61,6 +68,13 @@ BEGIN
     -- Made under the lock, so that its time, which chooses the periods, is in the order of the locks.
     request_id := request_id_now();
     at := uuid_extract_timestamp(request_id);
+    -- A clock that was set back must not put it before the periods that the counters are in: its settlement would miss
+    -- them, and they would keep its reservation for ever.
+    SELECT max(q.period_start) INTO latest FROM quotas q WHERE q.user_id = for_user;
+    IF at < latest THEN
+        request_id := uuidv7(latest - clock_timestamp() + interval '1 millisecond');
+        at := uuid_extract_timestamp(request_id);
+    END IF;
 
     FOR quota IN SELECT * FROM quotas q WHERE q.user_id = for_user LOOP
         IF at >= quota.reset_at THEN
@@ -166,6 +180,11 @@ DECLARE
     accepted record;
 BEGIN
     who := key_check(key_hash, 'submit');
+    IF who.outcome = 'ok' THEN
+        -- The gate, and the key again: it may have been revoked while others were let in first.
+        PERFORM FROM quota_plans p WHERE p.user_id = who.user_id FOR NO KEY UPDATE;
+        who := key_check(key_hash, 'submit');
+    END IF;
     IF who.outcome <> 'ok' THEN
         outcome := who.outcome;
         dispatch := false;

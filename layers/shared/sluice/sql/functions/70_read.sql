@@ -1,12 +1,13 @@
 -- What a client reads: one call each. Results and prompts are looked up by variables, one statement after the other, so
 -- that each look-up is planned for its id and opens one partition.
 
-CREATE OR REPLACE FUNCTION request_status(key_hash bytea, id uuid)
+CREATE OR REPLACE FUNCTION request_read(key_hash bytea, id uuid)
     RETURNS TABLE (
         outcome text, request_id uuid, model_id text, status text, result text, result_type text,
-        error_code text, error_message text, prompt_tokens integer, completion_tokens integer, total_tokens integer,
+        error_code text, error_message text, estimated_tokens integer, reserved_tokens integer,
+        prompt_tokens integer, completion_tokens integer, total_tokens integer,
         created_at timestamptz, started_at timestamptz, completed_at timestamptz, processing_time_ms integer,
-        metadata jsonb
+        metadata jsonb, cost jsonb
     )
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
     SET plan_cache_mode = force_custom_plan AS $$
@@ -17,7 +18,7 @@ DECLARE
     answer   record;
     asked    jsonb;
 BEGIN
-    who := key_check(request_status.key_hash, 'read');
+    who := key_check(request_read.key_hash, 'read');
     IF who.outcome <> 'ok' THEN
         outcome := who.outcome;
         RETURN NEXT;
@@ -40,8 +41,9 @@ BEGIN
     SELECT p.metadata INTO asked FROM prompts p WHERE p.request_id = id;
     RETURN QUERY SELECT
         'ok', r.request_id, r.model_id::text, r.status::text, answer.content, answer.content_type::text,
-        r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
-        r.created_at, r.started_at, r.completed_at, r.processing_time_ms, asked;
+        r.error_code::text, r.error_message, r.estimated_tokens, r.reserved_tokens,
+        r.prompt_tokens, r.completion_tokens, r.total_tokens,
+        r.created_at, r.started_at, r.completed_at, r.processing_time_ms, asked, request_cost(r);
 END $$;
 
 CREATE OR REPLACE FUNCTION request_history(key_hash bytea, before uuid, at_most integer)

@@ -18,17 +18,8 @@ DECLARE
     changes integer;
 BEGIN
     span := rollup_advance('usage');
-    -- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
     WITH by_day AS (
-        SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day,
-               count(*) FILTER (WHERE a.action = 'request.queued') AS requests_count,
-               coalesce(sum(r.prompt_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS prompt_tokens,
-               coalesce(sum(r.completion_tokens) FILTER (WHERE a.action <> 'request.queued'), 0) AS completion_tokens
-        FROM audit_log a
-        JOIN requests_all r ON r.request_id = a.request_id
-        WHERE a.xact_id >= span.low AND a.xact_id < span.high
-          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
-        GROUP BY r.user_id, r.model_id, day
+        SELECT * FROM usage_events(span.low, span.high)
     ), changed AS MATERIALIZED (
         SELECT d.user_id, d.model_id, p.period, p.first_day, p.last_day, sum(d.requests_count) AS requests_count,
                sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens
@@ -91,3 +82,20 @@ BEGIN
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_stats() IS 'Adds what is new to request_stats; returns the rows that changed.';
+
+-- Idempotency keys whose day is over: a late repeat is a new request from then on anyway.
+CREATE OR REPLACE FUNCTION idempotency_expire(at_most integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    gone integer;
+BEGIN
+    -- Submit replaces an expired key behind its user's gate; a row that it holds is left for the next run.
+    DELETE FROM idempotency_keys k USING (
+        SELECT e.user_id, e.key FROM idempotency_keys e
+        WHERE e.expires_at <= clock_now() LIMIT at_most FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE k.user_id = old.user_id AND k.key = old.key AND k.expires_at <= clock_now();
+    GET DIAGNOSTICS gone = ROW_COUNT;
+    RETURN gone;
+END $$;
+COMMENT ON FUNCTION idempotency_expire(integer) IS 'Deletes expired idempotency keys, at most so many; returns how many.';

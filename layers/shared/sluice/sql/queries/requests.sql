@@ -16,11 +16,11 @@ FROM request_claim(%(ids)s, %(lease_seconds)s);
 -- request_settle: end or requeue what has finished; says what to send next.
 SELECT kind, request_id, user_id, status, delay_seconds FROM request_settle(%(outcomes)s, %(actor)s);
 
--- request_status: one request of the caller, with its result.
+-- request_read: one request of the caller, with its result and its cost.
 SELECT outcome, request_id, model_id, status, result, result_type, error_code, error_message,
-       prompt_tokens, completion_tokens, total_tokens, created_at, started_at, completed_at,
-       processing_time_ms, metadata
-FROM request_status(%(key_hash)s, %(request_id)s);
+       estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens,
+       created_at, started_at, completed_at, processing_time_ms, metadata, cost
+FROM request_read(%(key_hash)s, %(request_id)s);
 
 -- request_history: the caller's requests, newest first, older than a given one.
 SELECT outcome, request_id, prompt, model_id, status, error_code, error_message,
@@ -29,6 +29,9 @@ FROM request_history(%(key_hash)s, %(before)s, %(at_most)s);
 
 -- model_offer: the models that a client may name.
 SELECT outcome, model_id, is_default, max_tokens_default, max_tokens_limit FROM model_offer(%(key_hash)s);
+
+-- usage_read: the caller's limits, and usage by day, model and token class with the prices of each day.
+SELECT outcome, plan, usage FROM usage_read(%(key_hash)s, %(first_day)s, %(last_day)s);
 
 -- health: does the database answer?
 SELECT 1 AS answer;

@@ -1,0 +1,269 @@
+-- The books balance: the invariants, each a query that finds what breaks it. An empty answer is what all the rest of the
+-- system promises. books_check() asks all of them in one snapshot.
+--
+-- Scope: `every` looks at everything there is. Otherwise: requests of this day (UTC) and `touched` ones (those of earlier
+-- days that the audit log names since the last check), the counters of periods that run, and the usage of these days.
+-- Each answers at most so many violations as are worth reading.
+
+CREATE OR REPLACE FUNCTION books_requests(every boolean, touched uuid[])
+    RETURNS SETOF requests
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    IF every THEN
+        RETURN QUERY SELECT * FROM requests_all;
+    ELSE
+        RETURN QUERY SELECT * FROM requests r WHERE r.request_id >= uuidv7_floor(period_start('daily', clock_now()));
+        RETURN QUERY SELECT * FROM requests_all r
+                     WHERE r.request_id = ANY (touched) AND r.request_id < uuidv7_floor(period_start('daily', clock_now()));
+    END IF;
+END $$;
+
+-- 1. used + reserved ≤ limit, unless the limit was lowered in this period, or a model reported more than was reserved.
+CREATE OR REPLACE FUNCTION quota_within_limit(every boolean)
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
+           format('requests <= %s, tokens <= %s', coalesce(a.max_requests::text, 'unlimited'), coalesce(a.max_tokens::text, 'unlimited')),
+           format('requests %s, tokens %s', q.requests_used, q.tokens_used + q.tokens_reserved)
+    FROM quotas q
+    CROSS JOIN LATERAL (
+        -- The highest limit that held in the period, and what audited overruns have added.
+        SELECT CASE WHEN bool_and(l.max_requests IS NOT NULL) THEN max(l.max_requests) END AS max_requests,
+               CASE WHEN bool_and(l.max_tokens IS NOT NULL) THEN max(l.max_tokens) END + (
+                   SELECT coalesce(sum((o.after->>'overrun_tokens')::bigint), 0)
+                   FROM audit_log o JOIN requests_all r ON r.request_id = o.request_id
+                   WHERE o.user_id = q.user_id AND o.after ? 'overrun_tokens'
+                     AND r.created_at >= q.period_start AND r.created_at < q.reset_at) AS max_tokens
+        FROM (
+            SELECT q.max_requests::bigint AS max_requests, q.max_tokens
+            UNION ALL
+            SELECT (o.before->'limits'->q.quota_period->>'max_requests')::bigint,
+                   (o.before->'limits'->q.quota_period->>'max_tokens')::bigint
+            FROM audit_log o
+            WHERE o.user_id = q.user_id AND o.action = 'quota.changed'
+              AND (o.before->'limits'->q.quota_period->>'period_start')::timestamptz = q.period_start
+        ) AS l
+    ) AS a
+    WHERE (q.requests_used > q.max_requests OR q.tokens_used + q.tokens_reserved > q.max_tokens)
+      AND (q.requests_used > a.max_requests OR q.tokens_used + q.tokens_reserved > a.max_tokens)
+      AND (every OR q.reset_at > clock_now())
+    LIMIT 100;
+$$;
+
+-- 2. reserved = the sum over unfinished requests of the counter's period.
+CREATE OR REPLACE FUNCTION quota_reserved_is_the_sum(every boolean)
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT q.user_id::text, NULL::uuid, q.quota_period::text, coalesce(s.reserved, 0)::text, q.tokens_reserved::text
+    FROM quotas q
+    LEFT JOIN (
+        SELECT p.user_id, p.quota_period, sum(r.reserved_tokens) AS reserved
+        FROM inflight i
+        JOIN requests_all r ON r.request_id = i.request_id
+        JOIN quotas p ON p.user_id = r.user_id AND r.created_at >= p.period_start AND r.created_at < p.reset_at
+        GROUP BY p.user_id, p.quota_period
+    ) AS s ON s.user_id = q.user_id AND s.quota_period = q.quota_period
+    WHERE q.tokens_reserved <> coalesce(s.reserved, 0) AND (every OR q.reset_at > clock_now())
+    LIMIT 100;
+$$;
+
+-- 3. used = the sum over the requests of the counter's period: all of them counted, the settled ones' tokens.
+CREATE OR REPLACE FUNCTION quota_used_is_the_sum(every boolean)
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
+           format('requests %s, tokens %s', s.requests, s.tokens), format('requests %s, tokens %s', q.requests_used, q.tokens_used)
+    FROM quotas q
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS requests, coalesce(sum(r.total_tokens) FILTER (WHERE r.completed_at IS NOT NULL), 0) AS tokens
+        FROM requests_all r
+        WHERE r.user_id = q.user_id
+          AND r.request_id >= uuidv7_floor(q.period_start) AND r.request_id < uuidv7_floor(q.reset_at)
+    ) AS s
+    WHERE (every OR q.reset_at > clock_now()) AND (q.requests_used <> s.requests OR q.tokens_used <> s.tokens)
+    LIMIT 100;
+$$;
+
+-- 4. usage by model and day = the sum over the requests of the day, what is not rolled up yet included.
+CREATE OR REPLACE FUNCTION usage_is_the_sum(every boolean, touched uuid[])
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+    days date[];
+    mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
+BEGIN
+    IF NOT every THEN
+        days := ARRAY(
+            SELECT (clock_now() AT TIME ZONE 'UTC')::date
+            UNION
+            SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(touched) AS t (id));
+    END IF;
+    RETURN QUERY
+        WITH wanted AS (
+            SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
+                   coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens, coalesce(sum(r.completion_tokens), 0) AS completion_tokens
+            FROM requests_all r
+            WHERE every OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
+                           AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)
+            GROUP BY 1, 2, 3
+        ), kept AS (
+            SELECT k.user_id, k.model_id, k.day, sum(k.requests) AS requests,
+                   sum(k.prompt_tokens) AS prompt_tokens, sum(k.completion_tokens) AS completion_tokens
+            FROM (
+                SELECT u.user_id::text, u.model_id::text, u.period_start AS day, u.requests_count AS requests,
+                       u.prompt_tokens, u.completion_tokens
+                FROM usage_by_model u WHERE u.period = 'daily'
+                UNION ALL
+                SELECT e.user_id, e.model_id, e.day, e.requests_count, e.prompt_tokens, e.completion_tokens
+                FROM usage_events(mark, 9223372036854775807) AS e
+            ) AS k
+            WHERE every OR k.day = ANY (days)
+            GROUP BY 1, 2, 3
+        )
+        SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid, format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
+               format('requests %s, prompt tokens %s, completion tokens %s', coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0)),
+               format('requests %s, prompt tokens %s, completion tokens %s', coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        FROM wanted w
+        FULL JOIN kept k ON k.user_id = w.user_id AND k.model_id = w.model_id AND k.day = w.day
+        WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
+              <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        LIMIT 100;
+END $$;
+
+-- 5. usage of a period = the sum of its parts: of its models, and a month's of its days.
+CREATE OR REPLACE FUNCTION usage_adds_up(every boolean)
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    WITH scope AS (
+        SELECT CASE WHEN every THEN date '-infinity' ELSE date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date END AS first_day
+    ), parts AS (
+        SELECT m.user_id, m.period, m.period_start, sum(m.requests_count) AS requests, sum(m.prompt_tokens + m.completion_tokens) AS tokens
+        FROM usage_by_model m, scope s WHERE m.period_start >= s.first_day
+        GROUP BY m.user_id, m.period, m.period_start
+        UNION ALL
+        SELECT d.user_id, 'monthly', date_trunc('month', d.period_start)::date, sum(d.requests_count), sum(d.tokens_used)
+        FROM usage d, scope s WHERE d.period = 'daily' AND d.period_start >= s.first_day
+        GROUP BY d.user_id, date_trunc('month', d.period_start)
+    ), totals AS (
+        SELECT u.* FROM usage u, scope s WHERE u.period_start >= s.first_day
+    )
+    SELECT coalesce(p.user_id, u.user_id)::text, NULL::uuid,
+           format('%s %s', coalesce(p.period, u.period), coalesce(p.period_start, u.period_start)),
+           format('requests %s, tokens %s', coalesce(p.requests, 0), coalesce(p.tokens, 0)),
+           format('requests %s, tokens %s', coalesce(u.requests_count, 0), coalesce(u.tokens_used, 0))
+    FROM parts p
+    FULL JOIN totals u ON u.user_id = p.user_id AND u.period = p.period AND u.period_start = p.period_start
+    WHERE (coalesce(p.requests, 0), coalesce(p.tokens, 0)) <> (coalesce(u.requests_count, 0), coalesce(u.tokens_used, 0))
+    LIMIT 100;
+$$;
+
+-- 6. Every request was audited when it was accepted, and settled and audited exactly once if it is finished: the audit
+-- row names the same status and the same tokens.
+CREATE OR REPLACE FUNCTION request_settled_once(every boolean, touched uuid[])
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+    -- No audit row of a request is older than the request (or, where a test moves the clock, than this day).
+    oldest uuid := CASE WHEN every THEN '00000000-0000-0000-0000-000000000000' ELSE
+        least(uuidv7_floor(period_start('daily', clock_now())), uuidv7_floor(period_start('daily', clock_timestamp())),
+              (SELECT t.id FROM unnest(touched) AS t (id) ORDER BY t.id LIMIT 1)) END;
+BEGIN
+    RETURN QUERY
+        WITH audited AS (
+            SELECT a.request_id,
+                   count(*) FILTER (WHERE a.action = 'request.queued') AS accepted,
+                   count(*) FILTER (WHERE a.action <> 'request.queued') AS ended,
+                   max(a.after->>'status') FILTER (WHERE a.action <> 'request.queued') AS status,
+                   max(coalesce((a.after->>'prompt_tokens')::integer, 0) + coalesce((a.after->>'completion_tokens')::integer, 0))
+                       FILTER (WHERE a.action <> 'request.queued') AS tokens
+            FROM audit_log a
+            WHERE a.audit_id >= oldest
+              AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
+            GROUP BY a.request_id
+        )
+        SELECT r.user_id::text, r.request_id, NULL::text,
+               format('accepted once, ended %s, %s, %s tokens', CASE WHEN r.completed_at IS NULL THEN 'never' ELSE 'once' END,
+                      r.status, coalesce(r.total_tokens, 0)),
+               format('audited: accepted %s, ended %s, %s, %s tokens', coalesce(a.accepted, 0), coalesce(a.ended, 0),
+                      coalesce(a.status, '-'), coalesce(a.tokens, 0))
+        FROM books_requests(every, touched) r
+        LEFT JOIN audited a ON a.request_id = r.request_id
+        WHERE coalesce(a.accepted, 0) <> 1
+           OR coalesce(a.ended, 0) <> CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END
+           OR r.completed_at IS NOT NULL AND (a.status <> r.status OR a.tokens <> coalesce(r.total_tokens, 0))
+        LIMIT 100;
+END $$;
+
+-- 7. One inflight row for every unfinished request, in the same state, and none else.
+CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(every boolean, touched uuid[])
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT r.user_id::text, r.request_id, NULL::text, format('an inflight row, %s, attempt %s', r.status, r.attempts), 'none'
+    FROM books_requests(every, touched) r
+    WHERE r.completed_at IS NULL AND NOT EXISTS (SELECT FROM inflight i WHERE i.request_id = r.request_id)
+    UNION ALL
+    SELECT i.user_id::text, i.request_id, NULL::text, coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
+           format('%s, attempt %s', i.status, i.attempt)
+    FROM inflight i
+    LEFT JOIN requests_all r ON r.request_id = i.request_id
+    WHERE (r.status, r.attempts, r.user_id) IS DISTINCT FROM (i.status, i.attempt, i.user_id)
+    LIMIT 100;
+$$;
+
+-- 8. Every completed request has its one result.
+CREATE OR REPLACE FUNCTION result_is_kept(every boolean, touched uuid[])
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
+    FROM books_requests(every, touched) r
+    WHERE r.status = 'completed'
+      AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
+      AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
+    LIMIT 100;
+$$;
+
+-- STABLE: every query in it, and in what it calls, sees the snapshot of the statement that called it, as in a
+-- repeatable-read transaction.
+CREATE OR REPLACE FUNCTION books_check(every boolean, OUT checked jsonb, OUT violations jsonb, OUT seen_to bigint)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp
+    SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    today   uuid := uuidv7_floor(period_start('daily', clock_now()));
+    since   bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'verify');
+    touched uuid[];
+BEGIN
+    seen_to := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+    IF NOT every THEN
+        touched := ARRAY(SELECT DISTINCT a.request_id FROM audit_log a WHERE a.xact_id >= since AND a.request_id < today);
+    END IF;
+    checked := jsonb_build_object(
+        'quotas', (SELECT count(*) FROM quotas q WHERE every OR q.reset_at > clock_now()),
+        'requests', (SELECT count(*) FROM books_requests(every, touched)),
+        'inflight', (SELECT count(*) FROM inflight));
+    SELECT coalesce(jsonb_agg(to_jsonb(v)), '[]') INTO violations FROM (
+        SELECT 'quota_within_limit' AS invariant, i.* FROM quota_within_limit(every) i
+        UNION ALL SELECT 'quota_reserved_is_the_sum', i.* FROM quota_reserved_is_the_sum(every) i
+        UNION ALL SELECT 'quota_used_is_the_sum', i.* FROM quota_used_is_the_sum(every) i
+        UNION ALL SELECT 'usage_is_the_sum', i.* FROM usage_is_the_sum(every, touched) i
+        UNION ALL SELECT 'usage_adds_up', i.* FROM usage_adds_up(every) i
+        UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(every, touched) i
+        UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM inflight_is_what_is_unfinished(every, touched) i
+        UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(every, touched) i
+    ) AS v;
+END $$;
+COMMENT ON FUNCTION books_check(boolean) IS
+    'Everything that breaks an invariant, as of one snapshot. checked: how much was looked at; seen_to: transactions below '
+    'this one are in it.';
+
+CREATE OR REPLACE FUNCTION books_checked(seen_to bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    UPDATE rollup_watermarks w SET xact_id = greatest(w.xact_id, seen_to), updated_at = clock_now() WHERE w.task = 'verify';
+$$;
+COMMENT ON FUNCTION books_checked(bigint) IS 'The books balanced up to here: the next check begins there.';
+
+CREATE OR REPLACE FUNCTION books_checked_to() RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'verify';
+$$;
