@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.template.stack import TOPIC, Stack
+from tests.template.stack import ROOT, TOPIC, Stack
 
 # What identifies a resource in each namespace, and how a template says it.
 DIMENSIONS = {
@@ -24,6 +24,8 @@ def watched(alarm: dict) -> str:
 
 def test_alarms_name_resources_that_exist(stack: Stack) -> None:
     for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items():
+        if name == "BooksAlarm":
+            continue  # a metric of our own
         dimension, kind, by = DIMENSIONS[alarm["Namespace"]]
         (given,) = alarm["Dimensions"]
         assert given["Name"] == dimension, name
@@ -33,7 +35,11 @@ def test_alarms_name_resources_that_exist(stack: Stack) -> None:
 
 
 def test_every_function_queue_and_api_is_watched(stack: Stack) -> None:
-    alarms = [(alarm["MetricName"], watched(alarm)) for alarm in stack.of_type("AWS::CloudWatch::Alarm").values()]
+    alarms = [
+        (alarm["MetricName"], watched(alarm))
+        for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items()
+        if name != "BooksAlarm"
+    ]
     expected = [("Errors", function) for function in stack.of_type("AWS::Lambda::Function")] + [
         ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
         ("ApproximateAgeOfOldestMessage", "RequestQueue"),
@@ -49,7 +55,16 @@ def test_alarms_tell_the_topic_when_there_is_one(processed: dict) -> None:
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
 
 
-@pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm"])
+def test_the_books_are_watched_under_the_name_that_the_rollup_writes(stack: Stack) -> None:
+    alarm = stack.resources["BooksAlarm"]["Properties"]
+    variables = stack.resources["RollupFunction"]["Properties"]["Environment"]["Variables"]
+    assert alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
+    assert alarm["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]
+    assert f'"{alarm["MetricName"]}"' in (ROOT / "functions/rollup/app.py").read_text()
+    assert alarm["Statistic"] == "Maximum"
+
+
+@pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm", "BooksAlarm"])
 def test_one_is_enough_where_none_is_expected(stack: Stack, name: str) -> None:
     alarm = stack.resources[name]["Properties"]
     assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (0, "GreaterThanThreshold")

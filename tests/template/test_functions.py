@@ -129,6 +129,7 @@ def test_routes(processed: dict) -> None:
         "POST /generate",
         "GET /status/{request_id}",
         "GET /requests",
+        "GET /usage",
         "GET /models",
         "GET /health",
     }
@@ -167,8 +168,9 @@ def test_schedules_run_every_task_at_its_time(stack: Stack) -> None:
     tasks = {schedule["ScheduleExpression"]: json.loads(schedule["Target"]["Input"])["tasks"] for schedule in schedules}
     assert tasks == {
         "rate(1 minute)": ["recover"],
-        "rate(5 minutes)": ["usage", "stats"],
-        "cron(5 0 * * ? *)": ["partitions"],
+        "rate(5 minutes)": ["usage", "stats", "audit"],
+        "rate(1 hour)": ["verify"],
+        "cron(5 0 * * ? *)": ["partitions", "expire"],
         "cron(35 2 * * ? *)": ["archive"],
     }
     for schedule in schedules:
@@ -189,8 +191,8 @@ def test_event_files_run_what_the_schedules_run(stack: Stack) -> None:
 def test_schedules_give_up_before_their_next_run(stack: Stack) -> None:
     for schedule in stack.of_type("AWS::Scheduler::Schedule").values():
         expression, retry = schedule["ScheduleExpression"], schedule["Target"]["RetryPolicy"]
-        rate = re.fullmatch(r"rate\((\d+) minutes?\)", expression)
-        interval = 60 * int(rate[1]) if rate else 86_400
+        rate = re.fullmatch(r"rate\((\d+) (minute|hour)s?\)", expression)
+        interval = {"minute": 60, "hour": 3600}[rate[2]] * int(rate[1]) if rate else 86_400
         assert retry["MaximumEventAgeInSeconds"] <= interval, expression
 
 
