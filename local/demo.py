@@ -117,3 +117,14 @@ def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _S
             f"and {after.tokens - before.tokens} tokens, and the demo request alone had {tokens} tokens."
         )
     say(f"It counts the request and its {tokens} tokens.")
+    verify(stack, say)
+
+
+def verify(stack: Stack, say: _Say) -> None:
+    """Have the books checked whole, and say what was looked at. LocalError if they do not balance."""
+    stack.admin("rollup.run", tasks=["audit"])
+    found = stack.admin("verify", full=True)
+    if not found["balanced"]:
+        raise LocalError(f"The books do not balance: {found['violations'] or found['audit']['problem']}")
+    looked_at = ", ".join(f"{count} {what}" for what, count in found["checked"].items())
+    say(f"The books balance ({looked_at}); {found['audit']['rows']} rows of the audit log are as they were sealed.")

@@ -38,7 +38,7 @@ def get_requests() -> Response[str]:
 def get_usage() -> Response[str]:
     key_hash = caller_key(app)
     days = parse_object(Days, app.current_event.query_string_parameters)
-    return answer(200, billing.own_usage(runtime.database(), key_hash, days.first, days.last))
+    return answer(200, billing.own_usage(runtime.database(), key_hash, days.start, days.end))
 
 
 @app.get("/models")

@@ -1,18 +1,21 @@
-"""The functions that operators and deployments call: administration and migration, from event to answer."""
+"""Administration: users, keys, tiers, quotas, models, the audit log; what is refused; and the schema's custom resource."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from sluice.db.migrations import migrations
-from tests.support.functions import Context, event, load, post
-from tests.support.service import Service
-
-
-def administer(operation: Any, **arguments: Any) -> dict[str, Any]:
-    return load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+from sluice.errors import SluiceError
+from sluice.services.admin import OPERATIONS
+from tests.support.functions import KEYED, Context, administer, event, get, load, post
+from tests.support.service import Service, completed
 
 
 def test_a_fresh_deployment_can_be_used(deploy: Any, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,6 +71,11 @@ def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) 
     assert [row["p"] for row in prices] == [1, 2], "what a day costs is corrected on that day, and kept afterwards"
 
 
+UNKNOWN_KEY = "00000000-0000-7000-8000-000000000000"
+PAST = "2020-01-01T00:00:00Z"
+MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
+
+
 @pytest.mark.parametrize(
     ("operation", "arguments", "code"),
     [
@@ -82,13 +90,60 @@ def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) 
         ("user.create", {"user_id": "x", "tier": "gold"}, "tier_unknown"),
         ("user.create", {"user_id": "alice"}, "user_exists"),
         ("user.create", {"user_id": "x", "email": "ALICE@example.com"}, "email_taken"),
+        ("user.get", {"user_id": "nobody"}, "user_not_found"),
+        ("user.get", {"user_id": "\u0000"}, "invalid_input"),
+        ("user.list", {"limit": 0}, "invalid_input"),
+        ("user.list", {"limit": 1001}, "invalid_input"),
+        ("user.update", {"user_id": "alice"}, "invalid_input"),
+        ("user.update", {"user_id": "alice", "is_active": "no"}, "invalid_input"),
+        ("user.update", {"user_id": "alice", "is_active": None}, "invalid_input"),
+        ("user.update", {"user_id": "alice", "name": ""}, "invalid_input"),
+        ("user.update", {"user_id": "alice", "tier": "gold", "name": "Other"}, "tier_unknown"),
+        ("user.update", {"user_id": "alice", "email": "BOB@example.com"}, "email_taken"),
+        ("user.update", {"user_id": "nobody", "name": "N"}, "user_not_found"),
+        ("user.deactivate", {"user_id": "nobody"}, "user_not_found"),
+        ("user.activate", {"user_id": 7}, "invalid_input"),
         ("key.create", {"user_id": "nobody"}, "user_not_found"),
         ("key.create", {"user_id": "alice", "scopes": []}, "invalid_input"),
         ("key.create", {"user_id": "alice", "scopes": ["admin"]}, "invalid_input"),
         ("key.create", {"user_id": "alice", "expires_at": "tomorrow"}, "invalid_input"),
         ("key.create", {"user_id": "alice", "expires_at": "2030-01-01T00:00:00"}, "invalid_input"),
+        ("key.create", {"user_id": "alice", "expires_at": PAST}, "expiry_in_past"),
+        ("key.list", {"user_id": "nobody"}, "user_not_found"),
+        ("key.rotate", {"key_id": UNKNOWN_KEY}, "key_not_found"),
+        ("key.rotate", {"key_id": "LIVE", "overlap_seconds": -1}, "invalid_input"),
+        ("key.rotate", {"key_id": "LIVE", "overlap_seconds": 2_592_001}, "invalid_input"),
+        ("key.rotate", {"key_id": "LIVE", "expires_at": PAST}, "expiry_in_past"),
+        ("key.rotate", {"key_id": "DEAD"}, "key_dead"),
+        ("key.expire", {"key_id": "LIVE"}, "invalid_input"),
+        ("key.expire", {"key_id": "LIVE", "expires_at": PAST}, "expiry_in_past"),
+        ("key.expire", {"key_id": "DEAD", "expires_at": None}, "key_dead"),
+        ("key.expire", {"key_id": UNKNOWN_KEY, "expires_at": None}, "key_not_found"),
         ("key.revoke", {"key_id": "12"}, "invalid_input"),
-        ("key.revoke", {"key_id": "00000000-0000-7000-8000-000000000000"}, "key_not_found"),
+        ("key.revoke", {"key_id": UNKNOWN_KEY}, "key_not_found"),
+        ("tier.get", {"tier": "gold"}, "tier_not_found"),
+        ("tier.list", {"tier": "basic"}, "invalid_input"),
+        ("tier.set", {"tier": "basic"}, "invalid_input"),
+        ("tier.set", {"tier": "gold", "max_unfinished": 5}, "limits_missing"),
+        ("tier.set", {"tier": "gold", "limits": {"minute": {}, "daily": {}}}, "limits_missing"),
+        ("tier.set", {"tier": "basic", "max_unfinished": 0}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "max_unfinished": None}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "dispatch_window": 1.5}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "reset_frequency": "weekly"}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "price_list": "secret-list"}, "price_list_unknown"),
+        ("tier.set", {"tier": "basic", "limits": {"hourly": {"max_requests": 1}}}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "limits": {"daily": {"max_requests": -1}}}, "invalid_input"),
+        ("tier.set", {"tier": "basic", "limits": {"daily": {"max_requests": 2**31}}}, "invalid_input"),
+        ("quota.get", {"user_id": "nobody"}, "user_not_found"),
+        ("quota.set", {"user_id": "alice"}, "invalid_input"),
+        ("quota.set", {"user_id": "alice", "limits": {"daily": 5}}, "invalid_input"),
+        ("quota.set", {"user_id": "alice", "limits": {"daily": {"max_tokens": -1}}}, "invalid_input"),
+        ("quota.set", {"user_id": "alice", "limits": {"daily": {"max_tokens": 10**16}}}, "invalid_input"),
+        ("quota.set", {"user_id": "nobody", "max_unfinished": 5}, "user_not_found"),
+        ("quota.clear", {"user_id": "alice", "periods": []}, "invalid_input"),
+        ("quota.clear", {"user_id": "alice", "periods": ["weekly"]}, "invalid_input"),
+        ("quota.clear", {"user_id": "nobody"}, "user_not_found"),
+        ("model.list", {"all": True}, "invalid_input"),
         ("model.set", {"model_id": "m", "backend": "openai", "backend_model": "m"}, "invalid_input"),
         ("model.set", {"model_id": "m", "backend": "other", "backend_model": "m"}, "invalid_input"),
         (
@@ -96,33 +151,284 @@ def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) 
             {"model_id": "m", "backend": "openai", "backend_model": "m", "endpoint": "http://me:secret@host/v1"},
             "invalid_input",
         ),
-        (
-            "model.set",
-            {"model_id": "m", "backend": "bedrock", "backend_model": "m", "max_tokens_default": 9999},
-            "invalid_input",
-        ),
-        (
-            "model.set",
-            {"model_id": "m", "backend": "bedrock", "backend_model": "m", "prices": {"prompt": "-1"}},
-            "invalid_input",
-        ),
+        ("model.set", MODEL | {"max_tokens_default": 9999}, "invalid_input"),
+        ("model.set", MODEL | {"prices": {"prompt": "-1"}}, "invalid_input"),
+        ("price.list", {"price_list": "none"}, "price_list_unknown"),
+        ("price.list", {"on": "2026-13-01"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "cheap"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "-0.1"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "0.00000000001"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "NaN"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "1", "currency": "usd"}, "invalid_input"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "1", "currency": "EUR"}, "currency_differs"),
+        ("price.set", {"model_id": "none", "prompt": "1", "price_list": "new"}, "model_unknown"),
+        ("price.set", {"model_id": "nova-micro", "prompt": "1", "valid_from": "today"}, "invalid_input"),
+        ("usage.get", {"user_id": "nobody"}, "user_not_found"),
+        ("usage.get", {"user_id": "alice", "start": "2026-02-02", "end": "2026-02-01"}, "invalid_input"),
+        ("usage.get", {"user_id": "alice", "from": "2026-02-02"}, "invalid_input"),
+        ("usage.tiers", {"user_id": "nobody"}, "user_not_found"),
+        ("usage.tiers", {"start_month": "2026-00"}, "invalid_input"),
+        ("usage.tiers", {"start_month": "2026-02", "end_month": "2026-01"}, "invalid_input"),
+        ("invoice.get", {"user_id": "nobody", "month": "2026-01"}, "user_not_found"),
+        ("invoice.get", {"user_id": "alice", "month": "2026-1"}, "invalid_input"),
+        ("invoice.get", {"user_id": "alice", "month": "1969-12"}, "invalid_input"),
+        ("invoice.get", {"user_id": "alice", "month": "2026-01", "format": "pdf"}, "invalid_input"),
+        ("invoice.get", {"user_id": "alice", "month": "2026-01", "price_list": "none"}, "price_list_unknown"),
+        ("audit.list", {"request_id": "1"}, "invalid_input"),
+        ("audit.list", {"start": "2026-01-01T00:00:00"}, "invalid_input"),
+        ("audit.list", {"action": "Robert'); DROP TABLE users"}, "invalid_input"),
+        ("verify", {"full": "yes"}, "invalid_input"),
+        ("verify", {"head": "1"}, "invalid_input"),
         ("rollup.run", {"tasks": ["none"]}, "invalid_input"),
+        ("rollup.run", {"tasks": []}, "invalid_input"),
     ],
 )
-def test_administration_that_is_refused_changes_nothing(
+def test_administration_that_is_refused_changes_nothing_and_is_audited(
     deploy: Any, service: Service, alice: bytes, operation: Any, arguments: dict[str, Any], code: str
 ) -> None:
-    service.owner.execute("UPDATE users SET email = 'alice@example.com'")
-    tables = ("users", "api_keys", "models", "prices", "quotas", "quota_plans")
-    state = [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]
+    service.add_user("bob", "sluice_" + "b" * 43)
+    service.owner.execute("UPDATE users SET email = user_id || '@example.com'")
+    service.owner.execute("UPDATE api_keys SET revoked_at = created_at WHERE user_id = 'bob'")
+    keys = {row["user_id"]: str(row["key_id"]) for row in service.rows("SELECT user_id, key_id FROM api_keys")}
+    given = arguments | {
+        name: keys[{"LIVE": "alice", "DEAD": "bob"}[value]]
+        for name, value in arguments.items()
+        if value in ("LIVE", "DEAD")
+    }
+    tables = (
+        *("users", "api_keys", "models", "prices", "price_lists", "billing_terms"),
+        *("tiers", "tier_limits", "quotas", "quota_plans"),
+    )
+    state = [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in tables]
+    audited = service.value("SELECT count(*) FROM audit_log")
     deploy("admin")
 
-    answer = administer(operation, **arguments)
+    answer = administer(operation, **given)
 
     assert (answer["ok"], answer["problem"]["code"]) == (False, code)
     assert answer["problem"]["detail"]
-    assert "secret" not in json.dumps(answer)
-    assert [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables] == state
+    assert "me:secret" not in json.dumps(answer)
+    assert [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in tables] == state
+    *_, refused = service.rows("SELECT * FROM audit_log ORDER BY audit_id")
+    assert service.value("SELECT count(*) FROM audit_log") == audited + 1
+    assert (refused["actor"], refused["action"], refused["before"]) == ("admin", "admin.refused", None)
+    known = operation if operation in OPERATIONS else None
+    assert refused["after"] == {"operation": known, "code": code}
+    assert refused["invocation"] == UUID(Context.aws_request_id)
+    assert refused["user_id"] in (None, "alice", "bob")
+    assert (str(refused["key_id"]) if refused["key_id"] else None) == given.get("key_id") or refused["key_id"] is None
+
+
+def test_every_operation_has_been_refused_here() -> None:
+    (cases,) = (
+        mark.args[1]
+        for mark in test_administration_that_is_refused_changes_nothing_and_is_audited.pytestmark  # type: ignore[attr-defined]
+        if mark.name == "parametrize"
+    )
+    assert {operation for operation, _, _ in cases} >= set(OPERATIONS)
+
+
+@pytest.fixture
+def admin(deploy: Any) -> Callable[..., Any]:
+    """Runs an operation that must succeed."""
+    deploy("admin")
+
+    def run(operation: str, **arguments: Any) -> Any:
+        answer = administer(operation, **arguments)
+        assert answer["ok"], answer
+        return answer["result"]
+
+    return run
+
+
+def test_a_user_is_changed_field_by_field(admin: Callable[..., Any], service: Service) -> None:
+    admin("user.create", user_id="carol", name="Carol", email="carol@example.com")
+    assert admin("user.update", user_id="carol", email="c@example.com")["name"] == "Carol"
+    cleared = admin("user.update", user_id="carol", name=None, email=None)
+    assert (cleared["name"], cleared["email"], cleared["tier"], cleared["is_active"]) == (None, None, "basic", True)
+    assert admin("user.deactivate", user_id="carol")["is_active"] is False
+    assert admin("user.get", user_id="carol")["is_active"] is False
+    assert admin("user.activate", user_id="carol")["is_active"] is True
+    assert admin("user.activate", user_id="carol")["is_active"] is True
+
+    rows = service.rows("SELECT before, after FROM audit_log WHERE action = 'user.updated' ORDER BY audit_id")
+    assert [row["after"]["changed"] for row in rows] == [["email"], ["name", "email"], ["is_active"], ["is_active"]]
+    assert "Carol" not in json.dumps(rows)
+    assert "example.com" not in json.dumps(rows)
+    assert [row["before"]["is_active"] for row in rows] == [True, True, True, False]
+
+
+def test_an_inactive_user_is_refused_at_once(admin: Callable[..., Any], deploy: Any, alice: bytes) -> None:
+    admin("user.deactivate", user_id="alice")
+    deploy("submit")
+    assert post('{"prompt": "hello"}')[2]["code"] == "user_inactive"
+    deploy("status")
+    assert get("/usage", KEYED)[2]["code"] == "user_inactive"
+
+
+def test_a_submit_that_waits_for_the_gate_sees_a_key_revoked_meanwhile(service: Service, alice: bytes) -> None:
+    key_id = service.value("SELECT key_id::text FROM api_keys")
+    with psycopg.connect(service.dsn) as gate, ThreadPoolExecutor(1) as pool:
+        gate.execute("SELECT FROM quota_plans FOR NO KEY UPDATE")
+        waiting = pool.submit(service.submit, alice)
+        while not service.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not waiting.done()
+        gate.execute("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id::text = %s", (key_id,))
+        gate.commit()
+        with pytest.raises(SluiceError) as refused:
+            waiting.result(20)
+    assert refused.value.code == "key_revoked"
+    assert service.value("SELECT count(*) FROM requests") == 0
+
+
+def test_a_rotated_key_overlaps(admin: Callable[..., Any], deploy: Any, service: Service) -> None:
+    admin("user.create", user_id="carol")
+    old = admin("key.create", user_id="carol", name="laptop", scopes=["submit", "submit"])
+    assert old["scopes"] == ["submit"]
+    new = admin("key.rotate", key_id=old["key_id"], overlap_seconds=3600)
+    assert (new["name"], new["scopes"], new["expires_at"], new["user_id"]) == ("laptop", ["submit"], None, "carol")
+    assert new["api_key"] != old["api_key"]
+    assert new["replaces"]["key_id"] == old["key_id"]
+    ends = datetime.fromisoformat(new["replaces"]["expires_at"]) - datetime.now(UTC)
+    assert timedelta(seconds=3590) < ends <= timedelta(seconds=3600)
+    deploy("submit")
+    for key in (old, new):
+        assert post('{"prompt": "hello"}', {"x-api-key": key["api_key"]})[0] == 202
+
+    service.owner.execute("UPDATE api_keys SET expires_at = now() WHERE expires_at IS NOT NULL")
+    assert post('{"prompt": "hello"}', {"x-api-key": old["api_key"]})[2]["code"] == "key_expired"
+    assert post('{"prompt": "hello"}', {"x-api-key": new["api_key"]})[0] == 202
+    deploy("admin")
+    again = admin("key.rotate", key_id=new["key_id"], overlap_seconds=0)
+    deploy("submit")
+    assert post('{"prompt": "hello"}', {"x-api-key": new["api_key"]})[2]["code"] == "key_expired"
+    assert post('{"prompt": "hello"}', {"x-api-key": again["api_key"]})[0] == 202
+    actions = [
+        row["action"] for row in service.rows("SELECT action FROM audit_log WHERE actor = 'admin' ORDER BY audit_id")
+    ]
+    assert actions == ["user.created", "key.created", "key.created", "key.rotated", "key.created", "key.rotated"]
+
+
+def test_a_rotation_makes_no_key_live_longer(admin: Callable[..., Any], alice: bytes) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    old = admin("key.create", user_id="alice", expires_at=soon)
+    new = admin("key.rotate", key_id=old["key_id"])
+    assert datetime.fromisoformat(new["expires_at"]) == datetime.fromisoformat(soon)
+    assert datetime.fromisoformat(new["replaces"]["expires_at"]) == datetime.fromisoformat(soon)
+
+
+def test_an_expiry_is_set_and_taken_away(admin: Callable[..., Any], alice: bytes) -> None:
+    made = admin("key.create", user_id="alice")
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert datetime.fromisoformat(admin("key.expire", key_id=made["key_id"], expires_at=soon)["expires_at"])
+    assert admin("key.expire", key_id=made["key_id"], expires_at=None)["expires_at"] is None
+    listed = {key["key_id"]: key for key in admin("key.list", user_id="alice")}
+    assert listed[made["key_id"]]["expires_at"] is None
+    assert all("key_hash" not in key and "api_key" not in key for key in listed.values())
+
+
+def limits(quota: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {p["period"]: (p["max_requests"], p["max_tokens"], p["is_override"]) for p in quota["periods"]}
+
+
+def test_users_follow_their_tier_but_for_what_is_their_own(admin: Callable[..., Any], service: Service) -> None:
+    gold = {
+        "minute": {"max_requests": 10, "max_tokens": None},
+        "daily": {"max_requests": 100, "max_tokens": 1000},
+        "monthly": {"max_requests": None, "max_tokens": 20_000},
+    }
+    made = admin("tier.set", tier="gold", limits=gold, max_unfinished=7)
+    assert (made["limits"], made["max_unfinished"], made["dispatch_window"], made["users_changed"]) == (gold, 7, 10, 0)
+    admin("user.create", user_id="carol", tier="gold")
+    admin("user.create", user_id="dave", tier="gold")
+    own = admin("quota.set", user_id="dave", limits={"daily": {"max_tokens": 5000}}, max_unfinished=9)
+    assert limits(own) == {"minute": (10, None, False), "daily": (100, 5000, True), "monthly": (None, 20_000, False)}
+    assert (own["max_unfinished"], own["is_override"]) == (9, True)
+
+    changed = admin("tier.set", tier="gold", limits={"daily": {"max_tokens": 2000}}, max_unfinished=8)
+    assert changed["limits"]["daily"] == {"max_requests": 100, "max_tokens": 2000}
+    assert (changed["users"], changed["users_changed"]) == (2, 1)
+    assert limits(admin("quota.get", user_id="carol"))["daily"] == (100, 2000, False)
+    assert admin("quota.get", user_id="carol")["max_unfinished"] == 8
+    assert limits(admin("quota.get", user_id="dave"))["daily"] == (100, 5000, True)
+    assert admin("quota.get", user_id="dave")["max_unfinished"] == 9
+
+    back = admin("quota.clear", user_id="dave", periods=["daily"])
+    assert (limits(back)["daily"], back["max_unfinished"]) == ((100, 2000, False), 9)
+    assert admin("quota.clear", user_id="dave")["max_unfinished"] == 8
+
+    admin("user.update", user_id="carol", tier="basic")
+    assert limits(admin("quota.get", user_id="carol"))["daily"] == (1000, 100_000, False)
+    rows = service.rows("SELECT user_id, before, after FROM audit_log WHERE action = 'quota.changed' ORDER BY audit_id")
+    assert [row["user_id"] for row in rows] == ["dave", "carol", "dave", "dave", "carol"]
+    assert rows[1]["before"]["limits"]["daily"]["max_tokens"] == 1000
+    assert rows[1]["after"]["limits"]["daily"]["max_tokens"] == 2000
+
+
+def test_a_limit_holds_from_the_next_request_on(admin: Callable[..., Any], deploy: Any, alice: bytes) -> None:
+    deploy("submit")
+    assert post('{"prompt": "hello"}')[0] == 202
+    deploy("admin")
+    admin("quota.set", user_id="alice", limits={"daily": {"max_requests": 1}})
+    deploy("submit")
+    status, headers, body = post('{"prompt": "hello"}')
+    assert (status, body["code"]) == (429, "quota_exceeded")
+    assert headers["x-ratelimit-limit-requests"] == "1"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(headers["Retry-After"]) == int(headers["x-ratelimit-reset-requests"]) <= 86_400
+    deploy("admin")
+    admin("quota.set", user_id="alice", limits={"daily": {"max_requests": None}})
+    deploy("submit")
+    assert post('{"prompt": "hello"}')[0] == 202
+
+
+def test_a_repeat_tells_the_limits_too(deploy: Any, alice: bytes) -> None:
+    deploy("submit")
+    key = KEYED | {"idempotency-key": "one"}
+    first, again = post('{"prompt": "hello"}', key), post('{"prompt": "hello"}', key)
+    assert again[2] == first[2]
+    for name in ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"):
+        assert again[1][name] == first[1][name]
+
+
+def test_the_audit_log_is_read_by_user_request_and_time(
+    admin: Callable[..., Any], service: Service, alice: bytes
+) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    first, second = service.submit(alice), service.submit(alice)
+    service.submit(bob)
+    service.claim(first)
+    service.settle(completed(first))
+
+    of_first = admin("audit.list", request_id=str(first))
+    assert [e["action"] for e in of_first["entries"]] == ["request.queued", "request.processing", "request.completed"]
+    assert of_first["next_cursor"] is None
+    assert {e["user_id"] for e in admin("audit.list", user_id="bob")["entries"]} == {"bob"}
+    assert admin("audit.list", user_id="bob", request_id=str(second))["entries"] == []
+    assert [e["request_id"] for e in admin("audit.list", user_id="alice", action="request.queued")["entries"]] == [
+        str(first),
+        str(second),
+    ]
+    everything = admin("audit.list", limit=1000)["entries"]
+    paged, cursor = [], None
+    while True:
+        page = admin("audit.list", limit=2, **({"after": cursor} if cursor else {}))
+        paged += page["entries"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert [e["audit_id"] for e in paged] == [e["audit_id"] for e in everything]
+    # Found by millisecond, as UUIDv7 has it.
+    middle = datetime.fromisoformat(everything[4]["at"]).replace(microsecond=0) + timedelta(seconds=1)
+    service.owner.execute("SELECT pg_sleep_until(%s)", (middle,))
+    service.submit(alice)
+    early = admin("audit.list", end=middle.isoformat())["entries"]
+    late = admin("audit.list", start=middle.isoformat())["entries"]
+    assert [e["audit_id"] for e in early] == [e["audit_id"] for e in everything if e["at"] < middle.isoformat(" ")]
+    assert [e["action"] for e in late if e["at"] > everything[-1]["at"]] == ["request.queued"]
+    keys = {e["key_id"] for e in everything if e["action"] == "request.queued"}
+    assert keys == {str(row["key_id"]) for row in service.rows("SELECT key_id FROM api_keys")}
 
 
 def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

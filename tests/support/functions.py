@@ -83,3 +83,8 @@ def get(path: str, headers: dict[str, str] | None = None, **query: str) -> Answe
 
 def post(body: str, headers: dict[str, str] | None = None) -> Answer:
     return call("submit.app", "submit", body=body, headers=headers or KEYED)
+
+
+def administer(operation: Any, **arguments: Any) -> dict[str, Any]:
+    """What the admin function answers."""
+    return load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())

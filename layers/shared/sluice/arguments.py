@@ -216,14 +216,14 @@ class PriceSet(Strict):
 class Days(Strict):
     """A span of whole days (UTC), both included; by default this month up to today."""
 
-    first: Day = Field(default_factory=lambda: datetime.now(UTC).date().replace(day=1), validation_alias="from")
-    last: Day = Field(default_factory=lambda: datetime.now(UTC).date(), validation_alias="to")
+    start: Day = Field(default_factory=lambda: datetime.now(UTC).date().replace(day=1))
+    end: Day = Field(default_factory=lambda: datetime.now(UTC).date())
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.last < self.first:
-            raise ValueError(f"from, {self.first}, must not be after to, {self.last}")
-        if (self.last - self.first).days >= LONGEST_REPORT_DAYS:
+        if self.end < self.start:
+            raise ValueError(f"start, {self.start}, must not be after end, {self.end}")
+        if (self.end - self.start).days >= LONGEST_REPORT_DAYS:
             raise ValueError(f"a report spans at most {LONGEST_REPORT_DAYS} days")
         return self
 
@@ -241,15 +241,15 @@ class UsageTiers(Strict):
     """By default the twelve months up to this one, of all users, a page of them after another."""
 
     user_id: Identifier | None = None
-    from_month: Month = Field(default_factory=lambda: _months_ago(11))
-    to_month: Month = Field(default_factory=lambda: _months_ago(0))
+    start_month: Month = Field(default_factory=lambda: _months_ago(11))
+    end_month: Month = Field(default_factory=lambda: _months_ago(0))
     after: Text = ""
     limit: Page = 1000
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.to_month < self.from_month:
-            raise ValueError(f"from_month, {self.from_month}, must not be after to_month, {self.to_month}")
+        if self.end_month < self.start_month:
+            raise ValueError(f"start_month, {self.start_month}, must not be after end_month, {self.end_month}")
         return self
 
 
@@ -267,8 +267,8 @@ class AuditList(Strict):
     user_id: Identifier | None = None
     request_id: UUID | None = None
     action: Annotated[str, StringConstraints(pattern=r"^[a-z_.]+$", max_length=50)] | None = None
-    from_time: Time | None = Field(default=None, validation_alias="from")
-    to_time: Time | None = Field(default=None, validation_alias="to")
+    start: Time | None = None
+    end: Time | None = None
     after: UUID | None = None
     limit: Page = 100
 

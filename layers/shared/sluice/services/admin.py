@@ -161,7 +161,7 @@ def model_set(context: Context, given: of.ModelSet) -> Any:
 
 
 def usage_get(context: Context, given: of.UsageGet) -> dict[str, Any]:
-    return billing.usage(context.database, given.user_id, given.first, given.last)
+    return billing.usage(context.database, given.user_id, given.start, given.end)
 
 
 def usage_tiers(context: Context, given: of.UsageTiers) -> list[dict[str, Any]]:
@@ -170,8 +170,8 @@ def usage_tiers(context: Context, given: of.UsageTiers) -> list[dict[str, Any]]:
     rows = context.read(
         "tier_analysis",
         user_id=given.user_id,
-        first_month=date.fromisoformat(f"{given.from_month}-01"),
-        last_month=date.fromisoformat(f"{given.to_month}-01"),
+        first_month=date.fromisoformat(f"{given.start_month}-01"),
+        last_month=date.fromisoformat(f"{given.end_month}-01"),
         after=given.after,
         at_most=given.limit,
     )

@@ -94,7 +94,7 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     """An invoice as CSV (RFC 4180): its lines, then a line of the kind total."""
     text = io.StringIO()
     fields = ("kind", "user_id", "month", "model", "token_class", "price_list", "currency")
-    writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "from", "to", "exact_amount", "amount"))
+    writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "start", "end", "exact_amount", "amount"))
     writer.writeheader()
     common = {name: document[name] for name in ("user_id", "month", "currency")}
     writer.writerows(common | {"kind": "usage"} | line for line in document["lines"])
@@ -160,8 +160,8 @@ def _usage(report: Row, first: date, last: date) -> dict[str, Any]:
         "tier": plan["tier"],
         "limits": [_limit(period) for period in plan["periods"]],
         "unfinished": {"requests": plan["unfinished"], "max_requests": plan["max_unfinished"]},
-        "from": first.isoformat(),
-        "to": last.isoformat(),
+        "start": first.isoformat(),
+        "end": last.isoformat(),
         "days": [{"day": day} | _totals(list(group)) for day, group in groupby(shown, lambda row: row["day"])],
         "months": [
             {"month": month} | _totals(list(group)) for month, group in groupby(rows, lambda row: row["day"][:7])
@@ -245,8 +245,8 @@ def _lines(rows: Sequence[Priced]) -> list[dict[str, Any]]:
             {name: group[0][name] for name in ("model", "token_class", "price_list", "price_per_million")}
             | {
                 "tokens": sum(row["tokens"] for row in group),
-                "from": min(row["day"] for row in group),
-                "to": max(row["day"] for row in group),
+                "start": min(row["day"] for row in group),
+                "end": max(row["day"] for row in group),
                 "exact_amount": _text(cost) if is_priced else None,
                 "amount": str(amount) if is_priced else None,
             }

@@ -58,4 +58,4 @@ FROM tier_analysis(%(user_id)s, %(first_month)s, %(last_month)s, %(after)s, %(at
 
 -- audit_list: audit rows, oldest first.
 SELECT audit_id, at, actor, action, user_id, key_id, request_id, invocation, before, after
-FROM audit_entries(%(user_id)s, %(request_id)s, %(action)s, %(from_time)s, %(to_time)s, %(after)s, %(at_most)s);
+FROM audit_entries(%(user_id)s, %(request_id)s, %(action)s, %(start)s, %(end)s, %(after)s, %(at_most)s);
