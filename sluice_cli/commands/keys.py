@@ -1,0 +1,87 @@
+"""`sluice keys`."""
+
+from __future__ import annotations
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import DURATION, TIME, TIME_OR_NEVER, Null, given
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Row, record, table, text, time
+
+_LISTED = (
+    text("key_id"),
+    text("key_prefix"),
+    text("name"),
+    text("scopes"),
+    time("created_at"),
+    time("expires_at", null="never"),
+    time("last_used_at", null="never"),
+    time("revoked_at"),
+)
+_KEY = (text("user_id"), *_LISTED)
+_NEW_KEY = (text("api_key"), *_KEY)
+_SEEN_ONCE = "This is the only time that the key is shown: keep it now."
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """Make API keys, replace them and end them."""
+
+
+@keys.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--name", help="What the key is for.")
+@click.option("--scope", "scopes", type=click.Choice(["submit", "read"]), multiple=True, help="Repeat; default: both.")
+@click.option("--expires", type=TIME, help="When the key ends; default: never.")
+@pass_session
+def create(session: Session, user_id: str, name: str | None, scopes: tuple[str, ...], expires: str | None) -> None:
+    """Make a key for a user. It is shown this once."""
+    arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires)
+    session.show("key.create", arguments, lambda key: record(_NEW_KEY, key))
+    session.note(_SEEN_ONCE)
+
+
+@keys.command("list")
+@click.argument("user_id", metavar="USER")
+@pass_session
+def list_keys(session: Session, user_id: str) -> None:
+    """List a user's keys, newest first."""
+    session.show("key.list", {"user_id": user_id}, lambda found: table(_LISTED, found))
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY_ID")
+@click.option("--overlap", type=DURATION, help="How long the old key works on, like 0s, 24h or 7d; default: 24h.")
+@click.option("--expires", type=TIME, help="When the new key ends; default: when the old one would have.")
+@pass_session
+def rotate(session: Session, key_id: str, overlap: int | None, expires: str | None) -> None:
+    """Make a key in place of another, which ends after the overlap. The new one is shown this once."""
+    arguments = given(key_id=key_id, overlap_seconds=overlap, expires_at=expires)
+    session.show("key.rotate", arguments, _show_rotated)
+    session.note(_SEEN_ONCE)
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY_ID")
+@click.argument("when", type=TIME_OR_NEVER, metavar="TIME|never")
+@pass_session
+def expire(session: Session, key_id: str, when: str | Null) -> None:
+    """Say when a key ends: a time like 2027-01-31T12:00:00Z, or never."""
+    session.show("key.expire", given(key_id=key_id, expires_at=when), _show)
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY_ID")
+@pass_session
+def revoke(session: Session, key_id: str) -> None:
+    """End a key at once and for good."""
+    session.show("key.revoke", {"key_id": key_id}, _show)
+
+
+def _show(key: Row) -> str:
+    return record(_KEY, key)
+
+
+def _show_rotated(key: Row) -> str:
+    return record((*_NEW_KEY, text("replaces.key_id", "replaces"), time("replaces.expires_at", "replaced_until")), key)

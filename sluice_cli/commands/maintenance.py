@@ -1,0 +1,114 @@
+"""`sluice verify` and `sluice rollup`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from sluice_cli.errors import CommandError
+from sluice_cli.groups import Command
+from sluice_cli.options import given
+from sluice_cli.session import LONG_READ_SECONDS, Session, pass_session
+from sluice_cli.tables import Row, number, record, table, text
+
+_TASKS = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
+
+_VERIFIED = (
+    text("balanced"),
+    text("full"),
+    text("audit.batches", "audit_batches"),
+    text("audit.rows", "audit_rows"),
+    text("audit.head", "audit_head"),
+)
+_CHECKED = (text("checked"), number("rows"))
+_VIOLATION = (
+    text("invariant"),
+    text("user_id"),
+    text("request_id"),
+    text("period"),
+    number("expected"),
+    number("actual"),
+)
+_CHAIN_PROBLEM = (
+    text("audit.problem.kind", "audit_problem"),
+    text("audit.problem.audit_id", "audit_id"),
+    text("audit.problem.batch_no", "batch_no"),
+    text("audit.problem.detail", "detail"),
+)
+_FIGURE = (text("task"), text("figure"), text("value"))
+
+_full_option = click.option("--full", is_flag=True, help="Check everything, not only what has changed of late.")
+_head_option = click.option(
+    "--head", metavar="HEAD", help="An audit_head noted earlier: the log must still hold what it held then."
+)
+
+
+@click.command(cls=Command)
+@_full_option
+@_head_option
+@pass_session
+def verify(session: Session, full: bool, head: str | None) -> None:
+    """Check that the books balance and that the audit log is whole; exit code 1 if not.
+
+    Note audit_head somewhere safe, and give it as --head later.
+    """
+    result = session.show("verify", given(full=full or None, head=head), _show_verified, LONG_READ_SECONDS)
+    _conclude(session, result)
+
+
+@click.command(cls=Command)
+@click.argument("tasks", type=click.Choice(_TASKS), nargs=-1, required=True, metavar="TASK...")
+@_full_option
+@_head_option
+@pass_session
+def rollup(session: Session, tasks: tuple[str, ...], full: bool, head: str | None) -> None:
+    """Run scheduled tasks now, in this order.
+
+    TASK is recover, usage, stats, partitions, archive, audit, expire or verify, for which --full and --head are. Exit
+    code 1 if verify finds something, as `sluice verify`.
+    """
+    arguments = given(tasks=tasks, full=full or None, head=head)
+    result = session.show("rollup.run", arguments, _show_figures, LONG_READ_SECONDS)
+    if "verify" in tasks:
+        _conclude(session, result.get("verify", {}))
+
+
+def _conclude(session: Session, result: Row) -> None:
+    """Say that the books balance, or fail."""
+    if not result.get("balanced") or result.get("audit", {}).get("problem"):
+        raise CommandError("unbalanced", _verdict(result))
+    session.note("The books balance.")
+
+
+def _show_verified(result: Row) -> str:
+    violations = result.get("violations", [])
+    checked = [{"checked": what, "rows": rows} for what, rows in result.get("checked", {}).items()]
+    parts = [record(_VERIFIED, result), table(_CHECKED, checked)]
+    if violations:
+        parts.append(table(_VIOLATION, violations))
+    if result.get("audit", {}).get("problem"):
+        parts.append(record(_CHAIN_PROBLEM, result))
+    return "\n\n".join(parts)
+
+
+def _verdict(result: Row) -> str:
+    """What is wrong, in a sentence or two."""
+    wrong = []
+    if violations := result.get("violations", []):
+        invariants = ", ".join(dict.fromkeys(str(each.get("invariant")) for each in violations))
+        wrong.append(f"The books do not balance: there are violations of {invariants}.")
+    if problem := result.get("audit", {}).get("problem"):
+        where = f"batch {problem.get('batch_no')}, entry {problem.get('audit_id')}"
+        wrong.append(f"The audit log is not whole: {problem.get('kind')} ({where}): {problem.get('detail')}")
+    return " ".join(wrong) or "The books do not balance."
+
+
+def _show_figures(result: Mapping[str, Any]) -> str:
+    figures = [
+        {"task": task, "figure": figure, "value": value}
+        for task, values in result.items()
+        for figure, value in (values if isinstance(values, Mapping) else {"result": values}).items()
+    ]
+    return table(_FIGURE, figures)

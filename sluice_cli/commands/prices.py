@@ -1,0 +1,70 @@
+"""`sluice prices`."""
+
+from __future__ import annotations
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import DATE, PRICE, given
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Row, number, table, text
+
+_PRICE = (
+    text("price_list"),
+    text("model_id"),
+    text("token_class"),
+    number("price_per_million"),
+    text("currency"),
+    text("valid_from"),
+    text("valid_until"),
+)
+
+
+@click.group(cls=Group)
+def prices() -> None:
+    """See and change what tokens cost."""
+
+
+@prices.command("list")
+@click.option("--price-list", help="Only of this list.")
+@click.option("--model", help="Only of this model.")
+@click.option("--on", type=DATE, help="Only what holds on this day.")
+@pass_session
+def list_prices(session: Session, price_list: str | None, model: str | None, on: str | None) -> None:
+    """List prices: per million tokens, from a day until before another."""
+    session.show("price.list", given(price_list=price_list, model_id=model, on=on), _show)
+
+
+@prices.command("set")
+@click.argument("model", metavar="MODEL")
+@click.option("--prompt", type=PRICE, help="For a million prompt tokens.")
+@click.option("--completion", type=PRICE, help="For a million completion tokens.")
+@click.option("--price-list", help="Default: standard.")
+@click.option("--from", "valid_from", type=DATE, help="The first day, UTC; default: today.")
+@click.option("--currency", help="Of a new list, as in USD, which is the default.")
+@pass_session
+def set_prices(
+    session: Session,
+    model: str,
+    prompt: str | None,
+    completion: str | None,
+    price_list: str | None,
+    valid_from: str | None,
+    currency: str | None,
+) -> None:
+    """Set what a model's tokens cost from a day on."""
+    if prompt is None and completion is None:
+        raise click.UsageError("No price is given: --prompt, --completion or both.")
+    arguments = given(
+        model_id=model,
+        prompt=prompt,
+        completion=completion,
+        price_list=price_list,
+        valid_from=valid_from,
+        currency=currency,
+    )
+    session.show("price.set", arguments, _show)
+
+
+def _show(found: list[Row]) -> str:
+    return table(_PRICE, found)

@@ -1,0 +1,86 @@
+"""`sluice quotas`."""
+
+from __future__ import annotations
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import PERIODS, given, limit_options, limits, plan_options
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Row, limit, number, record, table, text, time
+
+_PLAN = (
+    text("user_id"),
+    text("tier"),
+    number("unfinished"),
+    number("max_unfinished"),
+    number("dispatch_window"),
+    text("reset_frequency"),
+    text("is_override"),
+)
+_PERIOD = (
+    text("period"),
+    number("requests_used"),
+    limit("max_requests"),
+    number("tokens_used"),
+    number("tokens_reserved"),
+    limit("max_tokens"),
+    text("is_override"),
+    time("period_start"),
+    time("reset_at"),
+)
+
+
+@click.group(cls=Group)
+def quotas() -> None:
+    """See what a user may use, and give limits of the user's own."""
+
+
+@quotas.command()
+@click.argument("user_id", metavar="USER")
+@pass_session
+def show(session: Session, user_id: str) -> None:
+    """Show a user's limits and what is used of them."""
+    session.show("quota.get", {"user_id": user_id}, _show)
+
+
+@quotas.command("set")
+@click.argument("user_id", metavar="USER")
+@limit_options
+@plan_options
+@pass_session
+def set_quota(
+    session: Session,
+    /,
+    user_id: str,
+    max_unfinished: int | None,
+    dispatch_window: int | None,
+    reset_frequency: str | None,
+    **limit_values: object,
+) -> None:
+    """Give a user limits of their own, which a change of the tier leaves alone. What is left out stays.
+
+    A limit is a number, or `unlimited`.
+    """
+    changes = given(
+        max_unfinished=max_unfinished,
+        dispatch_window=dispatch_window,
+        reset_frequency=reset_frequency,
+        limits=limits(limit_values),
+    )
+    if not changes:
+        raise click.UsageError("No limit is given.")
+    session.show("quota.set", {"user_id": user_id, **changes}, _show)
+
+
+@quotas.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--period", "periods", type=click.Choice(PERIODS), multiple=True, help="Only this one; repeat for more.")
+@pass_session
+def clear(session: Session, user_id: str, periods: tuple[str, ...]) -> None:
+    """Give a user the tier's limits again, in all periods or in those named."""
+    session.show("quota.clear", given(user_id=user_id, periods=periods), _show)
+
+
+def _show(quota: Row) -> str:
+    return f"{record(_PLAN, quota)}\n\n{table(_PERIOD, quota.get('periods', []))}"

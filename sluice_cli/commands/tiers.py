@@ -1,0 +1,80 @@
+"""`sluice tiers`."""
+
+from __future__ import annotations
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import PERIODS, given, limit_options, limits, plan_options
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Row, limit, number, record, table, text
+
+_TIER = (
+    text("tier"),
+    *(
+        limit(f"limits.{period}.max_{kind}", f"{period}_{kind}")
+        for period in PERIODS
+        for kind in ("requests", "tokens")
+    ),
+    number("max_unfinished"),
+    number("dispatch_window"),
+    text("reset_frequency"),
+    text("price_list"),
+    number("users"),
+)
+
+
+@click.group(cls=Group)
+def tiers() -> None:
+    """See and change what tiers allow."""
+
+
+@tiers.command("list")
+@pass_session
+def list_tiers(session: Session) -> None:
+    """List the tiers."""
+    session.show("tier.list", {}, lambda found: table(_TIER, found))
+
+
+@tiers.command()
+@click.argument("tier", metavar="TIER")
+@pass_session
+def show(session: Session, tier: str) -> None:
+    """Show a tier."""
+    session.show("tier.get", {"tier": tier}, lambda found: record(_TIER, found))
+
+
+@tiers.command("set")
+@click.argument("tier", metavar="TIER")
+@limit_options
+@plan_options
+@click.option("--price-list", help="The prices that its users pay.")
+@pass_session
+def set_tier(
+    session: Session,
+    /,
+    tier: str,
+    max_unfinished: int | None,
+    dispatch_window: int | None,
+    reset_frequency: str | None,
+    price_list: str | None,
+    **limit_values: object,
+) -> None:
+    """Make a tier, or change what is given of one; the rest stays.
+
+    A limit is a number, or `unlimited`; a new tier needs one for each period. Its users follow, except where they have
+    limits of their own.
+    """
+    arguments = given(
+        tier=tier,
+        max_unfinished=max_unfinished,
+        dispatch_window=dispatch_window,
+        reset_frequency=reset_frequency,
+        price_list=price_list,
+        limits=limits(limit_values),
+    )
+    session.show("tier.set", arguments, _show_changed)
+
+
+def _show_changed(tier: Row) -> str:
+    return record((*_TIER, number("users_changed")), tier)

@@ -1,0 +1,121 @@
+"""`sluice usage`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import DATE, MONTH, given
+from sluice_cli.paging import Page, pages
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Column, Row, limit, member, number, record, table, text, time
+
+
+def _costs(row: Row) -> str:
+    return " + ".join(_amount(cost, "amount") for cost in row.get("costs", [])) or "-"
+
+
+def _amount(row: Row, name: str) -> str:
+    return f"{member(row, name)} {member(row, 'currency', '')}".rstrip() if row.get(name) is not None else "-"
+
+
+_USER = (
+    text("user_id"),
+    text("tier"),
+    number("unfinished.requests", "unfinished"),
+    number("unfinished.max_requests", "max_unfinished"),
+    text("start"),
+    text("end"),
+)
+_LIMIT = (
+    text("period"),
+    number("requests_used"),
+    limit("max_requests"),
+    limit("requests_remaining"),
+    number("tokens_used"),
+    number("tokens_reserved"),
+    limit("max_tokens"),
+    limit("tokens_remaining"),
+    time("resets_at"),
+)
+_TOKENS = (number("requests"), number("prompt_tokens"), number("completion_tokens"), number("total_tokens"))
+_COSTS = (Column("cost", _costs, is_number=True), number("unpriced_tokens"))
+_COMPARED = (
+    text("user_id"),
+    text("tier"),
+    number("months"),
+    number("max_requests"),
+    number("max_tokens"),
+    text("recommended_tier"),
+)
+
+
+@click.group(cls=Group)
+def usage() -> None:
+    """See what users use and what it costs."""
+
+
+@usage.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--start", type=DATE, help="The first day; default: the first of this month.")
+@click.option("--end", type=DATE, help="The last day; default: today.")
+@click.option("--by-model", is_flag=True, help="A line for each model in place of the sums.")
+@pass_session
+def show(session: Session, user_id: str, start: str | None, end: str | None, by_model: bool) -> None:
+    """Show a user's limits, and usage and costs by day and by month; months are whole."""
+    arguments = given(user_id=user_id, start=start, end=end)
+    session.show("usage.get", arguments, lambda found: _show(found, by_model))
+
+
+@usage.command()
+@click.option("--user", metavar="USER", help="Only this user.")
+@click.option("--start", type=MONTH, help="The first month; default: eleven months ago.")
+@click.option("--end", type=MONTH, help="The last month; default: this one.")
+@pass_session
+def tiers(session: Session, user: str | None, start: str | None, end: str | None) -> None:
+    """Compare what users used with what each tier allows and costs.
+
+    A tier that is marked * does not allow what was used.
+    """
+    arguments = given(user_id=user, start_month=start, end_month=end)
+
+    def fetch(cursor: str | None, rows: int) -> Page:
+        found = session.run("usage.tiers", {**arguments, **given(after=cursor, limit=rows)})
+        return Page(found, found[-1]["user_id"] if len(found) == rows else None)
+
+    # Not page by page: which tiers there are is known when all are there.
+    users = [row for page in pages(fetch, None, None) for row in page.rows]
+    session.print(users, _show_compared)
+
+
+def _show(usage: Row, by_model: bool) -> str:
+    parts = [record(_USER, usage), table(_LIMIT, usage.get("limits", []))]
+    for spans, name in (("days", "day"), ("months", "month")):
+        rows = usage.get(spans, [])
+        if by_model:
+            parts.append(table((text(name), text("model"), *_TOKENS, *_COSTS), _models(rows, name)))
+        else:
+            parts.append(table((text(name), *_TOKENS, *_COSTS), rows))
+    return "\n\n".join(parts)
+
+
+def _models(spans: Sequence[Row], name: str) -> list[Row]:
+    return [{name: span.get(name), **model} for span in spans for model in span.get("models", [])]
+
+
+def _show_compared(users: list[Row]) -> str:
+    # In the order of their first appearance, which is the service's.
+    names = list(dict.fromkeys(str(tier.get("tier")) for user in users for tier in user.get("tiers", [])))
+    return table((*_COMPARED, *map(_tier_column, names)), users)
+
+
+def _tier_column(name: str) -> Column:
+    def cell(user: Row) -> str:
+        for tier in user.get("tiers", []):
+            if tier.get("tier") == name:
+                return _amount(tier, "cost") + ("" if tier.get("fits") else " *")
+        return "-"
+
+    return Column(f"cost_{name}", cell, is_number=True)

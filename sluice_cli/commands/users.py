@@ -1,0 +1,113 @@
+"""`sluice users`."""
+
+from __future__ import annotations
+
+import click
+
+from sluice_cli.groups import Group
+from sluice_cli.options import AT_MOST, Null, given
+from sluice_cli.paging import Page, pages, show_pages
+from sluice_cli.session import Session, pass_session
+from sluice_cli.tables import Row, record, text, time
+
+_USER = (
+    text("user_id"),
+    text("name"),
+    text("email"),
+    text("tier"),
+    text("is_active"),
+    time("created_at"),
+    time("updated_at"),
+)
+
+
+@click.group(cls=Group)
+def users() -> None:
+    """Make users and change them."""
+
+
+@users.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--name")
+@click.option("--email")
+@click.option("--tier", help="Default: basic.")
+@pass_session
+def create(session: Session, user_id: str, name: str | None, email: str | None, tier: str | None) -> None:
+    """Make a user, with a tier's limits."""
+    session.show("user.create", given(user_id=user_id, name=name, email=email, tier=tier), _show)
+
+
+@users.command()
+@click.argument("user_id", metavar="USER")
+@pass_session
+def show(session: Session, user_id: str) -> None:
+    """Show a user."""
+    session.show("user.get", {"user_id": user_id}, _show)
+
+
+@users.command("list")
+@click.option("--after", metavar="USER", help="Begin after this user id.")
+@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most so many.")
+@pass_session
+def list_users(session: Session, after: str | None, limit: int | None) -> None:
+    """List users, by id."""
+
+    def fetch(cursor: str | None, rows: int) -> Page:
+        found = session.run("user.list", given(after=cursor, limit=rows))
+        return Page(found, found[-1]["user_id"] if len(found) == rows else None)
+
+    show_pages(session, pages(fetch, after, limit), _USER, lambda rows, _: rows)
+
+
+@users.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--name")
+@click.option("--no-name", is_flag=True, help="Remove the name.")
+@click.option("--email")
+@click.option("--no-email", is_flag=True, help="Remove the e-mail address.")
+@click.option("--tier", help="The limits follow, except those of the user's own (see `sluice quotas`).")
+@click.option("--active/--inactive", default=None, help="Whether the user's keys work.")
+@pass_session
+def update(
+    session: Session,
+    user_id: str,
+    name: str | None,
+    no_name: bool,
+    email: str | None,
+    no_email: bool,
+    tier: str | None,
+    active: bool | None,
+) -> None:
+    """Change what is given of a user; the rest stays."""
+    changes = given(
+        name=_cleared("name", name, no_name), email=_cleared("email", email, no_email), tier=tier, is_active=active
+    )
+    if not changes:
+        raise click.UsageError("Nothing to change is given.")
+    session.show("user.update", {"user_id": user_id, **changes}, _show)
+
+
+@users.command()
+@click.argument("user_id", metavar="USER")
+@pass_session
+def deactivate(session: Session, user_id: str) -> None:
+    """Let none of a user's keys work, until `activate`."""
+    session.show("user.deactivate", {"user_id": user_id}, _show)
+
+
+@users.command()
+@click.argument("user_id", metavar="USER")
+@pass_session
+def activate(session: Session, user_id: str) -> None:
+    """Let a user's keys work again."""
+    session.show("user.activate", {"user_id": user_id}, _show)
+
+
+def _show(user: Row) -> str:
+    return record(_USER, user)
+
+
+def _cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
+    if clear and value is not None:
+        raise click.UsageError(f"--{name} and --no-{name} exclude each other.")
+    return Null.NULL if clear else value

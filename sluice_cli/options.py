@@ -1,0 +1,158 @@
+"""The forms in which values are written on the command line, and how they become arguments of operations."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import click
+
+PERIODS: Final = ("minute", "daily", "monthly")
+_WITHIN: Final = {"minute": "in a minute", "daily": "in a day", "monthly": "in a month"}
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+)([smhd])")
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MONTH: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Null(Enum):
+    """The value null, which is not the same as an option that was left out."""
+
+    NULL = "null"
+
+
+def given(**arguments: object) -> dict[str, object]:
+    """The arguments that were given: without those that are None, empty lists or empty objects; Null as null."""
+    return {
+        name: None if value is Null.NULL else list(value) if isinstance(value, tuple) else value
+        for name, value in arguments.items()
+        if value is not None and value not in ((), {})
+    }
+
+
+class Word(click.ParamType):
+    """A form with one word that stands for null."""
+
+    def __init__(self, form: click.ParamType, word: str) -> None:
+        self._form = form
+        self._word = word
+        self.name = f"{form.name}|{word}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return Null.NULL if value == self._word else self._form.convert(value, param, ctx)
+
+
+class Date(click.ParamType):
+    """A day, as in 2027-01-31."""
+
+    name = "date"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            # Python reads other forms too, which would need explaining.
+            if not _DATE.fullmatch(value):
+                raise ValueError
+            return dt.date.fromisoformat(value).isoformat()
+        except ValueError:
+            self.fail(f"{value!r} is no date like 2027-01-31.", param, ctx)
+
+
+class Month(click.ParamType):
+    """A month, as in 2027-01."""
+
+    name = "month"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not _MONTH.fullmatch(value):
+            self.fail(f"{value!r} is no month like 2027-01.", param, ctx)
+        return value
+
+
+class Time(click.ParamType):
+    """A moment, as in 2027-01-31T12:00:00Z; a date alone is its midnight, UTC."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            moment = dt.datetime.fromisoformat(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)
+        except ValueError:
+            self.fail(f"{value!r} is no time like 2027-01-31T12:00:00Z.", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"{value!r} has no time zone: for UTC, end it with Z.", param, ctx)
+        return moment.isoformat()
+
+
+class Duration(click.ParamType):
+    """A number of seconds, minutes, hours or days, as in 90s, 30m, 24h, 7d; becomes seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = _DURATION.fullmatch(value)
+        if not match:
+            self.fail(f"{value!r} is no duration like 90s, 30m, 24h or 7d.", param, ctx)
+        return int(match[1]) * _SECONDS[match[2]]
+
+
+class Price(click.ParamType):
+    """A decimal number; stays text, so that no digit is lost."""
+
+    name = "price"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            number = Decimal(value)
+        except InvalidOperation:
+            number = Decimal("nan")
+        if not number.is_finite():
+            self.fail(f"{value!r} is no price like 0.035.", param, ctx)
+        return f"{number:f}"
+
+
+LIMIT: Final = Word(click.INT, "unlimited")
+TIME_OR_NEVER: Final = Word(Time(), "never")
+DATE: Final = Date()
+MONTH: Final = Month()
+TIME: Final = Time()
+DURATION: Final = Duration()
+PRICE: Final = Price()
+AT_MOST: Final = click.IntRange(min=1)
+
+
+def limit_options(function: F) -> F:
+    """Add an option for each limit, --minute-requests to --monthly-tokens; `limits` makes an argument of them."""
+    for period in reversed(PERIODS):
+        for kind in ("tokens", "requests"):
+            option = click.option(
+                f"--{period}-{kind}", type=LIMIT, metavar="N|unlimited", help=f"{kind.capitalize()} {_WITHIN[period]}."
+            )
+            function = option(function)
+    return function
+
+
+def plan_options(function: F) -> F:
+    """Add what a tier and a user's own plan have in common beside limits."""
+    for option in (
+        click.option("--reset-frequency", type=click.Choice(["daily", "monthly"]), help="When used quota comes back."),
+        click.option("--dispatch-window", type=int, metavar="N", help="Requests in the queue at once."),
+        click.option("--max-unfinished", type=int, metavar="N", help="Requests accepted and not finished at once."),
+    ):
+        function = option(function)
+    return function
+
+
+def limits(options: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """What `limit_options` were given, by period."""
+    found: dict[str, dict[str, object]] = {}
+    for name, value in given(**options).items():
+        period, kind = name.split("_")
+        found.setdefault(period, {})[f"max_{kind}"] = value
+    return found

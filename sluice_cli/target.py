@@ -1,0 +1,152 @@
+"""Where a deployment's admin function is, and calling it: on the local stack, or in an AWS account."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sluice_cli.errors import CommandError, RefusedError, aws_error
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
+_CONNECT_SECONDS = 10
+_OUTPUT = "AdminFunctionName"
+_UNCERTAIN = "What was asked may have been done, or may still be: look before you repeat it."
+_START_OR_NAME = "Start the local stack with `make run`, or name a stack in AWS with --stack."
+
+
+@dataclass(frozen=True)
+class AdminFunction:
+    """A deployment's admin function.
+
+    Attributes:
+        name: what Lambda calls it.
+        unreachable: what to do when nothing answers, for people.
+        logs: where it logs, for people.
+    """
+
+    client: LambdaClient
+    name: str
+    unreachable: str
+    logs: str
+
+    def run(self, operation: str, arguments: Mapping[str, object]) -> Any:
+        """Run an operation, once, and return its result. RefusedError if it is refused, CommandError for all else."""
+        payload = json.dumps({"operation": operation, "arguments": arguments})
+        try:
+            answer = self.client.invoke(FunctionName=self.name, Payload=payload)
+            text = answer["Payload"].read().decode("utf-8", "replace")
+        except (BotoCoreError, ClientError) as error:
+            action = f"lambda:InvokeFunction on {self.name}"
+            raise aws_error(error, action=action, unreachable=self.unreachable, unanswered=_UNCERTAIN) from error
+        if answer.get("FunctionError"):
+            raise CommandError("function_failed", f"The admin function failed: {_reason(text)} Its log: {self.logs}")
+        return self._result(text)
+
+    def _result(self, text: str) -> Any:
+        match _parsed(text):
+            case {"ok": True, "result": result}:
+                return result
+            case {"ok": False, "problem": dict(problem)}:
+                raise RefusedError(problem)
+        raise CommandError("answer_unknown", f"{self.name} is no admin function of Sluice: it answered {text[:200]!r}.")
+
+
+def local_function(state: Path, read_timeout: float) -> AdminFunction:
+    """The admin function of the stack that `make run` keeps in a folder. CommandError if none runs there."""
+    file = state / "stack.json"
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        region, endpoint, name = info["region"], info["aws_endpoint_url"], info["functions"]["admin"]
+        access_key, secret_key = info["aws_access_key_id"], info["aws_secret_access_key"]
+    except FileNotFoundError:
+        raise CommandError("stack_missing", f"No local stack runs here: there is no {file}. {_START_OR_NAME}") from None
+    except OSError as error:
+        raise CommandError("stack_missing", f"{file} can not be read: {error.strerror}. {_START_OR_NAME}") from None
+    except (ValueError, LookupError, TypeError):
+        raise CommandError("stack_missing", f"{file} is not what `make run` writes. {_START_OR_NAME}") from None
+    # Blind to the caller's profile, files and proxies: none of them is about a server on this machine.
+    session = botocore.session.Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+    )
+    client = boto3.Session(botocore_session=session).client(
+        "lambda",
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=_once(read_timeout).merge(Config(proxies={})),
+    )
+    return AdminFunction(client, name, unreachable=_START_OR_NAME, logs=f"{state / 'logs' / 'functions' / 'admin.log'}")
+
+
+def account_function(stack: str, region: str | None, profile: str | None, read_timeout: float) -> AdminFunction:
+    """The admin function that a CloudFormation stack names in its outputs. CommandError if none can be found."""
+    unreachable = "Is the region right, and the network up?"
+    action = f"cloudformation:DescribeStacks of {stack}"
+    try:
+        session = boto3.Session(region_name=region, profile_name=profile)
+        found = session.client("cloudformation", config=_patient()).describe_stacks(StackName=stack)["Stacks"][0]
+        client = session.client("lambda", config=_once(read_timeout))
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationError" and "does not exist" in str(error):
+            raise CommandError(
+                "stack_unknown", f"There is no stack {stack} in this account and region: see --region and --profile."
+            ) from None
+        raise aws_error(error, action=action, unreachable=unreachable) from error
+    except (BotoCoreError, ValueError) as error:  # the latter of an AWS_ENDPOINT_URL that is none
+        raise aws_error(error, action=action, unreachable=unreachable) from error
+    for output in found.get("Outputs", []):
+        if output["OutputKey"] == _OUTPUT:
+            name = output["OutputValue"]
+            return AdminFunction(client, name, unreachable, logs=f"the log group /aws/lambda/{name}")
+    raise CommandError(
+        "stack_unknown",
+        f"The stack {stack} ({found['StackStatus']}) has no output {_OUTPUT}: it is none of Sluice's, or not ready.",
+    )
+
+
+def _patient() -> Config:
+    return Config(retries={"total_max_attempts": 3, "mode": "standard"}, connect_timeout=_CONNECT_SECONDS)
+
+
+def _once(read_timeout: float) -> Config:
+    # A call whose answer was lost is not made again: a key would be made twice. An idle connection is kept open through
+    # networks that forget it after some minutes.
+    return Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=read_timeout,
+        tcp_keepalive=True,
+    )
+
+
+def _reason(text: str) -> str:
+    """What Lambda says about a function that raised, timed out or could not start."""
+    match _parsed(text):
+        case {"errorType": kind, "errorMessage": message}:
+            return f"{kind}: {message}."
+        case {"errorMessage": message}:
+            return f"{message}."
+    return f"{text[:200]}."
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
