@@ -99,7 +99,7 @@ def audit(context: Context) -> dict[str, Any]:
         batch = context.database.row("audit_seal", {"at_most": SEAL_AT_MOST}, repeatable=True)
         sealed += batch["sealed"]
         head = batch["head"]
-        if batch["sealed"] < SEAL_AT_MOST:
+        if not batch["is_more"]:
             break
     logger.info("audit head", extra={"head": head, "sealed": sealed})
     return {"sealed": sealed, "head": head}

@@ -36,7 +36,7 @@ $$;
 
 -- Seals what has been committed since the last batch, in the order of the transactions: only below the oldest one that
 -- still runs, so that nothing can appear there later.
-CREATE OR REPLACE FUNCTION audit_seal(at_most integer, OUT sealed integer, OUT head text)
+CREATE OR REPLACE FUNCTION audit_seal(at_most integer, OUT sealed integer, OUT is_more boolean, OUT head text)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
     SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -53,11 +53,12 @@ BEGIN
     SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
     INTO batch.xact_high, batch.xact_next FROM pg_current_snapshot() AS s;
 
-    -- Transactions are not divided, so a batch may be a little longer than asked for.
+    -- Transactions are not divided; one that is longer than a batch may be is a batch by itself.
     SELECT a.xact_id INTO cut FROM audit_log a
     WHERE a.xact_id >= batch.xact_low AND a.xact_id < batch.xact_high
     ORDER BY a.xact_id OFFSET at_most LIMIT 1;
-    IF FOUND THEN
+    is_more := FOUND;
+    IF is_more THEN
         batch.xact_high := greatest(cut, batch.xact_low + 1);
     END IF;
 
@@ -73,7 +74,7 @@ BEGIN
     head := audit_head();
 END $$;
 COMMENT ON FUNCTION audit_seal(integer) IS
-    'Adds a batch to the chain where there is something to seal. head: number and hash of the last batch, to be kept '
+    'Adds a batch to the chain where there is something to seal. is_more: there is more of it. head: number and hash of the last batch, to be kept '
     'outside of this database.';
 
 -- Compares batches after one with the rows that they sealed; stops at the first that is wrong, and names the row.

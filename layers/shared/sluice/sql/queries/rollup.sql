@@ -23,7 +23,7 @@ SELECT archive_months AS name FROM archive_months(make_interval(days => %(older_
 SELECT idempotency_expire(%(at_most)s) AS expired;
 
 -- audit_seal: add what was committed since the last batch to the audit log's chain of hashes.
-SELECT sealed, head FROM audit_seal(%(at_most)s);
+SELECT sealed, is_more, head FROM audit_seal(%(at_most)s);
 
 -- audit_verify: compare batches of the chain with the rows that they sealed, up to the first that is wrong.
 SELECT batches, row_count, last_batch, kind, audit_id, batch_no FROM audit_verify(%(after_batch)s, %(at_most)s);
@@ -38,7 +38,7 @@ SELECT audit_chain_has(%(batch_no)s, %(hash)s) AS known;
 SELECT audit_head() AS head;
 
 -- books_check: what breaks an invariant, as of one snapshot.
-SELECT checked, violations, seen_to FROM books_check(%(every)s);
+SELECT every, checked, violations, seen_to FROM books_check(%(every)s);
 
 -- books_checked_to: below which transaction the last check that found nothing has seen everything.
 SELECT books_checked_to() AS xact_id;
