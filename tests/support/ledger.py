@@ -5,12 +5,27 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from threading import Barrier
 from typing import Any, TypeVar
+from uuid import UUID
 
+from local.processes import wait_until
 from sluice.db.connection import Connection
 from sluice.errors import SluiceError
 from tests.support.service import Service
 
 T = TypeVar("T")
+
+# A model beside the one that is shipped, with less overhead, as model.set takes it.
+SMALL: dict[str, Any] = {
+    "model_id": "small",
+    "backend": "bedrock",
+    "backend_model": "small",
+    "max_tokens_default": 16,
+    "max_tokens_limit": 100,
+    "overhead_tokens": 10,
+    "timeout_seconds": 60,
+    "is_default": False,
+    "is_active": True,
+}
 
 # The request's id is of the clock's millisecond; what follows is a UUIDv7's of now, so it is not made twice.
 _CLOCK = """
@@ -32,6 +47,27 @@ def stop_the_clock(owner: Connection, at: datetime) -> None:
 def set_clock(owner: Connection, at: datetime) -> None:
     """Move a clock that was stopped, in either direction."""
     owner.execute("UPDATE test_clock SET at = %s", (at,))
+
+
+def cancelled(request_id: UUID, attempt: int = 1) -> dict[str, Any]:
+    """An outcome: nobody wants it any more."""
+    return {"request_id": str(request_id), "attempt": attempt, "outcome": "cancelled"}
+
+
+def settled_down(service: Service) -> None:
+    """Return when the rollups and the seal can see whatever was committed until now.
+
+    They stop at the oldest transaction that still runs, on the whole server: it may be one of autovacuum's.
+    """
+    wanted = service.value("SELECT coalesce(max(xact_id), 0) FROM audit_log")
+    oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+    assert wait_until(lambda: service.value(oldest) > wanted, 30), "a transaction of somebody else does not end"
+
+
+def seal(service: Service, at_most: int = 10_000) -> str:
+    """Seal what is in the audit log, as one batch where at_most allows; the chain's head."""
+    settled_down(service)
+    return service.database("rollup").row("audit_seal", {"at_most": at_most})["head"]
 
 
 def violations(service: Service, *, every: bool = True) -> list[dict[str, Any]]:
