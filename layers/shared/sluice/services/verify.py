@@ -20,8 +20,8 @@ def verify(database: Database, *, full: bool = False, head: str | None = None) -
 
     Returns:
         balanced: nothing was found; full: everything was looked at (also where too much had changed); checked: how much
-        that was; violations: each with invariant, user_id, request_id, period, expected, actual; audit: batches and rows
-        compared, the chain's head, and the first problem or None.
+        that was; violations: each with invariant, user_id, request_id, period, expected, actual; audit: batches and
+        rows compared, the chain's head, and the first problem or None.
 
     Raises:
         SluiceError: database_unavailable.
