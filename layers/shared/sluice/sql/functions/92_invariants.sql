@@ -1,22 +1,20 @@
 -- The books balance: the invariants, each a query that finds what breaks it. An empty answer is what all the rest of the
 -- system promises. books_check() asks all of them in one snapshot.
 --
--- Scope: `every` looks at everything there is. Otherwise: requests of this day (UTC) and `touched` ones (those of earlier
--- days that the audit log names since the last check), the counters of periods that run, and the usage of these days.
--- Each answers at most so many violations as are worth reading.
+-- Scope: `every` looks at everything there is. Otherwise: requests from the first id of `today` (UTC) on, and `touched` ones
+-- (those of earlier days that the audit log names since the last check), the counters of periods that run, and the usage
+-- of these days. Each answers at most so many violations as are worth reading.
 
-CREATE OR REPLACE FUNCTION books_requests(every boolean, touched uuid[])
+-- One SELECT, so that it is planned with the query that it is in, and parts that cannot hold are left out.
+CREATE OR REPLACE FUNCTION books_requests(every boolean, today uuid, touched uuid[])
     RETURNS SETOF requests
-    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
-BEGIN
-    IF every THEN
-        RETURN QUERY SELECT * FROM requests_all;
-    ELSE
-        RETURN QUERY SELECT * FROM requests r WHERE r.request_id >= uuidv7_floor(period_start('daily', clock_now()));
-        RETURN QUERY SELECT r.* FROM unnest(touched) AS t (id) JOIN requests_all r ON r.request_id = t.id
-                     WHERE t.id < uuidv7_floor(period_start('daily', clock_now()));
-    END IF;
-END $$;
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM requests_all WHERE every
+    UNION ALL
+    SELECT r.* FROM requests r WHERE NOT every AND r.request_id >= today
+    UNION ALL
+    SELECT r.* FROM unnest(touched) AS t (id) JOIN requests_all r ON r.request_id = t.id WHERE NOT every AND r.request_id < today;
+$$;
 
 -- 1. used + reserved ≤ limit, unless the limit was lowered in this period, or a model reported more than was reserved.
 CREATE OR REPLACE FUNCTION quota_within_limit(every boolean)
@@ -71,16 +69,23 @@ $$;
 CREATE OR REPLACE FUNCTION quota_used_is_the_sum(every boolean)
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE sql STABLE AS $$
+    WITH spans AS MATERIALIZED (
+        SELECT q.*, uuidv7_floor(q.period_start) AS low, uuidv7_floor(q.reset_at) AS high
+        FROM quotas q WHERE every OR q.reset_at > clock_now()
+    ), sums AS (
+        SELECT s.user_id, s.quota_period, count(*) AS requests,
+               coalesce(sum(r.total_tokens) FILTER (WHERE r.completed_at IS NOT NULL), 0) AS tokens
+        FROM spans s
+        JOIN requests_all r ON r.user_id = s.user_id AND r.request_id >= s.low AND r.request_id < s.high
+        WHERE r.request_id >= (SELECT low FROM spans ORDER BY low LIMIT 1)
+        GROUP BY s.user_id, s.quota_period
+    )
     SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
-           format('requests %s, tokens %s', s.requests, s.tokens), format('requests %s, tokens %s', q.requests_used, q.tokens_used)
-    FROM quotas q
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS requests, coalesce(sum(r.total_tokens) FILTER (WHERE r.completed_at IS NOT NULL), 0) AS tokens
-        FROM requests_all r
-        WHERE r.user_id = q.user_id
-          AND r.request_id >= uuidv7_floor(q.period_start) AND r.request_id < uuidv7_floor(q.reset_at)
-    ) AS s
-    WHERE (every OR q.reset_at > clock_now()) AND (q.requests_used <> s.requests OR q.tokens_used <> s.tokens)
+           format('requests %s, tokens %s', coalesce(s.requests, 0), coalesce(s.tokens, 0)),
+           format('requests %s, tokens %s', q.requests_used, q.tokens_used)
+    FROM spans q
+    LEFT JOIN sums s ON s.user_id = q.user_id AND s.quota_period = q.quota_period
+    WHERE (q.requests_used, q.tokens_used) <> (coalesce(s.requests, 0), coalesce(s.tokens, 0))
     LIMIT 100;
 $$;
 
@@ -160,14 +165,14 @@ $$;
 
 -- 6. Every request was audited when it was accepted, and settled and audited exactly once if it is finished: the audit
 -- row names the same status and the same tokens.
-CREATE OR REPLACE FUNCTION request_settled_once(every boolean, touched uuid[])
+CREATE OR REPLACE FUNCTION request_settled_once(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
     -- No audit row of a request is older than the request (or, where a test moves the clock, than this day).
     oldest uuid := CASE WHEN every THEN '00000000-0000-0000-0000-000000000000' ELSE
-        least(uuidv7_floor(period_start('daily', clock_now())), uuidv7_floor(period_start('daily', clock_timestamp())),
+        least(today, uuidv7_floor(period_start('daily', clock_timestamp())),
               (SELECT t.id FROM unnest(touched) AS t (id) ORDER BY t.id LIMIT 1)) END;
 BEGIN
     RETURN QUERY
@@ -188,7 +193,7 @@ BEGIN
                       r.status, coalesce(r.total_tokens, 0)),
                format('audited: accepted %s, ended %s, %s, %s tokens', coalesce(a.accepted, 0), coalesce(a.ended, 0),
                       coalesce(a.status, '-'), coalesce(a.tokens, 0))
-        FROM books_requests(every, touched) r
+        FROM books_requests(every, today, touched) r
         LEFT JOIN audited a ON a.request_id = r.request_id
         WHERE coalesce(a.accepted, 0) <> 1
            OR coalesce(a.ended, 0) <> CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END
@@ -197,32 +202,38 @@ BEGIN
 END $$;
 
 -- 7. One inflight row for every unfinished request, in the same state, and none else.
-CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(every boolean, touched uuid[])
+CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
-    LANGUAGE sql STABLE AS $$
-    SELECT r.user_id::text, r.request_id, NULL::text, format('an inflight row, %s, attempt %s', r.status, r.attempts), 'none'
-    FROM books_requests(every, touched) r
-    WHERE r.completed_at IS NULL AND NOT EXISTS (SELECT FROM inflight i WHERE i.request_id = r.request_id)
-    UNION ALL
-    SELECT i.user_id::text, i.request_id, NULL::text, coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
-           format('%s, attempt %s', i.status, i.attempt)
-    FROM inflight i
-    LEFT JOIN requests_all r ON r.request_id = i.request_id
-    WHERE (r.status, r.attempts, r.user_id) IS DISTINCT FROM (i.status, i.attempt, i.user_id)
-    LIMIT 100;
-$$;
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.request_id, NULL::text, format('an inflight row, %s, attempt %s', r.status, r.attempts), 'none'
+        FROM books_requests(every, today, touched) r
+        WHERE r.completed_at IS NULL AND NOT EXISTS (SELECT FROM inflight i WHERE i.request_id = r.request_id)
+        UNION ALL
+        SELECT i.user_id::text, i.request_id, NULL::text, coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
+               format('%s, attempt %s', i.status, i.attempt)
+        FROM inflight i
+        LEFT JOIN requests_all r ON r.request_id = i.request_id
+        WHERE (r.status, r.attempts, r.user_id) IS DISTINCT FROM (i.status, i.attempt, i.user_id)
+        LIMIT 100;
+END $$;
 
 -- 8. Every completed request has its one result.
-CREATE OR REPLACE FUNCTION result_is_kept(every boolean, touched uuid[])
+CREATE OR REPLACE FUNCTION result_is_kept(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
-    LANGUAGE sql STABLE AS $$
-    SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
-    FROM books_requests(every, touched) r
-    WHERE r.status = 'completed'
-      AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
-      AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
-    LIMIT 100;
-$$;
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
+        FROM books_requests(every, today, touched) r
+        WHERE r.status = 'completed'
+          AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
+          AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
+        LIMIT 100;
+END $$;
 
 -- STABLE: every query in it, and in what it calls, sees the snapshot of the statement that called it, as in a
 -- repeatable-read transaction.
@@ -244,7 +255,7 @@ BEGIN
     END IF;
     checked := jsonb_build_object(
         'quotas', (SELECT count(*) FROM quotas q WHERE every OR q.reset_at > clock_now()),
-        'requests', (SELECT count(*) FROM books_requests(every, touched)),
+        'requests', (SELECT count(*) FROM books_requests(every, today, touched)),
         'inflight', (SELECT count(*) FROM inflight));
     SELECT coalesce(jsonb_agg(to_jsonb(v)), '[]') INTO violations FROM (
         SELECT 'quota_within_limit' AS invariant, i.* FROM quota_within_limit(every) i
@@ -252,9 +263,9 @@ BEGIN
         UNION ALL SELECT 'quota_used_is_the_sum', i.* FROM quota_used_is_the_sum(every) i
         UNION ALL SELECT 'usage_is_the_sum', i.* FROM usage_is_the_sum(every, touched) i
         UNION ALL SELECT 'usage_adds_up', i.* FROM usage_adds_up(every) i
-        UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(every, touched) i
-        UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM inflight_is_what_is_unfinished(every, touched) i
-        UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(every, touched) i
+        UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(every, today, touched) i
+        UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM inflight_is_what_is_unfinished(every, today, touched) i
+        UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(every, today, touched) i
     ) AS v;
 END $$;
 COMMENT ON FUNCTION books_check(boolean) IS
