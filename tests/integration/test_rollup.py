@@ -147,6 +147,30 @@ def test_a_month_with_an_unfinished_request_is_not_archived(service: Service, al
     assert run(context, ["archive"]) == {"archive": {"archived": []}}
 
 
+def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: bytes, context: Context) -> None:
+    """Pages of a history go through requests first: what is in the archive must be older than all of them."""
+    from sluice.services import status
+
+    oldest, held, younger, recent = (
+        backdate(service, 5),
+        backdate(service, 4),
+        backdate(service, 3),
+        service.submit(alice),
+    )
+    service.owner.execute(
+        "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (held,)
+    )
+    assert len(run(context, ["archive"])["archive"]["archived"]) == 1
+    listed, cursor = [], None
+    while len(listed) < 5:
+        page = status.history(service.database("status"), alice, cursor, "1")
+        listed += [entry["request_id"] for entry in page["requests"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert listed == [str(each) for each in (recent, younger, held, oldest)]
+
+
 def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
     backdate(service, 3)
     patient = Context(service.database("rollup"), service.queue, archive_after_days=3000)

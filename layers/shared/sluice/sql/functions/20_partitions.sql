@@ -73,8 +73,9 @@ BEGIN
         low := uuidv7_floor(child.month::timestamp AT TIME ZONE 'UTC');
         high := uuidv7_floor((child.month + interval '1 month') AT TIME ZONE 'UTC');
         CONTINUE WHEN (child.month + interval '1 month') AT TIME ZONE 'UTC' > clock_now() - older_than;
-        -- A month with an unfinished request stays: its settlement must find the row.
-        CONTINUE WHEN EXISTS (SELECT FROM inflight i WHERE i.request_id >= low AND i.request_id < high);
+        -- A month with an unfinished request stays: its settlement must find the row. So do those after it: pages of a
+        -- user's history go through requests first, as what is in the archive is older.
+        EXIT WHEN EXISTS (SELECT FROM inflight i WHERE i.request_id >= low AND i.request_id < high);
         EXECUTE format('ALTER TABLE requests DETACH PARTITION %I', child.name);
         EXECUTE format('ALTER TABLE requests_archive ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                        child.name, low, high);

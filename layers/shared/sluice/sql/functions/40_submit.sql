@@ -206,10 +206,14 @@ COMMENT ON FUNCTION request_submit IS 'What POST /generate does in the database,
 
 -- Writers from outside (a stream processor, another service) insert (user_id, prompt, model_id) here. The request is
 -- accounted for like any other; the minute's sweep sends its message. They are trusted: the deployment's limits of
--- prompt length, lifetime and attempts, which only submit knows, are the usual ones here.
+-- prompt length, lifetime and attempts, which only submit knows, are the usual ones here. The id is the database's; one
+-- that the writer gives is what an Idempotency-Key is to clients, since such writers deliver at least once.
 CREATE OR REPLACE VIEW submissions AS
-    SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at
-    FROM requests r JOIN prompts p ON p.request_id = r.request_id;
+    SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at,
+           r.error_code, r.error_message, a.content AS result
+    FROM requests_all r
+    JOIN prompts p ON p.request_id = r.request_id
+    LEFT JOIN results a ON a.result_id = r.result_id;
 
 CREATE OR REPLACE FUNCTION submission_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -223,30 +227,29 @@ BEGIN
            SELECT FROM jsonb_each(CASE jsonb_typeof(NEW.parameters) WHEN 'object' THEN NEW.parameters ELSE '{}' END) AS p
            WHERE NOT coalesce(CASE p.key
                WHEN 'max_tokens' THEN p.value::text ~ '^[1-9][0-9]{0,8}$'
-               WHEN 'temperature' THEN jsonb_typeof(p.value) = 'number'
-               WHEN 'top_p' THEN jsonb_typeof(p.value) = 'number'
-               WHEN 'seed' THEN p.value::text ~ '^[0-9]{1,10}$'
+               WHEN 'temperature' THEN jsonb_typeof(p.value) = 'number' AND p.value >= '0' AND p.value <= '2'
+               WHEN 'top_p' THEN jsonb_typeof(p.value) = 'number' AND p.value > '0' AND p.value <= '1'
+               WHEN 'seed' THEN p.value::text ~ '^[0-9]{1,10}$' AND p.value < '2147483648'
                WHEN 'stop' THEN jsonb_typeof(p.value) = 'array'
            END, false))
     THEN
         RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
-            DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), temperature, '
-                     'top_p, stop (a list) and seed';
+            DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), temperature (0 to '
+                     '2), top_p (above 0, up to 1), stop (a list) and seed (below 2147483648)';
     END IF;
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
     END IF;
     a := request_accept(NEW.user_id, NULL, 'submissions', NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata,
-                        NULL, NULL, interval '1 day', 8, false);
-    IF a.outcome <> 'accepted' THEN
+                        'submission ' || NEW.request_id, sha256(convert_to(jsonb_build_array(
+                            NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text, 'UTF8')),
+                        interval '1 day', 8, false);
+    IF a.outcome NOT IN ('accepted', 'replayed') THEN
         RAISE EXCEPTION 'submission refused: %', a.outcome
             USING ERRCODE = CASE WHEN a.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429' ELSE 'SL422' END,
                   CONSTRAINT = a.outcome, DETAIL = coalesce(a.detail, '{}')::text;
     END IF;
-    NEW.request_id := a.request_id;
-    NEW.model_id := a.model_id;
-    NEW.status := 'queued';
-    NEW.created_at := uuid_extract_timestamp(a.request_id);
+    SELECT s.* INTO NEW FROM submissions s WHERE s.request_id = a.request_id;
     RETURN NEW;
 END $$;
 

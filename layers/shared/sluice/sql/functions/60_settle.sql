@@ -42,7 +42,10 @@ BEGIN
                                                OR at + make_interval(secs => o.retry_after) >= i.expires_at)
                  THEN 'failed' ELSE o.outcome END,
             CASE WHEN o.outcome = 'completed' THEN uuidv7() END,
-            o.content, decode(o.fingerprint, 'hex'), o.prompt_tokens, o.completion_tokens,
+            o.content, decode(o.fingerprint, 'hex'),
+            -- Both counts or neither, so that total and parts are booked alike.
+            CASE WHEN o.completion_tokens IS NULL THEN o.prompt_tokens ELSE coalesce(o.prompt_tokens, 0) END,
+            CASE WHEN o.prompt_tokens IS NULL THEN o.completion_tokens ELSE coalesce(o.completion_tokens, 0) END,
             o.error_code, o.error_message, o.retry_after, i.status
         )::settlement AS settlement
         FROM jsonb_to_recordset(outcomes) AS o (
@@ -69,7 +72,8 @@ BEGIN
             UPDATE requests r SET
                 status = s.outcome, updated_at = $3,
                 completed_at = greatest($3, r.started_at, r.created_at),
-                processing_time_ms = (extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000)::integer,
+                -- A claim that was lost may be found weeks later: 2^31 ms are 25 days.
+                processing_time_ms = least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000, 2147483647)::integer,
                 prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
                 total_tokens = s.prompt_tokens + s.completion_tokens,
                 result_id = s.result_id, error_code = s.error_code, error_message = s.error_message

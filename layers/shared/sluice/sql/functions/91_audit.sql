@@ -59,7 +59,10 @@ BEGIN
     ORDER BY a.xact_id OFFSET at_most LIMIT 1;
     is_more := FOUND;
     IF is_more THEN
-        batch.xact_high := greatest(cut, batch.xact_low + 1);
+        batch.xact_high := cut;
+        IF NOT EXISTS (SELECT FROM audit_log a WHERE a.xact_id >= batch.xact_low AND a.xact_id < cut) THEN
+            batch.xact_high := cut + 1;
+        END IF;
     END IF;
 
     SELECT array_agg(a.audit_id ORDER BY a.xact_id, a.audit_id), array_agg(audit_digest(a) ORDER BY a.xact_id, a.audit_id)

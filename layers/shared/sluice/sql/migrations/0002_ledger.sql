@@ -45,7 +45,7 @@ COMMENT ON COLUMN tiers.price_list IS 'What the tokens of the tier''s users cost
 ALTER TABLE quota_plans ADD COLUMN is_override boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN quota_plans.is_override IS
     'Its reset_frequency, max_unfinished and dispatch_window are the user''s own and do not follow the tier.';
-COMMENT ON COLUMN quota_plans.reset_frequency IS 'The period that the plan is sold by, which reports name first; every period has its limits.';
+COMMENT ON COLUMN quota_plans.reset_frequency IS 'The period that the plan is sold by; every period has its limits all the same.';
 COMMENT ON COLUMN quotas.is_override IS 'The limits are the user''s own and do not follow the tier.';
 
 CREATE TABLE billing_terms (
