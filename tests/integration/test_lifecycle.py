@@ -296,3 +296,23 @@ def test_taking_over_a_lost_claim_is_audited_as_that(service: Service, alice: by
         "SELECT before->>'status' AS old FROM audit_log WHERE action = 'request.processing' ORDER BY audit_id"
     )
     assert [row["old"] for row in rows] == ["queued", "processing"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "booked"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": None}, (5, 0, 5)),
+        ({"prompt_tokens": None, "completion_tokens": 7}, (0, 7, 7)),
+        ({"prompt_tokens": None, "completion_tokens": None}, (None, None, None)),
+    ],
+)
+def test_half_a_report_is_booked_whole(
+    service: Service, alice: bytes, reported: dict[str, int | None], booked: tuple[int | None, ...]
+) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(failed(request_id, **reported))
+    (row,) = service.rows("SELECT prompt_tokens, completion_tokens, total_tokens FROM requests")
+    assert tuple(row.values()) == booked
+    assert {q["tokens_used"] for q in service.rows("SELECT tokens_used FROM quotas")} == {booked[2] or 0}
+    assert service.value("SELECT violations FROM books_check(true)") == []
