@@ -114,7 +114,11 @@ def _particulars(problem: Mapping[str, Any]) -> list[str]:
     told: list[str] = []
     errors = problem.get("errors")
     if isinstance(errors, list):
-        told += [f"{each.get('pointer', '')}: {each.get('detail', '')}" for each in errors if isinstance(each, Mapping)]
+        told += [
+            f"{each.get('pointer', '')}: {each.get('detail', '')}".removeprefix(": ")
+            for each in errors
+            if isinstance(each, Mapping)
+        ]
     failed = problem.get("failed")
     if isinstance(failed, Mapping):
         told += [f"{task}: {why}" for task, why in failed.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import click
@@ -42,6 +43,12 @@ class Root(Group):
             return super().invoke(ctx)
         except CommandError as error:
             click.echo(error.as_json() if session.as_json else f"sluice: {error}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends in silence
+            reason = CommandError("output_failed", f"The output can not be written: {error.strerror}.")
+            click.echo(f"sluice: {reason}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("sluice: Interrupted.", err=True)

@@ -100,7 +100,8 @@ def _verdict(result: Row) -> str:
         invariants = ", ".join(dict.fromkeys(str(each.get("invariant")) for each in violations))
         wrong.append(f"The books do not balance: there are violations of {invariants}.")
     if problem := result.get("audit", {}).get("problem"):
-        where = f"batch {problem.get('batch_no')}, entry {problem.get('audit_id')}"
+        places = {"batch": problem.get("batch_no"), "entry": problem.get("audit_id")}
+        where = ", ".join(f"{name} {value}" for name, value in places.items() if value is not None)
         wrong.append(f"The audit log is not whole: {problem.get('kind')} ({where}): {problem.get('detail')}")
     return " ".join(wrong) or "The books do not balance."
 

@@ -83,12 +83,8 @@ class Service:
             key_prefix=key[:13],
             scopes=["submit", "read"],
         )
-        for period, limit in limits.items():
-            for column, value in limit.items():
-                self.owner.execute(
-                    f"UPDATE quotas SET {column} = %s WHERE user_id = %s AND quota_period = %s",
-                    (value, user_id, period),
-                )
+        if limits:
+            self.act("quota.set", user_id=user_id, limits=limits)
         return digest(key)
 
     def act(self, operation: str, **arguments: Any) -> Any:

@@ -1,11 +1,20 @@
 """What operators and schedules send: the arguments of every administrative operation, and the rollups' event."""
 
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 
 from sluice.models import Identifier, Name, Storable, Strict, Text, TokenLimit
 
@@ -16,24 +25,44 @@ LAST_YEAR: Final = 9000
 LONGEST_REPORT_DAYS: Final = 366
 
 
-def _in_range(at: Any) -> Any:
-    if not FIRST_YEAR <= at.year <= LAST_YEAR:
+# In these forms only: pydantic also takes a number of seconds for a time, and other scripts' digits for a number.
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_PRICE: Final = re.compile(r"\d{1,10}(\.\d{1,10})?", re.ASCII)
+
+
+def _day(value: Any) -> date:
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("must be a day like 2030-01-31")
+    day = date.fromisoformat(value)
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
         raise ValueError(f"must be of a year from {FIRST_YEAR} to {LAST_YEAR}")
-    return at
+    return day
 
 
-def _with_zone(at: datetime) -> datetime:
+def _time(value: Any) -> datetime:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("must be a time like 2030-01-31T12:00:00Z")
+    at = datetime.fromisoformat(value)
     if at.tzinfo is None:
-        raise ValueError("needs a time zone, as in 2030-01-01T00:00:00Z")
+        raise ValueError("needs a time zone, as in 2030-01-31T12:00:00Z")
+    if not FIRST_YEAR < at.year <= LAST_YEAR:  # whatever the zone, not before UUIDv7's first moment
+        raise ValueError(f"must be of a year from {FIRST_YEAR + 1} to {LAST_YEAR}")
     return at
+
+
+def _price(value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _PRICE.fullmatch(str(value)):
+        raise ValueError('must be a decimal number like "0.035", with at most 10 digits on either side of the point')
+    return Decimal(str(value))
 
 
 def _distinct(values: list[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-Time = Annotated[datetime, AfterValidator(_in_range), AfterValidator(_with_zone)]
-Day = Annotated[date, AfterValidator(_in_range)]
+Time = Annotated[datetime, PlainValidator(_time), PlainSerializer(datetime.isoformat, when_used="json-unless-none")]
+Day = Annotated[date, PlainValidator(_day), PlainSerializer(date.isoformat, when_used="json-unless-none")]
 """A calendar day in UTC."""
 Month = Annotated[str, StringConstraints(pattern=r"^(19[7-9]\d|[2-8]\d{3})-(0[1-9]|1[0-2])$")]
 """YYYY-MM."""
@@ -41,7 +70,7 @@ Tier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 Period = Literal["minute", "daily", "monthly"]
 Frequency = Literal["daily", "monthly"]
 Scope = Literal["submit", "read"]
-Price = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=10)]
+Price = Annotated[Decimal, PlainValidator(_price), PlainSerializer(str, when_used="json-unless-none")]
 """Per million tokens; as a string, so that no binary fraction comes between."""
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Page = Annotated[int, Field(ge=1, le=1000)]

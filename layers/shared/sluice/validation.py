@@ -31,7 +31,11 @@ def parse_object(model: type[M], data: Any) -> M:
     Raises:
         SluiceError: invalid_input.
     """
-    return parse_json(model, json.dumps(data))
+    try:
+        text = json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise SluiceError("invalid_input", "Some text in it is no Unicode: it has half of a surrogate pair.") from None
+    return parse_json(model, text)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

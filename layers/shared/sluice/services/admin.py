@@ -26,12 +26,12 @@ _REFUSALS: Final = {
     "user_not_found": ("user_not_found", "There is no user with this id."),
     "key_not_found": ("key_not_found", "There is no key with this id."),
     "key_dead": ("key_dead", "The key is revoked or expired and cannot be brought back. Create a new one."),
-    "expiry_in_past": ("expiry_in_past", "expires_at must be in the future. key.revoke ends a key now."),
+    "expiry_in_past": ("expiry_in_past", "expires_at must be in the future. To end a key now, revoke it."),
     "tier_unknown": ("tier_unknown", "There is no tier of this name."),
     "quota_plans_tier_known": ("tier_unknown", "There is no tier of this name."),
     "limits_missing": ("limits_missing", "A new tier needs limits for minute, daily and monthly; null is unlimited."),
-    "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name. price.set makes one."),
-    "model_unknown": ("model_unknown", "There is no model of this name. model.list shows those there are."),
+    "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
+    "model_unknown": ("model_unknown", "There is no model of this name."),
     "price_in_past": ("price_in_past", "Days that are over have a price already. Price them by another price_list."),
     "currency_differs": ("currency_differs", "The price list is in another currency: leave currency out."),
 }
@@ -268,20 +268,24 @@ def _note_refusal(context: Context, event: Any, refused: SluiceError) -> None:
     given = event.get("arguments")
     given = given if isinstance(given, dict) else {}
 
-    def text(value: Any) -> str | None:
-        return value if isinstance(value, str) and "\x00" not in value else None
-
-    operation = text(event.get("operation"))
+    operation = event.get("operation")
     try:
         context.database.rows(
             "admin_refused",
             {
-                "operation": operation if operation in OPERATIONS else None,
+                "operation": operation if isinstance(operation, str) and operation in OPERATIONS else None,
                 "code": refused.code,
-                "user_id": text(given.get("user_id")),
-                "key_id": text(given.get("key_id")),
+                "user_id": _of_form(of.UserNamed, "user_id", given),
+                "key_id": _of_form(of.KeyNamed, "key_id", given),
                 "invocation": context.invocation,
             },
         )
     except (SluiceError, DatabaseError) as error:
         logger.error("a refusal could not be audited", extra={"code": refused.code, "error": str(error)})
+
+
+def _of_form(model: type[BaseModel], name: str, given: Mapping[str, Any]) -> Any:
+    try:
+        return getattr(parse_object(model, {name: given.get(name)}), name)
+    except SluiceError:
+        return None

@@ -234,7 +234,13 @@ def _lines(rows: Sequence[Priced]) -> list[dict[str, Any]]:
     def kind(row: Priced) -> tuple[str, str, str, bool, Decimal]:
         price = row["price_per_million"]
         # Prompt before completion, as everywhere.
-        return row["model"], str(row["token_class"] != PROMPT), row["price_list"], price is None, Decimal(price or 0)
+        return (
+            row["model"],
+            str(row["token_class"] != PROMPT),
+            row["price_list"] or "",
+            price is None,
+            Decimal(price or 0),
+        )
 
     groups = [list(group) for _, group in groupby(sorted(rows, key=kind), kind)]
     exact = [_cost(group) for group in groups]

@@ -29,6 +29,16 @@ CREATE OR REPLACE FUNCTION quota_report(for_user text) RETURNS jsonb
 $$;
 COMMENT ON FUNCTION quota_report(text) IS 'A user''s plan, limits and counters; NULL where there is no such user.';
 
+-- The counters as submit tells of them: what is reserved counts as used.
+CREATE OR REPLACE FUNCTION quota_gates(for_user text, at timestamptz) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(jsonb_build_object(
+        'period', s.period, 'max_requests', s.max_requests, 'requests_used', s.requests_used,
+        'max_tokens', s.max_tokens, 'tokens_used', s.tokens_used + s.tokens_reserved,
+        'reset_seconds', ceil(extract(epoch FROM s.reset_at - at))))
+    FROM quota_state(for_user, at) AS s;
+$$;
+
 -- What audit rows of a changed plan show, before and after. The period's start says which period's books a lowered limit
 -- may leave over-full (see the invariant quota_within_limit).
 CREATE OR REPLACE FUNCTION quota_limits(for_user text) RETURNS jsonb

@@ -39,12 +39,7 @@ BEGIN
         IF FOUND THEN
             outcome := CASE WHEN earlier.body_hash = request_accept.body_hash THEN 'replayed' ELSE 'idempotency_conflict' END;
             request_id := earlier.request_id;
-            detail := jsonb_build_object('quotas', (
-                SELECT jsonb_agg(jsonb_build_object(
-                    'period', s.period, 'max_requests', s.max_requests, 'requests_used', s.requests_used,
-                    'max_tokens', s.max_tokens, 'tokens_used', s.tokens_used + s.tokens_reserved,
-                    'reset_seconds', ceil(extract(epoch FROM s.reset_at - clock_now()))))
-                FROM quota_state(for_user, clock_now()) AS s));
+            detail := jsonb_build_object('quotas', quota_gates(for_user, clock_now()));
             RETURN;
         END IF;
     END IF;
@@ -104,9 +99,14 @@ BEGIN
             'max_tokens', quota.max_tokens, 'tokens_used', quota.tokens_used + quota.tokens_reserved,
             'reset_seconds', ceil(extract(epoch FROM quota.reset_at - at)));
     END LOOP;
+    IF jsonb_array_length(gates) <> 3 THEN
+        -- Never let in without a limit because a limit is gone.
+        RAISE EXCEPTION 'the user has % quotas, not three', jsonb_array_length(gates);
+    END IF;
     detail := jsonb_build_object('quotas', gates);
     IF outcome = 'quota_exceeded' THEN
-        detail := detail || jsonb_build_object('retry_after', ceil(extract(epoch FROM waits)), 'tokens_needed', reserved);
+        detail := jsonb_build_object('quotas', quota_gates(for_user, at), 'retry_after',
+                                     ceil(extract(epoch FROM waits)), 'tokens_needed', reserved);
         RETURN;
     END IF;
 
@@ -119,7 +119,7 @@ BEGIN
         LIMIT plan.max_unfinished) AS counted;
     IF dispatched + waiting >= plan.max_unfinished THEN
         outcome := 'unfinished_exceeded';
-        detail := detail || jsonb_build_object('max_unfinished', plan.max_unfinished);
+        detail := jsonb_build_object('quotas', quota_gates(for_user, at), 'max_unfinished', plan.max_unfinished);
         RETURN;
     END IF;
 
@@ -237,6 +237,8 @@ BEGIN
             DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), temperature (0 to '
                      '2), top_p (above 0, up to 1), stop (a list) and seed (below 2147483648)';
     END IF;
+    -- The gate first: the user may be deactivated while others are let in.
+    PERFORM FROM quota_plans p WHERE p.user_id = NEW.user_id FOR NO KEY UPDATE;
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
     END IF;

@@ -2,7 +2,7 @@
 -- and the price list, so that a past month can be priced again under another one.
 
 -- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
-CREATE OR REPLACE FUNCTION usage_events(low bigint, high bigint, of_user text DEFAULT NULL, since timestamptz DEFAULT NULL)
+CREATE OR REPLACE FUNCTION usage_events(low bigint, high bigint, of_user text DEFAULT NULL)
     RETURNS TABLE (user_id text, model_id text, day date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
@@ -17,15 +17,12 @@ BEGIN
         WHERE a.xact_id >= low AND a.xact_id < high
           AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
           AND (of_user IS NULL OR a.user_id = of_user)
-          AND (since IS NULL OR a.audit_id >= uuidv7_floor(since))
         GROUP BY 1, 2, 3;
 END $$;
 COMMENT ON FUNCTION usage_events IS
-    'What the audit rows of transactions from low up to, not including, high add to usage; of one user, and of rows written '
-    'since a time, where they are given.';
+    'What the audit rows of transactions from low up to, not including, high add to usage; of one user where one is given.';
 
--- Usage by day and model as of now: what was rolled up, and what has happened since. The audit rows of that are found by
--- the user's index; an hour before the last rollup is further back than any statement of ours may run.
+-- Usage by day and model as of now: what was rolled up, and what has happened since.
 CREATE OR REPLACE FUNCTION usage_now(of_user text, first_day date, last_day date)
     RETURNS TABLE (day date, model_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint)
     LANGUAGE sql STABLE AS $$
@@ -37,8 +34,7 @@ CREATE OR REPLACE FUNCTION usage_now(of_user text, first_day date, last_day date
         UNION ALL
         SELECT e.day, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
         FROM rollup_watermarks w
-        CROSS JOIN LATERAL usage_events(w.xact_id, 9223372036854775807, of_user,
-                                        least(w.updated_at, clock_timestamp()) - interval '1 hour') AS e
+        CROSS JOIN LATERAL usage_events(w.xact_id, 9223372036854775807, of_user) AS e
         WHERE w.task = 'usage' AND e.day BETWEEN first_day AND last_day
     ) AS u
     GROUP BY u.day, u.model_id;
@@ -141,8 +137,13 @@ CREATE OR REPLACE FUNCTION tier_analysis(of_user text, first_month date, last_mo
     )
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     WITH measured AS (
-        SELECT u.user_id, count(*) AS months, max(u.requests_count) AS max_requests, max(u.tokens_used) AS max_tokens
+        SELECT u.user_id, count(*) AS months, max(u.requests_count) AS max_requests, max(u.tokens_used) AS max_tokens,
+               max(d.requests) AS day_requests, max(d.tokens) AS day_tokens
         FROM usage u
+        CROSS JOIN LATERAL (
+            SELECT max(y.requests_count) AS requests, max(y.tokens_used) AS tokens FROM usage y
+            WHERE y.user_id = u.user_id AND y.period = 'daily' AND y.period_start BETWEEN u.period_start AND u.period_end
+        ) AS d
         WHERE u.period = 'monthly' AND u.period_start BETWEEN first_month AND last_month
           AND (of_user IS NULL OR u.user_id = of_user) AND u.user_id > after_user
         GROUP BY u.user_id
@@ -151,12 +152,14 @@ CREATE OR REPLACE FUNCTION tier_analysis(of_user text, first_month date, last_mo
     )
     SELECT m.user_id::text, p.tier::text, m.months, m.max_requests, m.max_tokens, t.tier::text,
            -- Below the limit, not at it: who has used all of it was perhaps held back by it.
-           coalesce(m.max_tokens < l.max_tokens, true) AND coalesce(m.max_requests <= l.max_requests, true),
+           coalesce(m.max_tokens < l.max_tokens, true) AND coalesce(m.max_requests <= l.max_requests, true)
+           AND coalesce(m.day_tokens <= y.max_tokens, true) AND coalesce(m.day_requests <= y.max_requests, true),
            t.price_list::text, c.currency::text, trim_scale(coalesce(k.cost, 0)), coalesce(k.unpriced_tokens, 0)
     FROM measured m
     JOIN quota_plans p ON p.user_id = m.user_id
     CROSS JOIN tiers t
     LEFT JOIN tier_limits l ON l.tier = t.tier AND l.quota_period = 'monthly'
+    LEFT JOIN tier_limits y ON y.tier = t.tier AND y.quota_period = 'daily'
     JOIN price_lists c ON c.price_list = t.price_list
     LEFT JOIN LATERAL (
         SELECT sum(x.tokens * x.price / 1000000) AS cost, sum(x.tokens) FILTER (WHERE x.price IS NULL)::bigint AS unpriced_tokens
@@ -171,5 +174,5 @@ CREATE OR REPLACE FUNCTION tier_analysis(of_user text, first_month date, last_mo
     ORDER BY m.user_id, l.max_tokens NULLS LAST, t.tier;
 $$;
 COMMENT ON FUNCTION tier_analysis IS
-    'A row for each user with usage in these months (first days given) and each tier: whether the largest month would have '
-    'fitted the tier''s monthly limits, and what the months would have cost. Figures are those of the last rollup.';
+    'A row for each user with usage in these months (first days given) and each tier: whether the largest month and day '
+    'would have fitted the tier''s limits, and what the months would have cost. Figures are those of the last rollup.';

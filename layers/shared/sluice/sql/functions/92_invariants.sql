@@ -16,6 +16,51 @@ CREATE OR REPLACE FUNCTION books_requests(every boolean, today uuid, touched uui
     SELECT r.* FROM unnest(touched) AS t (id) JOIN requests_all r ON r.request_id = t.id WHERE NOT every AND r.request_id < today;
 $$;
 
+-- 0. Every user has a plan, three counters of aligned periods, and terms of billing; limits are the tier's, or, where they
+-- are the user's own, those that were audited last.
+CREATE OR REPLACE FUNCTION plan_is_whole()
+    RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
+    LANGUAGE sql STABLE AS $$
+    SELECT u.user_id::text, NULL::uuid, NULL::text, 'a plan, 3 quotas, terms from the first day',
+           format('%s plan, %s quotas, terms from %s', CASE WHEN p.user_id IS NULL THEN 'no' ELSE 'a' END, q.n, b.first_day)
+    FROM users u
+    LEFT JOIN quota_plans p ON p.user_id = u.user_id
+    LEFT JOIN (SELECT q.user_id, count(*) AS n FROM quotas q GROUP BY q.user_id) AS q ON q.user_id = u.user_id
+    LEFT JOIN (SELECT t.user_id, min(t.valid_from) AS first_day FROM billing_terms t GROUP BY t.user_id) AS b ON b.user_id = u.user_id
+    WHERE p.user_id IS NULL OR q.n IS DISTINCT FROM 3
+       OR b.first_day IS NULL OR b.first_day > (u.created_at AT TIME ZONE 'UTC')::date
+    UNION ALL
+    SELECT p.user_id::text, NULL::uuid, NULL::text,
+           format('%s unfinished, window %s, %s', t.max_unfinished, t.dispatch_window, t.reset_frequency),
+           format('%s unfinished, window %s, %s', p.max_unfinished, p.dispatch_window, p.reset_frequency)
+    FROM quota_plans p JOIN tiers t ON t.tier = p.tier
+    WHERE NOT p.is_override
+      AND (p.max_unfinished, p.dispatch_window, p.reset_frequency) <> (t.max_unfinished, t.dispatch_window, t.reset_frequency)
+    UNION ALL
+    SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
+           format('%s to %s', period_start(q.quota_period, q.period_start), period_end(q.quota_period, q.period_start)),
+           format('%s to %s', q.period_start, q.reset_at)
+    FROM quotas q
+    WHERE (q.period_start, q.reset_at) <> (period_start(q.quota_period, q.period_start), period_end(q.quota_period, q.period_start))
+    UNION ALL
+    SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
+           format('requests %s, tokens %s', coalesce(w.max_requests::text, 'unlimited'), coalesce(w.max_tokens::text, 'unlimited')),
+           format('requests %s, tokens %s', coalesce(q.max_requests::text, 'unlimited'), coalesce(q.max_tokens::text, 'unlimited'))
+    FROM quotas q
+    JOIN quota_plans p ON p.user_id = q.user_id
+    LEFT JOIN tier_limits l ON l.tier = p.tier AND l.quota_period = q.quota_period
+    CROSS JOIN LATERAL (
+        SELECT l.max_requests::bigint, l.max_tokens WHERE NOT q.is_override
+        UNION ALL
+        (SELECT (a.after->'limits'->q.quota_period->>'max_requests')::bigint, (a.after->'limits'->q.quota_period->>'max_tokens')::bigint
+         FROM audit_log a
+         WHERE q.is_override AND a.user_id = q.user_id AND a.action = 'quota.changed'
+         ORDER BY a.audit_id DESC LIMIT 1)
+    ) AS w (max_requests, max_tokens)
+    WHERE (q.max_requests::bigint, q.max_tokens) IS DISTINCT FROM (w.max_requests, w.max_tokens)
+    LIMIT 100;
+$$;
+
 -- 1. used + reserved ≤ limit, unless the limit was lowered in this period, or a model reported more than was reserved.
 CREATE OR REPLACE FUNCTION quota_within_limit(every boolean)
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
@@ -136,35 +181,45 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- 5. usage of a period = the sum of its parts: of its models, and a month's of its days.
+-- 5. usage of a period = the sum over its models; a model's month = the sum of its days.
 CREATE OR REPLACE FUNCTION usage_adds_up(every boolean)
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE sql STABLE AS $$
-    WITH scope AS (
-        SELECT CASE WHEN every THEN date '-infinity' ELSE date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date END AS first_day
-    ), parts AS (
+    WITH models AS (
+        SELECT m.* FROM usage_by_model m
+        WHERE every OR m.period_start >= date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date
+    ), sums AS (
         SELECT m.user_id, m.period, m.period_start, sum(m.requests_count) AS requests, sum(m.prompt_tokens + m.completion_tokens) AS tokens
-        FROM usage_by_model m, scope s WHERE m.period_start >= s.first_day
-        GROUP BY m.user_id, m.period, m.period_start
-        UNION ALL
-        SELECT d.user_id, 'monthly', date_trunc('month', d.period_start)::date, sum(d.requests_count), sum(d.tokens_used)
-        FROM usage d, scope s WHERE d.period = 'daily' AND d.period_start >= s.first_day
-        GROUP BY d.user_id, date_trunc('month', d.period_start)
+        FROM models m GROUP BY m.user_id, m.period, m.period_start
     ), totals AS (
-        SELECT u.* FROM usage u, scope s WHERE u.period_start >= s.first_day
+        SELECT u.* FROM usage u
+        WHERE every OR u.period_start >= date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date
+    ), months AS (
+        SELECT m.user_id, m.model_id, date_trunc('month', m.period_start)::date AS period_start, sum(m.requests_count) AS requests,
+               sum(m.prompt_tokens) AS prompt_tokens, sum(m.completion_tokens) AS completion_tokens
+        FROM models m WHERE m.period = 'daily' GROUP BY 1, 2, 3
     )
-    SELECT coalesce(p.user_id, u.user_id)::text, NULL::uuid,
-           format('%s %s', coalesce(p.period, u.period), coalesce(p.period_start, u.period_start)),
-           format('requests %s, tokens %s', coalesce(p.requests, 0), coalesce(p.tokens, 0)),
+    SELECT coalesce(s.user_id, u.user_id)::text, NULL::uuid,
+           format('%s %s', coalesce(s.period, u.period), coalesce(s.period_start, u.period_start)),
+           format('requests %s, tokens %s', coalesce(s.requests, 0), coalesce(s.tokens, 0)),
            format('requests %s, tokens %s', coalesce(u.requests_count, 0), coalesce(u.tokens_used, 0))
-    FROM parts p
-    FULL JOIN totals u ON u.user_id = p.user_id AND u.period = p.period AND u.period_start = p.period_start
-    WHERE (coalesce(p.requests, 0), coalesce(p.tokens, 0)) <> (coalesce(u.requests_count, 0), coalesce(u.tokens_used, 0))
+    FROM sums s
+    FULL JOIN totals u ON u.user_id = s.user_id AND u.period = s.period AND u.period_start = s.period_start
+    WHERE (s.requests, s.tokens) IS DISTINCT FROM (u.requests_count, u.tokens_used)
+    UNION ALL
+    SELECT coalesce(d.user_id, m.user_id)::text, NULL::uuid,
+           format('monthly %s %s', coalesce(d.period_start, m.period_start), coalesce(d.model_id, m.model_id)),
+           format('requests %s, prompt tokens %s, completion tokens %s', d.requests, d.prompt_tokens, d.completion_tokens),
+           format('requests %s, prompt tokens %s, completion tokens %s', m.requests_count, m.prompt_tokens, m.completion_tokens)
+    FROM months d
+    FULL JOIN (SELECT * FROM models WHERE period = 'monthly') AS m
+        ON m.user_id = d.user_id AND m.model_id = d.model_id AND m.period_start = d.period_start
+    WHERE (d.requests, d.prompt_tokens, d.completion_tokens) IS DISTINCT FROM (m.requests_count, m.prompt_tokens, m.completion_tokens)
     LIMIT 100;
 $$;
 
--- 6. Every request was audited when it was accepted, and settled and audited exactly once if it is finished: the audit
--- row names the same status and the same tokens.
+-- 6. Every request was audited when it was accepted, and settled and audited exactly once if it is finished, and is what
+-- those rows say: whose it is, of which key and model, what it reserved, how it ended and with how many tokens.
 CREATE OR REPLACE FUNCTION request_settled_once(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -180,28 +235,38 @@ BEGIN
             SELECT a.request_id,
                    count(*) FILTER (WHERE a.action = 'request.queued') AS accepted,
                    count(*) FILTER (WHERE a.action <> 'request.queued') AS ended,
+                   max(a.user_id) AS user_id, min(a.user_id) AS other_user_id,
+                   max(a.key_id::text) AS key_id,
+                   max(a.after->>'model_id') AS model_id,
+                   max((a.after->>'reserved_tokens')::integer) AS reserved_tokens,
                    max(a.after->>'status') FILTER (WHERE a.action <> 'request.queued') AS status,
-                   max(coalesce((a.after->>'prompt_tokens')::integer, 0) + coalesce((a.after->>'completion_tokens')::integer, 0))
-                       FILTER (WHERE a.action <> 'request.queued') AS tokens
+                   max((a.after->>'prompt_tokens')::integer) AS prompt_tokens,
+                   max((a.after->>'completion_tokens')::integer) AS completion_tokens
             FROM audit_log a
             WHERE a.audit_id >= oldest
               AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
             GROUP BY a.request_id
         )
-        SELECT r.user_id::text, r.request_id, NULL::text,
-               format('accepted once, ended %s, %s, %s tokens', CASE WHEN r.completed_at IS NULL THEN 'never' ELSE 'once' END,
-                      r.status, coalesce(r.total_tokens, 0)),
-               format('audited: accepted %s, ended %s, %s, %s tokens', coalesce(a.accepted, 0), coalesce(a.ended, 0),
-                      coalesce(a.status, '-'), coalesce(a.tokens, 0))
+        SELECT coalesce(r.user_id, a.user_id)::text, coalesce(r.request_id, a.request_id), NULL::text,
+               CASE WHEN a.request_id IS NULL THEN 'audited' ELSE
+                   format('accepted %s, ended %s, as %s; %s, key %s, %s, reserved %s, tokens %s + %s', a.accepted, a.ended, a.status,
+                          a.user_id, a.key_id, a.model_id, a.reserved_tokens, a.prompt_tokens, a.completion_tokens) END,
+               CASE WHEN r.request_id IS NULL THEN 'no request' ELSE
+                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s', r.status, r.user_id, r.key_id, r.model_id,
+                          r.reserved_tokens, r.prompt_tokens, r.completion_tokens) END
         FROM books_requests(every, today, touched) r
-        LEFT JOIN audited a ON a.request_id = r.request_id
-        WHERE coalesce(a.accepted, 0) <> 1
-           OR coalesce(a.ended, 0) <> CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END
-           OR r.completed_at IS NOT NULL AND (a.status <> r.status OR a.tokens <> coalesce(r.total_tokens, 0))
+        FULL JOIN audited a ON a.request_id = r.request_id
+        WHERE (every OR r.request_id IS NOT NULL)
+          AND (r.request_id IS NULL
+               OR (a.accepted, a.ended, a.user_id, a.other_user_id, a.key_id, a.model_id, a.reserved_tokens,
+                   coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens)
+                  IS DISTINCT FROM
+                  (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text, r.model_id,
+                   r.reserved_tokens, r.status, r.prompt_tokens, r.completion_tokens))
         LIMIT 100;
 END $$;
 
--- 7. One inflight row for every unfinished request, in the same state, and none else.
+-- 7. One inflight row for every unfinished request, in the same state, and none else; and its prompt.
 CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -217,10 +282,14 @@ BEGIN
         FROM inflight i
         LEFT JOIN requests_all r ON r.request_id = i.request_id
         WHERE (r.status, r.attempts, r.user_id) IS DISTINCT FROM (i.status, i.attempt, i.user_id)
+        UNION ALL
+        SELECT i.user_id::text, i.request_id, NULL::text, 'a prompt', 'none'
+        FROM inflight i
+        WHERE NOT EXISTS (SELECT FROM prompts p WHERE p.request_id = i.request_id)
         LIMIT 100;
 END $$;
 
--- 8. Every completed request has its one result.
+-- 8. Every completed request has its one result, and no other request has any.
 CREATE OR REPLACE FUNCTION result_is_kept(every boolean, today uuid, touched uuid[])
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -232,8 +301,22 @@ BEGIN
         WHERE r.status = 'completed'
           AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
           AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
+        UNION ALL
+        SELECT r.user_id::text, s.request_id, NULL::text, coalesce('result ' || r.result_id, 'no result'), 'result ' || s.result_id
+        FROM results s
+        LEFT JOIN requests_all r ON r.request_id = s.request_id
+        WHERE (every OR s.result_id >= least(today, uuidv7_floor(period_start('daily', clock_timestamp()))))
+          AND r.result_id IS DISTINCT FROM s.result_id
         LIMIT 100;
 END $$;
+
+CREATE OR REPLACE FUNCTION books_checked_to() RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT CASE WHEN w.xact_id <= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN w.xact_id ELSE 0 END
+    FROM rollup_watermarks w WHERE w.task = 'verify';
+$$;
+COMMENT ON FUNCTION books_checked_to() IS
+    'Below which transaction the last clean check has seen everything; 0 where that cannot be: then all is checked.';
 
 -- STABLE: every query in it, and in what it calls, sees the snapshot of the statement that called it, as in a
 -- repeatable-read transaction.
@@ -242,7 +325,7 @@ CREATE OR REPLACE FUNCTION books_check(INOUT every boolean, OUT checked jsonb, O
     SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     today   uuid := uuidv7_floor(period_start('daily', clock_now()));
-    since   bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'verify');
+    since   bigint := books_checked_to();
     touched uuid[];
     -- More than these (the first check of all, say) cost more one by one than everything does.
     many    constant integer := 20000;
@@ -258,7 +341,8 @@ BEGIN
         'requests', (SELECT count(*) FROM books_requests(every, today, touched)),
         'inflight', (SELECT count(*) FROM inflight));
     SELECT coalesce(jsonb_agg(to_jsonb(v)), '[]') INTO violations FROM (
-        SELECT 'quota_within_limit' AS invariant, i.* FROM quota_within_limit(every) i
+        SELECT 'plan_is_whole' AS invariant, i.* FROM plan_is_whole() i
+        UNION ALL SELECT 'quota_within_limit', i.* FROM quota_within_limit(every) i
         UNION ALL SELECT 'quota_reserved_is_the_sum', i.* FROM quota_reserved_is_the_sum(every) i
         UNION ALL SELECT 'quota_used_is_the_sum', i.* FROM quota_used_is_the_sum(every) i
         UNION ALL SELECT 'usage_is_the_sum', i.* FROM usage_is_the_sum(every, touched) i
@@ -274,11 +358,6 @@ COMMENT ON FUNCTION books_check(boolean) IS
 
 CREATE OR REPLACE FUNCTION books_checked(seen_to bigint) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    UPDATE rollup_watermarks w SET xact_id = greatest(w.xact_id, seen_to), updated_at = clock_now() WHERE w.task = 'verify';
+    UPDATE rollup_watermarks w SET xact_id = seen_to, updated_at = clock_now() WHERE w.task = 'verify';
 $$;
 COMMENT ON FUNCTION books_checked(bigint) IS 'The books balanced up to here: the next check begins there.';
-
-CREATE OR REPLACE FUNCTION books_checked_to() RETURNS bigint
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'verify';
-$$;

@@ -27,6 +27,13 @@ BEGIN
     END IF;
 END $$;
 
+-- Who puts a user into a tier takes this first, before any gate, as tier.set takes it alone: a tier that is being changed
+-- is followed as it will be.
+CREATE OR REPLACE FUNCTION tiers_hold() RETURNS void
+    LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock_shared(hashtext('sluice.tiers'));
+$$;
+
 -- From this day on (UTC) the user's tokens are billed by the price list of the tier.
 CREATE OR REPLACE FUNCTION billing_terms_begin(of_users text[]) RETURNS void
     LANGUAGE sql AS $$
@@ -43,6 +50,7 @@ DECLARE
     id text := a->>'user_id';
     at timestamptz := clock_now();
 BEGIN
+    PERFORM tiers_hold();
     INSERT INTO users (user_id, name, email, created_at, updated_at) VALUES (id, a->>'name', a->>'email', at, at);
     INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)
     SELECT id, t.tier, t.reset_frequency, t.max_unfinished, t.dispatch_window FROM tiers t WHERE t.tier = a->>'tier';
@@ -68,6 +76,7 @@ DECLARE
     plan   text;
     fields text[];
 BEGIN
+    PERFORM tiers_hold();
     PERFORM user_lock(id);
     SELECT * INTO old FROM users u WHERE u.user_id = id;
     SELECT p.tier INTO plan FROM quota_plans p WHERE p.user_id = id;

@@ -110,6 +110,7 @@ DECLARE
     id      text := a->>'user_id';
     before  jsonb;
 BEGIN
+    PERFORM tiers_hold();
     PERFORM user_lock(id);
     before := quota_limits(id);
     UPDATE quotas q SET is_override = false, max_requests = l.max_requests, max_tokens = l.max_tokens

@@ -21,14 +21,14 @@ END $$;
 COMMENT ON FUNCTION admin_act(text, jsonb, uuid) IS 'What became of the thing that the act was on; an act that is refused raises.';
 
 -- A refused act leaves a row too, of what exists only: what the caller sent may hold anything.
-CREATE OR REPLACE FUNCTION admin_refused(operation text, code text, of_user text, of_key text, invocation uuid) RETURNS void
+CREATE OR REPLACE FUNCTION admin_refused(operation text, code text, of_user text, of_key uuid, invocation uuid) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     INSERT INTO audit_log (actor, action, user_id, key_id, after, invocation)
     SELECT 'admin', 'admin.refused', coalesce(u.user_id, k.user_id), k.key_id,
            jsonb_build_object('operation', operation, 'code', code), invocation
     FROM (SELECT) AS one
     LEFT JOIN users u ON u.user_id = of_user
-    LEFT JOIN api_keys k ON k.key_id::text = lower(of_key);
+    LEFT JOIN api_keys k ON k.key_id = of_key;
 $$;
 
 -- An act of which another function does the work: tasks that an operator has RollupFunction run.
