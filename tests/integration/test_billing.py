@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -92,6 +93,19 @@ def test_usage_is_there_before_and_after_the_rollup(service: Service, alice: byt
     assert month == {"month": MONTH} | sums | {"models": [{"model": "nova-micro"} | sums]}
 
 
+def test_usage_is_whole_while_a_long_transaction_holds_the_rollup_up(
+    service: Service, alice: bytes, admin: Callable[..., Any]
+) -> None:
+    with psycopg.connect(service.dsn) as somebody:
+        somebody.execute("SELECT pg_current_xact_id()")
+        answered(service, alice, 1000, 500)
+        service.owner.execute("UPDATE rollup_watermarks SET updated_at = now() + interval '2 hours'")
+        service.database("rollup").row("rollup_usage")
+        assert service.value("SELECT count(*) FROM usage") == 0
+        assert admin("usage.get", user_id="alice")["months"][0]["total_tokens"] == 1500
+        assert admin("invoice.get", user_id="alice", month=MONTH)["requests"] == 1
+
+
 def test_usage_shows_limits_as_they_are_now(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     answered(service, alice, 1000, 500)
     service.submit(alice, "hello")
@@ -140,6 +154,7 @@ def test_the_caller_sees_own_usage_only(service: Service, alice: bytes, deploy: 
         (KEYED, {"start": "1969-12-31", "end": "1970-01-02"}, 422, "invalid_input"),
         (KEYED, {"end": "9999-12-31"}, 422, "invalid_input"),
         (KEYED, {"since": "2026-01-01"}, 422, "invalid_input"),
+        (KEYED, {"start": "1764460800"}, 422, "invalid_input"),
     ],
 )
 def test_usage_asked_for_wrongly(
@@ -360,6 +375,16 @@ def test_tiers_are_compared_by_what_they_would_have_cost(
         "premium": "0.006",
     }
     assert found["recommended_tier"] == "premium", "the cheapest that holds the largest month"
+
+
+def test_a_tier_must_hold_the_largest_day_too(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+    thin = {"minute": {}, "daily": {"max_tokens": 10}, "monthly": {"max_tokens": 90_000}}
+    admin("tier.set", tier="thin", limits=thin)
+    answered(service, alice, 400, 100)
+    rolled_up(service)
+    (found,) = admin("usage.tiers", user_id="alice")
+    assert {tier["tier"]: tier["fits"] for tier in found["tiers"]}["thin"] is False
+    assert found["recommended_tier"] == "basic"
 
 
 def test_rolling_up_is_what_makes_the_analysis(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
