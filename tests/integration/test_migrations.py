@@ -59,10 +59,20 @@ def test_books_of_version_1_are_taken_over(empty_dsn: str) -> None:
             },
         )
         connection.execute(
+            "DO $$ BEGIN EXECUTE format('CREATE TABLE %I PARTITION OF audit_log FOR VALUES FROM (%L) TO (%L)',"
+            " to_char(now() AT TIME ZONE 'UTC', '\"audit_log_y\"YYYY\"m\"MM'), uuidv7_floor(date_trunc('month', now(), 'UTC')),"
+            " uuidv7_floor(date_trunc('month', now(), 'UTC') + interval '1 month')); END $$"
+        )
+        connection.execute(
             "INSERT INTO tiers (tier, max_unfinished, dispatch_window) VALUES ('basic', 10, 5);"
             "INSERT INTO users (user_id, created_at) VALUES ('alice', '2026-03-04T23:59:00Z');"
             "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)"
             " VALUES ('alice', 'basic', 'monthly', 10, 5);"
+            "INSERT INTO tier_limits SELECT 'basic', p, 100, 1000 FROM unnest('{minute,daily,monthly}'::text[]) AS p;"
+            "INSERT INTO quotas (user_id, quota_period, max_requests, max_tokens, period_start, reset_at)"
+            " SELECT 'alice', p.name, 100, CASE p.name WHEN 'daily' THEN 7 ELSE 1000 END, p.at, p.at + p.long::interval"
+            " FROM (VALUES ('minute', timestamptz '2026-03-05T00:00:00Z', '1 minute'), ('daily', '2026-03-05T00:00:00Z', '1 day'),"
+            " ('monthly', '2026-03-01T00:00:00Z', '1 month')) AS p (name, at, long);"
             "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit)"
             " VALUES ('m', 'bedrock', 'm', 1, 1);"
             "INSERT INTO prices (model_id, token_class, valid_from, price_per_million) VALUES"
@@ -84,6 +94,10 @@ def test_books_of_version_1_are_taken_over(empty_dsn: str) -> None:
             "SELECT user_id, valid_from::text, tier, price_list FROM billing_terms"
         ).fetchall()
         assert tuple(terms.values()) == ("alice", "2026-03-04", "basic", "standard")
+        own = connection.execute("SELECT quota_period FROM quotas WHERE is_override").fetchall()
+        assert own == [{"quota_period": "daily"}], "what was changed by hand is the user's own"
+        (check,) = connection.execute("SELECT violations FROM books_check(true)").fetchall()
+        assert check["violations"] == []
 
 
 def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:

@@ -21,6 +21,13 @@ $$;
 CREATE OR REPLACE FUNCTION plan_is_whole()
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE sql STABLE AS $$
+    WITH own AS MATERIALIZED (
+        SELECT p.user_id, (SELECT a.after FROM audit_log a
+                           WHERE a.user_id = p.user_id AND a.action = 'quota.changed'
+                           ORDER BY a.audit_id DESC LIMIT 1) AS audited
+        FROM quota_plans p
+        WHERE p.is_override OR EXISTS (SELECT FROM quotas q WHERE q.user_id = p.user_id AND q.is_override)
+    )
     SELECT u.user_id::text, NULL::uuid, NULL::text, 'a plan, 3 quotas, terms from the first day',
            format('%s plan, %s quotas, terms from %s', CASE WHEN p.user_id IS NULL THEN 'no' ELSE 'a' END, q.n, b.first_day)
     FROM users u
@@ -31,11 +38,18 @@ CREATE OR REPLACE FUNCTION plan_is_whole()
        OR b.first_day IS NULL OR b.first_day > (u.created_at AT TIME ZONE 'UTC')::date
     UNION ALL
     SELECT p.user_id::text, NULL::uuid, NULL::text,
-           format('%s unfinished, window %s, %s', t.max_unfinished, t.dispatch_window, t.reset_frequency),
+           format('%s unfinished, window %s, %s', w.max_unfinished, w.dispatch_window, w.reset_frequency),
            format('%s unfinished, window %s, %s', p.max_unfinished, p.dispatch_window, p.reset_frequency)
-    FROM quota_plans p JOIN tiers t ON t.tier = p.tier
-    WHERE NOT p.is_override
-      AND (p.max_unfinished, p.dispatch_window, p.reset_frequency) <> (t.max_unfinished, t.dispatch_window, t.reset_frequency)
+    FROM quota_plans p
+    JOIN tiers t ON t.tier = p.tier
+    LEFT JOIN own o ON o.user_id = p.user_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN p.is_override THEN (o.audited->>'max_unfinished')::integer ELSE t.max_unfinished END AS max_unfinished,
+               CASE WHEN p.is_override THEN (o.audited->>'dispatch_window')::integer ELSE t.dispatch_window END AS dispatch_window,
+               CASE WHEN p.is_override THEN o.audited->>'reset_frequency' ELSE t.reset_frequency END AS reset_frequency
+    ) AS w
+    WHERE (p.max_unfinished, p.dispatch_window, p.reset_frequency)
+          IS DISTINCT FROM (w.max_unfinished, w.dispatch_window, w.reset_frequency)
     UNION ALL
     SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
            format('%s to %s', period_start(q.quota_period, q.period_start), period_end(q.quota_period, q.period_start)),
@@ -49,15 +63,14 @@ CREATE OR REPLACE FUNCTION plan_is_whole()
     FROM quotas q
     JOIN quota_plans p ON p.user_id = q.user_id
     LEFT JOIN tier_limits l ON l.tier = p.tier AND l.quota_period = q.quota_period
+    LEFT JOIN own o ON o.user_id = q.user_id
+    CROSS JOIN LATERAL (SELECT o.audited->'limits'->q.quota_period AS limits) AS a
     CROSS JOIN LATERAL (
-        SELECT l.max_requests::bigint, l.max_tokens WHERE NOT q.is_override
-        UNION ALL
-        (SELECT (a.after->'limits'->q.quota_period->>'max_requests')::bigint, (a.after->'limits'->q.quota_period->>'max_tokens')::bigint
-         FROM audit_log a
-         WHERE q.is_override AND a.user_id = q.user_id AND a.action = 'quota.changed'
-         ORDER BY a.audit_id DESC LIMIT 1)
-    ) AS w (max_requests, max_tokens)
-    WHERE (q.max_requests::bigint, q.max_tokens) IS DISTINCT FROM (w.max_requests, w.max_tokens)
+        SELECT CASE WHEN q.is_override THEN (a.limits->>'max_requests')::integer ELSE l.max_requests END AS max_requests,
+               CASE WHEN q.is_override THEN (a.limits->>'max_tokens')::bigint ELSE l.max_tokens END AS max_tokens
+    ) AS w
+    WHERE (q.max_requests, q.max_tokens) IS DISTINCT FROM (w.max_requests, w.max_tokens)
+       OR q.is_override AND a.limits IS NULL
     LIMIT 100;
 $$;
 

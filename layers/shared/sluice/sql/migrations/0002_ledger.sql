@@ -7,7 +7,7 @@
 -- prices and tiers hold tens of rows, so that a lock while they are rewritten or scanned is a matter of milliseconds.
 -- squawk-ignore-file ban-drop-view, ban-drop-column, changing-column-type
 -- squawk-ignore-file constraint-missing-not-valid, adding-foreign-key-constraint
--- An index of a partitioned table cannot be made concurrently; a BRIN index is one quick pass.
+-- An index of a partitioned table cannot be made concurrently; a BRIN or a partial one is one quick pass.
 -- squawk-ignore-file require-concurrent-index-creation
 
 -- Prices ---------------------------------------------------------------------------------------------------------
@@ -57,6 +57,14 @@ UPDATE quota_plans p SET is_override = true
 FROM tiers t
 WHERE t.tier = p.tier
   AND (p.reset_frequency, p.max_unfinished, p.dispatch_window) <> (t.reset_frequency, t.max_unfinished, t.dispatch_window);
+INSERT INTO audit_log (actor, action, user_id, after)
+SELECT 'migrate', 'quota.changed', p.user_id, jsonb_build_object(
+    'tier', p.tier, 'reset_frequency', p.reset_frequency, 'max_unfinished', p.max_unfinished,
+    'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
+    'limits', jsonb_object_agg(q.quota_period, jsonb_build_object(
+        'max_requests', q.max_requests, 'max_tokens', q.max_tokens, 'is_override', q.is_override, 'period_start', q.period_start)))
+FROM quota_plans p JOIN quotas q ON q.user_id = p.user_id
+GROUP BY p.quota_id HAVING p.is_override OR bool_or(q.is_override);
 COMMENT ON COLUMN quotas.is_override IS 'The limits are the user''s own and do not follow the tier.';
 
 CREATE TABLE billing_terms (
@@ -81,6 +89,8 @@ COMMENT ON COLUMN audit_log.invocation IS
 
 -- Not validated: the rows that are there have the ids of real transactions.
 ALTER TABLE audit_log ADD CONSTRAINT audit_log_xact_id_is_a_transactions CHECK (xact_id >= 3) NOT VALID;
+-- What a user's own limits were set to is found however much was written since.
+CREATE INDEX audit_log_quota_changes ON audit_log (user_id, audit_id) WHERE action = 'quota.changed';
 -- A request's rows are written close together, and in the order of requests, nearly.
 CREATE INDEX audit_log_request ON audit_log USING brin (request_id) WITH (pages_per_range = 16, autosummarize = on);
 
