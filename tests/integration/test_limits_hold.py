@@ -1,0 +1,366 @@
+"""Limits hold to the request and to the token, whoever asks at the same instant; and asking costs the same for ever."""
+
+import itertools
+import json
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from local.processes import wait_until
+from sluice.db.connection import Connection, Database
+from sluice.errors import SluiceError
+from sluice.models import GenerateRequest, Parameters
+from sluice.services.submit import Accepted, submit
+from tests.support.ledger import SMALL, assert_books_balance, at_once, stop_the_clock
+from tests.support.service import LIMITS, Service, completed, retry
+
+CROWD = 400
+OVERHEAD = 64 + 1  # beside the prompt's bytes: the model's overhead_tokens, and max_tokens=1
+PERIODS = ("minute", "daily", "monthly")
+# No period ends while a test runs: the clock stands.
+NOON = datetime(2031, 2, 28, 12, 0, 35, tzinfo=UTC)
+UNTIL = {"minute": 25, "daily": 12 * 3600 - 35, "monthly": 12 * 3600 - 35}
+
+
+@dataclass
+class Crowd:
+    """Many connections to one database, open before anything begins. Each test has a user of its own there."""
+
+    service: Service
+    connections: Sequence[Connection]
+    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
+
+    @cached_property
+    def doors(self) -> list[Database]:
+        return [Database(lambda connection=connection: connection) for connection in self.connections]
+
+    def add_user(self, **limits: Any) -> tuple[str, bytes]:
+        """A user with room in all periods but those given."""
+        number = next(self._numbers)
+        user_id = f"user{number}"
+        key_hash = self.service.add_user(user_id, f"sluice_{number:043}")
+        if limits:
+            self.service.act("quota.set", user_id=user_id, limits=limits)
+        self.service.queue.take()
+        return user_id, key_hash
+
+    def submit(self, door: Database, key_hash: bytes, length: int = 5, idempotency_key: str | None = None) -> Accepted:
+        request = GenerateRequest(prompt="x" * length, parameters=Parameters(max_tokens=1))
+        return submit(door, self.service.queue, key_hash, request, LIMITS, idempotency_key)
+
+    def quota(self, user_id: str, period: str) -> dict[str, Any]:
+        (row,) = self.service.rows("SELECT * FROM quotas WHERE user_id = %s AND quota_period = %s", user_id, period)
+        return row
+
+
+@pytest.fixture(scope="module")
+def crowd(server_dsn: str, create_database: Callable[..., str], template_database: str) -> Iterator[Crowd]:
+    # A copy as it is: without the roles' settings no statement_timeout ends the wait of the last in the queue.
+    service = Service(make_conninfo(server_dsn, dbname=create_database(template_database)))
+
+    stop_the_clock(service.owner, NOON)
+
+    def connect(_: int) -> Connection:
+        connection = psycopg.connect(service.dsn, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+        connection.execute("SET ROLE sluice_submit")
+        return connection
+
+    with ExitStack() as opened:
+        opened.callback(service.close)
+        with ThreadPoolExecutor(4) as pool:
+            connections = [opened.enter_context(closing(made)) for made in pool.map(connect, range(CROWD))]
+        yield Crowd(service, connections)
+
+
+def told_apart(answers: Sequence[Accepted | SluiceError]) -> tuple[list[UUID], list[SluiceError]]:
+    accepted = [answer.request_id for answer in answers if isinstance(answer, Accepted)]
+    return accepted, [answer for answer in answers if isinstance(answer, SluiceError)]
+
+
+def assert_written_once_each(service: Service, user_id: str, accepted: Sequence[UUID]) -> None:
+    """Everything there is of the user's requests is of those that were accepted."""
+    assert len(set(accepted)) == len(accepted)
+    for table in ("requests", "inflight"):
+        rows = service.rows(f"SELECT request_id, status FROM {table} WHERE user_id = %s", user_id)
+        assert {row["request_id"] for row in rows} == set(accepted)
+        assert {row["status"] for row in rows} <= {"queued"}
+    audited = service.rows(
+        "SELECT request_id, action FROM audit_log WHERE user_id = %s AND request_id IS NOT NULL", user_id
+    )
+    assert sorted(row["request_id"] for row in audited) == sorted(accepted)
+    assert {row["action"] for row in audited} <= {"request.queued"}
+    prompts = "SELECT count(*) FROM prompts p WHERE p.request_id = ANY (%s)"
+    assert service.value(prompts, list(accepted)) == len(accepted)
+
+
+def test_of_400_requests_at_once_exactly_as_many_are_accepted_as_the_limit_allows(crowd: Crowd) -> None:
+    user_id, key_hash = crowd.add_user(minute={"max_requests": 50})
+
+    answers = at_once([partial(crowd.submit, door, key_hash) for door in crowd.doors])
+
+    accepted, refused = told_apart(answers)
+    assert (len(accepted), len(refused)) == (50, 350)
+    for refusal in refused:
+        assert (refusal.code, refusal.status, refusal.retry_after) == ("quota_exceeded", 429, 25)
+        assert refusal.headers["x-ratelimit-limit-requests"] == "50"
+        assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
+        assert refusal.headers["x-ratelimit-reset-requests"] == "25"
+    for period in PERIODS:
+        quota = crowd.quota(user_id, period)
+        assert (quota["requests_used"], quota["tokens_used"]) == (50, 0)
+        assert quota["tokens_reserved"] == 50 * (5 + OVERHEAD)
+    assert_written_once_each(crowd.service, user_id, accepted)
+    assert sorted(crowd.service.queue.take()) == sorted(accepted), "the window of 50 has room for all of them"
+    assert_books_balance(crowd.service)
+
+
+@pytest.mark.parametrize("period", PERIODS)
+def test_of_400_requests_at_once_none_is_accepted_beyond_a_token_limit(crowd: Crowd, period: str) -> None:
+    """Nothing is given back meanwhile, so what is left only shrinks: who was refused would not fit what is left now."""
+    lengths = [1 + 13 * n % 389 for n in range(CROWD)]
+    needed = [length + OVERHEAD for length in lengths]
+    limit = sum(needed) // 3 + 1
+    user_id, key_hash = crowd.add_user(**{period: {"max_tokens": limit}})
+
+    answers = at_once(
+        [partial(crowd.submit, door, key_hash, length) for door, length in zip(crowd.doors, lengths, strict=True)]
+    )
+
+    taken = [size for size, answer in zip(needed, answers, strict=True) if isinstance(answer, Accepted)]
+    turned_away = [
+        (size, answer) for size, answer in zip(needed, answers, strict=True) if isinstance(answer, SluiceError)
+    ]
+    left = limit - sum(taken)
+    assert 0 <= left < min(size for size, _ in turned_away)
+    for size, refusal in turned_away:
+        assert (refusal.code, refusal.status, refusal.retry_after) == ("quota_exceeded", 429, UNTIL[period])
+        assert refusal.headers["x-ratelimit-limit-tokens"] == str(limit)
+        assert left <= int(refusal.headers["x-ratelimit-remaining-tokens"]) < size
+    for each in PERIODS:
+        quota = crowd.quota(user_id, each)
+        assert (quota["requests_used"], quota["tokens_used"], quota["tokens_reserved"]) == (len(taken), 0, sum(taken))
+    assert_written_once_each(crowd.service, user_id, told_apart(answers)[0])
+    assert_books_balance(crowd.service)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_last_token_is_given_away_and_not_one_more(crowd: Crowd, missing: int) -> None:
+    """Of a limit for all of them nothing is left; of one token less, all but the last fit, whichever that is."""
+    lengths = [1 + 7 * n % 97 for n in range(100)]
+    limit = sum(length + OVERHEAD for length in lengths) - missing
+    user_id, key_hash = crowd.add_user(daily={"max_tokens": limit})
+
+    answers = at_once(
+        [partial(crowd.submit, door, key_hash, length) for door, length in zip(crowd.doors, lengths, strict=False)]
+    )
+
+    accepted, refused = told_apart(answers)
+    assert (len(accepted), len(refused)) == (100 - missing, missing)
+    unserved = [n + OVERHEAD for n, answer in zip(lengths, answers, strict=True) if isinstance(answer, SluiceError)]
+    left = limit - crowd.quota(user_id, "daily")["tokens_reserved"]
+    assert left == sum(unserved) - missing
+    assert_books_balance(crowd.service)
+
+
+def test_of_400_writers_from_outside_at_once_the_same_number_gets_through(crowd: Crowd) -> None:
+    user_id, _ = crowd.add_user(monthly={"max_requests": 50})
+    crowd.service.owner.execute("GRANT SELECT, INSERT ON submissions TO sluice_submit")
+
+    def write(writer: Connection) -> UUID | psycopg.Error:
+        statement = "INSERT INTO submissions (user_id, prompt) VALUES (%s, 'hello') RETURNING request_id"
+        try:
+            return writer.execute(statement, (user_id,)).fetchall()[0]["request_id"]
+        except psycopg.Error as refusal:
+            return refusal
+
+    answers = at_once([partial(write, connection) for connection in crowd.connections])
+
+    accepted = [answer for answer in answers if isinstance(answer, UUID)]
+    refused = [answer for answer in answers if isinstance(answer, psycopg.Error)]
+    assert (len(accepted), len(refused)) == (50, 350)
+    assert {(r.sqlstate, r.diag.constraint_name) for r in refused} == {("SL429", "quota_exceeded")}
+    assert {json.loads(refusal.diag.message_detail or "{}")["retry_after"] for refusal in refused} == {UNTIL["monthly"]}
+    assert [crowd.quota(user_id, period)["requests_used"] for period in PERIODS] == [50, 50, 50]
+    assert_written_once_each(crowd.service, user_id, accepted)
+    assert_books_balance(crowd.service)
+
+
+def test_50_repeats_at_once_are_one_request_even_where_only_one_is_allowed(crowd: Crowd) -> None:
+    user_id, key_hash = crowd.add_user(daily={"max_requests": 1})
+
+    answers = at_once([partial(crowd.submit, door, key_hash, 5, "once") for door in crowd.doors[:50]])
+
+    accepted, refused = told_apart(answers)
+    assert (len(accepted), len(set(accepted)), refused) == (50, 1, [])
+    assert [answer.replayed for answer in answers].count(False) == 1
+    assert_written_once_each(crowd.service, user_id, accepted[:1])
+    assert crowd.service.queue.take() == accepted[:1], "only the first has a message sent"
+    assert [crowd.quota(user_id, period)["requests_used"] for period in PERIODS] == [1, 1, 1]
+    assert_books_balance(crowd.service)
+
+
+def test_of_two_bodies_under_one_idempotency_key_at_once_one_is_refused_always(crowd: Crowd) -> None:
+    user_id, key_hash = crowd.add_user()
+
+    answers = at_once(
+        [partial(crowd.submit, door, key_hash, 5 + n % 2, "once") for n, door in enumerate(crowd.doors[:50])]
+    )
+
+    accepted, refused = told_apart(answers)
+    assert len(set(accepted)) == 1
+    assert (len(accepted), len(refused)) == (25, 25)
+    assert {refusal.code for refusal in refused} == {"idempotency_conflict"}
+    assert len({n % 2 for n, answer in enumerate(answers) if isinstance(answer, Accepted)}) == 1
+    assert_written_once_each(crowd.service, user_id, accepted[:1])
+    assert_books_balance(crowd.service)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        "SELECT outcome FROM request_submit(%(key)s, 'x', NULL, '{}', NULL, NULL, NULL, 60, 3)",
+        "INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'x') RETURNING 'accepted' AS outcome",
+    ],
+    ids=["submit", "submissions"],
+)
+def test_whoever_waits_at_the_gate_while_the_user_is_deactivated_is_refused(
+    service: Service, alice: bytes, door: str
+) -> None:
+    """A refusal is in force when the act has ended: nothing of the user is accepted after that."""
+
+    def knock() -> str:
+        with psycopg.connect(service.dsn, autocommit=True) as connection:
+            try:
+                return connection.execute(door, {"key": alice}).fetchall()[0][0]
+            except psycopg.Error as refusal:
+                return refusal.diag.constraint_name or ""
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(service.dsn) as admin, ThreadPoolExecutor(1) as pool:
+        admin.execute('SELECT admin_act(\'user.update\', \'{"user_id": "alice", "is_active": false}\', NULL)')
+        answer = pool.submit(knock)
+        assert wait_until(lambda: service.value(waiting) == 1, 30)
+        admin.commit()
+        assert answer.result() == "user_inactive"
+    assert service.value("SELECT count(*) FROM requests") == 0
+
+
+def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Service) -> None:
+    """Submits, claims, settlements of two users at a time, sweeps, rollups, seals, changed limits; and checks all the while."""
+    keys = [service.add_user(name, "sluice_" + name[0] * 43) for name in ("anna", "bert", "carl")]
+    service.act("model.set", **SMALL)
+    over = threading.Event()
+
+    def work(number: int) -> None:
+        worker, door, sweeper = (service.database(role) for role in ("worker", "submit", "rollup"))
+        for turn in range(12):
+            ids = []
+            for n in range(6):
+                request = GenerateRequest(prompt="x", model=("small", None)[n % 2])
+                key = keys[(number + n) % 3 if n < 3 else (number + turn) % 3]
+                with suppress(SluiceError):  # the limits change, and bert is refused at times
+                    ids.append(submit(door, service.queue, key, request, LIMITS, str(n) if n < 3 else None).request_id)
+            lease = -1 if turn % 3 == 0 else 60
+            claims = worker.rows("request_claim", {"ids": ids, "lease_seconds": lease})
+            sweeper.rows("request_recover", {"at_most": 100})
+            kinds = (completed, retry, partial(completed, prompt_tokens=5000), partial(completed, outcome="cancelled"))
+            outcomes = [kinds[(n + turn) % 4](c["request_id"], c["attempt"]) for n, c in enumerate(claims)]
+            for _ in range(1 + turn % 2):
+                worker.rows("request_settle", {"outcomes": Jsonb(outcomes), "actor": "worker"})
+
+    def administer() -> None:
+        rollup, admin = service.database("rollup"), service.database("admin")
+        for turn in itertools.count():
+            if over.is_set():
+                break
+            limits = {
+                "minute": {"max_requests": 50 if turn % 2 else 3000},
+                "daily": {"max_tokens": 10**6 * (1 + turn % 2)},
+            }
+            arguments = Jsonb({"user_id": "bert", "limits": limits})
+            admin.row("admin_act", {"operation": "quota.set", "arguments": arguments, "invocation": None})
+            for task in ("rollup_usage", "rollup_stats"):
+                rollup.row(task)
+            rollup.row("audit_seal", {"at_most": 1000})
+
+    def check(every: bool) -> int:
+        database = service.database("rollup")
+        for looked in itertools.count():
+            if over.is_set():
+                return looked
+            assert database.row("books_check", {"every": every})["violations"] == []
+            assert database.row("audit_verify", {"after_batch": 0, "at_most": 1000})["kind"] is None
+        raise AssertionError("unreachable")
+
+    with ThreadPoolExecutor(7) as pool:
+        observers = [pool.submit(check, every) for every in (True, False)]
+        administrator = pool.submit(administer)
+        try:
+            list(pool.map(work, range(4)))
+        finally:
+            over.set()
+        administrator.result()
+        assert min(observer.result() for observer in observers) > 1
+    assert_books_balance(service)
+    assert service.value("SELECT count(DISTINCT status) FROM requests WHERE completed_at IS NOT NULL") == 3
+
+
+def pages_of_a_submit(service: Service, door: Database, key_hash: bytes) -> int:
+    """Pages that a submit looks at, everything inside of it counted: the median of some."""
+    costs = []
+    for _ in range(15):
+        service.rows("SELECT pg_stat_statements_reset()")
+        submit(door, service.queue, key_hash, GenerateRequest(prompt="x"), LIMITS)
+        costs.append(
+            service.value(
+                "SELECT shared_blks_hit + shared_blks_read FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
+                " WHERE d.datname = current_database() AND query LIKE '%%request_submit(%%'"
+            )
+        )
+    return statistics.median_low(costs)
+
+
+@pytest.mark.slow
+def test_after_a_million_requests_of_the_month_the_quota_check_costs_the_same(service: Service, alice: bytes) -> None:
+    """A counter is read, not a history. What may grow is the way down the two indexes of requests that get an entry.
+
+    Each goes from one level to three, and the heap's map of free pages as well: two more pages each, and as much again
+    for luck. Whoever counted the month's requests would read some twenty thousand.
+    """
+    door = service.database("submit")
+    pages_of_a_submit(service, door, alice)
+    before = pages_of_a_submit(service, door, alice)
+
+    partition = service.value("SELECT tableoid::regclass::text FROM requests LIMIT 1")
+    service.owner.execute(f"""
+        INSERT INTO {partition} (request_id, user_id, model_id, status, created_at, updated_at, started_at, completed_at,
+                                 result_id, estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens)
+        SELECT i, 'alice', 'nova-micro', 'completed', uuid_extract_timestamp(i), now(), now(), now(), i, 9, 9, 4, 5, 9
+        FROM (
+            SELECT overlay(uuidv7_floor(m.start + (now() - m.start) * (n / 1000001.0))::text
+                           PLACING lpad(to_hex(n), 12, '0') FROM 25)::uuid AS i
+            FROM generate_series(1, 1000000) AS n, date_trunc('month', now()) AS m (start)
+            ORDER BY 1
+        ) AS ids
+    """)
+    service.owner.execute(f"ANALYZE {partition}")
+    assert service.value("SELECT count(*) FROM requests WHERE user_id = 'alice'") > 1_000_000
+
+    fresh = service.database("submit")  # nothing that was planned when the table was small
+    pages_of_a_submit(service, fresh, alice)
+    for connection in (door, fresh):
+        assert pages_of_a_submit(service, connection, alice) - before <= 3 * 2 * 2
+    assert service.value("SELECT pg_relation_size(%s::regclass) / 8192", partition) > 15_000
