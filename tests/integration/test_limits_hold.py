@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,7 @@ from sluice.db.connection import Connection, Database
 from sluice.errors import SluiceError
 from sluice.models import GenerateRequest, Parameters
 from sluice.services.submit import Accepted, submit
-from tests.support.ledger import SMALL, assert_books_balance, at_once, stop_the_clock
+from tests.support.ledger import SMALL, assert_books_balance, at_once, set_clock, stop_the_clock
 from tests.support.service import LIMITS, Service, completed, retry
 
 CROWD = 400
@@ -256,6 +256,26 @@ def test_whoever_waits_at_the_gate_while_the_user_is_deactivated_is_refused(
         admin.commit()
         assert answer.result() == "user_inactive"
     assert service.value("SELECT count(*) FROM requests") == 0
+
+
+def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(service: Service, alice: bytes) -> None:
+    """It looked at the counters when the old minute was in them, and writes when the new one is: what counts is the latter."""
+    stop_the_clock(service.owner, NOON)
+    old = service.submit(alice)
+    service.claim(old)
+    set_clock(service.owner, NOON + timedelta(minutes=1))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(service.dsn) as submitter, ThreadPoolExecutor(1) as pool:
+        submitter.execute("SELECT request_submit(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, 3)", (alice,))
+        settlement = pool.submit(service.settle, completed(old))
+        assert wait_until(lambda: service.value(waiting) == 1, 30)
+        submitter.commit()
+        settlement.result()
+
+    minute, day = service.rows("SELECT * FROM quotas WHERE quota_period <> 'monthly' ORDER BY quota_period DESC")
+    assert (minute["requests_used"], minute["tokens_used"], minute["tokens_reserved"]) == (1, 0, 64 + 512 + 3)
+    assert (day["requests_used"], day["tokens_used"], day["tokens_reserved"]) == (2, 10, 64 + 512 + 3)
+    assert_books_balance(service)
 
 
 def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Service) -> None:
