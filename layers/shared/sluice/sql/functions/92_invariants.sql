@@ -307,6 +307,9 @@ CREATE OR REPLACE FUNCTION result_is_kept(every boolean, today uuid, touched uui
     RETURNS TABLE (user_id text, request_id uuid, period text, expected text, actual text)
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
+DECLARE
+    -- Results have ids of their own time (of this day, where a test moves the clock).
+    oldest uuid := least(today, uuidv7_floor(period_start('daily', clock_timestamp())));
 BEGIN
     RETURN QUERY
         SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
@@ -318,7 +321,7 @@ BEGIN
         SELECT r.user_id::text, s.request_id, NULL::text, coalesce('result ' || r.result_id, 'no result'), 'result ' || s.result_id
         FROM results s
         LEFT JOIN requests_all r ON r.request_id = s.request_id
-        WHERE (every OR s.result_id >= least(today, uuidv7_floor(period_start('daily', clock_timestamp()))))
+        WHERE (every OR s.result_id >= oldest)
           AND r.result_id IS DISTINCT FROM s.result_id
         LIMIT 100;
 END $$;
