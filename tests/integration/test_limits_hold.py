@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 from local.processes import wait_until
 from sluice.db.connection import Connection, Database
 from sluice.errors import SluiceError
+from sluice.keys import digest
 from sluice.models import GenerateRequest, Parameters
 from sluice.services.submit import Accepted, submit
 from tests.support.ledger import SMALL, assert_books_balance, at_once, set_clock, stop_the_clock
@@ -51,11 +52,16 @@ class Crowd:
         """A user with room in all periods but those given."""
         number = next(self._numbers)
         user_id = f"user{number}"
-        key_hash = self.service.add_user(user_id, f"sluice_{number:043}")
-        if limits:
-            self.service.act("quota.set", user_id=user_id, limits=limits)
+        key_hash = digest(f"sluice_{number:043}")
+        self.act("user.create", user_id=user_id, tier="premium")
+        self.act("key.create", user_id=user_id, key_hash=key_hash.hex(), key_prefix="x", scopes=["submit"])
+        self.act("quota.set", user_id=user_id, limits=limits)
         self.service.queue.take()
         return user_id, key_hash
+
+    def act(self, operation: str, **arguments: Any) -> None:
+        """By the one connection of the owner: there are not many left."""
+        self.service.owner.execute("SELECT admin_act(%s, %s, NULL)", (operation, Jsonb(arguments)))
 
     def submit(self, door: Database, key_hash: bytes, length: int = 5, idempotency_key: str | None = None) -> Accepted:
         request = GenerateRequest(prompt="x" * length, parameters=Parameters(max_tokens=1))
@@ -283,10 +289,13 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
     keys = [service.add_user(name, "sluice_" + name[0] * 43) for name in ("anna", "bert", "carl")]
     service.act("model.set", **SMALL)
     over = threading.Event()
+    looked = {True: 0, False: 0}
 
     def work(number: int) -> None:
         worker, door, sweeper = (service.database(role) for role in ("worker", "submit", "rollup"))
-        for turn in range(12):
+        for turn in range(300):
+            if turn >= 12 and (over.is_set() or min(looked.values()) >= 3):
+                break
             ids = []
             for n in range(6):
                 request = GenerateRequest(prompt="x", model=("small", None)[n % 2])
@@ -316,14 +325,15 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
                 rollup.row(task)
             rollup.row("audit_seal", {"at_most": 1000})
 
-    def check(every: bool) -> int:
+    def check(every: bool) -> None:
         database = service.database("rollup")
-        for looked in itertools.count():
-            if over.is_set():
-                return looked
-            assert database.row("books_check", {"every": every})["violations"] == []
-            assert database.row("audit_verify", {"after_batch": 0, "at_most": 1000})["kind"] is None
-        raise AssertionError("unreachable")
+        try:
+            while not over.is_set():
+                assert database.row("books_check", {"every": every})["violations"] == []
+                assert database.row("audit_verify", {"after_batch": 0, "at_most": 1000})["kind"] is None
+                looked[every] += 1
+        finally:
+            over.set()
 
     with ThreadPoolExecutor(7) as pool:
         observers = [pool.submit(check, every) for every in (True, False)]
@@ -332,10 +342,12 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
             list(pool.map(work, range(4)))
         finally:
             over.set()
-        administrator.result()
-        assert min(observer.result() for observer in observers) > 1
+        for result in (administrator, *observers):
+            result.result()
+    assert min(looked.values()) >= 3
     assert_books_balance(service)
-    assert service.value("SELECT count(DISTINCT status) FROM requests WHERE completed_at IS NOT NULL") == 3
+    statuses = {row["status"] for row in service.rows("SELECT DISTINCT status FROM requests")}
+    assert {"completed", "cancelled"} <= statuses
 
 
 def pages_of_a_submit(service: Service, door: Database, key_hash: bytes) -> int:
