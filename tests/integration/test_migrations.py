@@ -191,6 +191,8 @@ def describe(connection: Connection) -> str:
         (
             "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
             " WHERE NOT tgisinternal AND tgparentid = 0"
+            # Those of partitions bear the names of months.
+            " AND NOT (SELECT relispartition FROM pg_class WHERE pg_class.oid = tgrelid)"
         ),
     )
     return "\n\n".join(
