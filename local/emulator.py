@@ -42,12 +42,14 @@ class Emulator:
     """ministack as a child process. Its state lives in memory: each start is an empty account.
 
     `scratch` is a folder for its temporary files, unpacked functions and layers among them; its owner empties it.
+    With `snapshots` it can be brought back to what `snapshot` found.
     """
 
-    def __init__(self, log: Path, scratch: Path, port: int | None = None) -> None:
+    def __init__(self, log: Path, scratch: Path, port: int | None = None, *, snapshots: bool = False) -> None:
         self.log = log
         self.port = port or 0
         self._scratch = scratch
+        self._snapshots = snapshots
         self._requested_port = port
         self._process: Process | None = None
 
@@ -83,8 +85,11 @@ class Emulator:
 
     def launch(self) -> Process:
         """Start it without waiting; it answers after `wait_ready`."""
-        python = ministack_python()
         self.port = claim_port(self._requested_port, "the API", "--api-port")
+        return self._launch()
+
+    def _launch(self) -> Process:
+        python = ministack_python()
         self._scratch.mkdir(parents=True, exist_ok=True)
         environment = child_environment(
             **aws_variables(self.url),
@@ -94,7 +99,7 @@ class Emulator:
             MINISTACK_REGION=REGION,
             MINISTACK_ACCOUNT_ID=ACCOUNT,
             LAMBDA_EXECUTOR="local",  # never a container, even where there is an engine
-            PERSIST_STATE="0",
+            PERSIST_STATE="1" if self._snapshots else "0",
             S3_PERSIST="0",
             S3_DATA_DIR=str(self._scratch / "s3"),
             STATE_DIR=str(self._scratch / "state"),
@@ -116,6 +121,27 @@ class Emulator:
         if not self.alive or not self._ready():
             tail = self._process.log_tail() if self._process is not None else ""
             raise LocalError(f"The AWS emulator did not start. The end of its log, {self.log}:\n{tail}")
+
+    def snapshot(self) -> Process:
+        """Start it again with all that it holds now, and have `restart` come back to this from then on.
+
+        It writes its state down only when it is stopped in good order.
+        """
+        self.stop()
+        return self._relaunch()
+
+    def restart(self) -> Process:
+        """Kill it and the functions that it runs, and start it as `snapshot` left it: what came since is lost."""
+        if self._process is not None:
+            self._process.kill()
+        return self._relaunch()
+
+    def _relaunch(self) -> Process:
+        if not self._snapshots:
+            raise LocalError("This AWS emulator keeps no snapshot to be started from.")
+        process = self._launch()
+        self.wait_ready()
+        return process
 
     def stop(self) -> None:
         """Stop it and the functions that it runs; safe to call when it does not run."""

@@ -182,9 +182,14 @@ class Process:
         """End it and all of its group: asked first, killed after `seconds`. Safe to call again."""
         if self.alive:
             self.signal(self._stop_signal)
-            if not self.wait(seconds):
-                self._popen.kill()
-                self._popen.wait()
+            self.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and all of its group at once, as a crash would. Safe to call again."""
+        if self.alive:
+            self._popen.kill()
+            self._popen.wait()
         kill_group(self.pid)
         if self._popen.stdin is not None:
             with contextlib.suppress(OSError):

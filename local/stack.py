@@ -58,7 +58,8 @@ class Stack:
 
     Ports left None are free ones. `parameters` override the template's. `llm_url` is an OpenAI-compatible endpoint to
     use in place of the small model, which is then not started. `durable=False` lets PostgreSQL skip waiting for the
-    disk. `report` receives a sentence for each step.
+    disk. With `restartable` the emulator can be restarted; starting takes some seconds longer then. `report` receives a
+    sentence for each step.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Stack:
         llm_url: str | None = None,
         parameters: Mapping[str, str] | None = None,
         durable: bool = True,
+        restartable: bool = False,
         report: Callable[[str], None] | None = None,
     ) -> None:
         self.state_dir = state_dir.absolute()
@@ -84,7 +86,8 @@ class Stack:
         self._function_logs: FunctionLogs | None = None
         self._info: StackInfo | None = None
 
-        self.emulator = Emulator(self.logs_dir / "ministack.log", self._scratch, api_port)
+        self.emulator = Emulator(self.logs_dir / "ministack.log", self._scratch, api_port, snapshots=restartable)
+        self._restartable = restartable
         self.llm = LanguageModel(self.logs_dir / "llm.log", llm_port)
         self._build = Build(self.state_dir, self.logs_dir / "build.log")
         self._database_port = database_port
@@ -216,6 +219,14 @@ class Stack:
         self.postgres.restart(mode)
         self._remember(self.postgres.process)
 
+    def restart_emulator(self) -> None:
+        """Kill the emulator, the running functions with it, and start it on the same port as it was deployed.
+
+        The queues are empty then: their messages are lost. Needs `restartable`.
+        """
+        self._remember(self.emulator.restart())
+        self._publish(replace(self.info, pids=self._pids()))
+
     # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _clean_up_after_a_crash(self) -> None:
@@ -267,9 +278,8 @@ class Stack:
         parameters = {
             "DatabaseSecretArn": self._make_database_secret(),
             "Architecture": architecture(),
-            # Who tries things out would rather see soon why a model fails: half a minute of retries, not ten.
+            # Who tries things out would rather see soon how a request is tried again.
             "RetryBaseSeconds": "1",
-            "MaxAttempts": "6",
             **self._parameters,
         }
         deployment = deploy.deploy(
@@ -284,6 +294,8 @@ class Stack:
         functions = {role: deployment.outputs[f"{role.capitalize()}FunctionName"] for role in ROLES}
         admin = Admin(self.emulator, functions["admin"])
         admin.register_models(self._llm_url or self.llm.url)
+        if self._restartable:
+            self._remember(self.emulator.snapshot())
         api_url = self.emulator.api_url(api_id)
         return StackInfo(
             api_url=api_url,

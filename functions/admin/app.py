@@ -16,7 +16,15 @@ from sluice.telemetry import logger
 def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answers {"ok": true, "result": ...}, or {"ok": false, "problem": {...}} with problem details (RFC 9457)."""
     try:
-        result = administer(Context(runtime.database(), runtime.run_rollup, UUID(context.aws_request_id)), event)
+        settings = runtime.settings()
+        work = Context(
+            runtime.database(),
+            runtime.run_rollup,
+            settings.request_ttl_seconds,
+            settings.max_attempts,
+            UUID(context.aws_request_id),
+        )
+        result = administer(work, event)
     except SluiceError as error:
         logger.info("refused", extra={"code": error.code})
         return {"ok": False, "problem": error.problem()}

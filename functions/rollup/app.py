@@ -22,7 +22,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     command = parse_object(RollupEvent, event)
     settings = runtime.settings()
     work = Context(
-        runtime.database(), runtime.queue(), settings.archive_after_days, full=command.full, head=command.head
+        runtime.database(),
+        runtime.queue(),
+        runtime.dead_letters(),
+        settings.archive_after_days,
+        settings.redispatch_grace_seconds,
+        full=command.full,
+        head=command.head,
     )
     figures = run(work, command.tasks)
     logger.info("tasks done", extra={"tasks": {name: _logged(figure) for name, figure in figures.items()}})

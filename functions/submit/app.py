@@ -1,4 +1,4 @@
-"""POST /generate: a prompt comes in, a request id goes out."""
+"""POST /generate: a prompt comes in, a request id goes out. POST /requests/{request_id}/cancel: never mind."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from sluice import runtime
 from sluice.errors import SluiceError
 from sluice.http import POLL_AFTER_SECONDS, answer, body_text, caller_key, resolver
 from sluice.models import GenerateRequest
+from sluice.services.cancel import cancel
+from sluice.services.status import as_uuid
 from sluice.services.submit import Limits, rate_limit_headers, submit
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
@@ -40,12 +42,23 @@ def generate() -> Response[str]:
     )
 
 
+@app.post("/requests/<request_id>/cancel")
+def cancel_request(request_id: str) -> Response[str]:
+    status = cancel(runtime.database(), runtime.queue(), caller_key(app), as_uuid(request_id))
+    logger.info("cancelled", extra={"request_id": request_id[:36], "status": status})
+    body = {"request_id": request_id, "status": status, "cancel_requested": True}
+    if status == "cancelled":
+        return answer(200, body)
+    return answer(202, body, {"Location": f"/status/{request_id}", "Retry-After": str(POLL_AFTER_SECONDS)})
+
+
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     response = app.resolve(event, context)
-    kind = "RequestsAccepted" if response["statusCode"] == 202 else "RequestsRefused"
-    metrics.add_metric(kind, MetricUnit.Count, 1)
+    if app.current_event.path == "/generate":
+        kind = "RequestsAccepted" if response["statusCode"] == 202 else "RequestsRefused"
+        metrics.add_metric(kind, MetricUnit.Count, 1)
     return response
 
 

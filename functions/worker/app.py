@@ -5,13 +5,15 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import runtime
-from sluice.services.work import Delivery, Limits, Worker
+from sluice.queue import Delivery
+from sluice.services.work import Limits, Worker
 from sluice.telemetry import MetricUnit, logger, metrics
 
 _METRICS = {
     "completed": "RequestsCompleted",
     "failed": "RequestsFailed",
     "queued": "RequestsRequeued",
+    "cancelled": "RequestsCancelled",
     "superseded": "RequestsSuperseded",
 }
 
@@ -25,7 +27,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         runtime.database(),
         runtime.queue(),
         runtime.backends(),
-        Limits(settings.max_result_bytes, settings.flush_milliseconds / 1000, settings.retry_base_seconds),
+        Limits(
+            settings.max_result_bytes,
+            settings.flush_milliseconds / 1000,
+            settings.retry_base_seconds,
+            settings.lease_margin_seconds,
+        ),
         lambda: context.get_remaining_time_in_millis() / 1000,
     )
     report = worker.work([Delivery(record["messageId"], record["body"]) for record in event["Records"]])

@@ -94,7 +94,7 @@ class Books:
             self.service.owner.execute(sql, self.ids)
 
     def sweep(self) -> dict[str, Any]:
-        return self.service.database("rollup").row("request_recover", {"at_most": 100})
+        return self.service.database("rollup").row("request_sweep", {"at_most": 100})
 
     def rollup(self) -> None:
         settled_down(self.service)
@@ -1126,7 +1126,7 @@ def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
             )
     settled_down(books.service)
 
-    report = rollup.run(rollup.Context(books.service.database("rollup"), books.service.queue, 30), ["audit"])
+    report = rollup.run(books.service.rollup(), ["audit"])
 
     assert report["audit"]["sealed"] == 12
 

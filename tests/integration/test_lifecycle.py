@@ -260,7 +260,7 @@ def test_every_change_of_state_is_audited_and_legal(service: Service, alice: byt
     service.claim(answered)
     service.settle(completed(answered, attempt=2))
     service.claim(lost, lease_seconds=-1)
-    service.database("rollup").rows("request_recover", {"at_most": 10})
+    service.database("rollup").rows("request_sweep", {"at_most": 10})
 
     for request_id in (answered, refused, lost):
         rows = service.rows(
@@ -279,7 +279,7 @@ def test_a_late_answer_to_a_request_that_failed_meanwhile_is_waste(service: Serv
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET max_attempts = 1")
     service.claim(request_id, lease_seconds=-1)
-    service.database("rollup").rows("request_recover", {"at_most": 10})
+    service.database("rollup").rows("request_sweep", {"at_most": 10})
     assert request(service, request_id)["error_code"] == "worker_lost"
 
     assert kinds(service.settle(completed(request_id))) == {request_id: "superseded"}

@@ -237,7 +237,7 @@ def test_of_two_bodies_under_one_idempotency_key_at_once_one_is_refused_always(c
 @pytest.mark.parametrize(
     "door",
     [
-        "SELECT outcome FROM request_submit(%(key)s, 'x', NULL, '{}', NULL, NULL, NULL, 60, 3)",
+        "SELECT outcome FROM request_create(%(key)s, 'x', NULL, '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)",
         "INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'x') RETURNING 'accepted' AS outcome",
     ],
     ids=["submit", "submissions"],
@@ -272,7 +272,7 @@ def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(ser
     set_clock(service.owner, NOON + timedelta(minutes=1))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(service.dsn) as submitter, ThreadPoolExecutor(1) as pool:
-        submitter.execute("SELECT request_submit(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, 3)", (alice,))
+        submitter.execute("SELECT request_create(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)", (alice,))
         settlement = pool.submit(service.settle, completed(old))
         assert wait_until(lambda: service.value(waiting) == 1, 30)
         submitter.commit()
@@ -304,7 +304,7 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
                     ids.append(submit(door, service.queue, key, request, LIMITS, str(n) if n < 3 else None).request_id)
             lease = -1 if turn % 3 == 0 else 60
             claims = worker.rows("request_claim", {"ids": ids, "lease_seconds": lease})
-            sweeper.rows("request_recover", {"at_most": 100})
+            sweeper.rows("request_sweep", {"at_most": 100})
             kinds = (completed, retry, partial(completed, prompt_tokens=5000), partial(completed, outcome="cancelled"))
             outcomes = [kinds[(n + turn) % 4](c["request_id"], c["attempt"]) for n, c in enumerate(claims)]
             for _ in range(1 + turn % 2):
@@ -359,7 +359,7 @@ def pages_of_a_submit(service: Service, door: Database, key_hash: bytes) -> int:
         costs.append(
             service.value(
                 "SELECT shared_blks_hit + shared_blks_read FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
-                " WHERE d.datname = current_database() AND query LIKE '%%request_submit(%%'"
+                " WHERE d.datname = current_database() AND query LIKE '%%request_create(%%'"
             )
         )
     return statistics.median_low(costs)

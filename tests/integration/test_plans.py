@@ -47,10 +47,10 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
     status.history(reader, alice, None, None)
 
     assert statements(service) == {
-        "request_submit": 10,
+        "request_create": 10,
         "request_claim": 1,
         "request_settle": 1,
-        "request_read": 1,
+        "request_show": 1,
         "request_history": 1,
     }
 
@@ -161,7 +161,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
 
-    submit = plans.of("SELECT * FROM request_submit(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, 3)", alice)
+    submit = plans.of("SELECT * FROM request_create(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, NULL, NULL, 60, 3)", alice)
     assert_nothing_is_scanned_whole(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_nothing_is_scanned_whole(claim)
@@ -169,7 +169,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     settle = plans.of("SELECT * FROM request_settle(%s, 'worker')", Jsonb([completed(i) for i in ids]))
     assert_nothing_is_scanned_whole(settle)
     assert len(partitions_read(settle, "requests")) == 1
-    status = plans.of("SELECT * FROM request_read(%s, %s)", alice, ids[0])
+    status = plans.of("SELECT * FROM request_show(%s, %s)", alice, ids[0])
     assert_nothing_is_scanned_whole(status)
     for parent in ("requests", "prompts", "results"):
         assert len(partitions_read(status, parent)) == 1, f"a look-up by id opens one partition of {parent}"
@@ -191,6 +191,6 @@ def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
 
 def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
-    nodes = Plans(service).of("SELECT * FROM request_recover(100)")
+    nodes = Plans(service).of("SELECT * FROM request_sweep(100)")
     tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}
     assert tables <= {"inflight", "quota_plans"} | {t for t in tables if t.startswith("pg_")}

@@ -1,5 +1,6 @@
 """Usage and statistics equal what the seed document's own queries compute, over requests and their archive."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 from uuid import UUID
@@ -29,7 +30,7 @@ SEED_STATS = """
 @pytest.fixture
 def context(service: Service) -> Context:
     service.owner.execute("SET timezone = 'UTC'")
-    return Context(service.database("rollup"), service.queue, 30)
+    return service.rollup()
 
 
 def some_work(service: Service, alice: bytes, bob: bytes) -> None:
@@ -173,7 +174,7 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
 
 def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
     backdate(service, 3)
-    patient = Context(service.database("rollup"), service.queue, archive_after_days=3000)
+    patient = replace(service.rollup(), archive_after_days=3000)
     assert run(patient, ["archive"]) == {"archive": {"archived": []}}
 
 

@@ -861,7 +861,7 @@ def mixed_work(service: Service, alice: bytes, bob: bytes) -> None:
     service.owner.execute(
         "UPDATE inflight SET expires_at = clock_now() WHERE request_id = ANY (%s)", ([ids[5], ids[10]],)
     )
-    service.database("rollup").row("request_recover", {"at_most": 100})
+    service.database("rollup").row("request_sweep", {"at_most": 100})
     assert service.value("SELECT count(*) FROM requests WHERE status = 'expired'") > 0
 
 
@@ -904,7 +904,7 @@ def test_figures_are_those_of_the_seeds_statements(seed: Service, user123: bytes
 
 def recommended(service: Service, **arguments: Any) -> dict[str, str]:
     """The tier that the operation usage.tiers recommends to each user."""
-    context = admin.Context(service.database("admin"), run_rollup=lambda event: None)
+    context = admin.Context(service.database("admin"), lambda event: None, 60, 3)
     found = admin.administer(context, {"operation": "usage.tiers", "arguments": arguments})
     return {user["user_id"]: user["recommended_tier"] for user in found}
 
@@ -1042,7 +1042,7 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
     assert ask(seed, "archive", timedelta(days=30)) == []
 
     # Once the last one has ended, here because its time is over, its month follows.
-    seed.database("rollup").row("request_recover", {"at_most": 10})
+    seed.database("rollup").row("request_sweep", {"at_most": 10})
     assert len(ask(seed, "archive", timedelta(days=30))) == 1
     assert seed.rows("SELECT request_id FROM requests_archive WHERE status = 'expired'") == [{"request_id": unfinished}]
     assert [row["request_id"] for row in ask(seed, "everything")] == newest[::-1]

@@ -13,7 +13,7 @@ from sluice.models import Claim, Completion
 from sluice.services.work import Delivery, Limits, Report, Worker
 from tests.support.service import Service
 
-LIMITS = Limits(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4)
+LIMITS = Limits(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4, lease_margin_seconds=30)
 
 
 class ScriptedModel:
@@ -138,7 +138,7 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
 def test_a_result_that_no_answer_can_carry_fails(service: Service, alice: bytes) -> None:
     """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
     request_id = service.submit(alice, "long")
-    limits = Limits(max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1)
+    limits = Limits(max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1, lease_margin_seconds=30)
     model = ScriptedModel({"long": "\n" * 2_000_001})
 
     Worker(service.database("worker"), service.queue, {"bedrock": model}, limits, lambda: 30.0).work(

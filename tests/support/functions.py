@@ -20,6 +20,7 @@ CACHED = (
     runtime.settings,
     runtime.database,
     runtime.queue,
+    runtime.dead_letters,
     runtime.backends,
     runtime._secret_text,
     runtime._bedrock,

@@ -13,7 +13,8 @@ from sluice.db.connection import Connection, Database
 from sluice.db.queries import query
 from sluice.keys import digest
 from sluice.models import GenerateRequest
-from sluice.queue import Message
+from sluice.queue import Delivery, Message
+from sluice.services import rollup
 from sluice.services.submit import Limits, submit
 
 KEY = "sluice_" + "a" * 43
@@ -34,12 +35,25 @@ class FakeQueue:
         return []
 
     def depth(self) -> int | None:
-        return None if self.down else len(self.messages)
+        return None if self.down else sum(not message.delay_seconds for message in self.messages)
 
     def take(self) -> list[UUID]:
         """The ids in the queue, which is empty after."""
         taken, self.messages = [message.request_id for message in self.messages], []
         return taken
+
+
+@dataclass
+class FakeDeadLetters:
+    """A dead-letter queue that keeps what is not deleted."""
+
+    letters: list[Delivery] = field(default_factory=list)
+
+    def receive(self) -> list[Delivery]:
+        return self.letters[:10]
+
+    def delete(self, messages: Sequence[Delivery]) -> None:
+        self.letters = [letter for letter in self.letters if letter not in messages]
 
 
 class Service:
@@ -48,6 +62,7 @@ class Service:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.queue = FakeQueue()
+        self.dead_letters = FakeDeadLetters()
         self.owner: Connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self._databases: list[Database] = []
 
@@ -104,6 +119,10 @@ class Service:
         """A request that must be accepted."""
         request = GenerateRequest(prompt=prompt, **given)
         return submit(self.database("submit"), self.queue, key_hash, request, LIMITS).request_id
+
+    def rollup(self) -> rollup.Context:
+        """What the rollup function's tasks work with."""
+        return rollup.Context(self.database("rollup"), self.queue, self.dead_letters, 30, 60)
 
     def close(self) -> None:
         for database in self._databases:

@@ -9,7 +9,7 @@ from sluice.errors import ConfigurationError
 def test_an_empty_environment_gives_the_defaults() -> None:
     settings = Settings.from_environment({})
     assert settings == Settings()
-    assert (settings.database_port, settings.max_attempts, settings.aws_region) == (5432, 8, "us-east-1")
+    assert (settings.database_port, settings.max_attempts, settings.aws_region) == (5432, 20, "us-east-1")
 
 
 def test_every_setting_is_a_variable_of_its_name() -> None:

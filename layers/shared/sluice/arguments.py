@@ -16,18 +16,13 @@ from pydantic import (
     model_validator,
 )
 
-from sluice.models import Identifier, Name, Storable, Strict, Text, TokenLimit
+from sluice.models import FIRST_YEAR, LAST_YEAR, Identifier, Name, Storable, Strict, Text, Time, TokenLimit
 
-FIRST_YEAR: Final = 1970
-"""Where UUIDv7, by which everything is found in time, begins."""
-LAST_YEAR: Final = 9000
-"""Python's last is 9999, and another time zone may be a year further."""
 LONGEST_REPORT_DAYS: Final = 366
 
 
-# In these forms only: pydantic also takes a number of seconds for a time, and other scripts' digits for a number.
+# In these forms only: pydantic would also take other scripts' digits for a number.
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _PRICE: Final = re.compile(r"\d{1,10}(\.\d{1,10})?", re.ASCII)
 
 
@@ -40,17 +35,6 @@ def _day(value: Any) -> date:
     return day
 
 
-def _time(value: Any) -> datetime:
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
-        raise ValueError("must be a time like 2030-01-31T12:00:00Z")
-    at = datetime.fromisoformat(value)
-    if at.tzinfo is None:
-        raise ValueError("needs a time zone, as in 2030-01-31T12:00:00Z")
-    if not FIRST_YEAR < at.year <= LAST_YEAR:  # whatever the zone, not before UUIDv7's first moment
-        raise ValueError(f"must be of a year from {FIRST_YEAR + 1} to {LAST_YEAR}")
-    return at
-
-
 def _price(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not _PRICE.fullmatch(str(value)):
         raise ValueError('must be a decimal number like "0.035", with at most 10 digits on either side of the point')
@@ -61,7 +45,6 @@ def _distinct(values: list[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-Time = Annotated[datetime, PlainValidator(_time), PlainSerializer(datetime.isoformat, when_used="json-unless-none")]
 Day = Annotated[date, PlainValidator(_day), PlainSerializer(date.isoformat, when_used="json-unless-none")]
 """A calendar day in UTC."""
 Month = Annotated[str, StringConstraints(pattern=r"^(19[7-9]\d|[2-8]\d{3})-(0[1-9]|1[0-2])$")]
@@ -73,6 +56,7 @@ Scope = Literal["submit", "read"]
 Price = Annotated[Decimal, PlainValidator(_price), PlainSerializer(str, when_used="json-unless-none")]
 """Per million tokens; as a string, so that no binary fraction comes between."""
 Count = Annotated[int, Field(ge=1, le=10**6)]
+Status = Literal["queued", "processing", "completed", "failed", "cancelled", "expired"]
 Page = Annotated[int, Field(ge=1, le=1000)]
 Email = Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$"), Storable]
 
@@ -236,6 +220,59 @@ class PriceSet(Strict):
     def _has_a_price(self) -> Self:
         if self.prompt is None and self.completion is None:
             raise ValueError("give at least one of prompt, completion")
+        return self
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+Reason = Annotated[str, StringConstraints(pattern=r"^[a-z_]+$", max_length=50)]
+"""An error code of a request; docs/api.md lists them."""
+
+
+class RequestNamed(Strict):
+    request_id: UUID
+
+
+class RequestList(Strict):
+    """Newest first, of those that are not archived; start and end are times of acceptance, end not included."""
+
+    user_id: Identifier | None = None
+    status: Status | None = None
+    error_code: Reason | None = None
+    start: Time | None = None
+    end: Time | None = None
+    before: UUID | None = None
+    limit: Page = 100
+
+
+class RequestRedrive(Strict):
+    """One failed request; or a page of those that failed for a reason in a period, of one user or of all.
+
+    Attributes:
+        start, end: when they failed, end not included.
+        after: the next_cursor of the page before.
+        dry_run: only say which.
+    """
+
+    request_id: UUID | None = None
+    error_code: Reason | None = None
+    start: Time | None = None
+    end: Time | None = None
+    user_id: Identifier | None = None
+    after: UUID | None = None
+    limit: Page = 1000
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> Self:
+        if self.request_id is not None:
+            if self.error_code or self.start or self.end or self.user_id or self.after:
+                raise ValueError("give request_id alone, or error_code, start and end")
+        elif self.error_code is None or self.start is None or self.end is None:
+            raise ValueError("give request_id; or error_code, start and end")
+        elif self.end <= self.start:
+            raise ValueError("start must be before end")
         return self
 
 

@@ -21,15 +21,18 @@ class Settings(BaseModel):
     """The role to act as; empty: the secret's own user (the owner)."""
 
     queue_url: str = ""
+    dead_letter_queue_url: str = ""
     rollup_function: str = ""
 
     max_prompt_bytes: int = Field(default=32_768, gt=0)
     request_ttl_seconds: int = Field(default=86_400, gt=0)
-    max_attempts: int = Field(default=8, gt=0)
+    max_attempts: int = Field(default=20, gt=0, lt=2**15)
 
     max_result_bytes: int = Field(default=1_000_000, gt=0)
     flush_milliseconds: int = Field(default=200, ge=0)
     retry_base_seconds: float = Field(default=10, gt=0)
+    lease_margin_seconds: float = Field(default=30, gt=0)
+    redispatch_grace_seconds: int = Field(default=60, gt=0)
 
     archive_after_days: int = Field(default=30, ge=1)
     aws_region: str = "us-east-1"

@@ -1,7 +1,9 @@
 """The shapes that cross a boundary: what clients send, what the queue carries, what a model is asked."""
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
 from pydantic import (
@@ -10,10 +12,16 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     StringConstraints,
     model_validator,
 )
 
+FIRST_YEAR: Final = 1970
+"""Where UUIDv7, by which everything is found in time, begins."""
+LAST_YEAR: Final = 9000
+"""Python's last is 9999, and another time zone may be a year further."""
 METADATA_MAX_KEYS = 16
 """As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 
@@ -25,6 +33,21 @@ def _storable(text: str) -> str:
     return text
 
 
+# In this form only: pydantic also takes a number of seconds for a time, and other scripts' digits for a number.
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+
+
+def _time(value: Any) -> datetime:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError("must be a time like 2030-01-31T12:00:00Z")
+    at = datetime.fromisoformat(value)
+    if at.tzinfo is None:
+        raise ValueError("needs a time zone, as in 2030-01-31T12:00:00Z")
+    if not FIRST_YEAR < at.year <= LAST_YEAR:  # whatever the zone, not before UUIDv7's first moment
+        raise ValueError(f"must be of a year from {FIRST_YEAR + 1} to {LAST_YEAR}")
+    return at
+
+
 Storable = AfterValidator(_storable)
 """Written last: limits after it would be checked, and reported, as those of any Python object."""
 Text = Annotated[str, Storable]
@@ -32,6 +55,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100), Storable]
 StopSequence = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$", max_length=50)]
 """Ids of users and models: what also fits an SQS message group, a URL and a CSV."""
+Time = Annotated[datetime, PlainValidator(_time), PlainSerializer(datetime.isoformat, when_used="json-unless-none")]
 TokenLimit = Annotated[int, Field(ge=1, le=10**9)]
 """Two of these and a prompt fit PostgreSQL's integer, which holds their sum."""
 
@@ -78,6 +102,16 @@ class GenerateRequest(Strict):
         ]
         | None
     ) = None
+    ttl_seconds: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """How long it may wait to be begun, from not_before where that is given."""
+    expires_at: Time | None = None
+    not_before: Time | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.ttl_seconds is not None and self.expires_at is not None:
+            raise ValueError("give either ttl_seconds or expires_at, not both")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -13,11 +13,8 @@ logger = logging.getLogger(__name__)
 
 MAX_DELAY_SECONDS: Final = 900  # SQS: DelaySeconds of a message
 _BATCH: Final = 10  # SQS: entries of a SendMessageBatch
-_COUNTS: Final = (
-    "ApproximateNumberOfMessages",
-    "ApproximateNumberOfMessagesNotVisible",
-    "ApproximateNumberOfMessagesDelayed",
-)
+# Not those that are delayed: they are wake-up calls for retries, and no request is dispatched by them yet.
+_COUNTS: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,19 @@ class Message:
     delay_seconds: int = 0
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it came from a queue.
+
+    Attributes:
+        receipt: what deleting it needs; empty where Lambda does that.
+    """
+
+    message_id: str
+    body: str
+    receipt: str = ""
+
+
 class Sender(Protocol):
     """What services need of a queue."""
 
@@ -42,7 +52,19 @@ class Sender(Protocol):
         ...
 
     def depth(self) -> int | None:
-        """Messages that the queue holds, delayed and in flight included, about; None when it cannot be asked."""
+        """Messages that are to be had or at a worker, about; None when it cannot be asked."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """What services need of a dead-letter queue."""
+
+    def receive(self) -> list[Delivery]:
+        """Some of its messages, hidden from others for a while; none when it is empty or cannot be asked."""
+        ...
+
+    def delete(self, messages: Sequence[Delivery]) -> None:
+        """Remove messages. What cannot be removed comes again."""
         ...
 
 
@@ -66,6 +88,23 @@ class Queue:
             logger.warning("queue cannot be asked", extra={"error": type(error).__name__})
             return None
         return sum(int(answer["Attributes"][count]) for count in _COUNTS)
+
+    def receive(self) -> list[Delivery]:
+        try:
+            answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=0)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("receive failed", extra={"error": type(error).__name__})
+            return []
+        return [Delivery(m["MessageId"], m["Body"], m["ReceiptHandle"]) for m in answer.get("Messages", ())]
+
+    def delete(self, messages: Sequence[Delivery]) -> None:
+        """At most as many as one receive() brings."""
+        entries = [{"Id": str(n), "ReceiptHandle": message.receipt} for n, message in enumerate(messages)]
+        try:
+            if entries:
+                self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("delete failed", extra={"error": type(error).__name__, "messages": len(entries)})
 
     def _send_batch(self, batch: Sequence[Message]) -> list[UUID]:
         entries = [

@@ -51,6 +51,12 @@ def queue() -> Queue:
 
 
 @cache
+def dead_letters() -> Queue:
+    """The queue of messages that could not be delivered."""
+    return Queue(_client("sqs", FAIL_FAST), settings().require("dead_letter_queue_url"))
+
+
+@cache
 def backends() -> Mapping[str, Backend]:
     """The model backends, by the name that models give for theirs."""
     return {

@@ -32,6 +32,12 @@ _REFUSALS: Final = {
     "limits_missing": ("limits_missing", "A new tier needs limits for minute, daily and monthly; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
     "model_unknown": ("model_unknown", "There is no model of this name."),
+    "request_not_found": ("request_not_found", "There is no request with this id."),
+    "request_finished": ("request_finished", "The request has ended and cannot be cancelled."),
+    "request_not_failed": ("request_not_failed", "Only a request that failed can be queued again."),
+    "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
+    "user_inactive": ("user_inactive", "The request's user is deactivated."),
+    "quota_exceeded": ("quota_exceeded", "The user's quota of the request's period has no room for it."),
     "price_in_past": ("price_in_past", "Days that are over have a price already. Price them by another price_list."),
     "currency_differs": ("currency_differs", "The price list is in another currency: leave currency out."),
 }
@@ -46,11 +52,14 @@ class Context:
 
     Attributes:
         run_rollup: runs rollup tasks where they run with their own rights, and returns their figures.
+        request_ttl_seconds, max_attempts: what a request that is queued again gets.
         invocation: of AdminFunction; CloudTrail knows who asked for it.
     """
 
     database: Database
     run_rollup: RollupRunner
+    request_ttl_seconds: int
+    max_attempts: int
     invocation: UUID | None = None
 
     def act(self, operation: str, given: Mapping[str, Any]) -> Any:
@@ -183,6 +192,18 @@ def invoice_get(context: Context, given: of.InvoiceGet) -> dict[str, Any]:
     return {"csv": billing.invoice_csv(document)} if given.format == "csv" else document
 
 
+def request_list(context: Context, given: of.RequestList) -> dict[str, Any]:
+    # One more than asked for tells whether there is a next page.
+    rows = context.read("request_list", **given.model_dump(exclude={"limit"}), at_most=given.limit + 1)
+    page = rows[: given.limit]
+    return {"requests": page, "next_cursor": page[-1]["request_id"] if len(rows) > given.limit else None}
+
+
+def request_redrive(context: Context, given: of.RequestRedrive) -> Any:
+    lifetime = {"ttl_seconds": context.request_ttl_seconds, "max_attempts": context.max_attempts}
+    return context.act("request.redrive", given.model_dump(mode="json") | lifetime)
+
+
 def audit_list(context: Context, given: of.AuditList) -> dict[str, Any]:
     # One more than asked for tells whether there is a next page.
     rows = context.read("audit_list", **given.model_dump(exclude={"limit"}), at_most=given.limit + 1)
@@ -225,6 +246,9 @@ OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "usage.get": Operation(of.UsageGet, usage_get),
     "usage.tiers": Operation(of.UsageTiers, usage_tiers),
     "invoice.get": Operation(of.InvoiceGet, invoice_get),
+    "request.list": Operation(of.RequestList, request_list),
+    "request.cancel": _act("request.cancel", of.RequestNamed),
+    "request.redrive": Operation(of.RequestRedrive, request_redrive),
     "audit.list": Operation(of.AuditList, audit_list),
     "verify": Operation(of.Verify, verify),
     "rollup.run": Operation(of.RollupEvent, rollup_run),

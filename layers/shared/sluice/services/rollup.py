@@ -4,11 +4,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
+
+from pydantic import ValidationError
 
 from sluice.arguments import RollupTask
 from sluice.db.connection import Database, Row
 from sluice.errors import DatabaseError, SluiceError
-from sluice.queue import Message, Sender
+from sluice.models import QueueMessage
+from sluice.queue import DeadLetters, Delivery, Message, Sender
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.verify import verify
 
@@ -16,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 # Bounds one run; what is left is the next minute's.
 SWEEP_AT_MOST: Final = 5000
-# A message needs some time to appear in the queue's counts.
-REDISPATCH_GRACE_SECONDS: Final = 60
-# A request that has been out for so long without being claimed is sent again whatever the queue's counts say.
+# Of what has been out for so long without being claimed, a little is sent again whatever the queue's counts say.
 REDISPATCH_LONG_SECONDS: Final = 900
+# Receives of ten dead letters each that one run makes.
+DEAD_LETTER_RECEIVES: Final = 100
 # Idempotency keys that one run deletes.
 EXPIRE_AT_MOST: Final = 100_000
 # Rows of the audit log that one batch of the chain seals, and batches that one run adds.
@@ -32,35 +36,66 @@ class Context:
     """What tasks work with.
 
     Attributes:
+        redispatch_grace_seconds: how long a message may need to appear in the queue's counts.
         full, head: see verify().
     """
 
     database: Database
     queue: Sender
+    dead_letters: DeadLetters
     archive_after_days: int
+    redispatch_grace_seconds: int
     full: bool = False
     head: str | None = None
 
 
 def recover(context: Context) -> dict[str, int]:
-    """Take back expired claims, end what is out of time, send what has no message or lost it."""
-    done = context.database.row("request_recover", {"at_most": SWEEP_AT_MOST}, repeatable=True)
+    """Take back expired claims, end what is out of time, send what has no message, or lost it, or has a dead one."""
+    swept = context.database.row("request_sweep", {"at_most": SWEEP_AT_MOST}, repeatable=True)
     waiting = context.database.rows("request_dispatch", {"at_most": SWEEP_AT_MOST}, repeatable=True)
-    dispatched = _send(context, waiting)
-    redispatched = 0
+    figures = dict(swept) | {"dispatched": _send(context, waiting), "redispatched": 0} | _revive(context)
     depth = context.queue.depth()
     if depth is not None:
         lost = context.database.rows(
             "request_redispatch",
             {
                 "queue_depth": depth,
-                "grace_seconds": REDISPATCH_GRACE_SECONDS,
+                "grace_seconds": context.redispatch_grace_seconds,
                 "long_seconds": REDISPATCH_LONG_SECONDS,
                 "at_most": SWEEP_AT_MOST,
             },
         )
-        redispatched = _send(context, lost)
-    return dict(done) | {"dispatched": dispatched, "redispatched": redispatched}
+        figures["redispatched"] = _send(context, lost)
+    return figures
+
+
+def _revive(context: Context) -> dict[str, int]:
+    """Read the dead letters: send those again whose requests wait for them, remove what can be read, leave the rest.
+
+    A request without attempts left has failed in the sweep before, with a reason; here its message is only removed.
+    """
+    revived = unreadable = 0
+    seen: set[str] = set()
+    for _ in range(DEAD_LETTER_RECEIVES):
+        received = context.dead_letters.receive()
+        if not received or seen.issuperset(letter.message_id for letter in received):
+            break
+        seen.update(letter.message_id for letter in received)
+        named = {letter: request_id for letter in received if (request_id := _named(letter)) is not None}
+        unreadable += len(received) - len(named)
+        waiting = context.database.rows("request_resend", {"ids": list(named.values())}, repeatable=True)
+        revived += _send(context, waiting)
+        context.dead_letters.delete(list(named))
+    if unreadable:
+        logger.error("unreadable dead letters", extra={"messages": unreadable})
+    return {"revived": revived, "unreadable": unreadable}
+
+
+def _named(letter: Delivery) -> UUID | None:
+    try:
+        return QueueMessage.model_validate_json(letter.body).request_id
+    except ValidationError:
+        return None
 
 
 def usage(context: Context) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What a client reads: one request, the recent ones, the models."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -19,9 +20,9 @@ def status(database: Database, key_hash: bytes, request_id: str) -> dict[str, An
     Raises:
         SluiceError: request_not_found, also for another user's; what key_check finds; database_unavailable.
     """
-    wanted = _uuid(request_id)
+    wanted = as_uuid(request_id)
     # Also for an id that is none: the key is looked at first.
-    row = database.row("request_read", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
+    row = database.row("request_show", {"key_hash": key_hash, "request_id": wanted}, repeatable=True)
     refuse_unless_allowed(row["outcome"])
     if wanted is None:
         raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.")
@@ -35,6 +36,7 @@ def status(database: Database, key_hash: bytes, request_id: str) -> dict[str, An
             "reserved_tokens": row["reserved_tokens"],
             "cost": row["cost"],
             "result": row["result"],
+            "queue": None if row["queue"] is None else _queue(row["queue"]),
         }
         | metadata
     )
@@ -109,11 +111,34 @@ def _view(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _queue(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What an unfinished request waits for, where it stands, and how long that may take."""
+    place, ended = line["place"], line["ended"]
+    return {
+        "waits_for": line["waits_for"],
+        "until": _moment(line["until"]),
+        "position": place,
+        # At the rate of late. Where that is not known yet, nothing is guessed.
+        "estimated_wait_seconds": math.ceil(place * line["seconds"] / ended) if ended else None,
+        "estimate_basis": {"answered": ended, "seconds": math.ceil(line["seconds"])} if ended else None,
+        "failed_attempts": line["failures"],
+        "max_attempts": line["max_attempts"],
+        "last_error": line["last_error"],
+        "expires_at": _moment(line["expires_at"]),
+        "cancel_requested_at": _moment(line["cancel_requested_at"]),
+    }
+
+
+def _moment(text: str | None) -> str | None:
+    return None if text is None else _time(datetime.fromisoformat(text))
+
+
 def _time(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _uuid(text: str) -> UUID | None:
+def as_uuid(text: str) -> UUID | None:
+    """A request's id; None where a text is none."""
     try:
         return UUID(text)
     except ValueError:
@@ -121,7 +146,7 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _cursor(text: str | None) -> UUID | None:
-    cursor = None if text is None else _uuid(text)
+    cursor = None if text is None else as_uuid(text)
     if text is not None and cursor is None:
         raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.")
     return cursor

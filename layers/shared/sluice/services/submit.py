@@ -24,8 +24,8 @@ class Limits:
     """What a request may be: set by the deployment.
 
     Attributes:
-        ttl_seconds: how long after its acceptance it may still be begun.
-        max_attempts: how often a worker may claim it.
+        ttl_seconds: how long it may wait to be begun, at most and by default; not_before may lie so far ahead.
+        max_attempts: how many attempts may come to nothing before it fails.
     """
 
     max_prompt_bytes: int
@@ -71,7 +71,7 @@ def submit(
             max_prompt_bytes=limits.max_prompt_bytes,
         )
     row = database.row(
-        "request_submit",
+        "request_create",
         {
             "key_hash": key_hash,
             "prompt": request.prompt,
@@ -80,15 +80,17 @@ def submit(
             "metadata": None if request.metadata is None else Jsonb(request.metadata),
             "idempotency_key": idempotency_key,
             "body_hash": None if idempotency_key is None else _body_hash(request),
-            "ttl_seconds": limits.ttl_seconds,
+            "ttl_seconds": request.ttl_seconds,
+            "ends_at": request.expires_at,
+            "begins_at": request.not_before,
+            "longest_seconds": limits.ttl_seconds,
             "max_attempts": limits.max_attempts,
         },
     )
     detail = row["detail"] or {}
     if row["outcome"] not in ("accepted", "replayed"):
         raise _refusal(row["outcome"], request, detail)
-    if row["dispatch"]:
-        send_or_undispatch(database, queue, [Message(row["request_id"], row["user_id"])])
+    send_or_undispatch(database, queue, [Message(request_id, row["user_id"]) for request_id in row["send"]])
     return Accepted(row["request_id"], row["user_id"], row["outcome"] == "replayed", detail.get("quotas", ()))
 
 
@@ -113,8 +115,10 @@ def rate_limit_headers(quotas: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _body_hash(request: GenerateRequest) -> bytes:
-    # Of what the body means, so that another spelling of the same JSON is the same request.
-    return hashlib.sha256(json.dumps(request.model_dump(mode="json"), sort_keys=True).encode()).digest()
+    # Of what the body means, so that another spelling of the same JSON is the same request. Members that came with a
+    # later version are left out where they are not given: a repeat may meet a newer version than the first.
+    newer = {name for name in ("ttl_seconds", "expires_at", "not_before") if getattr(request, name) is None}
+    return hashlib.sha256(json.dumps(request.model_dump(mode="json", exclude=newer), sort_keys=True).encode()).digest()
 
 
 def _refusal(outcome: str, request: GenerateRequest, detail: Mapping[str, Any]) -> SluiceError:
@@ -128,6 +132,8 @@ def _refusal(outcome: str, request: GenerateRequest, detail: Mapping[str, Any]) 
         case "max_tokens_exceeded":
             limit = detail["max_tokens_limit"]
             return SluiceError(outcome, f"This model writes at most {limit} tokens.", max_tokens_limit=limit)
+        case "lifetime_invalid":
+            return _lifetime_refusal(outcome, detail)
         case "idempotency_conflict":
             return SluiceError(outcome, "This Idempotency-Key was used with another body. Use a new key.")
         case "quota_too_small" if detail["max_requests"] == 0:
@@ -156,4 +162,15 @@ def _refusal(outcome: str, request: GenerateRequest, detail: Mapping[str, Any]) 
                 retry_after=_UNFINISHED_RETRY_AFTER_SECONDS,
                 headers=rate_limit_headers(quotas),
             )
-    raise AssertionError(f"request_submit answered {outcome}")
+    raise AssertionError(f"request_create answered {outcome}")
+
+
+def _lifetime_refusal(outcome: str, detail: Mapping[str, Any]) -> SluiceError:
+    longest = detail["longest_seconds"]
+    text = {
+        "begins_late": f"not_before may be at most {longest} s ahead.",
+        "ends_past": "expires_at must be in the future.",
+        "ends_early": "expires_at must be after not_before.",
+        "ends_late": f"A request may wait to be begun for {longest} s at most, from not_before where that is given.",
+    }[detail["why"]]
+    return SluiceError(outcome, text, longest_seconds=longest)

@@ -19,15 +19,13 @@ from sluice.backends.protocol import Backend, ModelError
 from sluice.db.connection import Database
 from sluice.errors import DatabaseError, SluiceError
 from sluice.models import Claim, Completion, QueueMessage
-from sluice.queue import Message, Sender
+from sluice.queue import Delivery, Message, Sender
 from sluice.services.dispatch import send_or_undispatch
 
 logger = logging.getLogger(__name__)
 
 # Kept free at the end of an invocation, to settle what was cut off and to send what follows.
 RESERVE_SECONDS: Final = 5.0
-# A lease outlasts its invocation by this, so that a worker's last settlement finds its claim still its own.
-LEASE_MARGIN_SECONDS: Final = 30.0
 MAX_BACKOFF_SECONDS: Final = 900.0
 # A model may ask for a longer pause than ours; more than an hour is not believed.
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
@@ -43,19 +41,14 @@ class Limits:
     Attributes:
         flush_seconds: longest that a finished answer waits for others to be settled with.
         retry_base_seconds: pause before the second attempt; it doubles from there.
+        lease_margin_seconds: how much longer than its invocation a lease lasts, so that a worker's last settlement
+            finds its claim still its own.
     """
 
     max_result_bytes: int
     flush_seconds: float
     retry_base_seconds: float
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A message as it came from the queue."""
-
-    message_id: str
-    body: str
+    lease_margin_seconds: float
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Outcome:
 
     request_id: str
     attempt: int
-    outcome: Literal["completed", "failed", "retry"]
+    outcome: Literal["completed", "failed", "retry", "handed_back"]
     content: str | None = None
     fingerprint: str | None = None
     prompt_tokens: int | None = None
@@ -109,6 +102,7 @@ class Worker:
         self._backends = backends
         self._limits = limits
         self._remaining = remaining_seconds
+        self._full_seconds = remaining_seconds() - RESERVE_SECONDS
 
     def work(self, deliveries: Sequence[Delivery]) -> Report:
         """Work on a batch until all of it is settled or the time is up; never raises for what a batch may bring."""
@@ -133,18 +127,19 @@ class Worker:
         return report
 
     def _claim(self, ids: Sequence[UUID]) -> list[Claim]:
-        lease = self._remaining() + LEASE_MARGIN_SECONDS
+        lease = self._remaining() + self._limits.lease_margin_seconds
         rows = self._database.rows("request_claim", {"ids": ids, "lease_seconds": lease}, repeatable=True)
         return [Claim(**row) for row in rows]
 
     def _answer(self, claims: Sequence[Claim], report: Report) -> list[UUID]:
         """Call the models and settle; the ids of what could not be settled."""
-        if not claims:
-            return []
-        executor = ThreadPoolExecutor(max_workers=len(claims), thread_name_prefix="model")
-        pending = {executor.submit(self._call, claim): claim for claim in claims}
-        finished: list[Outcome] = []
-        flush_at = float("inf")
+        begun = [claim for claim in claims if self._has_time_for(claim)]
+        finished = [
+            Outcome(str(claim.request_id), claim.attempt, "handed_back") for claim in claims if claim not in begun
+        ]
+        executor = ThreadPoolExecutor(max_workers=max(1, len(begun)), thread_name_prefix="model")
+        pending = {executor.submit(self._call, claim): claim for claim in begun}
+        flush_at = time.monotonic() if finished else float("inf")
         while pending and (left := self._remaining() - RESERVE_SECONDS) > 0:
             until_flush = max(0.0, flush_at - time.monotonic())
             done, _ = wait(pending, timeout=min(left, until_flush), return_when=FIRST_COMPLETED)
@@ -160,6 +155,10 @@ class Worker:
         while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [UUID(outcome.request_id) for outcome in finished]
+
+    def _has_time_for(self, claim: Claim) -> bool:
+        """Whether its model can be waited for now, or hardly longer in a new invocation."""
+        return self._remaining() - RESERVE_SECONDS >= min(claim.timeout_seconds, self._full_seconds / 2)
 
     def _call(self, claim: Claim) -> Completion:
         backend = self._backends.get(claim.backend)

@@ -73,6 +73,8 @@ BEGIN
         low := uuidv7_floor(child.month::timestamp AT TIME ZONE 'UTC');
         high := uuidv7_floor((child.month + interval '1 month') AT TIME ZONE 'UTC');
         CONTINUE WHEN (child.month + interval '1 month') AT TIME ZONE 'UTC' > clock_now() - older_than;
+        -- What may be about to queue one of its requests again is waited for, and kept from it.
+        LOCK TABLE ONLY requests IN ACCESS EXCLUSIVE MODE;
         -- A month with an unfinished request stays: its settlement must find the row. So do those after it: pages of a
         -- user's history go through requests first, as what is in the archive is older.
         EXIT WHEN EXISTS (SELECT FROM inflight i WHERE i.request_id >= low AND i.request_id < high);

@@ -42,3 +42,16 @@ BEGIN
     FROM (SELECT a.key_id FROM api_keys a WHERE a.key_id = used_key_id FOR UPDATE SKIP LOCKED) AS free
     WHERE k.key_id = free.key_id;
 END $$;
+
+-- Both, for those who only read.
+CREATE OR REPLACE FUNCTION key_use(hash bytea, scope text, OUT outcome text, OUT user_id text)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    who record := key_check(hash, scope);
+BEGIN
+    outcome := who.outcome;
+    user_id := who.user_id;
+    IF who.is_stale THEN
+        PERFORM key_touch(who.key_id);
+    END IF;
+END $$;

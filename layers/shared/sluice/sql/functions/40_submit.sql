@@ -3,12 +3,13 @@
 -- The core, for a user who is known. The user's plan is the gate: its row is locked first and held until commit, so
 -- everything below is plain code: nobody else accepts or settles for this user meanwhile, and each statement sees what
 -- was committed before. A refusal returns before the first write.
-CREATE OR REPLACE FUNCTION request_accept(
+CREATE OR REPLACE FUNCTION request_admit(
     for_user text, by_key uuid, by_actor text,
     prompt text, model text, parameters jsonb, metadata jsonb,
     idempotency_key text, body_hash bytea,
-    ttl interval, max_attempts integer, may_dispatch boolean,
-    OUT outcome text, OUT request_id uuid, OUT model_id text, OUT dispatch boolean, OUT detail jsonb
+    ttl interval, ends_at timestamptz, begins_at timestamptz, longest interval,
+    max_attempts integer, may_dispatch boolean,
+    OUT outcome text, OUT request_id uuid, OUT model_id text, OUT send uuid[], OUT detail jsonb
 )
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -18,6 +19,8 @@ DECLARE
     quota      quotas;
     at         timestamptz;
     latest     timestamptz;
+    begins     timestamptz;
+    ends       timestamptz;
     completion integer;
     reserved   integer;
     dispatched integer;
@@ -25,7 +28,7 @@ DECLARE
     waits      interval;
     gates      jsonb := '[]';
 BEGIN
-    dispatch := false;
+    send := '{}';
 
     SELECT * INTO plan FROM quota_plans p WHERE p.user_id = for_user FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -37,7 +40,7 @@ BEGIN
         SELECT * INTO earlier FROM idempotency_keys k
         WHERE k.user_id = for_user AND k.key = idempotency_key AND k.expires_at > clock_now();
         IF FOUND THEN
-            outcome := CASE WHEN earlier.body_hash = request_accept.body_hash THEN 'replayed' ELSE 'idempotency_conflict' END;
+            outcome := CASE WHEN earlier.body_hash = request_admit.body_hash THEN 'replayed' ELSE 'idempotency_conflict' END;
             request_id := earlier.request_id;
             detail := jsonb_build_object('quotas', quota_gates(for_user, clock_now()));
             RETURN;
@@ -69,6 +72,18 @@ BEGIN
     IF at < latest THEN
         request_id := uuidv7(latest - clock_timestamp() + interval '1 millisecond');
         at := uuid_extract_timestamp(request_id);
+    END IF;
+
+    -- Its lifetime: until when it may be begun, counted from when it may be begun.
+    begins := greatest(at, begins_at);
+    ends := coalesce(ends_at, begins + coalesce(ttl, longest));
+    IF begins > at + longest OR ends <= begins OR ends > begins + longest THEN
+        outcome := 'lifetime_invalid';
+        detail := jsonb_build_object(
+            'longest_seconds', extract(epoch FROM longest)::integer,
+            'why', CASE WHEN begins > at + longest THEN 'begins_late' WHEN ends <= at THEN 'ends_past'
+                        WHEN ends <= begins THEN 'ends_early' ELSE 'ends_late' END);
+        RETURN;
     END IF;
 
     FOR quota IN SELECT * FROM quotas q WHERE q.user_id = for_user LOOP
@@ -124,13 +139,6 @@ BEGIN
     END IF;
 
     -- Accepted. From here on everything is written, and nothing is refused.
-    -- What is out but delayed (a retry's pause) takes no place in the window: it would keep others from a healthy model.
-    dispatch := may_dispatch AND (
-        dispatched < plan.dispatch_window
-        OR (SELECT count(*) FROM inflight i
-            WHERE i.user_id = for_user AND i.dispatched_at IS NOT NULL AND coalesce(i.not_before, at) <= at
-           ) < plan.dispatch_window);
-
     UPDATE quotas q SET
         requests_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.requests_used END + 1,
         tokens_used = CASE WHEN at >= q.reset_at THEN 0 ELSE q.tokens_used END,
@@ -140,39 +148,47 @@ BEGIN
     WHERE q.user_id = for_user;
 
     INSERT INTO requests (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
-    VALUES (request_accept.request_id, for_user, by_key, m.model_id, at, at,
+    VALUES (request_admit.request_id, for_user, by_key, m.model_id, at, at,
             -- A forecast for people: about four bytes a token, and all of the completion.
             least(ceil(octet_length(prompt) / 4.0)::integer + m.overhead_tokens + completion, reserved), reserved);
 
     INSERT INTO prompts (request_id, prompt, parameters, metadata)
-    VALUES (request_accept.request_id, request_accept.prompt,
-            coalesce(request_accept.parameters, '{}') || jsonb_build_object('max_tokens', completion),
-            request_accept.metadata);
+    VALUES (request_admit.request_id, request_admit.prompt,
+            coalesce(request_admit.parameters, '{}') || jsonb_build_object('max_tokens', completion),
+            request_admit.metadata);
 
-    INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, expires_at)
-    VALUES (request_accept.request_id, for_user, request_accept.max_attempts, CASE WHEN dispatch THEN at END, at + ttl);
+    -- Where nothing of the user waits and the window has room, it is dispatched at once. Otherwise it stands in line.
+    may_dispatch := may_dispatch AND dispatched < plan.dispatch_window;
+    INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at)
+    VALUES (request_admit.request_id, for_user, request_admit.max_attempts,
+            CASE WHEN may_dispatch AND waiting = 0 AND begins <= at THEN at END, CASE WHEN begins > at THEN begins END, ends)
+    RETURNING CASE WHEN inflight.dispatched_at IS NULL THEN '{}' ELSE ARRAY[inflight.request_id] END INTO send;
+    IF may_dispatch AND waiting > 0 THEN
+        send := ARRAY(SELECT w.request_id FROM window_fill(ARRAY[for_user], plan.dispatch_window) AS w);
+    END IF;
 
     IF idempotency_key IS NOT NULL THEN
         INSERT INTO idempotency_keys AS k (user_id, key, body_hash, request_id, expires_at)
-        VALUES (for_user, idempotency_key, request_accept.body_hash, request_accept.request_id, at + interval '24 hours')
+        VALUES (for_user, idempotency_key, request_admit.body_hash, request_admit.request_id, at + interval '24 hours')
         ON CONFLICT (user_id, key) DO UPDATE
         SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
     END IF;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)
-    VALUES (by_actor, 'request.queued', for_user, by_key, request_accept.request_id,
+    VALUES (by_actor, 'request.queued', for_user, by_key, request_admit.request_id,
             jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', reserved));
     outcome := 'accepted';
 END $$;
-COMMENT ON FUNCTION request_accept IS
+COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the answer to an idempotency key used before); or a refusal: model_missing, model_unknown, '
-    'max_tokens_exceeded, user_inactive, idempotency_conflict, quota_too_small (can never fit), quota_exceeded, '
-    'unfinished_exceeded. dispatch says whether the caller should send its message now.';
+    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, quota_too_small (can never fit), '
+    'quota_exceeded, unfinished_exceeded. send: the requests of the user whose messages the caller should send now.';
 
-CREATE OR REPLACE FUNCTION request_submit(
+CREATE OR REPLACE FUNCTION request_create(
     key_hash bytea, prompt text, model text, parameters jsonb, metadata jsonb,
-    idempotency_key text, body_hash bytea, ttl_seconds integer, max_attempts integer,
-    OUT outcome text, OUT request_id uuid, OUT user_id text, OUT model_id text, OUT dispatch boolean, OUT detail jsonb
+    idempotency_key text, body_hash bytea,
+    ttl_seconds integer, ends_at timestamptz, begins_at timestamptz, longest_seconds integer, max_attempts integer,
+    OUT outcome text, OUT request_id uuid, OUT user_id text, OUT model_id text, OUT send uuid[], OUT detail jsonb
 )
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -187,22 +203,24 @@ BEGIN
     END IF;
     IF who.outcome <> 'ok' THEN
         outcome := who.outcome;
-        dispatch := false;
         RETURN;
     END IF;
-    accepted := request_accept(who.user_id, who.key_id, 'submit', prompt, model, parameters, metadata, idempotency_key,
-                               body_hash, make_interval(secs => ttl_seconds), max_attempts, true);
+    accepted := request_admit(who.user_id, who.key_id, 'submit', prompt, model, parameters, metadata, idempotency_key,
+                              body_hash, make_interval(secs => ttl_seconds), ends_at, begins_at,
+                              make_interval(secs => longest_seconds), max_attempts, true);
     outcome := accepted.outcome;
     request_id := accepted.request_id;
     user_id := who.user_id;
     model_id := accepted.model_id;
-    dispatch := accepted.dispatch;
+    send := accepted.send;
     detail := accepted.detail;
     IF outcome = 'accepted' AND who.is_stale THEN
         PERFORM key_touch(who.key_id);
     END IF;
 END $$;
-COMMENT ON FUNCTION request_submit IS 'What POST /generate does in the database, after key_check; see request_accept.';
+COMMENT ON FUNCTION request_create IS
+    'What POST /generate does in the database, after key_check; see request_admit. ttl_seconds, ends_at and begins_at may be '
+    'NULL; a lifetime is longest_seconds at most, and that where neither it nor its end is given.';
 
 -- Writers from outside (a stream processor, another service) insert (user_id, prompt, model_id) here. The request is
 -- accounted for like any other; the minute's sweep sends its message. They are trusted: the deployment's limits of
@@ -242,10 +260,10 @@ BEGIN
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
     END IF;
-    a := request_accept(NEW.user_id, NULL, 'submissions', NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata,
-                        'submission ' || NEW.request_id, sha256(convert_to(jsonb_build_array(
-                            NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text, 'UTF8')),
-                        interval '1 day', 8, false);
+    a := request_admit(NEW.user_id, NULL, 'submissions', NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata,
+                       'submission ' || NEW.request_id, sha256(convert_to(jsonb_build_array(
+                           NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text, 'UTF8')),
+                       NULL, NULL, NULL, interval '1 day', 20, false);
     IF a.outcome NOT IN ('accepted', 'replayed') THEN
         RAISE EXCEPTION 'submission refused: %', a.outcome
             USING ERRCODE = CASE WHEN a.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429' ELSE 'SL422' END,

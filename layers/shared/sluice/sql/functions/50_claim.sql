@@ -9,32 +9,56 @@ CREATE OR REPLACE FUNCTION request_claim(ids uuid[], lease_seconds double precis
 #variable_conflict use_column
 DECLARE
     at       timestamptz := clock_now();
+    woken    text[];
     claimed  uuid[];
     fences   smallint[];
     befores  text[];
     users    text[];
 BEGIN
+    -- Messages of requests that are not dispatched: the wake-up calls of retries, repeats. They take places in their
+    -- users' windows as any other, behind the gate, as far as there are any.
+    woken := ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.request_id = ANY (ids) AND i.dispatched_at IS NULL AND coalesce(i.not_before, at) <= at);
+    IF woken <> '{}' THEN
+        PERFORM FROM quota_plans p WHERE p.user_id = ANY (woken) ORDER BY p.user_id FOR NO KEY UPDATE;
+        PERFORM FROM window_fill(woken, cardinality(ids), ids);
+    END IF;
+
     -- Who finds a row locked leaves it: another worker or the sweep is deciding about it. Locked in id order, as
     -- everywhere, so that two batches cannot wait for each other.
     WITH due AS (
-        SELECT i.request_id FROM inflight i
-        WHERE i.request_id = ANY (ids) AND i.expires_at > at AND i.attempt < i.max_attempts
-          AND (i.status = 'queued' AND coalesce(i.not_before, at) <= at OR i.status = 'processing' AND i.lease_until < at)
+        SELECT i.request_id, i.lost >= 2 AS is_suspect FROM inflight i
+        WHERE i.request_id = ANY (ids) AND i.expires_at > at AND i.dispatched_at IS NOT NULL AND i.cancelled_at IS NULL
+          AND (i.status = 'queued' AND coalesce(i.not_before, at) <= at
+               OR i.status = 'processing' AND i.lease_until < at AND i.failures + 1 < i.max_attempts)
         ORDER BY i.request_id
         FOR UPDATE SKIP LOCKED
     ), taken AS (
         UPDATE inflight i SET
             status = 'processing', attempt = i.attempt + 1, lease_until = at + make_interval(secs => lease_seconds),
-            not_before = NULL, dispatched_at = coalesce(i.dispatched_at, at)
-        FROM due WHERE i.request_id = due.request_id
+            not_before = NULL,
+            -- Still processing: its worker was lost, and the sweep has not been by.
+            failures = i.failures + (i.status = 'processing')::integer,
+            lost = i.lost + (i.status = 'processing')::integer,
+            last_error = CASE i.status WHEN 'processing' THEN 'worker_lost' ELSE i.last_error END
+        FROM due
+        WHERE i.request_id = due.request_id
+          -- What was lost with its worker twice may be what kills workers: it is tried alone, or it would take the
+          -- attempts of all that share its batches.
+          AND due.request_id = coalesce((SELECT d.request_id FROM due d WHERE d.is_suspect ORDER BY 1 LIMIT 1), due.request_id)
         RETURNING i.request_id, i.attempt, old.status AS before, i.user_id
     )
     SELECT array_agg(t.request_id), array_agg(t.attempt), array_agg(t.before), array_agg(t.user_id)
     INTO claimed, fences, befores, users FROM taken t;
 
-    -- A message that came before its time is spent: the sweep sends another when the time has come.
+    -- Whatever else is queued has spent its message, which came too early or together with a suspect. The sweep, or the
+    -- next settlement for its user, sends another.
     UPDATE inflight i SET dispatched_at = NULL
-    WHERE i.request_id = ANY (ids) AND i.status = 'queued' AND i.not_before > at AND i.dispatched_at IS NOT NULL;
+    FROM (SELECT s.request_id FROM inflight s
+          WHERE s.request_id = ANY (ids) AND s.status = 'queued' AND s.dispatched_at IS NOT NULL
+          ORDER BY s.request_id FOR UPDATE SKIP LOCKED) AS spent
+    WHERE i.request_id = spent.request_id;
 
     IF claimed IS NULL THEN
         RETURN;
@@ -65,4 +89,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_claim(uuid[], double precision) IS
     'Takes those of the requests that are due: queued, or left by a worker whose lease ran out. What it does not return '
-    'is finished, taken, early or gone, and its message may be acknowledged.';
+    'is finished, taken, early, gone or put back, and its message may be acknowledged.';

@@ -1,24 +1,49 @@
 -- What was used, and what it cost. Cost is stored nowhere: it follows from raw token counts, the user's terms of the day
 -- and the price list, so that a past month can be priced again under another one.
 
--- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
-CREATE OR REPLACE FUNCTION usage_events(low bigint, high bigint, of_user text DEFAULT NULL)
-    RETURNS TABLE (user_id text, model_id text, day date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint)
+-- The audit rows that accept and end requests, and those that undo an end (a redrive): what each adds to the figures. Their
+-- own words count, not the request's, which may have ended in another way since.
+CREATE OR REPLACE FUNCTION request_events(low bigint, high bigint, of_user text DEFAULT NULL)
+    RETURNS TABLE (
+        user_id text, model_id text, created_at timestamptz, queued integer, failed integer,
+        prompt_tokens integer, completion_tokens integer, processed integer, processing_time_ms integer
+    )
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-        SELECT r.user_id::text, r.model_id::text, (r.created_at AT TIME ZONE 'UTC')::date,
-               count(*) FILTER (WHERE a.action = 'request.queued'),
-               coalesce(sum(r.prompt_tokens) FILTER (WHERE a.action <> 'request.queued'), 0),
-               coalesce(sum(r.completion_tokens) FILTER (WHERE a.action <> 'request.queued'), 0)
+        SELECT r.user_id::text, r.model_id::text, r.created_at, (a.action = 'request.queued')::integer,
+               CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
+               e.sign * coalesce((e.told->>'prompt_tokens')::integer, 0),
+               e.sign * coalesce((e.told->>'completion_tokens')::integer, 0),
+               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0)
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
+        CROSS JOIN LATERAL (
+            SELECT CASE a.action WHEN 'request.queued' THEN 0 WHEN 'request.redriven' THEN -1 ELSE 1 END AS sign,
+                   CASE a.action WHEN 'request.redriven' THEN a.before ELSE a.after END AS told
+        ) AS s
+        CROSS JOIN LATERAL (
+            SELECT s.sign, s.told, s.told->>'status' AS status,
+                   -- Rows of version 2 do not tell the time; their requests do.
+                   CASE WHEN a.action = 'request.queued' THEN NULL
+                        ELSE coalesce((s.told->>'processing_time_ms')::integer, r.processing_time_ms) END AS took
+        ) AS e
         WHERE a.xact_id >= low AND a.xact_id < high
-          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
-          AND (of_user IS NULL OR a.user_id = of_user)
-        GROUP BY 1, 2, 3;
+          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired',
+                           'request.redriven')
+          AND (of_user IS NULL OR a.user_id = of_user);
 END $$;
+
+-- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
+CREATE OR REPLACE FUNCTION usage_events(low bigint, high bigint, of_user text DEFAULT NULL)
+    RETURNS TABLE (user_id text, model_id text, day date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint)
+    LANGUAGE sql STABLE AS $$
+    SELECT e.user_id, e.model_id, (e.created_at AT TIME ZONE 'UTC')::date,
+           sum(e.queued), sum(e.prompt_tokens), sum(e.completion_tokens)
+    FROM request_events(low, high, of_user) AS e
+    GROUP BY 1, 2, 3;
+$$;
 COMMENT ON FUNCTION usage_events IS
     'What the audit rows of transactions from low up to, not including, high add to usage; of one user where one is given.';
 
@@ -99,16 +124,12 @@ CREATE OR REPLACE FUNCTION usage_read(key_hash bytea, first_day date, last_day d
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    who record;
+    who record := key_use(usage_read.key_hash, 'read');
 BEGIN
-    who := key_check(usage_read.key_hash, 'read');
     IF who.outcome <> 'ok' THEN
         outcome := who.outcome;
         RETURN NEXT;
         RETURN;
-    END IF;
-    IF who.is_stale THEN
-        PERFORM key_touch(who.key_id);
     END IF;
     RETURN QUERY SELECT 'ok', r.plan, r.usage FROM usage_report(who.user_id, first_day, last_day) AS r;
 END $$;

@@ -62,15 +62,9 @@ BEGIN
     span := rollup_advance('stats');
     INSERT INTO request_stats AS s
         (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count)
-    SELECT date_trunc('day', r.created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', r.user_id, r.model_id,
-           count(*) FILTER (WHERE a.action = 'request.queued'),
-           count(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'),
-           coalesce(sum(r.processing_time_ms) FILTER (WHERE a.action <> 'request.queued'), 0),
-           count(*) FILTER (WHERE a.action = 'request.failed')
-    FROM audit_log a
-    JOIN requests_all r ON r.request_id = a.request_id
-    WHERE a.xact_id >= span.low AND a.xact_id < span.high
-      AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
+    SELECT date_trunc('day', e.created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', e.user_id, e.model_id,
+           sum(e.queued), sum(e.processed), sum(e.processing_time_ms), sum(e.failed)
+    FROM request_events(span.low, span.high) AS e
     GROUP BY 1, 2, 3
     ORDER BY 1, 2, 3
     ON CONFLICT (day, user_id, model_id) DO UPDATE SET

@@ -238,27 +238,42 @@ CREATE OR REPLACE FUNCTION request_settled_once(every boolean, today uuid, touch
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 #variable_conflict use_column
 DECLARE
-    -- No audit row of a request is older than the request (or, where a test moves the clock, than this day).
+    -- No audit row of a request is older than the request (or, where a test moves the clock, than this day); an hour is for
+    -- a clock that was set back.
     oldest uuid := CASE WHEN every THEN '00000000-0000-0000-0000-000000000000' ELSE
-        least(today, uuidv7_floor(period_start('daily', clock_timestamp())),
+        least(today, uuidv7_floor(period_start('daily', clock_timestamp()) - interval '1 hour'),
               (SELECT t.id FROM unnest(touched) AS t (id) ORDER BY t.id LIMIT 1)) END;
 BEGIN
     RETURN QUERY
-        WITH audited AS (
-            SELECT a.request_id,
-                   count(*) FILTER (WHERE a.action = 'request.queued') AS accepted,
-                   count(*) FILTER (WHERE a.action <> 'request.queued') AS ended,
-                   max(a.user_id) AS user_id, min(a.user_id) AS other_user_id,
-                   max(a.key_id::text) AS key_id,
-                   max(a.after->>'model_id') AS model_id,
-                   max((a.after->>'reserved_tokens')::integer) AS reserved_tokens,
-                   max(a.after->>'status') FILTER (WHERE a.action <> 'request.queued') AS status,
-                   max((a.after->>'prompt_tokens')::integer) AS prompt_tokens,
-                   max((a.after->>'completion_tokens')::integer) AS completion_tokens
+        WITH told AS (
+            SELECT a.request_id, a.user_id, a.key_id, a.after, a.before,
+                   a.action = 'request.queued' AS accepted, a.action = 'request.redriven' AS redriven
             FROM audit_log a
             WHERE a.audit_id >= oldest
-              AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired')
-            GROUP BY a.request_id
+              AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired',
+                               'request.redriven')
+        ), audited AS (
+            -- A redrive undoes one end: the failure that it names, and the tokens of that.
+            SELECT t.request_id,
+                   count(*) FILTER (WHERE t.accepted) AS accepted,
+                   count(*) FILTER (WHERE NOT t.accepted AND NOT t.redriven) - count(*) FILTER (WHERE t.redriven) AS ended,
+                   count(*) FILTER (WHERE t.redriven) AS redriven,
+                   max(t.user_id) AS user_id, min(t.user_id) AS other_user_id,
+                   max(t.key_id::text) AS key_id,
+                   max(t.after->>'model_id') AS model_id,
+                   max((t.after->>'reserved_tokens')::integer) AS reserved_tokens,
+                   nullif(concat_ws(' and ',
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'completed') > 0 THEN 'completed' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'failed') > count(*) FILTER (WHERE t.redriven)
+                            THEN 'failed' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'cancelled') > 0 THEN 'cancelled' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'expired') > 0 THEN 'expired' END), '') AS status,
+                   nullif(sum((t.after->>'prompt_tokens')::integer), CASE WHEN bool_or(t.redriven) THEN 0 END) AS prompt_tokens,
+                   nullif(sum((t.after->>'completion_tokens')::integer), CASE WHEN bool_or(t.redriven) THEN 0 END) AS completion_tokens,
+                   coalesce(sum((t.before->>'prompt_tokens')::integer) FILTER (WHERE t.redriven), 0) AS undone_prompt_tokens,
+                   coalesce(sum((t.before->>'completion_tokens')::integer) FILTER (WHERE t.redriven), 0) AS undone_completion_tokens
+            FROM told t
+            GROUP BY t.request_id
         )
         SELECT coalesce(r.user_id, a.user_id)::text, coalesce(r.request_id, a.request_id), NULL::text,
                CASE WHEN a.request_id IS NULL THEN 'audited' ELSE
@@ -275,7 +290,11 @@ BEGIN
                    coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens)
                   IS DISTINCT FROM
                   (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text, r.model_id,
-                   r.reserved_tokens, r.status, r.prompt_tokens, r.completion_tokens))
+                   r.reserved_tokens, r.status,
+                   CASE WHEN a.redriven = 0 THEN r.prompt_tokens
+                        ELSE nullif(coalesce(r.prompt_tokens, 0) + a.undone_prompt_tokens, 0) END,
+                   CASE WHEN a.redriven = 0 THEN r.completion_tokens
+                        ELSE nullif(coalesce(r.completion_tokens, 0) + a.undone_completion_tokens, 0) END))
         LIMIT 100;
 END $$;
 

@@ -12,15 +12,15 @@ DECLARE
 BEGIN
     FOR r IN SELECT * FROM (VALUES
         -- role, statement_timeout: below its function's own timeout, so that the database gives up first
-        ('sluice_submit', '8s', ARRAY['request_submit', 'request_undispatch']),
-        ('sluice_status', '8s', ARRAY['request_read', 'request_history', 'model_offer', 'usage_read']),
+        ('sluice_submit', '8s', ARRAY['request_create', 'request_cancel', 'request_undispatch']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offer', 'usage_read']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
-        ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_undispatch',
+        ('sluice_rollup', '4min', ARRAY['request_sweep', 'request_dispatch', 'request_redispatch', 'request_resend', 'request_undispatch',
                                         'rollup_usage', 'rollup_stats', 'partitions_ensure', 'archive_months',
                                         'idempotency_expire', 'audit_seal', 'audit_verify', 'audit_head', 'audit_chain_since',
                                         'audit_chain_has', 'books_check', 'books_checked', 'books_checked_to']),
         ('sluice_admin', '30s', ARRAY['admin_act', 'admin_refused', 'admin_noted', 'model_set', 'tier_view', 'quota_report',
-                                      'usage_report', 'tier_analysis', 'audit_entries'])
+                                      'usage_report', 'tier_analysis', 'audit_entries', 'request_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
         IF to_regrole(r.name) IS NULL THEN

@@ -48,6 +48,11 @@ SELECT model_id, backend, backend_model, endpoint, secret_arn, max_tokens_defaul
        overhead_tokens, timeout_seconds, is_default, is_active, prices, created_at, updated_at
 FROM model_registry ORDER BY model_id;
 
+-- request_list: requests, newest first.
+SELECT request_id, user_id, model_id, status, attempts, error_code, error_message, created_at, started_at, completed_at,
+       prompt_tokens, completion_tokens, waits_for, waits_until, last_error
+FROM request_list(%(user_id)s, %(status)s, %(error_code)s, %(start)s, %(end)s, %(before)s, %(at_most)s);
+
 -- usage_report: a user's limits, and usage by day, model and token class with the prices of each day.
 SELECT plan, usage, price_list, currency, unfinished
 FROM usage_report(%(user_id)s, %(first_day)s, %(last_day)s, %(price_list)s);

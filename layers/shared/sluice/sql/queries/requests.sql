@@ -1,9 +1,12 @@
--- request_submit: accept one request or say why not; one commit.
-SELECT outcome, request_id, user_id, model_id, dispatch, detail
-FROM request_submit(
-    %(key_hash)s, %(prompt)s, %(model)s, %(parameters)s, %(metadata)s,
-    %(idempotency_key)s, %(body_hash)s, %(ttl_seconds)s, %(max_attempts)s
+-- request_create: accept one request or say why not; one commit.
+SELECT outcome, request_id, user_id, model_id, send, detail
+FROM request_create(
+    %(key_hash)s, %(prompt)s, %(model)s, %(parameters)s, %(metadata)s, %(idempotency_key)s, %(body_hash)s,
+    %(ttl_seconds)s, %(ends_at)s, %(begins_at)s, %(longest_seconds)s, %(max_attempts)s
 );
+
+-- request_cancel: cancel one request of the caller, now or when its worker answers.
+SELECT outcome, status, user_id, send FROM request_cancel(%(key_hash)s, %(request_id)s);
 
 -- request_undispatch: these messages were not sent, the sweep is to send them.
 SELECT request_undispatch(%(ids)s);
@@ -16,11 +19,11 @@ FROM request_claim(%(ids)s, %(lease_seconds)s);
 -- request_settle: end or requeue what has finished; says what to send next.
 SELECT kind, request_id, user_id, status, delay_seconds FROM request_settle(%(outcomes)s, %(actor)s);
 
--- request_read: one request of the caller, with its result and its cost.
+-- request_show: one request of the caller, with its place in the queue, its result and its cost.
 SELECT outcome, request_id, model_id, status, result, result_type, error_code, error_message,
        estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens,
-       created_at, started_at, completed_at, processing_time_ms, metadata, cost
-FROM request_read(%(key_hash)s, %(request_id)s);
+       created_at, started_at, completed_at, processing_time_ms, metadata, cost, queue
+FROM request_show(%(key_hash)s, %(request_id)s);
 
 -- request_history: the caller's requests, newest first, older than a given one.
 SELECT outcome, request_id, prompt, model_id, status, error_code, error_message,

@@ -1,11 +1,14 @@
--- request_recover: take back expired claims, end what has no attempts or no time left.
-SELECT requeued, failed, expired FROM request_recover(%(at_most)s);
+-- request_sweep: take back expired claims, end what has no attempts or no time left.
+SELECT requeued, failed, expired, cancelled FROM request_sweep(%(at_most)s);
 
 -- request_dispatch: mark and return what waits without a message and has room in its user's window.
 SELECT request_id, user_id FROM request_dispatch(%(at_most)s);
 
 -- request_redispatch: mark and return what the queue seems to have lost.
 SELECT request_id, user_id FROM request_redispatch(%(queue_depth)s, %(grace_seconds)s, %(long_seconds)s, %(at_most)s);
+
+-- request_resend: mark and return those of dead letters' requests that still wait for their message.
+SELECT request_id, user_id FROM request_resend(%(ids)s);
 
 -- rollup_usage: add what is new to usage.
 SELECT rollup_usage() AS changed;

@@ -15,6 +15,8 @@ BEGIN
         WHEN 'quota.set' THEN act_quota_set(arguments)
         WHEN 'quota.clear' THEN act_quota_clear(arguments)
         WHEN 'price.set' THEN act_price_set(arguments)
+        WHEN 'request.cancel' THEN act_request_cancel(arguments)
+        WHEN 'request.redrive' THEN act_request_redrive(arguments)
         WHEN 'model.set' THEN (SELECT to_jsonb(m) FROM model_set(arguments, 'admin') AS m)
     END;
 END $$;

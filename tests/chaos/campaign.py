@@ -1,0 +1,227 @@
+"""A campaign: one stack, several seeds, each with users, clients, a hand and a judgement of its own."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from local.ports import port_in_use
+from local.stack import Stack
+from tests.chaos import judge
+from tests.chaos.faults import AWAY, Aws, Hand, Sweeper
+from tests.chaos.load import MODEL, Clients, Ledger
+from tests.chaos.model import MAX_TOKENS, TIMEOUT_SECONDS, ScriptedModel
+from tests.chaos.plan import WINDOWS, make_plan
+
+MAX_ATTEMPTS = 30
+# Short times, of which the template has those that it has.
+_PARAMETERS = {
+    "WorkerTimeout": "10",
+    "WorkerConcurrency": "4",
+    "RetryBaseSeconds": "1",
+    "MaxAttempts": str(MAX_ATTEMPTS),
+    "LeaseMarginSeconds": "2",
+    "RedispatchGraceSeconds": "3",
+    "LogLevel": "WARN",
+}
+_DRAIN_SECONDS = 180.0
+_LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is of everything, for one seed."""
+
+    requests: int = 500
+    faults: int = 2
+    users: int = 25
+    clients: int = 8
+
+
+@dataclass
+class Report:
+    """What became of a seed."""
+
+    seed: int
+    accepted: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    killed: Counter[str] = field(default_factory=Counter)
+    model: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Campaign:
+    """The stack, with a scripted model, on which seeds are run one after the other."""
+
+    def __init__(self, state_dir: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
+        self._say = say
+        self._model = ScriptedModel()
+        self.stack = Stack(
+            state_dir,
+            api_port=steady_port(),
+            database_port=steady_port(),
+            llm_url=self._model.url,
+            parameters=parameters(),
+            durable=False,
+            restartable=True,
+            report=say,
+        )
+
+    def __enter__(self) -> Campaign:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stack.stop()
+        self._model.stop()
+
+    def _start(self) -> None:
+        self.stack.start()
+        self._aws = Aws(self.stack)
+        model: dict[str, Any] = {"backend": "openai", "backend_model": "scripted", "endpoint": self._model.url}
+        model |= {"max_tokens_default": MAX_TOKENS, "max_tokens_limit": MAX_TOKENS, "timeout_seconds": TIMEOUT_SECONDS}
+        self._aws.admin("model.set", model_id=MODEL, **model)
+        unlimited = {period: {"max_requests": None, "max_tokens": None} for period in ("minute", "daily", "monthly")}
+        for window in WINDOWS:
+            plan = {"max_unfinished": 10**6, "dispatch_window": window, "limits": unlimited}
+            self._aws.admin("tier.set", tier=_tier(window), **plan)
+
+    def run(self, seed: int, size: Size) -> Report:
+        """One seed, from its users to its verdict."""
+        report = Report(seed)
+        plan = make_plan(seed, size.requests, size.faults, size.users)
+        did, began = self._model.did.copy(), time.monotonic()
+
+        def lap(name: str) -> None:
+            nonlocal began
+            now = time.monotonic()
+            report.seconds[name], began = now - began, now
+
+        with ThreadPoolExecutor(4) as pool:
+            keys = dict(
+                pool.map(lambda user: (user, self._make_user(plan.user_id(user), plan.window(user))), range(plan.users))
+            )
+        lap("users")
+        ledger = Ledger()
+        clients = Clients(plan, self.stack.info.api_url, keys, ledger, size.clients)
+        diary = Diary(self.stack.logs_dir / "chaos.log", seed, ledger)
+        hand = Hand(self.stack, self._aws, plan, ledger, lambda: self._model.busy, diary.note)
+        sweeper = Sweeper(self._aws)
+        sweeper.start()
+        try:
+            hand.start()
+            clients.start()
+            clients.join()
+            lap("load")
+            hand.join()
+            lap("faults")
+            self._drain(plan.user_ids, report)
+            lap("drain")
+        finally:
+            hand.stop()
+            sweeper.stop()
+        self._insist(lambda: self._aws.invoke("rollup", {"tasks": ["usage", "stats", "audit"]}))
+        books = judge.read_books(self.stack.info.database_url, plan.user_ids)
+        hand.collect_dead_letters()
+        report.wrong += [*ledger.troubles, *hand.troubles]
+        report.wrong += judge.judge(plan, ledger, books, self._model.calls, MAX_ATTEMPTS)
+        report.wrong += judge.dead_letters(hand.dead, hand.unreadable)
+        report.wrong += judge.verify(self.stack.state_dir)
+        lap("judgement")
+        report.accepted, report.states = ledger.accepted, judge.states(books)
+        report.faults, report.killed = hand.happened, hand.killed
+        report.model, report.answers = self._model.did - did, ledger.answers
+        return report
+
+    def _make_user(self, user_id: str, window: int) -> str:
+        self._aws.admin("user.create", user_id=user_id, tier=_tier(window))
+        return str(self._aws.admin("key.create", user_id=user_id)["api_key"])
+
+    def _drain(self, user_ids: list[str], report: Report) -> None:
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while (left := self._unfinished(user_ids)) != 0:
+            if time.monotonic() > deadline:
+                report.wrong.append(f"{left} requests are not finished {_DRAIN_SECONDS:.0f} s after the last fault")
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _unfinished(self, user_ids: list[str]) -> int | None:
+        try:
+            return judge.unfinished(self.stack.info.database_url, user_ids)
+        except psycopg.OperationalError:
+            return None
+
+    def _insist(self, act: Callable[[], object]) -> None:
+        """What fails once may have met the end of a fault; twice, it is a failure."""
+        try:
+            act()
+        except AWAY:
+            act()
+
+
+class Diary:
+    """What was done and when, for whoever has to find out how something went wrong."""
+
+    def __init__(self, log: Path, seed: int, ledger: Ledger) -> None:
+        self._log = log
+        self._seed = seed
+        self._ledger = ledger
+
+    def note(self, sentence: str) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"{at} seed {self._seed}, {self._ledger.accepted} accepted: {sentence}\n")
+
+
+def _tier(window: int) -> str:
+    return f"chaos-{window}"
+
+
+def parameters() -> dict[str, str]:
+    """The parameters above, as far as the template has them."""
+    known = template_parameters()
+    return {
+        name: value
+        if value in map(str, known[name].get("AllowedValues", [value]))
+        else str(min(known[name]["AllowedValues"]))
+        for name, value in _PARAMETERS.items()
+        if name in known
+    }
+
+
+def template_parameters() -> dict[str, Any]:
+    class Loader(yaml.SafeLoader):
+        """Takes CloudFormation's own tags for what they are: nothing that is asked for here."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    text = (judge.ROOT / "template.yaml").read_text(encoding="utf-8")
+    return dict(yaml.load(text, Loader)["Parameters"])
+
+
+def steady_port() -> int:
+    """A free port that is the source of no connection.
+
+    The system gives connections ports of a range above these. A server whose port is in that range may not get it back:
+    a client that knocks while the server is down can be given this very port, and meets itself.
+    """
+    rng = random.SystemRandom()
+    while port_in_use(port := rng.randrange(16_384, 32_768)):
+        pass
+    return port

@@ -1,0 +1,204 @@
+"""The judge: what must be true when it is over, asked of the database directly and of the system's own verification.
+
+It adds up on its own, from what the scripted model says that it answered, and shares no code with the service.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.chaos.load import Ledger
+from tests.chaos.model import call_of, is_refused, tokens
+from tests.chaos.plan import Order, Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+FINAL = ("completed", "failed", "cancelled", "expired")
+
+# Errors that pass: a request fails with one only when its attempts have come to nothing, every one of them.
+_TRANSIENT = {
+    "model_unavailable",
+    "model_timeout",
+    "model_throttled",
+    "model_bad_response",
+    "worker_lost",
+    "worker_error",
+}
+_VERIFY_SECONDS = 300
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Books:
+    """What the database holds of a run's users."""
+
+    requests: Sequence[Row]
+    results: Mapping[str, list[str]]  # request → contents
+    prompts: Mapping[str, str]
+    endings: Mapping[str, list[str]]  # request → states that the audit log says it ended in
+    quotas: Sequence[Row]
+    inflight: Sequence[Row]
+
+
+def unfinished(database_url: str, user_ids: Sequence[str]) -> int:
+    """How many requests of these users are not in a final state."""
+    with psycopg.connect(database_url, autocommit=True) as database:
+        row = database.execute(
+            "SELECT count(*) FROM requests WHERE user_id = ANY (%s) AND NOT status = ANY (%s)",
+            (list(user_ids), list(FINAL)),
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_books(database_url: str, user_ids: Sequence[str]) -> Books:
+    users = {"users": list(user_ids)}
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as database:
+
+        def rows(sql: str) -> list[dict[str, Any]]:
+            return database.execute(sql, users).fetchall()
+
+        requests = rows("SELECT request_id::text AS id, * FROM requests WHERE user_id = ANY (%(users)s)")
+        users["ids"] = [row["request_id"] for row in requests]
+        results, endings = defaultdict(list), defaultdict(list)
+        for row in rows("SELECT request_id::text AS id, content FROM results WHERE request_id = ANY (%(ids)s)"):
+            results[row["id"]].append(row["content"])
+        for row in rows(
+            "SELECT request_id::text AS id, after->>'status' AS state FROM audit_log WHERE user_id = ANY (%(users)s)"
+            " AND action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')"
+        ):
+            endings[row["id"]].append(row["state"])
+        prompts = rows("SELECT request_id::text AS id, prompt FROM prompts WHERE request_id = ANY (%(ids)s)")
+        return Books(
+            requests=requests,
+            results=results,
+            prompts={row["id"]: row["prompt"] for row in prompts},
+            endings=endings,
+            quotas=rows("SELECT * FROM quotas WHERE user_id = ANY (%(users)s)"),
+            inflight=rows("SELECT * FROM inflight WHERE user_id = ANY (%(users)s)"),
+        )
+
+
+def judge(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], max_attempts: int) -> list[str]:
+    """Every sentence is something that must not be."""
+    return [
+        *_accepted_once(plan, ledger, books),
+        *_finished(plan, ledger, books, calls, max_attempts),
+        *_booked(books),
+        *(f"request {row['request_id']} is still in flight, {row['status']}" for row in books.inflight),
+    ]
+
+
+def states(books: Books) -> Counter[str]:
+    return Counter(row["status"] for row in books.requests)
+
+
+def _accepted_once(plan: Plan, ledger: Ledger, books: Books) -> Iterator[str]:
+    for order in plan.orders:
+        if len(ids := ledger.ids.get(order.number, set())) != 1:
+            yield f"order {order.number} was accepted as {len(ids)} requests: {sorted(ids)}"
+    told = {request_id for ids in ledger.ids.values() for request_id in ids}
+    kept = {row["id"] for row in books.requests}
+    yield from (f"request {request_id} was accepted and is lost" for request_id in sorted(told - kept))
+    yield from (f"request {request_id} is one that no client was told of" for request_id in sorted(kept - told))
+
+
+def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], max_attempts: int) -> Iterator[str]:
+    orders = {request_id: order for order in plan.orders for request_id in ledger.ids.get(order.number, ())}
+    for row in books.requests:
+        name, status = row["id"], row["status"]
+        if status not in FINAL:
+            yield f"request {name} is still {status} after {row['attempts']} attempts"
+            continue
+        if books.endings.get(name, []) != [status]:
+            yield f"request {name} is {status}, and in the audit log it ended as {books.endings.get(name, [])}"
+        if (order := orders.get(name)) is None:
+            continue
+        if books.prompts.get(name) != order.prompt:
+            yield f"request {name} asks {books.prompts.get(name)!r}, and its client asked {order.prompt!r}"
+        contents = books.results.get(name, [])
+        if status == "completed":
+            yield from _answered(row, order, contents, calls[order.prompt])
+        elif contents:
+            yield f"request {name} is {status}, and has {len(contents)} results"
+        if why := _unexplained(row, order, max_attempts):
+            yield f"request {name} is {status} ({row['error_code']}), attempts {row['attempts']}: {why}"
+        if order.number in ledger.cancelled and status not in {"cancelled", "completed"}:
+            yield f"request {name} was cancelled by its client, and is {status} ({row['error_code']})"
+
+
+def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> Iterator[str]:
+    if len(contents) != 1:
+        yield f"request {row['id']} is completed, and has {len(contents)} results"
+        return
+    call = call_of(order.prompt, contents[0])
+    if call is None or call > calls:
+        yield f"request {row['id']} has an answer that the model never gave: {contents[0]!r}"
+    elif (row["prompt_tokens"], row["completion_tokens"]) != tokens(order.prompt, call):
+        booked = (row["prompt_tokens"], row["completion_tokens"])
+        yield f"request {row['id']} was booked with {booked}; the model reported {tokens(order.prompt, call)}"
+
+
+def _unexplained(row: Row, order: Order, max_attempts: int) -> str | None:
+    """Why this end is none that the script explains; None if it is one."""
+    status, code = row["status"], row["error_code"]
+    if status == "completed":
+        return "the model refuses this prompt" if is_refused(order.prompt) else None
+    if status == "cancelled":
+        return None if order.cancelled_after is not None else "nobody cancelled it"
+    if status == "expired" or code == "request_expired":
+        return None if order.ttl_seconds is not None else "it had a day's time"
+    if code == "model_rejected":
+        return None if is_refused(order.prompt) else "the model does not refuse this prompt"
+    if code in _TRANSIENT:
+        over = row["attempts"] >= max_attempts or order.ttl_seconds is not None
+        return None if over else "it had attempts left"
+    return "nothing in the script ends like this"
+
+
+def _booked(books: Books) -> Iterator[str]:
+    """Each counter, added up anew from the answers."""
+    for quota in books.quotas:
+        name = f"{quota['user_id']}'s {quota['quota_period']} quota"
+        requests = [row for row in books.requests if row["user_id"] == quota["user_id"] and _is_in(row, quota)]
+        used = 0
+        for row in requests:
+            for content in books.results.get(row["id"], []):
+                prompt = books.prompts.get(row["id"], "")
+                call = call_of(prompt, content)
+                used += sum(tokens(prompt, call)) if call is not None else 0
+        if quota["tokens_reserved"] != 0:
+            yield f"{name} has {quota['tokens_reserved']} tokens reserved, and nothing is unfinished"
+        if (quota["requests_used"], quota["tokens_used"]) != (len(requests), used):
+            booked = f"{quota['requests_used']} requests and {quota['tokens_used']} tokens"
+            yield f"{name} has booked {booked}; it was {len(requests)} requests and {used} tokens"
+
+
+def _is_in(row: Row, quota: Row) -> bool:
+    created: datetime = row["created_at"]
+    return bool(quota["period_start"] <= created < quota["reset_at"])
+
+
+def dead_letters(bodies: Sequence[str], unreadable: set[str]) -> list[str]:
+    """Messages in the dead-letter queue that the hand did not write."""
+    return [f"in the dead-letter queue, unexplained: {body}" for body in bodies if body not in unreadable]
+
+
+def verify(state_dir: Path) -> list[str]:
+    """What `sluice verify --full` finds wrong."""
+    command = [sys.executable, "-m", "sluice_cli", "--state", str(state_dir), "--json", "verify", "--full"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=_VERIFY_SECONDS)
+    if done.returncode == 0 and json.loads(done.stdout)["balanced"]:
+        return []
+    return [f"`sluice verify --full` ended with {done.returncode}: {done.stdout.strip()} {done.stderr.strip()}"]
