@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 30
 # Short times, of which the template has those that it has.
 _PARAMETERS = {
     "WorkerTimeout": "10",
-    "WorkerConcurrency": "4",
+    "WorkerConcurrency": "6",
     "RetryBaseSeconds": "1",
     "MaxAttempts": str(MAX_ATTEMPTS),
     "LeaseMarginSeconds": "2",
@@ -45,7 +45,7 @@ class Size:
     requests: int = 500
     faults: int = 2
     users: int = 25
-    clients: int = 8
+    clients: int = 4
 
 
 @dataclass

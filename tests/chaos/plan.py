@@ -15,7 +15,7 @@ from itertools import accumulate
 KINDS = ("kill", "postgres", "emulator", "duplicate", "reorder", "rollup", "unreadable")
 
 # How many requests of a user may be out at once: many wait in the database, some never do.
-WINDOWS = (3, 10, 40)
+WINDOWS = (50, 20, 5)
 
 LIFETIMES = False
 CANCELLATIONS = False
@@ -72,7 +72,7 @@ def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
     """The plan of a seed: so many requests of so many users, and so many faults of each kind."""
     rng = random.Random(seed)
     # A few users ask for most of it, as it is in life.
-    weights = list(accumulate(1 / (1 + user) for user in range(users)))
+    weights = list(accumulate(1 / (4 + user) for user in range(users)))
     orders = [
         Order(
             number=number,

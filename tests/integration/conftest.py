@@ -54,6 +54,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """Gives the next handler the environment that the template would."""
     sqs, secrets = boto3.client("sqs"), boto3.client("secretsmanager")
     queue_url = sqs.create_queue(QueueName="requests")["QueueUrl"]
+    dead_letter_queue_url = sqs.create_queue(QueueName="dead-letters")["QueueUrl"]
 
     def configure(role: str, dsn: str = dsn, **settings: str) -> Any:
         parts = conninfo_to_dict(dsn)
@@ -70,6 +71,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             "DATABASE_SECRET_ARN": arn,
             "DATABASE_ROLE": f"sluice_{role}" if role != "migrate" else "",
             "QUEUE_URL": queue_url,
+            "DEAD_LETTER_QUEUE_URL": dead_letter_queue_url,
             "RETRY_BASE_SECONDS": "1",
             **settings,
         }.items():

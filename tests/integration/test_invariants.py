@@ -132,7 +132,7 @@ def make_history(books: Books) -> None:
     books.claim("lost", "retried", "worn_out")
     service.settle(*[retry(books.ids[name], after=10) for name in ("retried", "worn_out")])
     books.at(2031, 1, 30, 10, 2)
-    assert books.sweep() == {"requeued": 1, "failed": 0, "expired": 0}
+    assert books.sweep() == {"requeued": 1, "failed": 0, "expired": 0, "cancelled": 0}
     books.claim("lost", "retried", "worn_out")
     flush = [completed(books.ids["lost"], 2), completed(books.ids["retried"], 2), retry(books.ids["worn_out"], 2)]
     assert [row["kind"] for row in service.settle(*flush) if row["kind"] != "dispatch"] == [
@@ -145,7 +145,7 @@ def make_history(books: Books) -> None:
     books.claim("worn_out")
     service.settle(retry(books.ids["worn_out"], 3))
     books.at(2031, 1, 30, 11, 30)
-    assert books.sweep() == {"requeued": 0, "failed": 0, "expired": 1}
+    assert books.sweep() == {"requeued": 0, "failed": 0, "expired": 1, "cancelled": 0}
     books.rollup()
     seal(service)
 
@@ -732,7 +732,7 @@ def test_a_settlement_that_comes_long_after_its_periods_balances(books: Books) -
 def test_a_claim_that_was_lost_a_month_ago_is_ended_all_the_same(books: Books) -> None:
     """The schedules stood still, a database was restored: whatever the reason, the sweep must get over it."""
     books.at(2031, 3, 15, 12)
-    assert books.sweep() == {"requeued": 0, "failed": 2, "expired": 1}
+    assert books.sweep() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
     assert_books_balance(books.service)
 
 

@@ -43,7 +43,11 @@ def test_a_claim_takes_only_what_is_due(service: Service, alice: bytes) -> None:
     service.claim(taken)
     service.owner.execute("UPDATE inflight SET not_before = now() + interval '1 hour' WHERE request_id = %s", (early,))
     service.owner.execute("UPDATE inflight SET expires_at = now() WHERE request_id = %s", (late,))
-    service.owner.execute("UPDATE inflight SET attempt = max_attempts WHERE request_id = %s", (spent,))
+    service.owner.execute(
+        "UPDATE inflight SET status = 'processing', attempt = 3, failures = 2, lease_until = now() - interval '1 s'"
+        " WHERE request_id = %s",
+        (spent,),  # max_attempts is 3: the sweep will end it
+    )
 
     claims = service.claim(queued, taken, early, late, spent, uuid4())
 

@@ -272,7 +272,9 @@ def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(ser
     set_clock(service.owner, NOON + timedelta(minutes=1))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(service.dsn) as submitter, ThreadPoolExecutor(1) as pool:
-        submitter.execute("SELECT request_create(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)", (alice,))
+        submitter.execute(
+            "SELECT request_create(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)", (alice,)
+        )
         settlement = pool.submit(service.settle, completed(old))
         assert wait_until(lambda: service.value(waiting) == 1, 30)
         submitter.commit()

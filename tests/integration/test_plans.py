@@ -161,7 +161,9 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
 
-    submit = plans.of("SELECT * FROM request_create(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, NULL, NULL, 60, 3)", alice)
+    submit = plans.of(
+        "SELECT * FROM request_create(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, NULL, NULL, 60, 3)", alice
+    )
     assert_nothing_is_scanned_whole(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_nothing_is_scanned_whole(claim)

@@ -31,6 +31,7 @@ def test_status_tells_all_about_an_answered_request(service: Service, alice: byt
         # 7 at 0.035 and 3 at 0.14 per million
         "cost": {"amount": "0.000000665", "currency": "USD", "price_list": "standard"},
         "metadata": {"team": "x"},
+        "queue": None,
     }
     assert list(times.values()) == sorted(times.values())
     assert all(time.endswith("Z") for time in times.values())

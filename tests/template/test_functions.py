@@ -127,6 +127,7 @@ def test_routes(processed: dict) -> None:
     }
     assert set(routes) == {
         "POST /generate",
+        "POST /requests/{request_id}/cancel",
         "GET /status/{request_id}",
         "GET /requests",
         "GET /usage",
@@ -134,7 +135,7 @@ def test_routes(processed: dict) -> None:
         "GET /health",
     }
     for route, integration in routes.items():
-        function = "SubmitFunction" if route == "POST /generate" else "StatusFunction"
+        function = "SubmitFunction" if route.startswith("POST ") else "StatusFunction"
         assert f"${{{function}.Arn}}" in json.dumps(integration["uri"])
         assert integration["payloadFormatVersion"] == "2.0"
 

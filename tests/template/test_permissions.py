@@ -6,6 +6,7 @@ from tests.template.stack import Stack, walk
 
 FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
+DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
@@ -27,6 +28,8 @@ GRANTS: dict[str, dict[str, list[object]]] = {
     "Rollup": {
         "sqs:SendMessage": [QUEUE],
         "sqs:GetQueueAttributes": [QUEUE],
+        "sqs:ReceiveMessage": [DEAD_LETTERS],
+        "sqs:DeleteMessage": [DEAD_LETTERS],
     },
     "Admin": {"lambda:InvokeFunction": [ROLLUP]},
     "Migrate": {},

@@ -94,14 +94,14 @@ CREATE OR REPLACE FUNCTION request_redispatch(queue_depth integer, grace_seconds
 #variable_conflict use_column
 DECLARE
     settled_before timestamptz := clock_now() - make_interval(secs => grace_seconds);
-    lost           bigint;
-    long           bigint;
+    fewer          bigint;
+    stale          bigint;
 BEGIN
     -- One after the other: two sweeps at once would each find the whole difference.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.redispatch'));
     SELECT count(*) - queue_depth,
            count(*) FILTER (WHERE i.status = 'queued' AND i.dispatched_at < clock_now() - make_interval(secs => long_seconds))
-    INTO lost, long
+    INTO fewer, stale
     FROM inflight i WHERE i.dispatched_at < settled_before;
     RETURN QUERY
         UPDATE inflight i SET dispatched_at = clock_now()
@@ -109,11 +109,11 @@ BEGIN
             SELECT o.request_id FROM inflight o
             WHERE o.status = 'queued' AND o.dispatched_at < settled_before
             ORDER BY o.dispatched_at
-            LIMIT least(at_most, greatest(lost, least(long, 1 + long / 1000)))
+            LIMIT least(at_most, greatest(fewer, least(stale, 1 + stale / 1000)))
             FOR UPDATE SKIP LOCKED
         ) AS missing
         WHERE i.request_id = missing.request_id
-        RETURNING i.request_id, i.user_id;
+        RETURNING i.request_id, i.user_id::text;
 END $$;
 
 -- Requests that dead letters were about: those that wait for that message are returned to be sent again. What else there is
