@@ -472,6 +472,7 @@ WRONGS = {
     "a token of the request moved from the prompt to the answer": wrong(
         "UPDATE requests SET prompt_tokens = prompt_tokens - 1, completion_tokens = completion_tokens + 1 WHERE request_id = %(today)s",
         ("request_settled_once", "alice", "today"),
+        ("usage_is_the_sum", "alice", "2031-02-02 small"),
     ),
     "other tokens of the request": wrong(
         f"UPDATE requests SET prompt_tokens = 8, total_tokens = 11 WHERE {ANSWERED}",
@@ -482,6 +483,7 @@ WRONGS = {
     "other tokens of a request of today": wrong(
         "UPDATE requests SET prompt_tokens = 8, total_tokens = 11 WHERE request_id = %(today)s",
         ("request_settled_once", "alice", "today"),
+        ("usage_is_the_sum", "alice", "2031-02-02 small"),
         ("quota_used_is_the_sum", "alice", *PERIODS),
     ),
     "another user of the request": wrong(
@@ -795,7 +797,10 @@ def test_a_request_of_an_earlier_day_is_looked_at_when_it_was_touched_and_once_o
     books.service.settle(completed(books.ids["forgotten"]))
     tokens = "UPDATE requests SET prompt_tokens = prompt_tokens + 1, total_tokens = total_tokens + 1 WHERE request_id = %(forgotten)s"
     books.run(tokens)
-    wrong_tokens = {("request_settled_once", "bob", "forgotten", None)}
+    wrong_tokens = {
+        ("request_settled_once", "bob", "forgotten", None),
+        ("usage_is_the_sum", "bob", None, "2031-01-31 nova-micro"),
+    }
     assert books.found(every=False) == books.found() == wrong_tokens
     books.run(tokens.replace("+", "-"))
     settled_down(books.service)

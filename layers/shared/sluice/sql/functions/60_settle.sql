@@ -211,9 +211,8 @@ CREATE OR REPLACE FUNCTION request_settle(outcomes jsonb, by_actor text)
     RETURNS TABLE (kind text, request_id uuid, user_id text, status text, delay_seconds integer)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
-    users text[] := ARRAY(
-        SELECT DISTINCT i.user_id FROM inflight i
-        WHERE i.request_id IN (SELECT (o->>'request_id')::uuid FROM jsonb_array_elements(outcomes) AS o));
+    ids   uuid[] := ARRAY(SELECT (o->>'request_id')::uuid FROM jsonb_array_elements(outcomes) AS o);
+    users text[] := ARRAY(SELECT DISTINCT i.user_id FROM inflight i WHERE i.request_id = ANY (ids));
 BEGIN
     -- The gate first, users sorted: the order in which submit and every other settlement take these locks.
     PERFORM FROM quota_plans p WHERE p.user_id = ANY (users) ORDER BY p.user_id FOR NO KEY UPDATE;
