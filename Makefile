@@ -82,6 +82,10 @@ demo: setup  ## the same, then roll usage up, show it and stop
 test: setup  ## run every test (options: make test PYTEST="-k schema")
 	@$(bin)/python -m pytest -n 2 --dist loadgroup $(PYTEST) tests
 
+.PHONY: chaos
+chaos: setup  ## the whole stack under faults, ten seeds (options: make chaos CHAOS="--seed 7 --seeds 1")
+	@$(bin)/python -m tests.chaos $(CHAOS)
+
 .PHONY: lint
 lint: setup  ## check style, types, imports, the template and the migrations
 	@$(bin)/ruff check $(python_files)

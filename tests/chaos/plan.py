@@ -17,8 +17,8 @@ KINDS = ("kill", "postgres", "emulator", "duplicate", "reorder", "rollup", "unre
 # How many requests of a user may be out at once: many wait in the database, some never do.
 WINDOWS = (50, 20, 5)
 
-LIFETIMES = False
-CANCELLATIONS = False
+LIFETIMES = True
+CANCELLATIONS = True
 
 _TOPICS = ("rivers", "mountains", "engines", "letters", "spices", "planets", "bridges", "clocks", "ferries", "bees")
 

@@ -45,12 +45,15 @@ class FakeQueue:
 
 @dataclass
 class FakeDeadLetters:
-    """A dead-letter queue that keeps what is not deleted."""
+    """A dead-letter queue that keeps what is not deleted, and hides what was received."""
 
     letters: list[Delivery] = field(default_factory=list)
+    hidden: set[str] = field(default_factory=set)
 
     def receive(self) -> list[Delivery]:
-        return self.letters[:10]
+        received = [letter for letter in self.letters if letter.message_id not in self.hidden][:10]
+        self.hidden.update(letter.message_id for letter in received)
+        return received
 
     def delete(self, messages: Sequence[Delivery]) -> None:
         self.letters = [letter for letter in self.letters if letter not in messages]
