@@ -33,7 +33,7 @@ from psycopg.types.json import Jsonb
 from sluice.db.connection import Connection
 from sluice.db.queries import query
 from sluice.keys import digest
-from tests.support.ledger import SMALL, cancelled, set_clock, stop_the_clock
+from tests.support.ledger import SMALL, set_clock, stop_the_clock
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
@@ -41,6 +41,8 @@ MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
 OVERHEAD = {"nova-micro": 64, "small": 10}
 KEYS = {name: "sluice_" + name[0] * 43 for name in ("ann", "bob", "cyd")}
+WINDOW = 2
+LONGEST = 200_000
 ENDED = ("completed", "failed", "cancelled", "expired")
 
 Limit = tuple[int | None, int | None]  # requests, tokens
@@ -83,6 +85,10 @@ class Request:
     max_attempts: int
     status: str = "queued"
     attempt: int = 0
+    failures: int = 0
+    lost: int = 0
+    is_dispatched: bool = False
+    is_cancelled: bool = False
     lease_until: datetime | None = None
     not_before: datetime | None = None
     tokens: tuple[int, int] | None = None
@@ -102,16 +108,25 @@ class Request:
         return sum(self.tokens or ())
 
     def end(self, status: str, tokens: tuple[int, int] | None = None) -> None:
-        self.status, self.tokens, self.lease_until = status, tokens, None
+        self.status, self.tokens, self.lease_until, self.is_dispatched = status, tokens, None, False
         self.audited.append(f"request.{status}")
 
+    def queue(self, not_before: datetime | None = None, *, failed: bool = False, lost: bool = False) -> None:
+        self.status, self.lease_until, self.is_dispatched = "queued", None, False
+        self.not_before = not_before
+        self.failures, self.lost = self.failures + failed, self.lost + lost
+        self.audited.append("request.requeued")
+
+    def is_lost(self, now: datetime) -> bool:
+        return self.lease_until is not None and self.lease_until < now
+
+    def may_begin(self, now: datetime) -> bool:
+        return self.status == "queued" and (self.not_before is None or self.not_before <= now)
+
     def is_due(self, now: datetime) -> bool:
-        if self.is_ended or self.expires_at <= now or self.attempt >= self.max_attempts:
+        if self.is_ended or self.expires_at <= now or self.is_cancelled:
             return False
-        if self.status == "queued":
-            return self.not_before is None or self.not_before <= now
-        assert self.lease_until is not None
-        return self.lease_until < now
+        return self.may_begin(now) or (self.is_lost(now) and self.failures + 1 < self.max_attempts)
 
 
 def start_of(period: str, at: datetime) -> datetime:
@@ -174,6 +189,19 @@ class Ledger:
             verdict = "unfinished_exceeded"
         return verdict, -(-wait // timedelta(seconds=1))
 
+    def fill(self, user: str, among: Sequence[Request] | None = None) -> list[UUID]:
+        """Dispatch the user's next requests, as far as the window has room."""
+        room = WINDOW - sum(request.is_dispatched for request in self.of(user))
+        line = [
+            request
+            for request in sorted(self.of(user), key=lambda request: request.request_id)
+            if request.may_begin(self.now) and not request.is_dispatched and request.expires_at > self.now
+            if among is None or request in among
+        ]
+        for request in line[: max(0, room)]:
+            request.is_dispatched = True
+        return [request.request_id for request in line[: max(0, room)]]
+
     def accept(self, request: Request) -> None:
         starts = self.users[request.user].starts
         for period, start in starts.items():
@@ -184,38 +212,69 @@ class Ledger:
     def settle(self, outcome: Mapping[str, Any]) -> tuple[str, UUID, str | None]:
         request = self.requests[UUID(outcome["request_id"])]
         kind, after = outcome["outcome"], outcome.get("retry_after", 0)
+        reported = (outcome.get("prompt_tokens") or 0, outcome.get("completion_tokens") or 0)
         if request.is_ended or request.attempt != outcome["attempt"]:
             if request.is_archived:
                 return "superseded", request.request_id, None
             if (
                 request.is_ended
                 and request.attempt == outcome["attempt"]
-                and request.status in {kind, "failed" if kind == "retry" else kind}
+                and request.status in {kind, "failed" if kind == "retry" else kind, "cancelled"}
+                and request.booked == sum(reported)
             ):
                 return "settled", request.request_id, request.status
             request.audited.append("request.superseded")
             return "superseded", request.request_id, request.status
+        if request.status == "queued" and kind in {"retry", "handed_back"}:
+            return "requeued", request.request_id, "queued"  # it has been, already
         later = self.now + timedelta(seconds=after)
-        if kind == "retry" and request.attempt < request.max_attempts and later < request.expires_at:
-            request.status, request.lease_until, request.not_before = "queued", None, later
-            request.audited.append("request.requeued")
-            return "requeued", request.request_id, "queued"
-        reported = (outcome.get("prompt_tokens"), outcome.get("completion_tokens"))
-        request.end("failed" if kind == "retry" else kind, None if reported == (None, None) else reported)
-        return "settled", request.request_id, request.status
+        if request.is_cancelled:
+            kind = "cancelled"
+        elif kind == "retry" and (request.failures + 1 >= request.max_attempts or later >= request.expires_at):
+            kind = "failed"
+        if kind == "retry":
+            request.queue(later, failed=True)
+        elif kind == "handed_back":
+            request.queue()
+        else:
+            request.end(kind, reported if "prompt_tokens" in outcome else None)
+            return "settled", request.request_id, request.status
+        return "requeued", request.request_id, "queued"
 
     def recover(self) -> dict[str, int]:
-        done: Counter[str] = Counter(requeued=0, failed=0, expired=0)
+        done: Counter[str] = Counter(requeued=0, failed=0, expired=0, cancelled=0)
         for request in self.requests.values():
-            is_lost = request.lease_until is not None and request.lease_until < self.now
-            if is_lost and request.attempt < request.max_attempts and request.expires_at > self.now:
-                request.status, request.lease_until = "queued", None
-                request.audited.append("request.requeued")
+            if request.is_lost(self.now) and request.is_due(self.now):
+                request.queue(request.not_before, failed=True, lost=True)
                 done["requeued"] += 1
-            elif is_lost or (request.status == "queued" and request.expires_at <= self.now):
-                request.end("expired" if request.status == "queued" and not request.attempt else "failed")
+            elif request.is_lost(self.now):
+                request.end("cancelled" if request.is_cancelled else "failed")
+                done[request.status] += 1
+            elif request.status == "queued" and request.expires_at <= self.now:
+                request.end("failed" if request.failures else "expired")
                 done[request.status] += 1
         return dict(done)
+
+    def redrive(self, request: Request, ttl: timedelta, max_attempts: int) -> str | None:
+        """Queue a failed request again; or why not."""
+        if request.is_archived:
+            return "request_archived"
+        if request.status != "failed":
+            return "request_not_failed"
+        who = self.users[request.user]
+        if not who.is_active:
+            return "user_inactive"
+        for period, start in who.starts.items():
+            max_tokens = who.limits[period][1]
+            if max_tokens is not None and start <= request.created_at < end_of(period, start):
+                _, booked, pending = self.used(request.user, period, start)
+                if booked - request.booked + pending + request.reserved > max_tokens:
+                    return "quota_exceeded"
+        request.status, request.tokens, request.failures, request.lost = "queued", None, 0, 0
+        request.is_cancelled, request.not_before = False, None
+        request.expires_at, request.max_attempts = self.now + ttl, max_attempts
+        request.audited.append("request.redriven")
+        return None
 
     def follow(self, names: Sequence[str]) -> None:
         """Users get what their tiers allow, except for what is their own."""
@@ -302,7 +361,13 @@ class LedgerMachine(RuleBasedStateMachine):
     # Submitting
 
     def submit(
-        self, user: str, size: tuple[str, int, int], ttl: int, max_attempts: int, key: str | None = None
+        self,
+        user: str,
+        size: tuple[str, int, int],
+        ttl: int,
+        max_attempts: int,
+        key: str | None = None,
+        ahead: int = 0,
     ) -> None:
         model, length, max_tokens = size
         body = repr(size)
@@ -312,7 +377,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if verdict != "user_inactive" and earlier is not None and earlier[2] > ledger.now:
             verdict, wait = "replayed" if earlier[0] == body else "idempotency_conflict", 0
         (row,) = self.rows(
-            "request_submit",
+            "request_create",
             key_hash=digest(KEYS[user]),
             prompt="x" * length,
             model=model,
@@ -321,6 +386,9 @@ class LedgerMachine(RuleBasedStateMachine):
             idempotency_key=key,
             body_hash=None if key is None else digest(body),
             ttl_seconds=ttl,
+            ends_at=None,
+            begins_at=ledger.now + timedelta(seconds=ahead) if ahead else None,
+            longest_seconds=LONGEST,
             max_attempts=max_attempts,
         )
         assert (row["outcome"], (row["detail"] or {}).get("retry_after", 0)) == (verdict, wait)
@@ -328,7 +396,15 @@ class LedgerMachine(RuleBasedStateMachine):
             assert earlier is not None
             assert row["request_id"] == earlier[1]
         if verdict == "accepted":
+            room = sum(other.is_dispatched for other in ledger.of(user)) < WINDOW
+            line = any(not other.is_dispatched and not other.is_ended for other in ledger.of(user))
             request = self.accepted(row["request_id"], user, model, reserved, timedelta(seconds=ttl), max_attempts)
+            begins = ledger.now + timedelta(seconds=ahead)
+            if ahead and begins > request.created_at:
+                request.not_before, request.expires_at = begins, begins + timedelta(seconds=ttl)
+            request.is_dispatched = room and not line and request.not_before is None
+            sent = [request.request_id] if request.is_dispatched else ledger.fill(user) if room and line else []
+            assert sorted(row["send"]) == sorted(sent)
             for quota in row["detail"]["quotas"]:
                 requests, booked, pending = ledger.used(user, quota["period"], request.created_at)
                 assert (quota["requests_used"], quota["tokens_used"]) == (requests, booked + pending)
@@ -350,11 +426,12 @@ class LedgerMachine(RuleBasedStateMachine):
         user=users,
         some=st.lists(sizes, min_size=1, max_size=4),
         ttl=st.sampled_from([100_000, 3600, 90]),
-        attempts=st.integers(1, 3),
+        attempts=st.integers(1, 4),
+        ahead=st.sampled_from([0, 0, 0, 40]),
     )
-    def submits(self, user: str, some: list[tuple[str, int, int]], ttl: int, attempts: int) -> None:
+    def submits(self, user: str, some: list[tuple[str, int, int]], ttl: int, attempts: int, ahead: int) -> None:
         for size in some:
-            self.submit(user, size, ttl, attempts)
+            self.submit(user, size, ttl, attempts, ahead=ahead)
 
     @rule(user=users, over=st.integers(0, 1))
     def submits_what_just_fits(self, user: str, over: int) -> None:
@@ -387,7 +464,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (refused.value.diag.constraint_name, refused.value.sqlstate) == (verdict, state)
             return
         ((request_id,),) = self.values(statement, *parameters)
-        self.accepted(request_id, user, model, reserved, timedelta(days=1), 8)
+        self.accepted(request_id, user, model, reserved, timedelta(days=1), 20)
 
     # Working
 
@@ -409,8 +486,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def claim(self, wanted: Sequence[Request], lease: int) -> None:
         now = self.ledger.now
-        due = [request for request in wanted if request.is_due(now)]
+        for user in {request.user for request in wanted if request.may_begin(now) and not request.is_dispatched}:
+            self.ledger.fill(user, among=wanted)
+        due = [request for request in wanted if request.is_dispatched and request.is_due(now)]
+        if suspects := [request for request in due if request.lost >= 2]:
+            due = [min(suspects, key=lambda request: request.request_id)]
+        for request in wanted:
+            if request.status == "queued" and request not in due:
+                request.is_dispatched = False
         for request in due:
+            was_lost = request.status == "processing"
+            request.failures, request.lost = request.failures + was_lost, request.lost + was_lost
             request.status, request.attempt = "processing", request.attempt + 1
             request.lease_until, request.not_before = now + timedelta(seconds=lease), None
             request.audited.append("request.processing")
@@ -419,13 +505,16 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len(rows) == len(due)
 
     def settle(self, flush: Sequence[dict[str, Any]]) -> None:
+        named = [self.ledger.requests[UUID(outcome["request_id"])] for outcome in flush]
+        users = {request.user for request in named if not request.is_ended}
         expected = Counter(self.ledger.settle(outcome) for outcome in flush)
+        expected += Counter(("dispatch", sent, "queued") for user in users for sent in self.ledger.fill(user))
         rows = self.rows("request_settle", outcomes=Jsonb(flush), actor="worker")
-        assert Counter((r["kind"], r["request_id"], r["status"]) for r in rows if r["kind"] != "dispatch") == expected
+        assert Counter((row["kind"], row["request_id"], row["status"]) for row in rows) == expected
 
     def outcome(self, data: st.DataObject, request: Request) -> dict[str, Any]:
         attempt = request.attempt - (request.attempt > 1 and data.draw(st.integers(0, 4)) == 0)
-        kinds = ["completed", "retry", "overrun", "failed", "retry", "too_large", "cancelled", "retry"]
+        kinds = ["completed", "retry", "overrun", "failed", "retry", "too_large", "cancelled", "retry", "handed_back"]
         if request.is_ended and request.status in kinds:
             kinds = [request.status, request.status, "retry", "completed", "cancelled"]  # the same again, or too late
         kind = data.draw(st.sampled_from(kinds))
@@ -436,6 +525,8 @@ class LedgerMachine(RuleBasedStateMachine):
             told |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
         if kind in {"completed", "overrun"}:
             return told | {"outcome": "completed", "content": "an answer", "fingerprint": "00" * 32}
+        if kind == "handed_back":
+            return told
         if kind == "retry":
             told |= {"retry_after": data.draw(st.sampled_from([0, 30, 1000, 100_000]))}
         return told | ({"outcome": "failed"} if kind == "too_large" else {}) | {"error_code": "x", "error_message": "x"}
@@ -487,12 +578,61 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not request.is_ended for request in self.ledger.requests.values()))
     @rule(data=st.data(), twice=st.booleans())
     def cancels(self, data: st.DataObject, twice: bool) -> None:
+        """Its client does, who may be deactivated."""
         request = data.draw(
             st.sampled_from([request for request in self.ledger.requests.values() if not request.is_ended])
         )
-        flush = [cancelled(request.request_id, request.attempt)]
         for _ in range(1 + twice):
-            self.settle(flush)
+            if not self.ledger.users[request.user].is_active:
+                (row,) = self.rows("request_cancel", key_hash=digest(KEYS[request.user]), request_id=request.request_id)
+                assert row["outcome"] == "user_inactive"
+                continue
+            if not request.is_ended and (request.status == "queued" or request.is_lost(self.ledger.now)):
+                request.end("cancelled")
+            elif not request.is_ended and not request.is_cancelled:
+                request.is_cancelled = True
+                request.audited.append("request.cancel_requested")
+            sent = self.ledger.fill(request.user)
+            (row,) = self.rows("request_cancel", key_hash=digest(KEYS[request.user]), request_id=request.request_id)
+            assert (row["outcome"], row["status"], sorted(row["send"])) == ("ok", request.status, sorted(sent))
+
+    @precondition(lambda self: any(request.is_ended for request in self.ledger.requests.values()))
+    @rule(data=st.data(), ttl=st.sampled_from([90, 100_000]), attempts=st.integers(1, 3))
+    def redrives(self, data: st.DataObject, ttl: int, attempts: int) -> None:
+        ended = [request for request in self.ledger.requests.values() if request.is_ended]
+        failures = [request for request in ended if request.status == "failed"] or ended
+        request = data.draw(st.sampled_from(failures) | st.sampled_from(ended))
+        refusal = self.ledger.redrive(request, timedelta(seconds=ttl), attempts)
+        arguments = {"request_id": str(request.request_id), "ttl_seconds": ttl, "max_attempts": attempts}
+        if refusal is None:
+            self.act("request.redrive", **arguments)
+            return
+        with pytest.raises(psycopg.Error) as refused:
+            self.act("request.redrive", **arguments)
+        assert refused.value.diag.constraint_name == refusal
+
+    @precondition(lambda self: self.ledger.requests)
+    @rule(data=st.data(), how=st.sampled_from(["dispatch", "dispatch", "undispatch", "redispatch", "resend"]))
+    def messages_are_sent(self, data: st.DataObject, how: str) -> None:
+        """Or could not be, or are missing, or dead."""
+        ledger = self.ledger
+        queued = {r.request_id for r in ledger.requests.values() if r.status == "queued" and r.is_dispatched}
+        some = data.draw(st.lists(st.sampled_from(list(ledger.requests)), unique=True))
+        match how:
+            case "dispatch":
+                sent = [request_id for user in ledger.users for request_id in ledger.fill(user)]
+                rows = self.rows("request_dispatch", at_most=1000)
+                assert sorted(row["request_id"] for row in rows) == sorted(sent)
+            case "undispatch":
+                self.rows("request_undispatch", ids=some)
+                for request_id in queued.intersection(some):
+                    ledger.requests[request_id].is_dispatched = False
+            case "redispatch":
+                rows = self.rows("request_redispatch", queue_depth=0, grace_seconds=0, long_seconds=900, at_most=1000)
+                assert {row["request_id"] for row in rows} <= queued
+            case "resend":
+                rows = self.rows("request_resend", ids=some)
+                assert {row["request_id"] for row in rows} == queued.intersection(some)
 
     @precondition(lambda self: any(request.is_due(self.ledger.now) for request in self.ledger.requests.values()))
     @rule(data=st.data())
@@ -500,7 +640,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """What a worker does with a batch, without a pause; some of it is lost."""
         due = [request for request in self.ledger.requests.values() if request.is_due(self.ledger.now)][:10]
         self.claim(due, 60)
-        answered = [request for request in due if data.draw(st.integers(0, 3))]
+        begun = [request for request in due if request.status == "processing"]
+        answered = [request for request in begun if data.draw(st.integers(0, 3))]
         if answered:
             self.settle([self.outcome(data, request) for request in answered])
 
@@ -553,7 +694,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def recovers(self) -> None:
-        assert self.rows("request_recover", at_most=1000) == [self.ledger.recover()]
+        assert self.rows("request_sweep", at_most=1000) == [self.ledger.recover()]
 
     @rule(
         task=st.sampled_from(["usage", "stats", "seal", "archive", "expire", "verify"]),
@@ -652,13 +793,27 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_requests_are_the_models(self) -> None:
         found = self.values(
             "SELECT r.request_id, r.status, r.attempts, r.reserved_tokens, r.prompt_tokens, r.completion_tokens,"
-            " i.attempt, i.lease_until, i.not_before, i.expires_at"
+            " i.attempt, i.lease_until, i.not_before, i.expires_at, i.failures, i.lost,"
+            " i.dispatched_at IS NOT NULL AS is_dispatched, i.cancelled_at IS NOT NULL AS is_cancelled"
             " FROM requests_all r LEFT JOIN inflight i ON i.request_id = r.request_id"
         )
-        nothing = (None, None, None, None)
+        nothing = (None, None, None, None, None, None, False, False)
         assert {row[0]: row[1:] for row in found} == {
             r.request_id: (r.status, r.attempt, r.reserved, *(r.tokens or (None, None)))
-            + (nothing if r.is_ended else (r.attempt, r.lease_until, r.not_before, r.expires_at))
+            + (
+                nothing
+                if r.is_ended
+                else (
+                    r.attempt,
+                    r.lease_until,
+                    r.not_before,
+                    r.expires_at,
+                    r.failures,
+                    r.lost,
+                    r.is_dispatched,
+                    r.is_cancelled,
+                )
+            )
             for r in self.ledger.requests.values()
         }
 
