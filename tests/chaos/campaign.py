@@ -43,7 +43,7 @@ class Size:
     """How much there is of everything, for one seed."""
 
     requests: int = 500
-    faults: int = 2
+    faults: int = 3
     users: int = 25
     clients: int = 4
 

@@ -155,13 +155,15 @@ class Hand:
 
     def kill(self, rng: random.Random) -> bool:
         """SIGKILL of a function's process, sometimes of all of its processes; mostly of a worker in the middle of it."""
-        role = rng.choices(list(_KILLED_ROLES), weights=list(_KILLED_ROLES.values()))[0]
+        running = list(self._function_processes())
+        weights = {role: weight for role, weight in _KILLED_ROLES.items() if any(of == role for _, of in running)}
+        if not weights:
+            return False
+        role = rng.choices(list(weights), weights=list(weights.values()))[0]
         everyone = rng.random() < 0.25
         if role == "worker" and not self._is_model_busy():
             return False
-        pids = [pid for pid, of in self._function_processes() if of == role]
-        if not pids:
-            return False
+        pids = [pid for pid, of in running if of == role]
         for pid in pids if everyone else [rng.choice(pids)]:
             try:
                 os.kill(pid, signal.SIGKILL)
