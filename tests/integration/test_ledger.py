@@ -7,10 +7,10 @@ are the same at every run; with it (SLUICE_EXAMPLES=1000) so many others are tri
 import os
 import sys
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -34,270 +34,26 @@ from sluice.db.connection import Connection
 from sluice.db.queries import query
 from sluice.keys import digest
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
+from tests.support.model import (
+    MILLISECOND,
+    PERIODS,
+    TIERS,
+    WINDOW,
+    Ledger,
+    Limit,
+    Request,
+    Tier,
+    User,
+    end_of,
+    json_limits,
+    start_of,
+)
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
-MILLISECOND = timedelta(milliseconds=1)
-PERIODS = ("minute", "daily", "monthly")
 OVERHEAD = {"nova-micro": 64, "small": 10}
 KEYS = {name: "sluice_" + name[0] * 43 for name in ("ann", "bob", "cyd")}
-WINDOW = 2
 LONGEST = 200_000
-ENDED = ("completed", "failed", "cancelled", "expired")
-
-Limit = tuple[int | None, int | None]  # requests, tokens
-
-
-# The model --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Tier:
-    limits: dict[str, Limit]
-    max_unfinished: int
-
-
-TIERS = {
-    "tiny": Tier({"minute": (2, 250), "daily": (5, 700), "monthly": (6, 900)}, 2),
-    "small": Tier({"minute": (5, 900), "daily": (12, 2500), "monthly": (16, 3000)}, 6),
-}
-
-
-@dataclass
-class User:
-    """A user; own: what is an override and does not follow the tier; starts: of the periods that the counters are of."""
-
-    tier: str
-    limits: dict[str, Limit]
-    max_unfinished: int
-    starts: dict[str, datetime]
-    own: set[str] = field(default_factory=set)
-    is_active: bool = True
-
-
-@dataclass
-class Request:
-    request_id: UUID
-    user: str
-    model: str
-    reserved: int
-    expires_at: datetime
-    max_attempts: int
-    status: str = "queued"
-    attempt: int = 0
-    failures: int = 0
-    lost: int = 0
-    is_dispatched: bool = False
-    is_cancelled: bool = False
-    lease_until: datetime | None = None
-    not_before: datetime | None = None
-    tokens: tuple[int, int] | None = None
-    is_archived: bool = False
-    audited: list[str] = field(default_factory=lambda: ["request.queued"])
-
-    @property
-    def created_at(self) -> datetime:
-        return datetime.fromtimestamp(0, UTC) + int.from_bytes(self.request_id.bytes[:6]) * MILLISECOND
-
-    @property
-    def is_ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def booked(self) -> int:
-        return sum(self.tokens or ())
-
-    def end(self, status: str, tokens: tuple[int, int] | None = None) -> None:
-        self.status, self.tokens, self.lease_until, self.is_dispatched = status, tokens, None, False
-        self.audited.append(f"request.{status}")
-
-    def queue(self, not_before: datetime | None = None, *, failed: bool = False, lost: bool = False) -> None:
-        self.status, self.lease_until, self.is_dispatched = "queued", None, False
-        self.not_before = not_before
-        self.failures, self.lost = self.failures + failed, self.lost + lost
-        self.audited.append("request.requeued")
-
-    def is_lost(self, now: datetime) -> bool:
-        return self.lease_until is not None and self.lease_until < now
-
-    def may_begin(self, now: datetime) -> bool:
-        return self.status == "queued" and (self.not_before is None or self.not_before <= now)
-
-    def is_due(self, now: datetime) -> bool:
-        if self.is_ended or self.expires_at <= now or self.is_cancelled:
-            return False
-        return self.may_begin(now) or (self.is_lost(now) and self.failures + 1 < self.max_attempts)
-
-
-def start_of(period: str, at: datetime) -> datetime:
-    at = at.replace(second=0, microsecond=0)
-    if period != "minute":
-        at = at.replace(hour=0, minute=0)
-    return at.replace(day=1) if period == "monthly" else at
-
-
-def end_of(period: str, at: datetime) -> datetime:
-    start = start_of(period, at)
-    if period == "monthly":
-        return (start + timedelta(days=32)).replace(day=1)
-    return start + (timedelta(days=1) if period == "daily" else timedelta(minutes=1))
-
-
-@dataclass
-class Ledger:
-    """What should be so, told by the requests alone: the model has no counters that it could get wrong."""
-
-    now: datetime
-    tiers: dict[str, Tier]
-    users: dict[str, User]
-    requests: dict[UUID, Request] = field(default_factory=dict)
-    repeats: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
-
-    def of(self, user: str) -> Iterator[Request]:
-        return (request for request in self.requests.values() if request.user == user)
-
-    def used(self, user: str, period: str, at: datetime) -> tuple[int, int, int]:
-        """Requests, tokens booked and tokens reserved in the period that contains a time."""
-        start, end = start_of(period, at), end_of(period, at)
-        inside = [request for request in self.of(user) if start <= request.created_at < end]
-        reserved = sum(request.reserved for request in inside if not request.is_ended)
-        return len(inside), sum(request.booked for request in inside), reserved
-
-    def room(self, user: str) -> int | None:
-        """Tokens that are left in all of a user's periods."""
-        who = self.users[user]
-        at = max(self.now, *who.starts.values())
-        limited = [(period, limit[1]) for period, limit in who.limits.items() if limit[1] is not None]
-        return min((limit - sum(self.used(user, period, at)[1:]) for period, limit in limited), default=None)
-
-    def verdict(self, user: str, reserved: int) -> tuple[str, int]:
-        """What becomes of a request; and how long one has to wait that a limit refuses."""
-        who = self.users[user]
-        if not who.is_active:
-            return "user_inactive", 0
-        at = max(self.now, *who.starts.values())  # a clock that was set back
-        verdict, wait = "accepted", timedelta()
-        for period, (max_requests, max_tokens) in who.limits.items():
-            if (max_tokens is not None and reserved > max_tokens) or max_requests == 0:
-                return "quota_too_small", 0
-            requests, booked, pending = self.used(user, period, at)
-            if (max_requests is not None and requests + 1 > max_requests) or (
-                max_tokens is not None and booked + pending + reserved > max_tokens
-            ):
-                verdict, wait = "quota_exceeded", max(wait, end_of(period, at) - at)
-        if verdict == "accepted" and sum(not request.is_ended for request in self.of(user)) >= who.max_unfinished:
-            verdict = "unfinished_exceeded"
-        return verdict, -(-wait // timedelta(seconds=1))
-
-    def fill(self, user: str, among: Sequence[Request] | None = None) -> list[UUID]:
-        """Dispatch the user's next requests, as far as the window has room."""
-        room = WINDOW - sum(request.is_dispatched for request in self.of(user))
-        line = [
-            request
-            for request in sorted(self.of(user), key=lambda request: request.request_id)
-            if request.may_begin(self.now) and not request.is_dispatched and request.expires_at > self.now
-            if among is None or request in among
-        ]
-        for request in line[: max(0, room)]:
-            request.is_dispatched = True
-        return [request.request_id for request in line[: max(0, room)]]
-
-    def accept(self, request: Request) -> None:
-        starts = self.users[request.user].starts
-        for period, start in starts.items():
-            if request.created_at >= end_of(period, start):
-                starts[period] = start_of(period, request.created_at)
-        self.requests[request.request_id] = request
-
-    def settle(self, outcome: Mapping[str, Any]) -> tuple[str, UUID, str | None]:
-        request = self.requests[UUID(outcome["request_id"])]
-        kind, after = outcome["outcome"], outcome.get("retry_after", 0)
-        reported = (outcome.get("prompt_tokens") or 0, outcome.get("completion_tokens") or 0)
-        if request.is_ended or request.attempt != outcome["attempt"]:
-            if request.is_archived:
-                return "superseded", request.request_id, None
-            if (
-                request.is_ended
-                and request.attempt == outcome["attempt"]
-                and request.status in {kind, "failed" if kind == "retry" else kind, "cancelled"}
-                and request.booked == sum(reported)
-            ):
-                return "settled", request.request_id, request.status
-            request.audited.append("request.superseded")
-            return "superseded", request.request_id, request.status
-        if request.status == "queued" and kind in {"retry", "handed_back"}:
-            return "requeued", request.request_id, "queued"  # it has been, already
-        later = self.now + timedelta(seconds=after)
-        if request.is_cancelled:
-            kind = "cancelled"
-        elif kind == "retry" and (request.failures + 1 >= request.max_attempts or later >= request.expires_at):
-            kind = "failed"
-        if kind == "retry":
-            request.queue(later, failed=True)
-        elif kind == "handed_back":
-            request.queue()
-        else:
-            request.end(kind, reported if "prompt_tokens" in outcome else None)
-            return "settled", request.request_id, request.status
-        return "requeued", request.request_id, "queued"
-
-    def recover(self) -> dict[str, int]:
-        done: Counter[str] = Counter(requeued=0, failed=0, expired=0, cancelled=0)
-        for request in self.requests.values():
-            if request.is_lost(self.now) and request.is_due(self.now):
-                request.queue(request.not_before, failed=True, lost=True)
-                done["requeued"] += 1
-            elif request.is_lost(self.now):
-                request.end("cancelled" if request.is_cancelled else "failed")
-                done[request.status] += 1
-            elif request.status == "queued" and request.expires_at <= self.now:
-                request.end("failed" if request.failures else "expired")
-                done[request.status] += 1
-        return dict(done)
-
-    def redrive(self, request: Request, ttl: timedelta, max_attempts: int) -> str | None:
-        """Queue a failed request again; or why not."""
-        if request.is_archived:
-            return "request_archived"
-        if request.status != "failed":
-            return "request_not_failed"
-        who = self.users[request.user]
-        if not who.is_active:
-            return "user_inactive"
-        for period, start in who.starts.items():
-            max_tokens = who.limits[period][1]
-            if max_tokens is not None and start <= request.created_at < end_of(period, start):
-                _, booked, pending = self.used(request.user, period, start)
-                if booked - request.booked + pending + request.reserved > max_tokens:
-                    return "quota_exceeded"
-        request.status, request.tokens, request.failures, request.lost = "queued", None, 0, 0
-        request.is_cancelled, request.not_before = False, None
-        request.expires_at, request.max_attempts = self.now + ttl, max_attempts
-        request.audited.append("request.redriven")
-        return None
-
-    def follow(self, names: Sequence[str]) -> None:
-        """Users get what their tiers allow, except for what is their own."""
-        for name in names:
-            user = self.users[name]
-            tier = self.tiers[user.tier]
-            user.limits |= {period: limit for period, limit in tier.limits.items() if period not in user.own}
-            if "plan" not in user.own:
-                user.max_unfinished = tier.max_unfinished
-
-    def usage(self) -> dict[tuple[str, str, date], tuple[int, int, int]]:
-        """Requests, prompt tokens and completion tokens by user, model and day."""
-        sums: dict[tuple[str, str, date], list[int]] = defaultdict(lambda: [0, 0, 0])
-        for request in self.requests.values():
-            prompt, completion = request.tokens or (0, 0)
-            figures = sums[request.user, request.model, request.created_at.date()]
-            figures[:] = figures[0] + 1, figures[1] + prompt, figures[2] + completion
-        return {key: (figures[0], figures[1], figures[2]) for key, figures in sums.items()}
-
-
-def json_limits(limits: Mapping[str, Limit]) -> dict[str, dict[str, int | None]]:
-    return {period: {"max_requests": limit[0], "max_tokens": limit[1]} for period, limit in limits.items()}
-
 
 # The machine ------------------------------------------------------------------------------------------------------
 
@@ -485,21 +241,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return st.one_of(few, few, any_of)
 
     def claim(self, wanted: Sequence[Request], lease: int) -> None:
-        now = self.ledger.now
-        for user in {request.user for request in wanted if request.may_begin(now) and not request.is_dispatched}:
-            self.ledger.fill(user, among=wanted)
-        due = [request for request in wanted if request.is_dispatched and request.is_due(now)]
-        if suspects := [request for request in due if request.lost >= 2]:
-            due = [min(suspects, key=lambda request: request.request_id)]
-        for request in wanted:
-            if request.status == "queued" and request not in due:
-                request.is_dispatched = False
-        for request in due:
-            was_lost = request.status == "processing"
-            request.failures, request.lost = request.failures + was_lost, request.lost + was_lost
-            request.status, request.attempt = "processing", request.attempt + 1
-            request.lease_until, request.not_before = now + timedelta(seconds=lease), None
-            request.audited.append("request.processing")
+        due = self.ledger.claim(wanted, lease)
         rows = self.rows("request_claim", ids=[request.request_id for request in wanted], lease_seconds=lease)
         assert {row["request_id"]: row["attempt"] for row in rows} == {r.request_id: r.attempt for r in due}
         assert len(rows) == len(due)
@@ -587,12 +329,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 (row,) = self.rows("request_cancel", key_hash=digest(KEYS[request.user]), request_id=request.request_id)
                 assert row["outcome"] == "user_inactive"
                 continue
-            if not request.is_ended and (request.status == "queued" or request.is_lost(self.ledger.now)):
-                request.end("cancelled")
-            elif not request.is_ended and not request.is_cancelled:
-                request.is_cancelled = True
-                request.audited.append("request.cancel_requested")
-            sent = self.ledger.fill(request.user)
+            sent = self.ledger.fill(request.user) if request.is_ended else self.ledger.cancel(request)
             (row,) = self.rows("request_cancel", key_hash=digest(KEYS[request.user]), request_id=request.request_id)
             assert (row["outcome"], row["status"], sorted(row["send"])) == ("ok", request.status, sorted(sent))
 

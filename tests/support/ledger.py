@@ -27,13 +27,14 @@ SMALL: dict[str, Any] = {
     "is_active": True,
 }
 
-# The request's id is of the clock's millisecond; what follows is a UUIDv7's of now, so it is not made twice.
+# The request's id is of the clock's millisecond; what follows counts, so that none is made twice and all are in order.
 _CLOCK = """
     CREATE TABLE test_clock (at timestamptz NOT NULL);
+    CREATE SEQUENCE test_ids;
     CREATE OR REPLACE FUNCTION clock_now() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN (SELECT c.at FROM test_clock c);
     CREATE OR REPLACE FUNCTION request_id_now() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE
-        RETURN (substr(uuidv7_floor(clock_now())::text, 1, 14) || substr(uuidv7()::text, 15))::uuid;
+        RETURN (substr(uuidv7_floor(clock_now())::text, 1, 24) || lpad(to_hex(nextval('test_ids')), 12, '0'))::uuid;
 """
 
 

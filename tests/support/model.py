@@ -1,0 +1,381 @@
+"""What the ledger should do, told a second time: requests as plain objects, and no counters that could be wrong."""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+MILLISECOND = timedelta(milliseconds=1)
+PERIODS = ("minute", "daily", "monthly")
+ENDED = ("completed", "failed", "cancelled", "expired")
+# What does not end a request.
+GOES_BACK = ("retry", "handed_back")
+# Claims that were lost with their workers before a request is tried alone.
+SUSPECT = 2
+
+Limit = tuple[int | None, int | None]  # requests, tokens
+Answer = tuple[str, UUID, str | None]  # what became of an outcome: kind, of which request, its status now
+
+
+@dataclass
+class Tier:
+    limits: dict[str, Limit]
+    max_unfinished: int
+    window: int
+
+
+@dataclass
+class User:
+    """A user; own: what is an override and does not follow the tier; starts: of the periods that the counters are of."""
+
+    tier: str
+    limits: dict[str, Limit]
+    max_unfinished: int
+    window: int
+    starts: dict[str, datetime]
+    own: set[str] = field(default_factory=set)
+    is_active: bool = True
+
+
+@dataclass
+class Request:
+    request_id: UUID
+    user: str
+    model: str
+    reserved: int
+    not_before: datetime | None
+    expires_at: datetime
+    max_attempts: int
+    status: str = "queued"
+    attempt: int = 0
+    failures: int = 0
+    lost: int = 0
+    last_error: str | None = None
+    error: str | None = None
+    dispatched_at: datetime | None = None
+    lease_until: datetime | None = None
+    is_cancelled: bool = False
+    tokens: tuple[int, int] | None = None
+    is_archived: bool = False
+    audited: list[str] = field(default_factory=lambda: ["request.queued"])
+
+    @property
+    def created_at(self) -> datetime:
+        return datetime.fromtimestamp(0, UTC) + int.from_bytes(self.request_id.bytes[:6]) * MILLISECOND
+
+    @property
+    def is_ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def booked(self) -> int:
+        return sum(self.tokens or ())
+
+    def waits_in_line(self, now: datetime) -> bool:
+        """Whether it lacks nothing but a place in its user's window."""
+        has_time = self.expires_at > now and (self.not_before is None or self.not_before <= now)
+        return self.status == "queued" and self.dispatched_at is None and has_time
+
+    def is_lost(self, now: datetime) -> bool:
+        return self.lease_until is not None and self.lease_until < now
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether the worker that gets its message may begin."""
+        if self.is_ended or self.dispatched_at is None or self.is_cancelled or self.expires_at <= now:
+            return False
+        if self.status == "queued":
+            return self.not_before is None or self.not_before <= now
+        return self.is_lost(now) and self.failures + 1 < self.max_attempts
+
+    def fails(self, error: str | None, *, with_worker: bool = False) -> None:
+        """An attempt came to nothing."""
+        self.failures += 1
+        self.lost += with_worker
+        self.last_error = error
+
+    def begin(self, now: datetime, lease: timedelta) -> None:
+        if self.status == "processing":
+            self.fails("worker_lost", with_worker=True)
+        self.status, self.attempt = "processing", self.attempt + 1
+        self.lease_until, self.not_before = now + lease, None
+        self.audited.append("request.processing")
+
+    def go_back(self, not_before: datetime | None) -> None:
+        self.status, self.lease_until, self.dispatched_at, self.not_before = "queued", None, None, not_before
+        self.audited.append("request.requeued")
+
+    def end(self, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
+        if self.is_cancelled:
+            status, error = "cancelled", None
+        self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
+        self.audited.append(f"request.{status}")
+
+    def reopen(self, expires_at: datetime, max_attempts: int) -> None:
+        self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
+        self.failures, self.lost, self.not_before = 0, 0, None
+        self.expires_at, self.max_attempts = expires_at, max_attempts
+        self.audited.append("request.redriven")
+
+
+def start_of(period: str, at: datetime) -> datetime:
+    at = at.replace(second=0, microsecond=0)
+    if period != "minute":
+        at = at.replace(hour=0, minute=0)
+    return at.replace(day=1) if period == "monthly" else at
+
+
+def end_of(period: str, at: datetime) -> datetime:
+    start = start_of(period, at)
+    if period == "monthly":
+        return (start + timedelta(days=32)).replace(day=1)
+    return start + (timedelta(days=1) if period == "daily" else timedelta(minutes=1))
+
+
+@dataclass
+class Ledger:
+    """What should be so, told by the requests alone.
+
+    Attributes:
+        repeats: idempotency keys of users: the body, the request, and until when.
+    """
+
+    now: datetime
+    tiers: dict[str, Tier]
+    users: dict[str, User]
+    requests: dict[UUID, Request] = field(default_factory=dict)
+    repeats: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
+
+    def of(self, user: str) -> Iterator[Request]:
+        return (request for request in self.requests.values() if request.user == user)
+
+    def unfinished(self) -> list[Request]:
+        return [request for request in self.requests.values() if not request.is_ended]
+
+    def due(self) -> list[Request]:
+        """What workers that receive every message could begin."""
+        return [request for request in self.requests.values() if request.is_due(self.now)]
+
+    # Quotas
+
+    def used(self, user: str, period: str, at: datetime) -> tuple[int, int, int]:
+        """Requests, tokens booked and tokens reserved in the period that contains a time."""
+        start, end = start_of(period, at), end_of(period, at)
+        inside = [request for request in self.of(user) if start <= request.created_at < end]
+        reserved = sum(request.reserved for request in inside if not request.is_ended)
+        return len(inside), sum(request.booked for request in inside), reserved
+
+    def time_for(self, user: str) -> datetime:
+        """When a request of now is created: a clock that was set back does not go before the counters' periods."""
+        return max(self.now, *self.users[user].starts.values())
+
+    def room(self, user: str) -> int | None:
+        """Tokens that are left in all of a user's periods."""
+        at = self.time_for(user)
+        limited = [(period, limit[1]) for period, limit in self.users[user].limits.items() if limit[1] is not None]
+        return min((limit - sum(self.used(user, period, at)[1:]) for period, limit in limited), default=None)
+
+    def verdict(self, user: str, reserved: int) -> tuple[str, int]:
+        """What becomes of a request; and how long one has to wait that a limit refuses."""
+        who = self.users[user]
+        if not who.is_active:
+            return "user_inactive", 0
+        at = self.time_for(user)
+        verdict, wait = "accepted", timedelta()
+        for period, (max_requests, max_tokens) in who.limits.items():
+            if (max_tokens is not None and reserved > max_tokens) or max_requests == 0:
+                return "quota_too_small", 0
+            requests, booked, pending = self.used(user, period, at)
+            if (max_requests is not None and requests + 1 > max_requests) or (
+                max_tokens is not None and booked + pending + reserved > max_tokens
+            ):
+                verdict, wait = "quota_exceeded", max(wait, end_of(period, at) - at)
+        if verdict == "accepted" and sum(not request.is_ended for request in self.of(user)) >= who.max_unfinished:
+            verdict = "unfinished_exceeded"
+        return verdict, -(-wait // timedelta(seconds=1))
+
+    def accept(self, request: Request, *, may_dispatch: bool) -> list[UUID]:
+        """Take it in; what is to be sent."""
+        starts = self.users[request.user].starts
+        for period, start in starts.items():
+            if request.created_at >= end_of(period, start):
+                starts[period] = start_of(period, request.created_at)
+        waiting = any(not other.is_ended and other.dispatched_at is None for other in self.of(request.user))
+        self.requests[request.request_id] = request
+        if not may_dispatch or not self.places(request.user):
+            return []
+        if waiting:
+            return self.fill([request.user])
+        # The clock may have been set back: its own time is its request's.
+        request.dispatched_at = request.created_at if request.not_before is None else None
+        return [request.request_id] if request.dispatched_at else []
+
+    # The window
+
+    def dispatched(self, user: str) -> int:
+        return sum(request.dispatched_at is not None for request in self.of(user))
+
+    def places(self, user: str) -> int:
+        return max(0, self.users[user].window - self.dispatched(user))
+
+    def fill(self, users: Collection[str], among: Collection[UUID] | None = None) -> list[UUID]:
+        """Dispatch what is next of users, of these requests only where they are named."""
+        filled = []
+        for user in users:
+            line = sorted(r.request_id for r in self.of(user) if r.waits_in_line(self.now))
+            line = [request_id for request_id in line if among is None or request_id in among]
+            filled += line[: self.places(user)]
+        for request_id in filled:
+            self.requests[request_id].dispatched_at = self.now
+        return filled
+
+    # Working
+
+    def claim(self, wanted: Sequence[Request], lease: timedelta) -> dict[UUID, int]:
+        """What a worker that received these messages may begin, and as which attempts."""
+        self.fill({request.user for request in wanted}, {request.request_id for request in wanted})
+        due = sorted((request for request in wanted if request.is_due(self.now)), key=lambda r: r.request_id)
+        due = [request for request in due if request.lost >= SUSPECT][:1] or due
+        for request in due:
+            request.begin(self.now, lease)
+        for request in wanted:
+            if request.status == "queued":
+                request.dispatched_at = None
+        return {request.request_id: request.attempt for request in due}
+
+    def settle(self, flush: Sequence[Mapping[str, Any]]) -> tuple[list[Answer], list[UUID]]:
+        """What becomes of each outcome; and what is dispatched in the places that become free."""
+        users = {r.user for outcome in flush if not (r := self._request_of(outcome)).is_ended}
+        current: dict[UUID, int] = {}
+        for n, outcome in enumerate(flush):
+            request = self._request_of(outcome)
+            if not request.is_ended and request.attempt == outcome["attempt"]:
+                # A late answer is as good as any; but nothing goes back twice.
+                if request.status == "processing" or outcome["outcome"] not in GOES_BACK:
+                    current.setdefault(request.request_id, n)
+        answers = [self._settle_current(flush[n]) for n in current.values()]
+        answers += [self._settle_late(outcome) for n, outcome in enumerate(flush) if n not in current.values()]
+        return answers, self.fill(users)
+
+    def _request_of(self, outcome: Mapping[str, Any]) -> Request:
+        return self.requests[UUID(outcome["request_id"])]
+
+    def _settle_current(self, outcome: Mapping[str, Any]) -> Answer:
+        request, kind = self._request_of(outcome), outcome["outcome"]
+        later = self.now + timedelta(seconds=outcome.get("retry_after", 0))
+        is_last = request.failures + 1 >= request.max_attempts or later >= request.expires_at
+        if request.is_cancelled or kind not in GOES_BACK or (kind == "retry" and is_last):
+            reported = (outcome.get("prompt_tokens"), outcome.get("completion_tokens"))
+            request.end(
+                "failed" if kind == "retry" else kind,
+                outcome.get("error_code") if kind != "cancelled" else None,
+                None if reported == (None, None) else reported,
+            )
+            return "settled", request.request_id, request.status
+        if kind == "retry":
+            request.fails(outcome["error_code"])
+        request.go_back(later if kind == "retry" else None)
+        return "requeued", request.request_id, "queued"
+
+    def _settle_late(self, outcome: Mapping[str, Any]) -> Answer:
+        request, kind = self._request_of(outcome), outcome["outcome"]
+        if request.is_archived:
+            return "superseded", request.request_id, None
+        reported = (outcome.get("prompt_tokens") or 0) + (outcome.get("completion_tokens") or 0)
+        if request.attempt == outcome["attempt"]:
+            ended_so = request.status in {kind, "cancelled"} or (request.status, kind) == ("failed", "retry")
+            if request.is_ended and ended_so and request.booked == reported:
+                return "settled", request.request_id, request.status
+            if request.status == "queued" and kind in GOES_BACK:
+                return "requeued", request.request_id, "queued"
+        request.audited.append("request.superseded")
+        return "superseded", request.request_id, request.status
+
+    # Cancelling and redriving
+
+    def cancel(self, request: Request) -> tuple[str, str]:
+        """The outcome, and the status after."""
+        if request.is_ended:
+            return "ok" if request.status == "cancelled" else "request_finished", request.status
+        if request.status == "queued" or request.is_lost(self.now):
+            request.end("cancelled")
+        elif not request.is_cancelled:
+            request.is_cancelled = True
+            request.audited.append("request.cancel_requested")
+        return "ok", request.status
+
+    def redrive(self, request: Request, active_models: Collection[str], lifetime: timedelta, max_attempts: int) -> str:
+        who = self.users[request.user]
+        if request.is_archived:
+            return "request_archived"
+        if request.status != "failed":
+            return "request_not_failed"
+        if not who.is_active:
+            return "user_inactive"
+        if request.model not in active_models:
+            return "model_unknown"
+        for period, (_, max_tokens) in who.limits.items():
+            start = who.starts[period]
+            if max_tokens is not None and start <= request.created_at < end_of(period, start):
+                _, booked, pending = self.used(request.user, period, start)
+                if booked - request.booked + pending + request.reserved > max_tokens:
+                    return "quota_exceeded"
+        request.reopen(self.now + lifetime, max_attempts)
+        return "redriven"
+
+    # The schedules
+
+    def sweep(self) -> dict[str, int]:
+        done: Counter[str] = Counter(requeued=0, failed=0, expired=0, cancelled=0)
+        for request in self.unfinished():
+            is_lost, is_over = request.is_lost(self.now), request.expires_at <= self.now
+            is_last = request.failures + 1 >= request.max_attempts
+            if is_lost and not request.is_cancelled and not is_last and not is_over:
+                request.fails("worker_lost", with_worker=True)
+                request.go_back(None)
+                done["requeued"] += 1
+            elif is_lost or (request.status == "queued" and is_over):
+                if request.status == "queued" and not request.failures:
+                    request.end("expired")
+                else:
+                    request.end("failed", "worker_lost" if is_lost and is_last else "request_expired")
+                done[request.status] += 1
+        return dict(done)
+
+    def resend(self, wanted: Sequence[Request]) -> list[UUID]:
+        """Messages again for those that wait for theirs."""
+        again = [request for request in wanted if request.status == "queued" and request.dispatched_at is not None]
+        for request in again:
+            request.dispatched_at = self.now
+        return [request.request_id for request in again]
+
+    def undispatch(self, wanted: Sequence[Request]) -> None:
+        """Their messages were not sent after all."""
+        for request in wanted:
+            if request.status == "queued":
+                request.dispatched_at = None
+
+    # Administration and figures
+
+    def follow(self, names: Sequence[str]) -> None:
+        """Users get what their tiers allow, except for what is their own."""
+        for name in names:
+            user = self.users[name]
+            tier = self.tiers[user.tier]
+            user.limits |= {period: limit for period, limit in tier.limits.items() if period not in user.own}
+            if "plan" not in user.own:
+                user.max_unfinished, user.window = tier.max_unfinished, tier.window
+
+    def usage(self) -> dict[tuple[str, str, date], tuple[int, int, int]]:
+        """Requests, prompt tokens and completion tokens by user, model and day."""
+        sums: dict[tuple[str, str, date], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for request in self.requests.values():
+            prompt, completion = request.tokens or (0, 0)
+            figures = sums[request.user, request.model, request.created_at.date()]
+            figures[:] = figures[0] + 1, figures[1] + prompt, figures[2] + completion
+        return {key: (figures[0], figures[1], figures[2]) for key, figures in sums.items()}
+
+
+def json_limits(limits: Mapping[str, Limit]) -> dict[str, dict[str, int | None]]:
+    return {period: {"max_requests": limit[0], "max_tokens": limit[1]} for period, limit in limits.items()}
