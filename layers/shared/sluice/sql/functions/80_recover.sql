@@ -44,7 +44,9 @@ BEGIN
     requeued := coalesce(cardinality(ids), 0);
 
     SELECT jsonb_agg(jsonb_build_object('request_id', o.request_id, 'attempt', o.attempt) || CASE
-               WHEN o.status = 'queued' AND o.failures = 0 THEN '{"outcome": "expired"}'
+               WHEN o.status = 'queued' AND o.failures = 0 THEN jsonb_build_object(
+                   'outcome', 'expired', 'error_code', 'request_expired', 'error_message',
+                   'The request was not begun within its lifetime.')
                WHEN o.status = 'processing' AND o.failures + 1 >= o.max_attempts THEN jsonb_build_object(
                    'outcome', 'failed', 'error_code', 'worker_lost', 'error_message',
                    'The workers that took this request were lost, the last time with its last attempt.')
