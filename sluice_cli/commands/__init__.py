@@ -9,8 +9,9 @@ from sluice_cli.commands.maintenance import rollup, verify
 from sluice_cli.commands.models import models
 from sluice_cli.commands.prices import prices
 from sluice_cli.commands.quotas import quotas
+from sluice_cli.commands.requests import requests
 from sluice_cli.commands.tiers import tiers
 from sluice_cli.commands.usage import usage
 from sluice_cli.commands.users import users
 
-COMMANDS = (users, keys, tiers, quotas, prices, models, usage, invoice, audit, verify, rollup)
+COMMANDS = (users, keys, tiers, quotas, prices, models, requests, usage, invoice, audit, verify, rollup)

@@ -130,8 +130,10 @@ def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int]
         contents = books.results.get(name, [])
         if status == "completed":
             yield from _answered(row, order, contents, calls[order.prompt])
-        elif contents:
-            yield f"request {name} is {status}, and has {len(contents)} results"
+        else:
+            if contents:
+                yield f"request {name} is {status}, and has {len(contents)} results"
+            yield from _unanswered(row, order, calls[order.prompt])
         if why := _unexplained(row, order, max_attempts):
             yield f"request {name} is {status} ({row['error_code']}), attempts {row['attempts']}: {why}"
         if order.number in ledger.cancelled and status not in {"cancelled", "completed"}:
@@ -148,6 +150,15 @@ def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> It
     elif (row["prompt_tokens"], row["completion_tokens"]) != tokens(order.prompt, call):
         booked = (row["prompt_tokens"], row["completion_tokens"])
         yield f"request {row['id']} was booked with {booked}; the model reported {tokens(order.prompt, call)}"
+
+
+def _unanswered(row: Row, order: Order, calls: int) -> Iterator[str]:
+    """Nothing is booked but for a request that was cancelled while the model was at it: what the model reported then."""
+    if row["prompt_tokens"] is None:
+        return
+    booked = (row["prompt_tokens"], row["completion_tokens"])
+    if row["status"] != "cancelled" or booked not in {tokens(order.prompt, call) for call in range(1, calls + 1)}:
+        yield f"request {row['id']} is {row['status']}, and was booked with {booked}"
 
 
 def _unexplained(row: Row, order: Order, max_attempts: int) -> str | None:
@@ -174,6 +185,7 @@ def _booked(books: Books) -> Iterator[str]:
         requests = [row for row in books.requests if row["user_id"] == quota["user_id"] and _is_in(row, quota)]
         used = 0
         for row in requests:
+            used += (row["total_tokens"] or 0) if row["status"] == "cancelled" else 0  # see _unanswered
             for content in books.results.get(row["id"], []):
                 prompt = books.prompts.get(row["id"], "")
                 call = call_of(prompt, content)

@@ -10,6 +10,7 @@ from sluice_cli.root import cli
 from tests.cli.conftest import Deployment, run
 
 KEY = "0199b7a4-0000-7000-8000-000000000001"
+REQUEST = "0199b7a4-0000-7000-8000-000000000002"
 
 # command line, operation, arguments; the answers are empty, which every view must bear
 COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
@@ -151,6 +152,47 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         "model.set",
         {"model_id": "small", "backend": "bedrock", "backend_model": "nova", "prices": {"completion": "1"}},
     ),
+    ("requests list", "request.list", {"limit": 500}),
+    (
+        (
+            "requests list --user alice --status failed --reason model_unavailable --from 2027-01-01"
+            " --to 2027-01-02T00:00Z --after r --limit 3"
+        ),
+        "request.list",
+        {
+            "user_id": "alice",
+            "status": "failed",
+            "error_code": "model_unavailable",
+            "start": "2027-01-01T00:00:00+00:00",
+            "end": "2027-01-02T00:00:00+00:00",
+            "before": "r",
+            "limit": 3,
+        },
+    ),
+    (f"requests cancel {REQUEST}", "request.cancel", {"request_id": REQUEST}),
+    (f"requests redrive {REQUEST}", "request.redrive", {"request_id": REQUEST}),
+    (
+        "requests redrive --reason model_unavailable --from 2027-01-01 --to 2027-01-02T12:00:00+01:00",
+        "request.redrive",
+        {
+            "error_code": "model_unavailable",
+            "start": "2027-01-01T00:00:00+00:00",
+            "end": "2027-01-02T12:00:00+01:00",
+            "limit": 500,
+        },
+    ),
+    (
+        "requests redrive --reason worker_lost --from 2027-01-01 --to 2027-01-02 --user alice --dry-run",
+        "request.redrive",
+        {
+            "error_code": "worker_lost",
+            "start": "2027-01-01T00:00:00+00:00",
+            "end": "2027-01-02T00:00:00+00:00",
+            "user_id": "alice",
+            "dry_run": True,
+            "limit": 500,
+        },
+    ),
     ("usage show alice", "usage.get", {"user_id": "alice"}),
     (
         "usage show alice --start 2027-01-01 --end 2027-01-31 --by-model",
@@ -273,6 +315,20 @@ def test_since_is_so_long_ago(deployment: Deployment) -> None:
         "prices set nova --prompt inf",
         "models set small --backend openai",
         "models set small --backend magic --backend-model x",
+        "requests list --status lost",
+        "requests list --from yesterday",
+        "requests list --limit 0",
+        "requests cancel",
+        f"requests cancel {REQUEST} {REQUEST}",
+        "requests redrive",
+        "requests redrive --user alice --dry-run",
+        "requests redrive --reason model_unavailable",
+        "requests redrive --reason model_unavailable --from 2027-01-01",
+        "requests redrive --reason model_unavailable --from 2027-01-01 --to 2027-01-02T00:00:00",
+        "requests redrive --from 2027-01-01 --to 2027-01-02",
+        f"requests redrive {REQUEST} --reason model_unavailable --from 2027-01-01 --to 2027-01-02",
+        f"requests redrive {REQUEST} --user alice",
+        f"requests redrive {REQUEST} --dry-run",
         "usage tiers --start 2027-13",
         "invoice alice",
         "invoice alice 2027-1",

@@ -14,8 +14,10 @@ from psycopg.conninfo import make_conninfo
 from sluice.db.migrations import migrations
 from sluice.errors import SluiceError
 from sluice.services.admin import OPERATIONS
+from sluice.services.rollup import recover, run
 from tests.support.functions import KEYED, Context, administer, event, get, load, post
-from tests.support.service import Service, completed
+from tests.support.ledger import SMALL, assert_books_balance, set_clock, settled_down, stop_the_clock
+from tests.support.service import Service, completed, failed
 
 
 def test_a_fresh_deployment_can_be_used(deploy: Any, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,8 +73,9 @@ def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) 
     assert [row["p"] for row in prices] == [1, 2], "what a day costs is corrected on that day, and kept afterwards"
 
 
-UNKNOWN_KEY = "00000000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 PAST = "2020-01-01T00:00:00Z"
+PERIOD = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}
 MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
 
 
@@ -115,7 +118,7 @@ MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
         ("key.create", {"user_id": "alice", "expires_at": 1900000000}, "invalid_input"),
         ("key.create", {"user_id": "alice", "expires_at": PAST}, "expiry_in_past"),
         ("key.list", {"user_id": "nobody"}, "user_not_found"),
-        ("key.rotate", {"key_id": UNKNOWN_KEY}, "key_not_found"),
+        ("key.rotate", {"key_id": UNKNOWN_ID}, "key_not_found"),
         ("key.rotate", {"key_id": "LIVE", "overlap_seconds": -1}, "invalid_input"),
         ("key.rotate", {"key_id": "LIVE", "overlap_seconds": 2_592_001}, "invalid_input"),
         ("key.rotate", {"key_id": "LIVE", "expires_at": PAST}, "expiry_in_past"),
@@ -123,9 +126,9 @@ MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
         ("key.expire", {"key_id": "LIVE"}, "invalid_input"),
         ("key.expire", {"key_id": "LIVE", "expires_at": PAST}, "expiry_in_past"),
         ("key.expire", {"key_id": "DEAD", "expires_at": None}, "key_dead"),
-        ("key.expire", {"key_id": UNKNOWN_KEY, "expires_at": None}, "key_not_found"),
+        ("key.expire", {"key_id": UNKNOWN_ID, "expires_at": None}, "key_not_found"),
         ("key.revoke", {"key_id": "12"}, "invalid_input"),
-        ("key.revoke", {"key_id": UNKNOWN_KEY}, "key_not_found"),
+        ("key.revoke", {"key_id": UNKNOWN_ID}, "key_not_found"),
         ("tier.get", {"tier": "gold"}, "tier_not_found"),
         ("tier.list", {"tier": "basic"}, "invalid_input"),
         ("tier.set", {"tier": "basic"}, "invalid_input"),
@@ -184,6 +187,35 @@ MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
         ("invoice.get", {"user_id": "alice", "month": "1969-12"}, "invalid_input"),
         ("invoice.get", {"user_id": "alice", "month": "2026-01", "format": "pdf"}, "invalid_input"),
         ("invoice.get", {"user_id": "alice", "month": "2026-01", "price_list": "none"}, "price_list_unknown"),
+        ("request.list", {"limit": 0}, "invalid_input"),
+        ("request.list", {"limit": 1001}, "invalid_input"),
+        ("request.list", {"status": "lost"}, "invalid_input"),
+        ("request.list", {"status": None, "user_id": "a b"}, "invalid_input"),
+        ("request.list", {"error_code": "Robert'); DROP TABLE users"}, "invalid_input"),
+        ("request.list", {"error_code": "\ud800"}, "invalid_input"),
+        ("request.list", {"start": "2026-01-01T00:00:00"}, "invalid_input"),
+        ("request.list", {"before": "1"}, "invalid_input"),
+        ("request.list", {"after": UNKNOWN_ID}, "invalid_input"),
+        ("request.cancel", {}, "invalid_input"),
+        ("request.cancel", {"request_id": None}, "invalid_input"),
+        ("request.cancel", {"request_id": "\ud800"}, "invalid_input"),
+        ("request.cancel", {"request_id": UNKNOWN_ID, "user_id": "alice"}, "invalid_input"),
+        ("request.cancel", {"request_id": UNKNOWN_ID}, "request_not_found"),
+        ("request.cancel", {"request_id": "ENDED"}, "request_finished"),
+        ("request.redrive", {}, "invalid_input"),
+        ("request.redrive", {"request_id": 7}, "invalid_input"),
+        ("request.redrive", {"request_id": "ENDED", "error_code": "worker_lost"} | PERIOD, "invalid_input"),
+        ("request.redrive", {"request_id": "ENDED", "user_id": "alice"}, "invalid_input"),
+        ("request.redrive", {"request_id": "ENDED", "dry_run": "yes"}, "invalid_input"),
+        ("request.redrive", {"error_code": "worker_lost"}, "invalid_input"),
+        ("request.redrive", PERIOD, "invalid_input"),
+        ("request.redrive", {"error_code": "worker_lost", "start": PERIOD["start"]}, "invalid_input"),
+        ("request.redrive", {"error_code": "Worker lost"} | PERIOD, "invalid_input"),
+        ("request.redrive", {"error_code": "worker_lost"} | PERIOD | {"end": PERIOD["start"]}, "invalid_input"),
+        ("request.redrive", {"error_code": "worker_lost", "after": "1"} | PERIOD, "invalid_input"),
+        ("request.redrive", {"error_code": "worker_lost", "limit": 1001} | PERIOD, "invalid_input"),
+        ("request.redrive", {"request_id": UNKNOWN_ID}, "request_not_found"),
+        ("request.redrive", {"request_id": "ENDED"}, "request_not_failed"),
         ("audit.list", {"request_id": "1"}, "invalid_input"),
         ("audit.list", {"start": "2026-01-01T00:00:00"}, "invalid_input"),
         ("audit.list", {"action": "Robert'); DROP TABLE users"}, "invalid_input"),
@@ -200,14 +232,15 @@ def test_administration_that_is_refused_changes_nothing_and_is_audited(
     service.owner.execute("UPDATE users SET email = user_id || '@example.com'")
     service.owner.execute("UPDATE api_keys SET revoked_at = created_at WHERE user_id = 'bob'")
     keys = {row["user_id"]: str(row["key_id"]) for row in service.rows("SELECT user_id, key_id FROM api_keys")}
-    given = arguments | {
-        name: keys[{"LIVE": "alice", "DEAD": "bob"}[value]]
-        for name, value in arguments.items()
-        if value in ("LIVE", "DEAD")
-    }
+    ended = service.submit(alice)
+    service.claim(ended)
+    service.settle(completed(ended))
+    known_ids = {"LIVE": keys["alice"], "DEAD": keys["bob"], "ENDED": str(ended)}
+    given = arguments | {name: known_ids[value] for name, value in arguments.items() if value in tuple(known_ids)}
     tables = (
         *("users", "api_keys", "models", "prices", "price_lists", "billing_terms"),
         *("tiers", "tier_limits", "quotas", "quota_plans"),
+        *("requests", "inflight"),
     )
     state = [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in tables]
     audited = service.value("SELECT count(*) FROM audit_log")
@@ -488,6 +521,329 @@ def test_the_audit_log_is_read_by_user_request_and_time(
     assert admin("audit.list", request_id=str(first)) == of_first
     keys = {e["key_id"] for e in everything if e["action"] == "request.queued"}
     assert keys == {str(row["key_id"]) for row in service.rows("SELECT key_id FROM api_keys")}
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+def fail(service: Service, *ids: UUID, attempt: int = 1, **changes: Any) -> None:
+    """Have these requests fail for model_rejected, or as `changes` say."""
+    service.claim(*ids)
+    service.settle(*[failed(each, attempt, **changes) for each in ids])
+
+
+def now_ish(**more: Any) -> dict[str, Any]:
+    """What failed for model_rejected in this test."""
+    around = {name: datetime.now(UTC) + timedelta(hours=hours) for name, hours in (("start", -1), ("end", 1))}
+    return {"error_code": "model_rejected"} | {name: at.isoformat() for name, at in around.items()} | more
+
+
+def request_state(service: Service) -> list[Any]:
+    """All that a redrive may change."""
+    return [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("requests_all", "inflight", "quotas")]
+
+
+def counters(service: Service, user_id: str = "alice") -> list[tuple[int, int, int]]:
+    """Requests counted, tokens used and tokens reserved: one entry where all periods agree."""
+    rows = service.rows(
+        "SELECT DISTINCT requests_used, tokens_used, tokens_reserved FROM quotas WHERE user_id = %s", user_id
+    )
+    return [tuple(row.values()) for row in rows]
+
+
+def statuses(service: Service) -> dict[UUID, str]:
+    return {row["request_id"]: row["status"] for row in service.rows("SELECT request_id, status FROM requests_all")}
+
+
+def outcomes(result: dict[str, Any]) -> dict[str, str]:
+    return {each["request_id"]: each["outcome"] for each in result["requests"]}
+
+
+def test_requests_are_listed_newest_first_by_whatever_is_known_of_them(
+    admin: Callable[..., Any], service: Service, alice: bytes
+) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    rejected, done, lost, of_bob, waiting = (service.submit(key) for key in (alice, alice, alice, bob, alice))
+    fail(service, rejected, prompt_tokens=5)
+    service.claim(done)
+    service.settle(completed(done))
+    fail(service, lost, error_code="worker_lost")
+    service.claim(waiting)
+    service.settle(failed(waiting, outcome="retry", error_code="model_timeout", retry_after=600))
+
+    def listed(**filters: Any) -> list[UUID]:
+        return [UUID(each["request_id"]) for each in admin("request.list", **filters)["requests"]]
+
+    assert listed() == [waiting, of_bob, lost, done, rejected]
+    assert listed(user_id="bob") == [of_bob]
+    assert listed(status="failed") == [lost, rejected]
+    assert listed(status="failed", error_code="worker_lost", user_id="alice") == [lost]
+    assert listed(status="expired") == []
+    assert listed(user_id="nobody") == []
+    (middle,) = (each["created_at"] for each in admin("request.list", user_id="bob")["requests"])
+    middle = datetime.fromisoformat(middle).isoformat()
+    assert listed(start=middle, end=middle) == []
+    assert set(listed(start=middle)) | set(listed(end=middle)) == set(listed())
+    assert of_bob in listed(start=middle)
+    assert of_bob not in listed(end=middle)
+
+    paged, cursor = [], None
+    while True:
+        page = admin("request.list", limit=2, **({"before": cursor} if cursor else {}))
+        paged += page["requests"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert paged == admin("request.list")["requests"]
+    shown = {UUID(each["request_id"]): each for each in paged}
+    assert (shown[rejected]["error_code"], shown[rejected]["error_message"]) == ("model_rejected", "no")
+    assert (shown[rejected]["prompt_tokens"], shown[rejected]["attempts"]) == (5, 1)
+    assert (shown[waiting]["status"], shown[waiting]["last_error"]) == ("queued", "model_timeout")
+    assert shown[waiting]["waits_for"] == "retry"
+    assert datetime.fromisoformat(shown[waiting]["waits_until"]) > datetime.now(UTC)
+    assert shown[done]["waits_for"] is None
+    assert all("prompt" not in each and "content" not in each for each in paged)
+
+
+def test_an_operator_cancels(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+    queued, begun = service.submit(alice), service.submit(alice)
+    service.claim(begun)
+
+    for _ in range(2):
+        answer = admin("request.cancel", request_id=str(queued))
+        assert answer == {"request_id": str(queued), "user_id": "alice", "status": "cancelled"}
+        assert admin("request.cancel", request_id=str(begun))["status"] == "processing"
+    service.settle(completed(begun))
+
+    assert set(statuses(service).values()) == {"cancelled"}
+    assert counters(service) == [(2, 10, 0)]
+    told = service.rows("SELECT request_id, action FROM audit_log WHERE actor = 'admin' AND request_id IS NOT NULL")
+    assert {(row["request_id"], row["action"]) for row in told} == {
+        (queued, "request.cancelled"),
+        (begun, "request.cancel_requested"),
+    }
+    assert len(told) == 2, "what is cancelled twice is cancelled once"
+    assert_books_balance(service)
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
+    admin: Callable[..., Any], service: Service, alice: bytes, is_rolled_up: bool
+) -> None:
+    def rolled_up() -> None:
+        if is_rolled_up:
+            settled_down(service)
+            run(service.rollup(), ["usage", "stats"])
+
+    request_id, other = service.submit(alice), service.submit(alice)
+    fail(service, request_id, other, prompt_tokens=5, completion_tokens=2)
+    service.queue.take()
+    rolled_up()
+    assert counters(service) == [(2, 14, 0)]
+    reserved = service.value("SELECT reserved_tokens FROM requests WHERE request_id = %s", request_id)
+
+    result = admin("request.redrive", request_id=str(request_id))
+
+    outcome = {"request_id": str(request_id), "outcome": "redriven"}
+    assert result == {"redriven": 1, "requests": [outcome], "next_cursor": None}
+    (row,) = service.rows("SELECT * FROM requests WHERE request_id = %s", request_id)
+    assert (row["status"], row["attempts"]) == ("queued", 2)
+    assert {row[name] for name in ("error_code", "error_message", "completed_at", "total_tokens")} == {None}
+    (waits,) = service.rows("SELECT * FROM inflight")
+    assert (waits["attempt"], waits["failures"], waits["max_attempts"]) == (2, 0, 20)
+    lifetime = waits["expires_at"] - datetime.now(UTC)
+    assert timedelta(hours=23) < lifetime <= timedelta(hours=24)
+    assert counters(service) == [(2, 7, reserved)], "its place is reserved again, and it is not counted again"
+    (audited,) = service.rows("SELECT * FROM audit_log WHERE action = 'request.redriven'")
+    assert (audited["actor"], audited["user_id"], audited["request_id"]) == ("admin", "alice", request_id)
+    assert audited["invocation"] == UUID(Context.aws_request_id)
+    assert (audited["before"]["status"], audited["before"]["error_code"]) == ("failed", "model_rejected")
+    assert audited["after"] == {"status": "queued", "wasted_tokens": 7}
+    assert_books_balance(service)
+    rolled_up()
+    assert_books_balance(service)
+
+    recover(service.rollup())
+    assert service.queue.take() == [request_id]
+    (claim,) = service.claim(request_id)
+    assert claim["attempt"] == 3
+    service.settle(completed(request_id, attempt=3))
+
+    assert counters(service) == [(2, 17, 0)]
+    assert_books_balance(service)
+    rolled_up()
+    assert_books_balance(service)
+    (day,) = admin("usage.get", user_id="alice")["days"]
+    assert (day["requests"], day["prompt_tokens"], day["completion_tokens"]) == (2, 12, 5)
+    if is_rolled_up:
+        stats = service.rows("SELECT sum(request_count) AS n, sum(failure_count) AS failed FROM request_stats")
+        assert stats == [{"n": 2, "failed": 1}]
+
+
+def test_all_that_failed_for_a_reason_in_a_period_are_queued_again_and_none_else(
+    admin: Callable[..., Any], service: Service, alice: bytes
+) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    first, second, lost, done, open_one = (service.submit(alice) for _ in range(5))
+    of_bob = service.submit(bob)
+    fail(service, first, second, of_bob)
+    fail(service, lost, error_code="worker_lost")
+    service.claim(done)
+    service.settle(completed(done))
+
+    for start, end in ((-48, -24), (24, 48)):
+        period = {
+            name: (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+            for name, hours in (("start", start), ("end", end))
+        }
+        assert admin("request.redrive", **now_ish() | period)["requests"] == []
+    of_alice = admin("request.redrive", **now_ish(user_id="alice"))
+
+    assert outcomes(of_alice) == {str(first): "redriven", str(second): "redriven"}
+    assert (of_alice["redriven"], of_alice["next_cursor"]) == (2, None)
+    expected = {
+        first: "queued",
+        second: "queued",
+        lost: "failed",
+        done: "completed",
+        open_one: "queued",
+        of_bob: "failed",
+    }
+    assert statuses(service) == expected
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(of_bob): "redriven"}
+
+    state = request_state(service)
+    again = admin("request.redrive", **now_ish())
+    assert again == {"redriven": 0, "requests": [], "next_cursor": None}
+    assert request_state(service) == state
+    assert service.value("SELECT count(*) FROM audit_log WHERE action = 'request.redriven'") == 3
+    assert_books_balance(service)
+
+    fail(service, first, attempt=3, error_code="worker_lost")
+    fail(service, second, attempt=3)
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(second): "redriven"}, "first failed otherwise since"
+    assert outcomes(admin("request.redrive", **now_ish(error_code="worker_lost"))) == {
+        str(first): "redriven",
+        str(lost): "redriven",
+    }
+    assert_books_balance(service)
+
+
+def test_many_are_queued_again_page_by_page(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice) for _ in range(5)]
+    fail(service, *ids)
+    found: list[dict[str, Any]] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor:
+        page = admin("request.redrive", **now_ish(limit=2, **({"after": cursor} if cursor else {})))
+        assert page["redriven"] == len(page["requests"]) <= 2
+        found += page["requests"]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert pages == 3
+    assert sorted(UUID(each["request_id"]) for each in found) == ids
+    assert set(statuses(service).values()) == {"queued"}
+    assert_books_balance(service)
+
+
+@pytest.mark.parametrize(
+    ("code", "hinder", "clear"),
+    [
+        ("user_inactive", ("user.deactivate", {"user_id": "alice"}), ("user.activate", {"user_id": "alice"})),
+        ("model_unknown", ("model.set", SMALL | {"is_active": False}), ("model.set", SMALL)),
+        (
+            "quota_exceeded",
+            ("quota.set", {"user_id": "alice", "limits": {"daily": {"max_tokens": 20}}}),
+            ("quota.clear", {"user_id": "alice"}),
+        ),
+    ],
+)
+def test_what_hinders_a_redrive_is_told_and_nothing_is_changed(
+    admin: Callable[..., Any], service: Service, alice: bytes, code: str, hinder: Any, clear: Any
+) -> None:
+    admin("model.set", **SMALL)
+    request_id = service.submit(alice, model="small")
+    fail(service, request_id)
+    operation, arguments = hinder
+    admin(operation, **arguments)
+    state = request_state(service)
+
+    answer = administer("request.redrive", request_id=str(request_id))
+
+    assert (answer["ok"], answer["problem"]["code"]) == (False, code)
+    assert answer["problem"]["detail"]
+    *_, refused = service.rows("SELECT * FROM audit_log ORDER BY audit_id")
+    assert (refused["actor"], refused["action"]) == ("admin", "admin.refused")
+    assert refused["after"] == {"operation": "request.redrive", "code": code}
+    assert refused["invocation"] == UUID(Context.aws_request_id)
+    many = admin("request.redrive", **now_ish())
+    assert (many["redriven"], outcomes(many)) == (0, {str(request_id): code})
+    assert request_state(service) == state
+    assert service.value("SELECT count(*) FROM audit_log WHERE action = 'request.redriven'") == 0
+
+    operation, arguments = clear
+    admin(operation, **arguments)
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(request_id): "redriven"}
+    assert_books_balance(service)
+
+
+def test_what_a_quota_has_room_for_is_queued_again(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice) for _ in range(3)]
+    fail(service, *ids)
+    reserved = service.value("SELECT DISTINCT reserved_tokens FROM requests")
+    admin("quota.set", user_id="alice", limits={"monthly": {"max_tokens": 2 * reserved + 1}})
+
+    done = admin("request.redrive", **now_ish())
+
+    assert done["redriven"] == 2
+    assert sorted(outcomes(done).values()) == ["quota_exceeded", "redriven", "redriven"]
+    assert counters(service) == [(3, 0, 2 * reserved)]
+    assert_books_balance(service)
+
+
+def test_what_is_archived_is_left_as_it_is(admin: Callable[..., Any], service: Service) -> None:
+    today = datetime.now(UTC)
+    stop_the_clock(service.owner, today - timedelta(days=100))
+    request_id = service.submit(service.add_user())
+    fail(service, request_id)
+    set_clock(service.owner, today)
+    assert run(service.rollup(), ["archive"])["archive"]["archived"]
+    state = request_state(service)
+
+    for operation, code in (("request.redrive", "request_archived"), ("request.cancel", "request_finished")):
+        assert administer(operation, request_id=str(request_id))["problem"]["code"] == code
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(request_id): "request_archived"}
+    assert admin("request.list")["requests"] == []
+    assert request_state(service) == state
+    assert_books_balance(service)
+
+
+def test_a_dry_run_only_says_which(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice) for _ in range(3)]
+    fail(service, *ids[:2])
+    state, audited = request_state(service), service.value("SELECT count(*) FROM audit_log")
+
+    found = admin("request.redrive", **now_ish(dry_run=True))
+    one = admin("request.redrive", request_id=str(ids[0]), dry_run=True)
+
+    assert (found["redriven"], outcomes(found)) == (0, {str(ids[0]): "found", str(ids[1]): "found"})
+    assert (one["redriven"], outcomes(one)) == (0, {str(ids[0]): "found"})
+    assert request_state(service) == state
+    assert service.value("SELECT count(*) FROM audit_log") == audited
+
+
+def test_two_operators_queue_a_request_again_once(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+    ids = [service.submit(alice) for _ in range(10)]
+    fail(service, *ids)
+    with ThreadPoolExecutor(4) as pool:
+        arguments = now_ish(user_id=None, after=None, request_id=None, limit=1000, dry_run=False)
+        lifetime = {"ttl_seconds": 60, "max_attempts": 3}
+        done = list(pool.map(lambda _: service.act("request.redrive", **arguments | lifetime), range(4)))
+    assert sum(each["redriven"] for each in done) == 10
+    assert service.value("SELECT count(*) FROM audit_log WHERE action = 'request.redriven'") == 10
+    assert_books_balance(service)
+
+
+# The schema's custom resource ------------------------------------------------------------------------------------------
 
 
 def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

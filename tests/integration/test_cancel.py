@@ -50,6 +50,7 @@ def test_what_is_queued_is_cancelled_at_once_and_its_reservation_released(servic
 
     found = seen(service, alice, request_id)
     assert (found["status"], found["queue"], found["error"]) == ("cancelled", None, None)
+    assert (found["started_at"], found["processing_time_ms"]) == (None, None)
     assert counters(service) == [(1, 0, 0)], "it stays counted, or submitting and cancelling would beat the limit"
     assert service.claim(request_id) == []
     assert_books_balance(service)

@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
+
+import pytest
 
 from sluice.config import Settings
 from sluice.models import GenerateRequest
@@ -357,6 +360,26 @@ def test_what_was_lost_with_its_worker_twice_is_tried_alone(service: Service, al
     assert sweep(service)["dispatched"] == 3
     assert sorted(service.queue.take()) == sorted(innocent)
     assert len(service.claim(*innocent)) == 3
+
+
+@pytest.mark.parametrize("late", [failed, completed, retry], ids=["failed", "completed", "to be tried again"])
+def test_an_answer_of_before_a_redrive_answers_nothing(
+    service: Service, alice: bytes, late: Callable[..., Any]
+) -> None:
+    request_id = service.submit(alice)
+    service.claim(request_id)
+    service.settle(failed(request_id))
+    service.act("request.redrive", request_id=str(request_id), ttl_seconds=3600, max_attempts=3)
+
+    (row, *_) = service.settle(late(request_id))
+
+    assert row["kind"] == "superseded"
+    assert state(service, request_id) == ("queued", None)
+    sweep(service)
+    (claim,) = service.claim(request_id)
+    service.settle(completed(request_id, claim["attempt"]))
+    assert state(service, request_id) == ("completed", None)
+    assert_books_balance(service)
 
 
 # Dead letters -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ _REFUSALS: Final = {
     "quota_plans_tier_known": ("tier_unknown", "There is no tier of this name."),
     "limits_missing": ("limits_missing", "A new tier needs limits for minute, daily and monthly; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
-    "model_unknown": ("model_unknown", "There is no model of this name."),
+    "model_unknown": ("model_unknown", "There is no model of this name, or it is not offered any more."),
     "request_not_found": ("request_not_found", "There is no request with this id."),
     "request_finished": ("request_finished", "The request has ended and cannot be cancelled."),
     "request_not_failed": ("request_not_failed", "Only a request that failed can be queued again."),

@@ -93,7 +93,8 @@ BEGIN
                 status = s.outcome, updated_at = $3,
                 completed_at = greatest($3, r.started_at, r.created_at),
                 -- A claim that was lost may be found weeks later: 2^31 ms are 25 days.
-                processing_time_ms = least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000, 2147483647)::integer,
+                processing_time_ms = CASE WHEN r.started_at IS NOT NULL THEN
+                    least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
                 prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
                 total_tokens = s.prompt_tokens + s.completion_tokens,
                 result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
@@ -112,8 +113,8 @@ BEGIN
             ) AS d
             WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
         )
-        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
-        SELECT $4, 'request.' || s.outcome, s.user_id, s.request_id,
+        INSERT INTO audit_log (actor, action, user_id, request_id, invocation, before, after)
+        SELECT $4, 'request.' || s.outcome, s.user_id, s.request_id, nullif(current_setting('sluice.invocation', true), '')::uuid,
                jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
                jsonb_strip_nulls(jsonb_build_object(
                    'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,

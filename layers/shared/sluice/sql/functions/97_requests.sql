@@ -31,7 +31,7 @@ COMMENT ON FUNCTION request_list IS
 
 -- One failed request back into the queue, with new attempts and a new lifetime. Its settlement is undone in the books, so
 -- that they will hold what the new one brings; what a failed attempt had used is audited as waste. The caller holds the gate.
-CREATE OR REPLACE FUNCTION request_reopen(id uuid, ttl interval, max_attempts integer) RETURNS text
+CREATE OR REPLACE FUNCTION request_reopen(id uuid, ttl interval, max_attempts integer, dry_run boolean) RETURNS text
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     r  requests;
@@ -51,17 +51,19 @@ BEGIN
                   WHERE q.user_id = r.user_id AND r.created_at >= q.period_start AND r.created_at < q.reset_at
                     AND q.tokens_used - coalesce(r.total_tokens, 0) + q.tokens_reserved + r.reserved_tokens > q.max_tokens) THEN
         RETURN 'quota_exceeded';
+    ELSIF dry_run THEN
+        RETURN 'found';
     END IF;
     UPDATE quotas q SET
         tokens_used = q.tokens_used - coalesce(r.total_tokens, 0), tokens_reserved = q.tokens_reserved + r.reserved_tokens
     WHERE q.user_id = r.user_id AND r.created_at >= q.period_start AND r.created_at < q.reset_at;
     UPDATE requests q SET
-        status = 'queued', updated_at = at, started_at = NULL, completed_at = NULL, processing_time_ms = NULL,
+        status = 'queued', attempts = q.attempts + 1, updated_at = at, started_at = NULL, completed_at = NULL, processing_time_ms = NULL,
         prompt_tokens = NULL, completion_tokens = NULL, total_tokens = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = id;
-    -- The fence goes on where it was: an answer of before answers nothing now.
+    -- The fence goes on, past where it was: an answer of before answers nothing now.
     INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at)
-    VALUES (id, r.user_id, r.attempts, request_reopen.max_attempts, at + ttl);
+    VALUES (id, r.user_id, r.attempts + 1, request_reopen.max_attempts, at + ttl);
     INSERT INTO audit_log (actor, action, user_id, request_id, before, after, invocation)
     VALUES ('admin', 'request.redriven', r.user_id, id,
             jsonb_strip_nulls(jsonb_build_object(
@@ -71,8 +73,9 @@ BEGIN
             nullif(current_setting('sluice.invocation', true), '')::uuid);
     RETURN 'redriven';
 END $$;
-COMMENT ON FUNCTION request_reopen(uuid, interval, integer) IS
-    'redriven, or why not: request_not_found, request_archived, request_not_failed, user_inactive, model_unknown, quota_exceeded.';
+COMMENT ON FUNCTION request_reopen IS
+    'redriven (found, where it is only asked), or why not: request_not_found, request_archived, request_not_failed, '
+    'user_inactive, model_unknown, quota_exceeded.';
 
 CREATE OR REPLACE FUNCTION request_refused(code text, status text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql AS $$
@@ -129,8 +132,8 @@ BEGIN
     owners := ARRAY(SELECT DISTINCT r.user_id FROM requests_all r WHERE r.request_id = ANY (ids));
     PERFORM FROM quota_plans p WHERE p.user_id = ANY (owners) ORDER BY p.user_id FOR NO KEY UPDATE;
     SELECT coalesce(jsonb_agg(jsonb_build_object('request_id', e.id, 'outcome', e.outcome)), '[]') INTO done
-    FROM (SELECT t.id, CASE WHEN (a->>'dry_run')::boolean THEN 'found' ELSE request_reopen(
-                     t.id, make_interval(secs => (a->>'ttl_seconds')::integer), (a->>'max_attempts')::integer) END AS outcome
+    FROM (SELECT t.id, request_reopen(t.id, make_interval(secs => (a->>'ttl_seconds')::integer),
+                                      (a->>'max_attempts')::integer, coalesce((a->>'dry_run')::boolean, false)) AS outcome
           FROM unnest(ids) WITH ORDINALITY AS t (id, n) ORDER BY t.n) AS e;
     IF a->>'request_id' IS NOT NULL AND done->0->>'outcome' NOT IN ('redriven', 'found') THEN
         PERFORM request_refused(done->0->>'outcome');
