@@ -1,16 +1,19 @@
 """The connection that an environment keeps: renewed when broken, never repeating what may have been done."""
 
+from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from sluice.config import Settings
 from sluice.db.connection import Connection, Database, PatientConnection, connect
 from sluice.errors import DatabaseError, SluiceError
+from tests.support.functions import KEYED, get, post
 from tests.support.service import Service
 
 
@@ -144,3 +147,22 @@ def test_a_connection_waits_somewhat_longer_than_the_server_would(
     with connect(Settings(database_secret_arn="arn", database_role=role)) as connection:
         assert isinstance(connection, PatientConnection)
         assert connection.patience == patience
+
+
+def test_a_database_without_a_free_connection_is_503_and_nothing_else(
+    service: Service, alice: bytes, deploy: Callable[..., Any], dsn: str
+) -> None:
+    role = f"crowded_{uuid4().hex}"
+    service.owner.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x' CONNECTION LIMIT 0 IN ROLE sluice_submit, sluice_status"
+    )
+    try:
+        crowded = make_conninfo(dsn, user=role, password="x")
+        deploy("submit", dsn=crowded)
+        submitted = post('{"prompt": "x"}')
+        deploy("status", dsn=crowded)
+        asked = get(f"/status/{uuid4()}", KEYED)
+    finally:
+        service.owner.execute(f"DROP ROLE {role}")
+    for status, headers, body in (submitted, asked):
+        assert (status, headers["Retry-After"], body["code"]) == (503, "5", "database_unavailable")

@@ -203,6 +203,23 @@ def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service,
     assert [message.request_id for message in service.queue.messages] == [slow]
 
 
+def test_what_there_is_no_time_for_is_handed_back_unbegun(service: Service, alice: bytes) -> None:
+    """The claim took most of the invocation, as it may where the database is slow."""
+    request_id = service.submit(alice)
+    service.queue.take()
+    model = ScriptedModel()
+    left = iter([30.0])
+    worker = Worker(service.database("worker"), service.queue, {"bedrock": model}, LIMITS, lambda: next(left, 10.0))
+
+    report = worker.work(deliver(request_id))
+
+    assert (model.claims, report.failed_message_ids, report.counts) == ([], [], {"queued": 1})
+    assert service.queue.take() == [request_id], "for another worker, at once"
+    assert service.rows("SELECT status, attempt, failures, not_before FROM inflight") == [
+        {"status": "queued", "attempt": 1, "failures": 0, "not_before": None}
+    ]
+
+
 def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice: bytes) -> None:
     fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
     seen: list[str] = []
