@@ -1,4 +1,4 @@
-"""`sluice`: users, keys, limits, prices, usage and audit of a deployment, from a shell.
+"""`sluice`: users, keys, limits, prices, requests, usage and audit of a deployment, from a shell.
 
 Each command is one operation of the deployment's admin function. It knows that function's messages and nothing else of
 the service: no module of it, no database.

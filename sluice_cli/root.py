@@ -13,7 +13,7 @@ from sluice_cli.groups import Group
 from sluice_cli.session import Session
 
 _HELP = """
-Users, keys, limits, prices, usage and audit of a Sluice deployment.
+Users, keys, limits, prices, requests, usage and audit of a Sluice deployment.
 
 Without --stack it speaks to the local stack that `make run` has started from this folder. With it, to the stack of that
 name in AWS, which takes the permissions lambda:InvokeFunction and cloudformation:DescribeStacks. The options below may
