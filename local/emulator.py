@@ -127,18 +127,22 @@ class Emulator:
 
         It writes its state down only when it is stopped in good order.
         """
+        self._require_snapshots()
         self.stop()
         return self._relaunch()
 
     def restart(self) -> Process:
         """Kill it and the functions that it runs, and start it as `snapshot` left it: what came since is lost."""
+        self._require_snapshots()
         if self._process is not None:
             self._process.kill()
         return self._relaunch()
 
-    def _relaunch(self) -> Process:
+    def _require_snapshots(self) -> None:
         if not self._snapshots:
             raise LocalError("This AWS emulator keeps no snapshot to be started from.")
+
+    def _relaunch(self) -> Process:
         process = self._launch()
         self.wait_ready()
         return process

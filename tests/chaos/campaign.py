@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import yaml
 
 from local.ports import port_in_use
 from local.stack import Stack
@@ -24,7 +23,7 @@ from tests.chaos.model import MAX_TOKENS, TIMEOUT_SECONDS, ScriptedModel
 from tests.chaos.plan import WINDOWS, make_plan
 
 MAX_ATTEMPTS = 30
-# Short times, of which the template has those that it has.
+# Short times, so that what is lost is missed soon; and attempts enough, since so many of them are made to fail.
 _PARAMETERS = {
     "WorkerTimeout": "10",
     "WorkerConcurrency": "6",
@@ -67,14 +66,15 @@ class Campaign:
     """The stack, with a scripted model, on which seeds are run one after the other."""
 
     def __init__(self, state_dir: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
-        self._say = say
         self._model = ScriptedModel()
+        # Of all seeds: such a message may be dead only when the next one runs.
+        self._unreadable: set[str] = set()
         self.stack = Stack(
             state_dir,
             api_port=steady_port(),
             database_port=steady_port(),
             llm_url=self._model.url,
-            parameters=parameters(),
+            parameters=_PARAMETERS,
             durable=False,
             restartable=True,
             report=say,
@@ -122,7 +122,7 @@ class Campaign:
         ledger = Ledger()
         clients = Clients(plan, self.stack.info.api_url, keys, ledger, size.clients)
         diary = Diary(self.stack.logs_dir / "chaos.log", seed, ledger)
-        hand = Hand(self.stack, self._aws, plan, ledger, lambda: self._model.busy, diary.note)
+        hand = Hand(self.stack, self._aws, plan, ledger, self._unreadable, lambda: self._model.busy, diary.note)
         sweeper = Sweeper(self._aws)
         sweeper.start()
         try:
@@ -142,7 +142,8 @@ class Campaign:
         hand.collect_dead_letters()
         report.wrong += [*ledger.troubles, *hand.troubles]
         report.wrong += judge.judge(plan, ledger, books, self._model.calls, MAX_ATTEMPTS)
-        report.wrong += judge.dead_letters(hand.dead, hand.unreadable)
+        report.wrong += judge.dead_letters(hand.dead, self._unreadable)
+        report.wrong += judge.told(plan, ledger, books, self.stack.info.api_url, keys)
         report.wrong += judge.verify(self.stack.state_dir)
         lap("judgement")
         report.accepted, report.states = ledger.accepted, judge.states(books)
@@ -192,27 +193,6 @@ class Diary:
 
 def _tier(window: int) -> str:
     return f"chaos-{window}"
-
-
-def parameters() -> dict[str, str]:
-    """The parameters above, as far as the template has them."""
-    known = template_parameters()
-    return {
-        name: value
-        if value in map(str, known[name].get("AllowedValues", [value]))
-        else str(min(known[name]["AllowedValues"]))
-        for name, value in _PARAMETERS.items()
-        if name in known
-    }
-
-
-def template_parameters() -> dict[str, Any]:
-    class Loader(yaml.SafeLoader):
-        """Takes CloudFormation's own tags for what they are: nothing that is asked for here."""
-
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-    text = (judge.ROOT / "template.yaml").read_text(encoding="utf-8")
-    return dict(yaml.load(text, Loader)["Parameters"])
 
 
 def steady_port() -> int:

@@ -77,7 +77,6 @@ class Hand:
     Attributes:
         happened: faults by kind: those that really were.
         killed: processes by their function.
-        unreadable: the messages that were put into the queue to be unreadable.
         dead: what was in the dead-letter queue before it was lost with the emulator.
         troubles: faults that could not be brought about.
     """
@@ -88,12 +87,14 @@ class Hand:
         aws: Aws,
         plan: Plan,
         ledger: Ledger,
+        unreadable: set[str],
         is_model_busy: Callable[[], bool],
         note: Callable[[str], None],
     ) -> None:
         self._stack = stack
         self._is_model_busy = is_model_busy
         self._note = note
+        self._unreadable = unreadable  # the messages that were put into the queue to be that
         self._aws = aws
         self._plan = plan
         self._ledger = ledger
@@ -114,7 +115,6 @@ class Hand:
         ]
         self.happened: Counter[str] = Counter()
         self.killed: Counter[str] = Counter()
-        self.unreadable: set[str] = set()
         self.dead: list[str] = []
         self.troubles: list[str] = []
 
@@ -164,6 +164,7 @@ class Hand:
         if role == "worker" and not self._is_model_busy():
             return False
         pids = [pid for pid, of in running if of == role]
+        is_hit = False
         for pid in pids if everyone else [rng.choice(pids)]:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -171,8 +172,8 @@ class Hand:
                 continue
             self._note(f"killed {role} {pid}")
             self.killed[role] += 1
-            everyone = True  # at least one was alive
-        return everyone
+            is_hit = True
+        return is_hit
 
     def postgres(self, rng: random.Random) -> bool:
         """A crash of the server; what was committed is there when it is back."""
@@ -234,8 +235,8 @@ class Hand:
     def send_unreadable(self, rng: random.Random) -> bool:
         """A message that is none of ours."""
         body = rng.choice(("nonsense", "{", '{"request_id": "12"}', "[]")) + f" {rng.getrandbits(32):08x}"
+        self._unreadable.add(body)
         self._aws.send([body])
-        self.unreadable.add(body)
         return True
 
     # ── What they need ────────────────────────────────────────────────────────────────────────────────────────────

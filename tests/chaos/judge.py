@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.chaos.load import Ledger
+from tests.chaos.load import Api, Ledger
 from tests.chaos.model import call_of, is_refused, tokens
 from tests.chaos.plan import Order, Plan
 
@@ -35,6 +35,7 @@ _TRANSIENT = {
     "worker_error",
 }
 _VERIFY_SECONDS = 300
+_ASKED = 25  # requests of a run whose clients are asked what they are told
 
 Row = Mapping[str, Any]
 
@@ -136,8 +137,8 @@ def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int]
             yield from _unanswered(row, order, calls[order.prompt])
         if why := _unexplained(row, order, max_attempts):
             yield f"request {name} is {status} ({row['error_code']}), attempts {row['attempts']}: {why}"
-        if order.number in ledger.cancelled and status not in {"cancelled", "completed"}:
-            yield f"request {name} was cancelled by its client, and is {status} ({row['error_code']})"
+        if order.number in ledger.cancelled and status != "cancelled":
+            yield f"request {name} was cancelled by its client, was told so, and is {status} ({row['error_code']})"
 
 
 def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> Iterator[str]:
@@ -200,6 +201,18 @@ def _booked(books: Books) -> Iterator[str]:
 def _is_in(row: Row, quota: Row) -> bool:
     created: datetime = row["created_at"]
     return bool(quota["period_start"] <= created < quota["reset_at"])
+
+
+def told(plan: Plan, ledger: Ledger, books: Books, api_url: str, keys: Mapping[int, str]) -> Iterator[str]:
+    """What clients are told of some of their requests, where it is not what the database holds."""
+    api, rows = Api(api_url), {row["id"]: row for row in books.requests}
+    for order in plan.orders[:: max(1, len(plan.orders) // _ASKED)]:
+        for request_id in ledger.ids.get(order.number, ()):
+            status, answer = api.call("GET", f"/status/{request_id}", keys[order.user])
+            held = (rows[request_id]["status"], next(iter(books.results.get(request_id, ())), None))
+            if status != 200 or (answer["status"], answer["result"]) != held:
+                yield f"request {request_id} is {held}, and its client is told {status} {answer}"
+    api.close()
 
 
 def dead_letters(bodies: Sequence[str], unreadable: set[str]) -> list[str]:

@@ -17,9 +17,6 @@ KINDS = ("kill", "postgres", "emulator", "duplicate", "reorder", "rollup", "unre
 # How many requests of a user may be out at once: many wait in the database, some never do.
 WINDOWS = (50, 20, 5)
 
-LIFETIMES = True
-CANCELLATIONS = True
-
 _TOPICS = ("rivers", "mountains", "engines", "letters", "spices", "planets", "bridges", "clocks", "ferries", "bees")
 
 
@@ -78,9 +75,9 @@ def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
             number=number,
             user=rng.choices(range(users), cum_weights=weights)[0],
             prompt=f"Seed {seed}, question {number}: what is to be said about {rng.choice(_TOPICS)}?",
-            ttl_seconds=rng.randint(1, 5) if rng.random() < 0.03 and LIFETIMES else None,
+            ttl_seconds=rng.randint(1, 5) if rng.random() < 0.03 else None,
             repeated=rng.random() < 0.05,
-            cancelled_after=rng.choice((0, 0, 1, 4)) if rng.random() < 0.05 and CANCELLATIONS else None,
+            cancelled_after=rng.choice((0, 0, 1, 4)) if rng.random() < 0.05 else None,
         )
         for number in range(requests)
     ]

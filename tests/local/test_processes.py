@@ -27,14 +27,17 @@ PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c',
 FAMILY = [sys.executable, "-c", PARENT]
 
 
-def test_a_process_ends_when_stopped_and_leaves_no_member_of_its_group(start: Callable[..., Process]) -> None:
+@pytest.mark.parametrize("ending", [Process.stop, Process.kill])
+def test_a_process_ends_when_told_and_leaves_no_member_of_its_group(
+    start: Callable[..., Process], ending: Callable[[Process], None]
+) -> None:
     family = start(FAMILY)
     assert wait_until(lambda: family.log.read_text() == "1\n", 30)
     assert len(group_members(family.pid)) == 2
-    family.stop()
+    ending(family)
     assert not family.alive
     assert group_members(family.pid) == []
-    family.stop()
+    ending(family)
 
 
 def test_stopping_one_that_has_died_ends_what_it_left(start: Callable[..., Process]) -> None:

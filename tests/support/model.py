@@ -113,6 +113,7 @@ class Request:
         self.audited.append(f"request.{status}")
 
     def reopen(self, expires_at: datetime, max_attempts: int) -> None:
+        self.attempt += 1  # no answer of before is one to this
         self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
         self.failures, self.lost, self.not_before = 0, 0, None
         self.expires_at, self.max_attempts = expires_at, max_attempts
@@ -250,10 +251,10 @@ class Ledger:
         current: dict[UUID, int] = {}
         for n, outcome in enumerate(flush):
             request = self._request_of(outcome)
-            if not request.is_ended and request.attempt == outcome["attempt"]:
-                # A late answer is as good as any; but nothing goes back twice.
-                if request.status == "processing" or outcome["outcome"] not in GOES_BACK:
-                    current.setdefault(request.request_id, n)
+            # A late answer is as good as any; but nothing goes back twice.
+            can_settle = request.status == "processing" or outcome["outcome"] not in GOES_BACK
+            if can_settle and not request.is_ended and request.attempt == outcome["attempt"]:
+                current.setdefault(request.request_id, n)
         answers = [self._settle_current(flush[n]) for n in current.values()]
         answers += [self._settle_late(outcome) for n, outcome in enumerate(flush) if n not in current.values()]
         return answers, self.fill(users)
@@ -305,7 +306,8 @@ class Ledger:
             request.audited.append("request.cancel_requested")
         return "ok", request.status
 
-    def redrive(self, request: Request, active_models: Collection[str], lifetime: timedelta, max_attempts: int) -> str:
+    def refusal(self, request: Request, active_models: Collection[str]) -> str | None:
+        """Why a request can not be queued again, if it can not."""
         who = self.users[request.user]
         if request.is_archived:
             return "request_archived"
@@ -321,8 +323,7 @@ class Ledger:
                 _, booked, pending = self.used(request.user, period, start)
                 if booked - request.booked + pending + request.reserved > max_tokens:
                     return "quota_exceeded"
-        request.reopen(self.now + lifetime, max_attempts)
-        return "redriven"
+        return None
 
     # The schedules
 
@@ -337,7 +338,7 @@ class Ledger:
                 done["requeued"] += 1
             elif is_lost or (request.status == "queued" and is_over):
                 if request.status == "queued" and not request.failures:
-                    request.end("expired")
+                    request.end("expired", "request_expired")
                 else:
                     request.end("failed", "worker_lost" if is_lost and is_last else "request_expired")
                 done[request.status] += 1

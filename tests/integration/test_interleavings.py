@@ -1,0 +1,170 @@
+"""Every order in which two workers, sweeps, the end of leases and a cancel can meet over two requests of one user.
+
+Each step is a call of the database's functions, undone by a savepoint once all that can follow it has been seen; each step
+from each state is taken once. What is found must be what the plain machine of tests/support/interleavings.py says: the same
+states, and from each the same answers and the same next states. A call is a commit: what happens inside of two at once is
+what test_ledger_at_once.py is about. With SLUICE_EXAMPLES each worker claims twice, which takes some minutes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from sluice.db.connection import Connection
+from sluice.db.queries import query
+from tests.support.interleavings import (
+    ENDED,
+    MAX_ATTEMPTS,
+    TOKENS,
+    Action,
+    Answer,
+    Item,
+    Items,
+    Model,
+    State,
+    Worker,
+    explore,
+    followed,
+)
+from tests.support.ledger import set_clock, stop_the_clock
+from tests.support.service import Service
+
+CLAIMS = 2 if "SLUICE_EXAMPLES" in os.environ else 1
+NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
+LEASE_SECONDS, PAUSE_SECONDS = 60, 30
+_ITEMS = """
+    SELECT r.status, r.attempts AS attempt, coalesce(i.failures, 0) AS failures, coalesce(i.lost, 0) AS lost,
+           i.dispatched_at IS NOT NULL AS is_dispatched, coalesce(i.not_before > clock_now(), false) AS is_paused,
+           coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancelled_at IS NOT NULL AS is_cancelled,
+           s.content::integer AS answered_by, r.total_tokens AS tokens,
+           (SELECT count(*) FROM audit_log a WHERE a.request_id = r.request_id
+            AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')) AS ends
+    FROM requests r
+    LEFT JOIN inflight i ON i.request_id = r.request_id
+    LEFT JOIN results s ON s.request_id = r.request_id
+    ORDER BY r.request_id
+"""
+
+
+class Ledger:
+    """The machine in the database. It answers as the model does, with the places of requests for their ids."""
+
+    def __init__(self, sql: Connection, key_hash: bytes, ids: list[UUID], workers: tuple[Worker, ...]) -> None:
+        self.sql = sql
+        self.key_hash = key_hash
+        self.ids = ids
+        self.now = NOON
+        self.trail = [State(self.items(), workers)]
+
+    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        return self.sql.execute(query(name), parameters).fetchall()
+
+    def items(self) -> Items:
+        return tuple(Item(**row) for row in self.sql.execute(_ITEMS).fetchall())
+
+    def state(self) -> State:
+        return self.trail[-1]
+
+    @contextmanager
+    def tried(self, action: Action) -> Iterator[Answer]:
+        name, now = f"step_{len(self.trail)}", self.now
+        self.sql.execute(f"SAVEPOINT {name}")
+        answer = self.done(self.state(), action)
+        self.trail.append(followed(self.state(), action, answer, self.items()))
+        yield answer
+        self.trail.pop()
+        self.sql.execute(f"ROLLBACK TO {name}")
+        self.now = now
+
+    def done(self, state: State, action: Action) -> Answer:
+        match action:
+            case ("claim", _):
+                return self.claim()
+            case ("settle", n, outcomes):
+                return self.settle(dict(zip(state.workers[n].holds, outcomes, strict=True)))
+            case ("sweep",):
+                return tuple(self.rows("request_sweep", at_most=100)[0].values())
+            case ("dispatch",):
+                return self.places(row["request_id"] for row in self.rows("request_dispatch", at_most=100))
+            case ("time",):
+                self.now += timedelta(seconds=LEASE_SECONDS + 1)
+                set_clock(self.sql, self.now)
+            case ("cancel", place):
+                (row,) = self.rows("request_cancel", key_hash=self.key_hash, request_id=self.ids[place])
+                return row["outcome"], row["status"], self.places(row["send"])
+        return None
+
+    def places(self, ids: Iterable[UUID]) -> tuple[int, ...]:
+        return tuple(sorted(self.ids.index(each) for each in ids))
+
+    def claim(self) -> Answer:
+        rows = self.rows("request_claim", ids=self.ids, lease_seconds=LEASE_SECONDS)
+        return tuple((self.ids.index(row["request_id"]), row["attempt"]) for row in rows)
+
+    def settle(self, flush: dict[tuple[int, int], str]) -> Answer:
+        outcomes = [_told(self.ids[n], attempt, outcome) for (n, attempt), outcome in flush.items()]
+        rows = self.rows("request_settle", outcomes=Jsonb(outcomes), actor="worker")
+        return tuple(sorted((row["kind"], self.ids.index(row["request_id"]), row["status"]) for row in rows))
+
+    def check(self, window: int, seen: set[Any], state: State) -> None:
+        """What must be so in every state; and from every one that the workers have left for good, everything must end."""
+        assert sum(item.is_dispatched for item in state.items) <= window
+        for item in state.items:
+            assert item.ends == (item.status in ENDED), "each ends once"
+            assert item.answered_by == (item.attempt if item.status == "completed" else None), "the fence"
+        # The books know of no more than this.
+        booked = tuple((item.status, item.attempt, item.tokens) for item in state.items)
+        if booked not in seen:
+            self.assert_books_balance()
+        is_left = not any(worker.holds or worker.claims_left for worker in state.workers)
+        if is_left and state.items not in seen:
+            with self.sql.transaction(force_rollback=True):
+                self.assert_everything_ends()
+        seen |= {booked, state.items} if is_left else {booked}
+
+    def assert_books_balance(self) -> None:
+        assert self.rows("books_check", every=True)[0]["violations"] == []
+
+    def assert_everything_ends(self) -> None:
+        now = self.now
+        for _ in range(len(self.ids) + 1):
+            for step in ("time", "sweep", "dispatch"):
+                self.done(self.state(), (step,))
+            self.settle(dict.fromkeys(self.claim(), "completed"))
+        self.now = now
+        assert {item.status for item in self.items()} <= ENDED
+
+
+def _told(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"request_id": str(request_id), "attempt": attempt, "outcome": outcome}
+    if outcome == "completed":
+        told |= {"content": str(attempt), "fingerprint": "00" * 32, "prompt_tokens": TOKENS, "completion_tokens": 0}
+    if outcome == "retry":
+        told |= {"error_code": "model_unavailable", "error_message": "Away.", "retry_after": PAUSE_SECONDS}
+    return told
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_every_interleaving_is_as_the_model_says(service: Service, window: int) -> None:
+    key_hash = service.add_user()
+    stop_the_clock(service.owner, NOON)
+    service.act("quota.set", user_id="alice", dispatch_window=window)
+    ids = [service.submit(key_hash) for _ in range(2)]
+    service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
+    workers = (Worker(CLAIMS),) * 2
+
+    with service.owner.transaction(force_rollback=True):
+        ledger = Ledger(service.owner, key_hash, sorted(ids), workers)
+        seen: set[Any] = set()
+        found = explore(ledger, lambda state: ledger.check(window, seen, state))
+    expected = explore(Model(window, State((Item(),) * 2, workers)), lambda _: None)
+
+    print(f"window {window}: {len(found.steps)} states, {found.transitions} transitions")
+    assert found.steps.keys() == expected.steps.keys()
+    assert found.steps == expected.steps

@@ -1,0 +1,387 @@
+"""A database and the model of its ledger, side by side: each act is done on both, and both must say the same."""
+
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from sluice.db.connection import Connection
+from sluice.db.queries import query
+from sluice.keys import digest
+from tests.support.ledger import SMALL, set_clock, stop_the_clock
+from tests.support.model import PERIODS, Ledger, Request, Tier, User, end_of, json_limits, start_of
+
+BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
+OVERHEAD = {"nova-micro": 64, "small": 10}
+KEYS = {name: "sluice_" + name[0] * 43 for name in ("ann", "bob", "cyd")}
+TIERS = {
+    "tiny": Tier({"minute": (2, 250), "daily": (5, 700), "monthly": (6, 900)}, 2, 1),
+    "small": Tier({"minute": (5, 900), "daily": (12, 2500), "monthly": (16, 3000)}, 6, 3),
+}
+# The longest lifetime that submit allows.
+LONGEST = 200_000
+# Requests as they are, with what the unfinished ones wait for.
+_STATES = """
+    SELECT r.request_id, r.status, r.attempts, r.reserved_tokens, r.prompt_tokens, r.completion_tokens, r.error_code,
+           i.attempt, i.failures, i.lost, i.last_error, i.dispatched_at, i.lease_until, i.not_before, i.expires_at,
+           i.cancelled_at IS NOT NULL
+    FROM requests_all r LEFT JOIN inflight i ON i.request_id = r.request_id
+"""
+# Those that have room in their window and something that could be in it.
+_FORGOTTEN = """
+    SELECT i.request_id FROM inflight i JOIN quota_plans p ON p.user_id = i.user_id
+    WHERE i.status = 'queued' AND i.dispatched_at IS NULL AND i.expires_at > clock_now()
+      AND coalesce(i.not_before, '-infinity') <= clock_now()
+      AND (SELECT count(*) FROM inflight d WHERE d.user_id = i.user_id AND d.dispatched_at IS NOT NULL) < p.dispatch_window
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where examples happen: a server, and the database with which each of them begins."""
+
+    server_dsn: str
+    template: str
+
+    def furnish(self) -> None:
+        """Make what the model takes for granted: a clock that stands, tiers, users and their keys."""
+        acts: list[tuple[str, dict[str, Any]]] = [("model.set", SMALL)]
+        for name, tier in TIERS.items():
+            plan = {"max_unfinished": tier.max_unfinished, "dispatch_window": tier.window}
+            acts.append(("tier.set", {"tier": name, "limits": json_limits(tier.limits), **plan}))
+        for user, key in KEYS.items():
+            acts.append(("user.create", {"user_id": user, "tier": "small"}))
+            shown = {"key_hash": digest(key).hex(), "key_prefix": key[:13], "scopes": ["submit", "read"]}
+            acts.append(("key.create", {"user_id": user, **shown}))
+        with psycopg.connect(make_conninfo(self.server_dsn, dbname=self.template), autocommit=True) as owner:
+            stop_the_clock(owner, BASE)
+            for operation, arguments in acts:
+                owner.execute("SELECT admin_act(%s, %s, NULL)", (operation, Jsonb(arguments)))
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """In seconds from now: how long it lives once it may be begun, when that is, or when it ends."""
+
+    ttl: int | None = None
+    begins: int | None = None
+    ends: int | None = None
+
+
+class Machine(RuleBasedStateMachine):
+    """A database of its own in which time stands, and its model."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.steps = 0
+        self.name = f"{place.template}_{uuid.uuid4().hex[:8]}"
+        self.admin: Connection = psycopg.connect(place.server_dsn, autocommit=True, row_factory=dict_row)
+        self.admin.execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{place.template}" STRATEGY file_copy')
+        self.sql: Connection = psycopg.connect(
+            make_conninfo(place.server_dsn, dbname=self.name),
+            autocommit=True,
+            prepare_threshold=None,
+            row_factory=dict_row,
+        )
+        created = {period: start_of(period, BASE) for period in PERIODS}
+        tiers = {name: Tier(dict(tier.limits), tier.max_unfinished, tier.window) for name, tier in TIERS.items()}
+        small = tiers["small"]
+        who = {
+            name: User("small", dict(small.limits), small.max_unfinished, small.window, dict(created)) for name in KEYS
+        }
+        self.ledger = Ledger(BASE, tiers, who)
+        self.months = {BASE.month}
+        self.out: Counter[str] = Counter()
+
+    # Calls
+
+    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        cursor = self.sql.execute(query(name), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def values(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row.values()) for row in self.sql.execute(sql, parameters).fetchall()]
+
+    def act(self, operation: str, **arguments: Any) -> Any:
+        (row,) = self.rows("admin_act", operation=operation, arguments=Jsonb(arguments), invocation=None)
+        return row["result"]
+
+    @contextmanager
+    def refused(self, constraint: str, state: str) -> Iterator[None]:
+        with pytest.raises(psycopg.Error) as refusal:
+            yield
+        assert (refusal.value.diag.constraint_name, refusal.value.sqlstate) == (constraint, state)
+
+    def move_to(self, at: datetime) -> None:
+        self.ledger.now = at
+        set_clock(self.sql, at)
+        if at.month not in self.months:
+            self.months.add(at.month)
+            self.rows("partitions_ensure")
+
+    # Acts on both
+
+    def submit(
+        self,
+        user: str,
+        size: tuple[str, int, int],
+        lifetime: Lifetime = Lifetime(3600),
+        max_attempts: int = 2,
+        key: str | None = None,
+    ) -> None:
+        model, length, max_tokens = size
+        body = repr(size)
+        ledger, reserved = self.ledger, length + OVERHEAD[model] + max_tokens
+        # Of its own time, which may be later than now: nothing here is within the second that the server may need.
+        at = ledger.time_for(user)
+        begins, ends = (
+            None if seconds is None else at + timedelta(seconds=seconds) for seconds in (lifetime.begins, lifetime.ends)
+        )
+        verdict, wait = ledger.verdict(user, reserved)
+        if verdict != "user_inactive" and not self.is_valid(lifetime):
+            verdict, wait = "lifetime_invalid", 0
+        earlier = ledger.repeats.get((user, key or ""))
+        if verdict != "user_inactive" and earlier is not None and earlier[2] > ledger.now:
+            verdict, wait = "replayed" if earlier[0] == body else "idempotency_conflict", 0
+        (row,) = self.rows(
+            "request_create",
+            key_hash=digest(KEYS[user]),
+            prompt="x" * length,
+            model=model,
+            parameters=Jsonb({"max_tokens": max_tokens}),
+            metadata=None,
+            idempotency_key=key,
+            body_hash=None if key is None else digest(body),
+            ttl_seconds=lifetime.ttl,
+            ends_at=ends,
+            begins_at=begins,
+            longest_seconds=LONGEST,
+            max_attempts=max_attempts,
+        )
+        assert (row["outcome"], (row["detail"] or {}).get("retry_after", 0)) == (verdict, wait)
+        if verdict == "replayed":
+            assert earlier is not None
+            assert row["request_id"] == earlier[1]
+        if verdict != "accepted":
+            assert not row["send"]
+            return
+        ttl = timedelta(seconds=lifetime.ttl or LONGEST)
+        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts)
+        request.expires_at = ends or (begins or request.created_at) + ttl
+        self.accept(request, row["send"], may_dispatch=True)
+        for quota in row["detail"]["quotas"]:
+            requests, booked, pending = ledger.used(user, quota["period"], request.created_at)
+            assert (quota["requests_used"], quota["tokens_used"]) == (requests, booked + pending)
+        if key is not None:
+            ledger.repeats[user, key] = (body, request.request_id, request.created_at + timedelta(days=1))
+
+    @staticmethod
+    def is_valid(lifetime: Lifetime) -> bool:
+        begins = lifetime.begins or 0
+        ends = begins + (lifetime.ttl or LONGEST) if lifetime.ends is None else lifetime.ends
+        return begins <= LONGEST and begins < ends <= begins + LONGEST
+
+    def accept(self, request: Request, sent: Collection[UUID], *, may_dispatch: bool) -> None:
+        at, latest = self.ledger.time_for(request.user), max(self.ledger.users[request.user].starts.values())
+        # Where the clock was set back, as soon after the newest counter's start as the server is fast.
+        assert timedelta() <= request.created_at - at <= timedelta(seconds=1 if at == latest else 0)
+        assert set(sent) == set(self.ledger.accept(request, may_dispatch=may_dispatch))
+
+    def claim(self, wanted: Sequence[Request], lease: int) -> None:
+        begun = self.ledger.claim(wanted, timedelta(seconds=lease))
+        rows = self.rows("request_claim", ids=[request.request_id for request in wanted], lease_seconds=lease)
+        assert {row["request_id"]: row["attempt"] for row in rows} == begun
+        assert len(rows) == len(begun)
+
+    def settle(self, flush: Sequence[dict[str, Any]]) -> None:
+        answers, dispatched = self.ledger.settle(flush)
+        rows = self.rows("request_settle", outcomes=Jsonb(flush), actor="worker")
+        told = Counter((row["kind"], row["request_id"], row["status"]) for row in rows)
+        assert told == Counter(answers) + Counter(("dispatch", request_id, "queued") for request_id in dispatched)
+
+    def cancel(self, request: Request, by: str) -> None:
+        """By the key of a user, or by an operator."""
+        if by == "operator":
+            outcome, status = self.ledger.cancel(request)
+            if outcome == "ok":
+                done = self.act("request.cancel", request_id=str(request.request_id))
+                assert (done["user_id"], done["status"]) == (request.user, status)
+            else:
+                with self.refused(outcome, "SL409"):
+                    self.act("request.cancel", request_id=str(request.request_id))
+            return
+        expected: tuple[str, str | None] = ("request_not_found", None)
+        sent: list[UUID] = []
+        if not self.ledger.users[by].is_active:
+            expected = ("user_inactive", None)
+        elif by == request.user:
+            expected = self.ledger.cancel(request)
+            sent = self.ledger.fill([by])
+        (row,) = self.rows("request_cancel", key_hash=digest(KEYS[by]), request_id=request.request_id)
+        assert (row["outcome"], row["status"]) == expected
+        assert set(row["send"]) == set(sent)
+
+    def redrive(self, request: Request) -> None:
+        refusal = self.ledger.refusal(request, OVERHEAD)
+        arguments = {"request_id": str(request.request_id), "ttl_seconds": 3600, "max_attempts": 2, "dry_run": False}
+        if refusal is None:
+            request.reopen(self.ledger.now + timedelta(seconds=3600), 2)
+            assert self.act("request.redrive", **arguments)["redriven"] == 1
+        else:
+            with self.refused(refusal, "SL409"):
+                self.act("request.redrive", **arguments)
+
+    def sweep(self) -> None:
+        """What the minute's sweep does; after it nothing that could be begun is without a message."""
+        assert self.rows("request_sweep", at_most=1000) == [self.ledger.sweep()]
+        self.dispatch()
+        assert self.values(_FORGOTTEN) == []
+
+    def dispatch(self) -> None:
+        dispatched = self.rows("request_dispatch", at_most=1000)
+        assert {row["request_id"] for row in dispatched} == set(self.ledger.fill(KEYS))
+
+    # What must be so at any time
+
+    @invariant()
+    def the_counters_are_the_models(self) -> None:
+        expected = []
+        for name, user in sorted(self.ledger.users.items()):
+            for period, start in sorted(user.starts.items()):
+                figures = self.ledger.used(name, period, start)
+                expected.append(
+                    (name, period, *user.limits[period], period in user.own, *figures, start, end_of(period, start))
+                )
+        assert expected == self.values(
+            "SELECT user_id, quota_period, max_requests, max_tokens, is_override, requests_used, tokens_used, tokens_reserved,"
+            " period_start, reset_at FROM quotas ORDER BY 1, 2"
+        )
+
+    @invariant()
+    def the_plans_are_the_models(self) -> None:
+        expected = [
+            (name, user.tier, user.max_unfinished, user.window, "plan" in user.own)
+            for name, user in sorted(self.ledger.users.items())
+        ]
+        assert expected == self.values(
+            "SELECT user_id, tier, max_unfinished, dispatch_window, is_override FROM quota_plans ORDER BY 1"
+        )
+
+    @invariant()
+    def the_requests_are_the_models(self) -> None:
+        found = {row[0]: row[1:] for row in self.values(_STATES)}
+        assert found == {request.request_id: _state(request) for request in self.ledger.requests.values()}
+
+    @invariant()
+    def the_windows_hold(self) -> None:
+        """More than its window only where an operator has made that smaller, and never more than before; who works has a place."""
+        found = self.values(
+            "SELECT user_id, count(dispatched_at) AS dispatched,"
+            " count(*) FILTER (WHERE status = 'processing' AND dispatched_at IS NULL) AS without FROM inflight GROUP BY 1"
+        )
+        for user, dispatched, without in found:
+            assert dispatched <= max(self.ledger.users[user].window, self.out[user])
+            assert without == 0
+        self.out = Counter({user: dispatched for user, dispatched, _ in found})
+
+    @invariant()
+    def the_books_balance_now_and_then(self) -> None:
+        self.steps += 1
+        if self.steps % 8 == 0:
+            self.the_books_balance()
+
+    def the_books_balance(self) -> None:
+        assert self.values("SELECT violations FROM books_check(true)") == [([],)]
+        shown = self.values(
+            "SELECT u.user_id::text, n.model_id, n.day, n.requests_count, n.prompt_tokens, n.completion_tokens"
+            " FROM users u, usage_now(u.user_id, '2031-01-01', '2039-12-31') AS n"
+        )
+        assert {row[:3]: row[3:] for row in shown} == self.ledger.usage(), "usage as of now, rolled up or not"
+
+    def checks_what_is_new(self) -> None:
+        (found,) = self.rows("books_check", every=False)
+        assert found["violations"] == []
+        self.rows("books_checked", seen_to=found["seen_to"])
+
+    # The end
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.everything_ends()
+                self.the_end_is_as_it_should_be()
+        finally:
+            self.sql.close()
+            self.admin.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
+            self.admin.close()
+
+    def everything_ends(self) -> None:
+        """Nothing is forgotten: the sweep, and workers that answer, are enough."""
+        left = self.ledger.unfinished()
+        # A moment to come, and an end, for each of them at most.
+        for _ in range(3 * len(left)):
+            self.sweep()
+            self.claim(left, 60)
+            at_work = [request for request in left if request.status == "processing"]
+            if at_work:
+                self.settle([completed(request) for request in at_work])
+            left = self.ledger.unfinished()
+            moments = [request.not_before for request in left if request.not_before is not None]
+            if left and not at_work:
+                self.move_to(max(self.ledger.now, min(moments)))
+        self.the_requests_are_the_models()
+        assert left == []
+
+    def the_end_is_as_it_should_be(self) -> None:
+        self.the_books_balance()
+        self.checks_what_is_new()
+        for task in ("rollup_usage", "rollup_stats"):
+            self.rows(task)
+        self.the_books_balance()
+        figures = self.ledger.usage()
+        for period in ("daily", "monthly"):
+            sums: Counter[tuple[str, date]] = Counter()
+            for (user, _, day), (_, prompt, completion) in figures.items():
+                sums[user, day if period == "daily" else day.replace(day=1)] += prompt + completion
+            kept = self.values("SELECT user_id, period_start, tokens_used FROM usage WHERE period = %s", period)
+            assert {(user, start): tokens for user, start, tokens in kept} == dict(sums)
+        counted = self.values(
+            "SELECT user_id, model_id, (day AT TIME ZONE 'UTC')::date, request_count, failure_count FROM request_stats"
+        )
+        failures = Counter(
+            (r.user, r.model, r.created_at.date()) for r in self.ledger.requests.values() if r.status == "failed"
+        )
+        assert {row[:3]: row[3:] for row in counted} == {key: (n, failures[key]) for key, (n, _, _) in figures.items()}
+        audited = self.values(
+            "SELECT request_id, array_agg(action::text ORDER BY audit_id) FROM audit_log WHERE request_id IS NOT NULL GROUP BY 1"
+        )
+        assert dict(audited) == {request.request_id: request.audited for request in self.ledger.requests.values()}
+        self.rows("audit_seal", at_most=10_000)
+        assert self.values("SELECT kind FROM audit_verify(0, 1000)") == [(None,)]
+
+
+def _state(r: Request) -> tuple[Any, ...]:
+    """What _STATES tells of it, but for its id."""
+    told = (r.status, r.attempt, r.reserved, *(r.tokens or (None, None)), r.error)
+    if r.is_ended:
+        return (*told, *[None] * 8, False)
+    attempts = (r.attempt, r.failures, r.lost, r.last_error)
+    return (*told, *attempts, r.dispatched_at, r.lease_until, r.not_before, r.expires_at, r.is_cancelled)
+
+
+def completed(request: Request) -> dict[str, Any]:
+    """An outcome: answered, with one token of the completion."""
+    told = {"request_id": str(request.request_id), "attempt": request.attempt, "outcome": "completed"}
+    return told | {"content": "an answer", "fingerprint": "00" * 32, "prompt_tokens": 0, "completion_tokens": 1}
