@@ -1,0 +1,206 @@
+"""The ledger under many hands at once: real connections that do anything to a few requests, each by a seed of its own.
+
+What comes out depends on who was first, but must be right in any case: the windows hold all the while, nobody waits for
+somebody who waits for him, and in the end everything has ended once and the books balance. With SLUICE_EXAMPLES=200 ten
+other seeds are tried.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from random import Random
+from threading import Event
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from sluice.db.queries import query
+from tests.support.ledger import assert_books_balance, at_once
+from tests.support.service import Service, completed, failed, retry
+
+ACTORS, STEPS, WINDOW = 6, 80, 2
+NAMES = ("ann", "bob", "cyd")
+SEEDS = max(1, int(os.environ.get("SLUICE_EXAMPLES", "0")) // 20)
+
+
+class Actor:
+    """Somebody with a connection: client, worker, sweep and operator by turns.
+
+    Attributes:
+        held: what it has claimed and not answered: requests and attempts.
+        told: what it has answered, to be told again.
+    """
+
+    def __init__(self, service: Service, keys: list[bytes], known: list[UUID], seed: int) -> None:
+        self.sql = psycopg.connect(service.dsn, autocommit=True, row_factory=dict_row)
+        self.keys = keys
+        self.known = known
+        self.random = Random(seed)
+        self.held: list[tuple[UUID, int]] = []
+        self.told: list[dict[str, Any]] = []
+        self.acts: dict[Callable[[], None], int] = {
+            self.submit: 3,
+            self.claim: 8,
+            self.settle: 6,
+            self.settle_again: 2,
+            self.cancel: 2,
+            self.sweep: 2,
+            self.send: 2,
+            self.redrive: 2,
+        }
+
+    def run(self) -> None:
+        with self.sql:
+            for _ in range(STEPS):
+                (act,) = self.random.choices(list(self.acts), weights=list(self.acts.values()))
+                act()
+
+    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        cursor = self.sql.execute(query(name), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def some(self) -> list[UUID]:
+        """Of the newest, in any order, as messages come."""
+        newest = self.known[-24:]
+        return self.random.sample(newest, min(len(newest), self.random.randint(1, 8)))
+
+    def submit(self) -> None:
+        lifetime = {"ttl_seconds": None, "ends_at": None, "begins_at": None, "longest_seconds": 3600}
+        repeat = {"idempotency_key": None, "body_hash": None}
+        asked = {"prompt": "x", "model": None, "parameters": Jsonb({}), "metadata": None, "max_attempts": 3}
+        (row,) = self.rows("request_create", key_hash=self.random.choice(self.keys), **asked, **repeat, **lifetime)
+        self.known.append(row["request_id"])
+
+    def claim(self) -> None:
+        """For long, or for so short that it is soon lost."""
+        rows = self.rows("request_claim", ids=self.some(), lease_seconds=self.random.choice([0.05, 0.05, 600]))
+        self.held += [(row["request_id"], row["attempt"]) for row in rows]
+
+    def settle(self) -> None:
+        """In time or late; some of it never."""
+        self.random.shuffle(self.held)
+        flush = [self.outcome(*claim) for claim in self.held[:4]]
+        self.held = self.held[5:]
+        self.told += flush
+        self.flush(flush)
+
+    def settle_again(self) -> None:
+        self.flush(self.random.sample(self.told, min(len(self.told), 4)))
+
+    def flush(self, outcomes: list[dict[str, Any]]) -> None:
+        if outcomes:
+            self.rows("request_settle", outcomes=Jsonb(outcomes), actor="worker")
+
+    def outcome(self, request_id: UUID, attempt: int) -> dict[str, Any]:
+        handed_back = {"request_id": str(request_id), "attempt": attempt, "outcome": "handed_back"}
+        outcomes = [
+            completed(request_id, attempt),
+            failed(request_id, attempt),
+            retry(request_id, attempt),
+            handed_back,
+        ]
+        (outcome,) = self.random.choices(outcomes, weights=[3, 1, 4, 2])
+        return outcome
+
+    def cancel(self) -> None:
+        self.rows("request_cancel", key_hash=self.random.choice(self.keys), request_id=self.some()[0])
+
+    def sweep(self) -> None:
+        self.rows("request_sweep", at_most=self.random.choice([2, 100]))
+        self.rows("request_dispatch", at_most=self.random.choice([2, 100]))
+
+    def send(self) -> None:
+        """Messages again, or not at all."""
+        match self.random.choice(["redispatch", "resend", "undispatch"]):
+            case "redispatch":
+                self.rows("request_redispatch", queue_depth=0, grace_seconds=0, long_seconds=0, at_most=5)
+            case "resend":
+                self.rows("request_resend", ids=self.some())
+            case "undispatch":
+                self.rows("request_undispatch", ids=self.some())
+
+    def redrive(self) -> None:
+        """One, where that can be; or the first few that the model had rejected."""
+        now = datetime.now(UTC)
+        hour = {"start": (now - timedelta(hours=1)).isoformat(), "end": (now + timedelta(hours=1)).isoformat()}
+        one, few = {"request_id": str(self.some()[0])}, {"error_code": "model_rejected", "limit": 50} | hour
+        arguments = self.random.choice([one, few, few]) | {"ttl_seconds": 3600, "max_attempts": 2}
+        try:
+            self.rows("admin_act", operation="request.redrive", arguments=Jsonb(arguments), invocation=None)
+        except psycopg.Error as refused:
+            if refused.sqlstate != "SL409":
+                raise
+
+
+def watch(service: Service, over: Event) -> tuple[int, list[dict[str, Any]]]:
+    """Look at the windows until it is over: how often, and who had too much."""
+    with psycopg.connect(service.dsn, autocommit=True, row_factory=dict_row) as sql:
+        found: list[dict[str, Any]] = []
+        looked = 0
+        is_last = False
+        while not is_last:
+            is_last = over.is_set()
+            looked += 1
+            found += sql.execute(
+                "SELECT user_id, count(*) AS dispatched FROM inflight WHERE dispatched_at IS NOT NULL"
+                " GROUP BY 1 HAVING count(*) > %s",
+                (WINDOW,),
+            ).fetchall()
+    return looked, found
+
+
+def drain(service: Service, known: list[UUID]) -> None:
+    """The workers are gone; sweeps, and one that answers, do the rest."""
+    service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s' WHERE status = 'processing'")
+    rollup = service.database("rollup")
+    for _ in known:
+        rollup.rows("request_sweep", {"at_most": 1000})
+        rollup.rows("request_dispatch", {"at_most": 1000})
+        claims = service.claim(*known)
+        if not claims:
+            break
+        service.settle(*[completed(claim["request_id"], claim["attempt"]) for claim in claims])
+    assert service.value("SELECT count(*) FROM inflight") == 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whoever_is_first_everything_ends_once_and_the_books_balance(service: Service, seed: int) -> None:
+    unlimited = {period: {"max_requests": None, "max_tokens": None} for period in ("minute", "daily", "monthly")}
+    keys = [service.add_user(name, "sluice_" + name[0] * 43, **unlimited) for name in NAMES]
+    for name in NAMES:
+        service.act("quota.set", user_id=name, max_unfinished=1000, dispatch_window=WINDOW)
+    known = [service.submit(key) for key in keys for _ in range(3)]
+    actors = [Actor(service, keys, known, 100 * seed + n) for n in range(ACTORS)]
+    over = Event()
+
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(watch, service, over)
+        try:
+            at_once([actor.run for actor in actors])
+        finally:
+            over.set()
+    looked, too_much = watched.result()
+
+    assert looked > STEPS
+    assert too_much == []
+    drain(service, known)
+    assert_books_balance(service)
+    told = Counter(
+        (row["request_id"], row["action"]) for row in service.rows("SELECT request_id, action FROM audit_log")
+    )
+    ended = Counter(dict.fromkeys(known, 0))
+    for (request_id, action), times in told.items():
+        if action in {"request.completed", "request.failed", "request.cancelled", "request.expired"}:
+            ended[request_id] += times
+        elif action == "request.redriven":
+            ended[request_id] -= times
+    assert set(ended.values()) == {1}
+    happened = {action.removeprefix("request.") for _, action in told}
+    assert happened >= {"completed", "failed", "cancelled", "redriven", "requeued", "superseded"}
+    assert service.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
