@@ -189,8 +189,7 @@ class Model:
             case ("dispatch",):
                 return _sent(items, self.filled(items)), self.filled(items)
             case ("time",):
-                over = {"is_paused": False}
-                return None, tuple(replace(i, **over, is_lapsed=i.status == "processing") for i in items)
+                return None, tuple(replace(i, is_paused=False, is_lapsed=i.status == "processing") for i in items)
             case ("cancel", place):
                 return self.cancel(items, place)
             case _:

@@ -65,7 +65,8 @@ class Place:
             acts.append(("user.create", {"user_id": user, "tier": "small"}))
             shown = {"key_hash": digest(key).hex(), "key_prefix": key[:13], "scopes": ["submit", "read"]}
             acts.append(("key.create", {"user_id": user, **shown}))
-        with psycopg.connect(make_conninfo(self.server_dsn, dbname=self.template), autocommit=True) as owner:
+        dsn = make_conninfo(self.server_dsn, dbname=self.template)
+        with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as owner:
             stop_the_clock(owner, BASE)
             for operation, arguments in acts:
                 owner.execute("SELECT admin_act(%s, %s, NULL)", (operation, Jsonb(arguments)))

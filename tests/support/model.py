@@ -267,11 +267,11 @@ class Ledger:
         later = self.now + timedelta(seconds=outcome.get("retry_after", 0))
         is_last = request.failures + 1 >= request.max_attempts or later >= request.expires_at
         if request.is_cancelled or kind not in GOES_BACK or (kind == "retry" and is_last):
-            reported = (outcome.get("prompt_tokens"), outcome.get("completion_tokens"))
+            has_tokens = "prompt_tokens" in outcome
             request.end(
                 "failed" if kind == "retry" else kind,
                 outcome.get("error_code") if kind != "cancelled" else None,
-                None if reported == (None, None) else reported,
+                (outcome["prompt_tokens"], outcome["completion_tokens"]) if has_tokens else None,
             )
             return "settled", request.request_id, request.status
         if kind == "retry":
@@ -283,7 +283,7 @@ class Ledger:
         request, kind = self._request_of(outcome), outcome["outcome"]
         if request.is_archived:
             return "superseded", request.request_id, None
-        reported = (outcome.get("prompt_tokens") or 0) + (outcome.get("completion_tokens") or 0)
+        reported = outcome.get("prompt_tokens", 0) + outcome.get("completion_tokens", 0)
         if request.attempt == outcome["attempt"]:
             ended_so = request.status in {kind, "cancelled"} or (request.status, kind) == ("failed", "retry")
             if request.is_ended and ended_so and request.booked == reported:
