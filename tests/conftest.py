@@ -16,6 +16,9 @@ from local.postgres import Postgres
 from sluice.db.connection import Connection
 from sluice.db.migrations import migrate
 
+# A helper's assertion is to say as much as a test's; before anything imports them.
+pytest.register_assert_rewrite("tests.support")
+
 # Read when the layer's telemetry is imported, as on Lambda.
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "Sluice"
 

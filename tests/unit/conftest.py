@@ -6,6 +6,8 @@ import pytest
 from hypothesis import settings
 from moto import mock_aws
 
+from sluice.backends.openai import OpenAIBackend
+from tests.support.openai_backend import KEY, MAX_RESULT_BYTES
 from tests.unit.scripted_server import ScriptedServer
 
 # A slow machine is no defect, and what fails once must fail again when run again.
@@ -35,3 +37,8 @@ def aws() -> Iterator[None]:
     """SQS and Secrets Manager of moto."""
     with mock_aws():
         yield
+
+
+@pytest.fixture
+def backend() -> OpenAIBackend:
+    return OpenAIBackend({"arn:key": KEY}.__getitem__, MAX_RESULT_BYTES)

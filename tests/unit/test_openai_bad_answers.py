@@ -1,0 +1,111 @@
+"""The OpenAI-compatible backend: answers that are none, and those without end."""
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sluice.backends.openai import OpenAIBackend
+from sluice.models import Completion
+from tests.support.openai_backend import COMPLETION, ENCODED, GOOD, PATIENT, PROMPT, WORDS, answer, claim, failure
+from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
+
+
+def deep(opening: bytes) -> bytes:
+    """Nested further than Python reads."""
+    return (opening * 60_000)[:60_000]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not JSON",
+        b"data: {}\n\n",
+        b"\xff\xfe\xfa",
+        b"null",
+        b"5",
+        b'"choices"',
+        b"[]",
+        b"{}",
+        deep(b"["),
+        deep(b'{"error":'),
+        b'{"choices": %b}' % (b"9" * 10_000),
+        json.dumps({"choices": None}).encode(),
+        json.dumps({"choices": []}).encode(),
+        json.dumps({"choices": {"0": {}}}).encode(),
+        json.dumps({"choices": [None]}).encode(),
+        json.dumps({"choices": ["message"]}).encode(),
+        json.dumps({"choices": [{"text": WORDS}]}).encode(),
+        json.dumps({"choices": [{"message": WORDS}]}).encode(),
+        json.dumps({"choices": [{"message": {}}]}).encode(),
+        json.dumps({"detail": PROMPT}).encode(),
+    ],
+)
+def test_an_answer_of_another_shape_is_not_understood(
+    server: ScriptedServer, backend: OpenAIBackend, body: bytes
+) -> None:
+    server.replies(Reply(body=body), GOOD)
+    assert failure(backend, claim(server)).code == "model_bad_response"
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
+
+
+@pytest.mark.parametrize("content", [5, True, [{"type": "text", "text": WORDS}], {"text": WORDS}])
+def test_content_that_is_no_text_is_not_understood(
+    server: ScriptedServer, backend: OpenAIBackend, content: Any
+) -> None:
+    server.replies(Reply(body=answer(content)))
+    assert failure(backend, claim(server)).code == "model_bad_response"
+
+
+@pytest.mark.parametrize("count", [None, -1, True, 2**30, 2**64, 7.0, 7.5, "7", [], {}])
+@pytest.mark.parametrize("member", ["prompt_tokens", "completion_tokens"])
+def test_no_books_are_kept_with_a_strange_count(
+    server: ScriptedServer, backend: OpenAIBackend, member: str, count: Any
+) -> None:
+    server.replies(Reply(body=answer(usage={"prompt_tokens": 1, "completion_tokens": 1} | {member: count})))
+    error = failure(backend, claim(server))
+    assert error.code == "model_usage_missing"
+    # The model would be paid again, and say no more the second time.
+    assert not error.is_transient
+
+
+@pytest.mark.parametrize("usage", [None, [], "7", 7, {}, {"total_tokens": 7}, {"prompt_tokens": 7}])
+def test_without_usage_there_is_no_result(server: ScriptedServer, backend: OpenAIBackend, usage: Any) -> None:
+    server.replies(Reply(body=answer(usage=usage)))
+    assert failure(backend, claim(server)).code == "model_usage_missing"
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [(0, 0), (2**30 - 1, 2**30 - 1)])
+def test_counts_at_the_edges_are_taken(
+    server: ScriptedServer, backend: OpenAIBackend, prompt: int, completion: int
+) -> None:
+    server.replies(Reply(body=answer(usage={"prompt_tokens": prompt, "completion_tokens": completion})))
+    assert backend.complete(claim(server), PATIENT) == Completion(WORDS, prompt, completion)
+
+
+# Answers without end --------------------------------------------------------------------------------------------------
+
+
+def endless(exchange: Exchange) -> None:
+    exchange.write(head(200, {"Transfer-Encoding": "chunked"}))
+    piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    # Far beyond what is accepted; then it ends well, so that a client without a limit is found out.
+    for _ in range(100):
+        exchange.write(piece)
+    exchange.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(ENCODED), ENCODED))
+
+
+def bomb(exchange: Exchange) -> None:
+    Reply(body=gzip.compress(b" " * 50_000_000 + ENCODED), headers={"Content-Encoding": "gzip"})(exchange)
+
+
+@pytest.mark.parametrize("reply", [endless, bomb])
+def test_an_answer_without_end_is_left_alone_and_the_next_call_works(
+    server: ScriptedServer, backend: OpenAIBackend, reply: Callable[[Exchange], None]
+) -> None:
+    server.replies(reply, GOOD)
+    assert failure(backend, claim(server)).code == "result_too_large"
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
