@@ -9,7 +9,7 @@ import pytest
 from moto import mock_aws
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.support.functions import log_to, new_environment
+from tests.support.functions import administer, log_to, new_environment
 from tests.support.service import Service
 
 
@@ -80,3 +80,19 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return sqs
 
     return configure
+
+
+# Administration -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(deploy: Any) -> Callable[..., Any]:
+    """Runs an operation that must succeed."""
+    deploy("admin")
+
+    def run(operation: str, **arguments: Any) -> Any:
+        answer = administer(operation, **arguments)
+        assert answer["ok"], answer
+        return answer["result"]
+
+    return run

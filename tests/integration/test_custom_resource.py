@@ -1,0 +1,58 @@
+"""The schema's custom resource: it migrates, and CloudFormation gets its answer."""
+
+import json
+from typing import Any
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from sluice.db.migrations import migrations
+from tests.support.functions import Context, event, load
+
+
+def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy("migrate", empty_dsn)
+    migrate = load("admin.migrate")
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(migrate, "_answer", lambda _, report: told.append(report))
+
+    for name in ("migrate-create", "migrate-update", "migrate-delete"):
+        report = migrate.handler(event(name), Context())
+        assert report["Status"] == "SUCCESS"
+        assert told.pop() == report
+
+    deploy("migrate", make_conninfo(empty_dsn, port=1))
+    report = migrate.handler(event("migrate-create"), Context())
+    assert (report["Status"], told.pop()["Status"]) == ("FAILED", "FAILED")
+    assert migrate.handler(event("migrate-delete"), Context())["Status"] == "SUCCESS", "a stack can always be deleted"
+
+
+def test_cloudformation_gets_its_answer(deploy: Any, dsn: str) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    heard: list[dict[str, Any]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        deploy("migrate")
+        request = event("migrate-create", ResponseURL=f"http://127.0.0.1:{server.server_port}/answer")
+        load("admin.migrate").handler(request, Context())
+        thread.join(20)
+
+    (answer,) = heard
+    assert answer["Status"] == "SUCCESS"
+    assert answer["PhysicalResourceId"] == "sluice-schema"
+    for member in ("StackId", "RequestId", "LogicalResourceId"):
+        assert answer[member] == request[member]
+    assert answer["Data"] == {"SchemaVersion": str(len(migrations()))}
