@@ -1,15 +1,20 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import boto3
+import psycopg
 import pytest
 from moto import mock_aws
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.support.books import KEYS, Books, make_history
 from tests.support.functions import administer, log_to, new_environment
+from tests.support.ledger import SMALL, stop_the_clock
 from tests.support.service import Service
 
 
@@ -80,6 +85,45 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return sqs
 
     return configure
+
+
+# Books with a history -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def history(server_dsn: str, create_database: Callable[..., str], template_database: str) -> tuple[str, Books]:
+    """The database with the history: to be copied, not to be changed."""
+    name = create_database(template_database)
+    with closing(Service(make_conninfo(server_dsn, dbname=name))) as service:
+        stop_the_clock(service.owner, datetime(2031, 1, 30, 9, tzinfo=UTC))
+        tiers = {"alice": "premium", "bob": "standard", "carol": "basic", "dora": "basic"}
+        books = Books(service, {user: service.add_user(user, key, tiers[user]) for user, key in KEYS.items()})
+        service.act("model.set", **SMALL)
+        make_history(books)
+    return name, books
+
+
+@pytest.fixture
+def books(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
+    """A copy of the history."""
+    template, made = history
+    name = f"{template}_copy"
+    with psycopg.connect(server_dsn, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        with closing(Service(make_conninfo(server_dsn, dbname=name))) as service:
+            yield Books(service, made.keys, dict(made.ids))
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def untouched(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
+    """The history itself, for one connection and one transaction, which is rolled back."""
+    name, made = history
+    with (
+        closing(Service(make_conninfo(server_dsn, dbname=name))) as service,
+        service.owner.transaction(force_rollback=True),
+    ):
+        yield Books(service, made.keys, dict(made.ids), is_one_transaction=True)
 
 
 # Administration -----------------------------------------------------------------------------------------------------

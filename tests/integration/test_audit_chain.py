@@ -1,0 +1,284 @@
+"""The audit log's chain: any row or batch that was altered, added, moved or deleted is found and named."""
+
+from functools import partial
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from sluice.services import rollup
+from tests.support.books import Books
+from tests.support.ledger import (
+    at_once,
+    seal,
+    settled_down,
+)
+
+QUEUED = "request_id = %(over_midnight)s AND action = 'request.queued'"  # of the second batch of three
+
+# What makes a column of that row another, and what the row is then.
+ALTERATIONS = {
+    "audit_id": ("overlay(audit_id::text PLACING 'ffffffffffff' FROM 25)::uuid", "missing"),
+    "at": ("at + interval '1 microsecond'", "altered"),
+    "xact_id": ("xact_id + 1", "altered"),
+    "actor": ("'somebody'", "altered"),
+    "action": ("'request.accepted'", "altered"),
+    "user_id": ("'bob'", "altered"),
+    "key_id": ("NULL", "altered"),
+    "request_id": ("uuidv7()", "altered"),
+    "before": ("'null'", "altered"),
+    "after": ("after || '{\"reserved_tokens\": 1}'", "altered"),
+    "invocation": ("uuidv7()", "altered"),
+}
+CHAIN_ALTERATIONS = {
+    "batch_no": "20",
+    "built_at": "built_at - interval '1 microsecond'",
+    "xact_low": "xact_low - 1",
+    "xact_high": "xact_high - 1",
+    "xact_next": "xact_next + 1",
+    "audit_ids": "audit_ids[2:] || audit_ids[1]",
+    "digests": "digests[2:] || digests[1]",
+    "previous_hash": "sha256('x')",
+    "hash": "sha256('x')",
+}
+
+
+def sealed(books: Books) -> list[UUID]:
+    """The sealed rows' ids in the chain's order."""
+    rows = books.service.rows(
+        "SELECT e.id FROM audit_chain c, unnest(c.audit_ids) WITH ORDINALITY AS e (id, n) ORDER BY c.batch_no, e.n"
+    )
+    return [row["id"] for row in rows]
+
+
+def problem(books: Books, head: str | None = None) -> tuple[str, str | None, int | None] | None:
+    found = books.verify(full=True, head=head)["audit"]["problem"]
+    return found and (found["kind"], found["audit_id"], found["batch_no"])
+
+
+def columns(books: Books, table: str) -> set[str]:
+    rows = books.service.rows(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", table
+    )
+    return {row["attname"] for row in rows}
+
+
+def test_an_audit_log_as_it_was_sealed_is_in_order(untouched: Books) -> None:
+    head = untouched.service.value("SELECT audit_head()")
+    report = untouched.verify(full=True, head=head)["audit"]
+    count = untouched.service.value("SELECT count(*) FROM audit_log")
+    assert report == {"batches": 3, "rows": count, "head": head, "problem": None}
+    assert len(sealed(untouched)) == count
+
+
+def test_every_column_of_the_audit_log_and_of_the_chain_is_tried(untouched: Books) -> None:
+    assert columns(untouched, "audit_log") == set(ALTERATIONS)
+    assert columns(untouched, "audit_chain") == set(CHAIN_ALTERATIONS)
+
+
+@pytest.mark.parametrize("column", ALTERATIONS)
+def test_an_altered_column_is_found(untouched: Books, column: str) -> None:
+    (row,) = untouched.service.owner.execute(f"SELECT audit_id FROM audit_log WHERE {QUEUED}", untouched.ids).fetchall()
+    value, kind = ALTERATIONS[column]
+
+    untouched.run(f'UPDATE audit_log SET "{column}" = {value} WHERE {QUEUED}')
+
+    assert problem(untouched) == (kind, str(row["audit_id"]), 2)
+
+
+@pytest.mark.parametrize(
+    ("xact_id", "kind", "batch"),
+    [("(SELECT min(xact_id) FROM audit_log)", "inserted", 1), ("(SELECT max(xact_id) FROM audit_log)", "altered", 2)],
+)
+def test_a_row_moved_to_another_batch_is_found(untouched: Books, xact_id: str, kind: str, batch: int) -> None:
+    (row,) = untouched.service.owner.execute(f"SELECT audit_id FROM audit_log WHERE {QUEUED}", untouched.ids).fetchall()
+    untouched.run(f"UPDATE audit_log SET xact_id = {xact_id} WHERE {QUEUED}")
+    assert problem(untouched) == (kind, str(row["audit_id"]), batch)
+
+
+@pytest.mark.parametrize(("place", "batch"), [(0, 1), (0.5, 1), (0.9, 3), (1, 3)])
+def test_a_deleted_row_is_found(untouched: Books, place: float, batch: int) -> None:
+    rows = sealed(untouched)
+    gone = rows[round(place * (len(rows) - 1))]
+    untouched.run(f"DELETE FROM audit_log WHERE audit_id = '{gone}'")
+
+    assert problem(untouched) == ("missing", str(gone), batch)
+
+
+def test_of_several_wrong_rows_the_first_is_named(untouched: Books) -> None:
+    rows = sealed(untouched)
+    untouched.ids |= {"first": rows[3], "second": rows[4], "later": rows[-1]}
+    untouched.run("DELETE FROM audit_log WHERE audit_id = %(later)s")
+    untouched.run("UPDATE audit_log SET actor = 'x' WHERE audit_id = %(second)s")
+    assert problem(untouched) == ("altered", str(rows[4]), 1)
+    untouched.run("DELETE FROM audit_log WHERE audit_id = %(first)s")
+    assert problem(untouched) == ("missing", str(rows[3]), 1)
+
+
+INSERTED = "INSERT INTO audit_log (audit_id, at, xact_id, actor, action, user_id) SELECT {audit_id}, {at}, {xact_id}, 'admin', 'quota.changed', 'alice' RETURNING audit_id"
+AN_HOUR_AGO = {"audit_id": "uuidv7(interval '-1 hour')", "at": "clock_timestamp() - interval '1 hour'"}
+NOW = {"audit_id": "uuidv7()", "at": "clock_timestamp()"}
+CURRENT = "pg_current_xact_id()::text::bigint"
+
+
+@pytest.mark.parametrize(
+    ("row", "batch"),
+    [
+        (NOW | {"xact_id": "(SELECT min(xact_id) FROM audit_log)"}, 1),
+        (AN_HOUR_AGO | {"xact_id": "(SELECT max(xact_id) FROM audit_log)"}, 3),
+        (NOW | {"xact_id": f"{CURRENT} + 1000"}, None),
+        (AN_HOUR_AGO | {"xact_id": CURRENT}, None),
+        (NOW | AN_HOUR_AGO | {"at": "clock_timestamp()", "xact_id": CURRENT}, None),
+        (AN_HOUR_AGO | {"audit_id": "uuidv7()", "xact_id": CURRENT}, None),
+    ],
+    ids=["old transaction", "old", "transaction to come", "old, of a new transaction", "old id only", "old time only"],
+)
+def test_an_inserted_row_is_found_before_and_after_the_next_seal(
+    books: Books, row: dict[str, str], batch: int | None
+) -> None:
+    """A row that somebody adds to the past has either a transaction of the past or is older than what was sealed before it."""
+    books.service.owner.execute(
+        "SELECT partition_create('audit_log', 'audit_id', date_trunc('month', (now() - interval '1 hour') AT TIME ZONE 'UTC')::date)"
+    )
+    audit_id = books.service.value(INSERTED.format(**row))
+
+    assert problem(books) == ("inserted", str(audit_id), batch)
+    if row["xact_id"] == CURRENT:
+        seal(books.service)
+        assert problem(books) == ("inserted", str(audit_id), 4)
+
+
+@pytest.mark.parametrize("column", CHAIN_ALTERATIONS)
+def test_an_altered_batch_is_found(untouched: Books, column: str) -> None:
+    untouched.run(f"UPDATE audit_chain SET {column} = {CHAIN_ALTERATIONS[column]} WHERE batch_no = 2")
+    assert problem(untouched) == ("chain", None, 3 if column == "batch_no" else 2)
+
+
+def test_a_batch_altered_with_its_own_hash_is_found_at_the_next(untouched: Books) -> None:
+    untouched.run(
+        "UPDATE audit_chain SET digests = digests[2:] || digests[1], audit_ids = audit_ids[2:] || audit_ids[1] WHERE batch_no = 2"
+    )
+    untouched.run("UPDATE audit_chain c SET hash = audit_chain_hash(c) WHERE batch_no = 2")
+    assert problem(untouched) == ("chain", None, 3)
+
+
+@pytest.mark.parametrize(("batch", "found_at"), [(1, 2), (2, 3)])
+def test_a_deleted_batch_is_found_at_the_next(untouched: Books, batch: int, found_at: int) -> None:
+    untouched.run(f"DELETE FROM audit_chain WHERE batch_no = {batch}")
+    assert problem(untouched) == ("chain", None, found_at)
+
+
+def test_the_last_batch_deleted_is_found_by_the_watermark_and_by_whoever_has_noted_the_head(books: Books) -> None:
+    head = books.service.value("SELECT audit_head()")
+    books.run("DELETE FROM audit_chain WHERE batch_no = 3")
+    assert problem(books) == ("chain", None, 3)
+    books.run("UPDATE rollup_watermarks SET xact_id = (SELECT max(xact_high) FROM audit_chain) WHERE task = 'audit'")
+    assert problem(books) is None, "nothing in the database can tell any more"
+    assert problem(books, head) == ("head", None, 3)
+    seal(books.service)
+    assert problem(books, head) == ("head", None, 3)
+
+
+def test_a_chain_written_anew_is_found_by_whoever_has_noted_a_head(books: Books) -> None:
+    first, second = (
+        row["head"]
+        for row in books.service.rows(
+            "SELECT batch_no || ':' || encode(hash, 'hex') AS head FROM audit_chain ORDER BY batch_no LIMIT 2"
+        )
+    )
+    assert problem(books, first) is None, "an older head is as good, for what is before it"
+    books.run(f"UPDATE audit_log SET actor = 'somebody' WHERE {QUEUED}")
+    books.run("DELETE FROM audit_chain WHERE batch_no > 1")
+    seal(books.service)
+
+    assert problem(books) is None
+    assert problem(books, first) is None
+    assert problem(books, second) == ("head", None, 2)
+
+
+def test_a_head_of_elsewhere_is_told(untouched: Books) -> None:
+    assert problem(untouched, "3:" + "00" * 32) == ("head", None, 3)
+    assert problem(untouched, "4" + untouched.service.value("SELECT audit_head()")[1:]) == ("head", None, 4)
+
+
+def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_later(books: Books) -> None:
+    """Its rows are older than the seal, and so is the transaction: it had begun before."""
+    with psycopg.connect(books.service.dsn) as slow, psycopg.connect(books.service.dsn) as idle:
+        slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('bob', 'slow')")
+        idle.execute("SELECT pg_current_xact_id()")
+        books.answer("meanwhile", "alice")
+        head = books.service.database("rollup").row("audit_seal", {"at_most": 1000})["head"]
+        assert head.startswith("3:"), "nothing is sealed beyond a transaction that still runs"
+        assert problem(books) is None
+        slow.commit()
+        books.answer("after", "alice")
+        idle.execute("INSERT INTO submissions (user_id, prompt) VALUES ('dora', 'idle')")
+        assert books.service.database("rollup").row("audit_seal", {"at_most": 1000})["sealed"] == 1
+        assert problem(books) is None
+        idle.commit()
+    seal(books.service)
+
+    assert problem(books) is None
+    assert len(sealed(books)) == books.service.value("SELECT count(*) FROM audit_log")
+    assert len(set(sealed(books))) == len(sealed(books))
+
+
+def test_seals_at_once_take_turns(books: Books) -> None:
+    for n in range(5):
+        books.answer(f"more{n}", "alice")
+    settled_down(books.service)
+    doors = [books.service.database("rollup") for _ in range(6)]
+
+    rows = at_once([partial(door.row, "audit_seal", {"at_most": 4}) for door in doors])
+
+    assert sum(row["sealed"] for row in rows if isinstance(row, dict)) == 15
+    assert len({row["head"] for row in rows if isinstance(row, dict) and row["sealed"]}) >= 4
+    assert problem(books) is None
+    assert sorted(sealed(books)) == sorted(
+        row["audit_id"] for row in books.service.rows("SELECT audit_id FROM audit_log")
+    )
+
+
+def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    books.run("DELETE FROM audit_chain")
+    settled_down(books.service)
+    batches, is_more = 0, True
+    while is_more:
+        row = books.service.database("rollup").row("audit_seal", {"at_most": 8})
+        assert 0 < row["sealed"] <= 8
+        batches, is_more = batches + 1, row["is_more"]
+
+    monkeypatch.setattr("sluice.services.verify.CHAIN_STEP", 2)
+    assert batches > 2 * 2, "several statements compare"
+    report = books.verify(full=True)["audit"]
+    count = books.service.value("SELECT count(*) FROM audit_log")
+    assert (report["batches"], report["rows"], report["problem"]) == (batches, count, None)
+    last = sealed(books)[-1]
+    books.run(f"DELETE FROM audit_log WHERE audit_id = '{last}'")
+    assert problem(books) == ("missing", str(last), batches)
+
+
+def test_a_transaction_of_more_rows_than_a_batch_is_sealed_whole(books: Books) -> None:
+    books.service.owner.execute("SELECT pg_current_xact_id()")
+    with books.service.owner.transaction():
+        books.service.owner.execute("INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 9)")
+    settled_down(books.service)
+
+    assert books.service.database("rollup").row("audit_seal", {"at_most": 5})["sealed"] == 9
+    assert problem(books) is None
+
+
+def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollup, "SEAL_AT_MOST", 4)
+    for _ in range(4):
+        with books.service.owner.transaction():
+            books.service.owner.execute(
+                "INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 3)"
+            )
+    settled_down(books.service)
+
+    report = rollup.run(books.service.rollup(), ["audit"])
+
+    assert report["audit"]["sealed"] == 12
