@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tests.support.books import KEYS, Books, make_history
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
+from tests.support.seed import SEED_VIEWS
 from tests.support.service import Service
 
 
@@ -140,3 +141,29 @@ def admin(deploy: Any) -> Callable[..., Any]:
         return answer["result"]
 
     return run
+
+
+# The seed's statements ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seed(service: Service) -> Service:
+    """The service, with the schema `seed` beside it."""
+    service.owner.execute(SEED_VIEWS)
+    return service
+
+
+@pytest.fixture
+def user123(service: Service) -> bytes:
+    """The hash of the key of the user of the seed's statements."""
+    return service.add_user("user123")
+
+
+@pytest.fixture
+def writer(service: Service) -> Iterator[str]:
+    """A role that may do nothing but write and read the view."""
+    name = f"writer_{uuid4().hex}"
+    service.owner.execute(f"CREATE ROLE {name}")
+    service.owner.execute(f"GRANT INSERT, SELECT ON submissions TO {name}")
+    yield name
+    service.owner.execute(f"RESET ROLE; DROP OWNED BY {name}; DROP ROLE {name}")
