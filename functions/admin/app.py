@@ -1,4 +1,4 @@
-"""Administration, invoked with IAM: {"operation": "user.create", "arguments": {...}}. No route leads here."""
+"""Administration, invoked with IAM: {"operation": "user.create", "arguments": {...}}. It has no HTTP route."""
 
 import json
 from typing import Any
@@ -6,9 +6,10 @@ from uuid import UUID
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import runtime
-from sluice.errors import SluiceError
-from sluice.services.admin import Context, administer
+from sluice import bootstrap
+from sluice.api.problems import problem_details
+from sluice.domain.errors import SluiceError
+from sluice.services.admin.administer import administer
 from sluice.telemetry import logger
 
 
@@ -16,17 +17,9 @@ from sluice.telemetry import logger
 def handler(event: Any, context: LambdaContext) -> dict[str, Any]:
     """Answers {"ok": true, "result": ...}, or {"ok": false, "problem": {...}} with problem details (RFC 9457)."""
     try:
-        settings = runtime.settings()
-        work = Context(
-            runtime.database(),
-            runtime.run_rollup,
-            settings.request_ttl_seconds,
-            settings.max_attempts,
-            UUID(context.aws_request_id),
-        )
-        result = administer(work, event)
+        result = administer(bootstrap.admin_context(UUID(context.aws_request_id)), event)
     except SluiceError as error:
         logger.info("refused", extra={"code": error.code})
-        return {"ok": False, "problem": error.problem()}
+        return {"ok": False, "problem": problem_details(error)}
     # Times, ids and decimals as text.
     return {"ok": True, "result": json.loads(json.dumps(result, default=str))}

@@ -6,10 +6,10 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import runtime
+from sluice import bootstrap
 from sluice.db.connection import connect
-from sluice.db.migrations import migrate
-from sluice.errors import SluiceError
+from sluice.db.migrate import migrate
+from sluice.domain.errors import SluiceError
 from sluice.telemetry import logger
 
 PHYSICAL_ID = "sluice-schema"
@@ -27,7 +27,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     if event.get("RequestType") != "Delete":
         try:
             data = _migrate()
-        except Exception as error:  # noqa: BLE001  (whatever it is, CloudFormation waits for an answer)
+        except Exception as error:  # noqa: BLE001  (whatever failed, CloudFormation waits for an answer)
             logger.exception("migration failed")
             status = "FAILED"
             reason = error.detail if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
@@ -38,7 +38,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _migrate() -> dict[str, Any]:
-    with connect(runtime.settings()) as connection:
+    with connect(bootstrap.settings()) as connection:
         report = migrate(connection)
     logger.info("schema is up to date", extra={"version": report.schema_version, "applied": report.applied})
     return {"SchemaVersion": str(report.schema_version)}

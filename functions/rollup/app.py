@@ -1,12 +1,11 @@
-"""Scheduled tasks: {"tasks": ["recover", "usage", ...]}, any of those that sluice.services.rollup has."""
+"""Scheduled tasks: {"tasks": ["recover", "usage", ...]}, any of those in sluice.services.tasks."""
 
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import runtime
-from sluice.arguments import RollupEvent
-from sluice.services.rollup import Context, run
+from sluice import bootstrap
+from sluice.services.tasks.run import TasksEvent, run_tasks
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_object
 
@@ -19,18 +18,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     Raises:
         SluiceError: the event is wrong or a task failed, so that Lambda repeats it and the alarm sees it.
     """
-    command = parse_object(RollupEvent, event)
-    settings = runtime.settings()
-    work = Context(
-        runtime.database(),
-        runtime.queue(),
-        runtime.dead_letters(),
-        settings.archive_after_days,
-        settings.redispatch_grace_seconds,
-        full=command.full,
-        head=command.head,
-    )
-    figures = run(work, command.tasks)
+    command = parse_object(TasksEvent, event)
+    figures = run_tasks(bootstrap.task_context(command), command.tasks)
     logger.info("tasks done", extra={"tasks": {name: _logged(figure) for name, figure in figures.items()}})
     for figure, count in figures.get("recover", {}).items():
         metrics.add_metric(f"Recover{figure.capitalize()}", MetricUnit.Count, count)
@@ -42,5 +31,5 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _logged(figures: dict[str, Any]) -> dict[str, Any]:
-    """Figures as they are logged: of lists of violations, which may be long, the length."""
+    """Figures as they are logged: of violations, which may be many, only the number."""
     return {name: len(value) if name == "violations" else value for name, value in figures.items()}

@@ -4,9 +4,8 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from sluice import runtime
-from sluice.queue import Delivery
-from sluice.services.work import Limits, Worker
+from sluice import bootstrap
+from sluice.messaging import Delivery
 from sluice.telemetry import MetricUnit, logger, metrics
 
 _METRICS = {
@@ -22,19 +21,7 @@ _METRICS = {
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answers with a partial batch response: the messages that SQS is to keep."""
-    settings = runtime.settings()
-    worker = Worker(
-        runtime.database(),
-        runtime.queue(),
-        runtime.backends(),
-        Limits(
-            settings.max_result_bytes,
-            settings.flush_milliseconds / 1000,
-            settings.retry_base_seconds,
-            settings.lease_margin_seconds,
-        ),
-        lambda: context.get_remaining_time_in_millis() / 1000,
-    )
+    worker = bootstrap.worker(lambda: context.get_remaining_time_in_millis() / 1000)
     report = worker.work([Delivery(record["messageId"], record["body"]) for record in event["Records"]])
     for outcome, count in report.counts.items():
         metrics.add_metric(_METRICS[outcome], MetricUnit.Count, count)

@@ -1,18 +1,18 @@
-"""What a function is told by its environment. The one place that reads it; template.yaml is the one that writes it."""
+"""The settings that a function finds in its environment; template.yaml writes them, only this module reads them."""
 
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sluice.errors import ConfigurationError
+from sluice.domain.errors import ConfigurationError
 
 
 class Settings(BaseModel):
-    """Settings of every function; each names what it needs, and what it does not use stays at its default."""
+    """Settings of every function; those that a function does not use stay at their defaults."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    # The database: either a secret of one that was brought along, or the address of the template's own (IAM login).
+    # The database: either the secret of a bring-your-own one, or the address of the template's own (IAM login).
     database_secret_arn: str = ""
     database_host: str = ""
     database_port: int = Field(default=5432, ge=1, le=65_535)

@@ -1,4 +1,4 @@
-"""Structured logs and metrics of a function. Neither ever carries a prompt, a result or a key: only ids and figures."""
+"""Structured logs and metrics of a function: ids and figures only, never a prompt, a result or a key."""
 
 import logging
 import warnings
@@ -9,10 +9,10 @@ from aws_lambda_powertools.metrics import MetricUnit
 logger = Logger()
 metrics = Metrics()
 
-# An invocation without figures is no mistake: health checks, refusals, tasks that found nothing to do.
+# An invocation without metrics is normal: health checks, refusals, tasks that found nothing to do.
 warnings.filterwarnings("ignore", "No application metrics to publish")
 
-# What the layer's own modules log goes the same way, in the same form.
+# The layer's own modules log to the same place, in the same form.
 _package = logging.getLogger("sluice")
 _package.handlers = list(logger.handlers)
 _package.setLevel(logger.log_level)

@@ -1,15 +1,15 @@
-"""Pydantic's findings as one problem: where and what, never the value, which may be a prompt."""
+"""Reading input with pydantic: what is wrong becomes one error that says where and what, never the value."""
 
 import json
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sluice.errors import SluiceError
+from sluice.domain.errors import SluiceError
 
 M = TypeVar("M", bound=BaseModel)
 
-# More findings than a person mends at once only make an answer long.
+# More findings than a person fixes at once only make an answer long.
 _MOST_FINDINGS: Final = 20
 
 
@@ -22,11 +22,11 @@ def parse_json(model: type[M], body: str | bytes) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise _problem(error) from None
+        raise _error_of(error) from None
 
 
 def parse_object(model: type[M], data: Any) -> M:
-    """Read a JSON value that was decoded on its way here, by the rules for JSON.
+    """Read a JSON value that is already decoded, by the rules for JSON.
 
     Raises:
         SluiceError: invalid_input.
@@ -34,18 +34,18 @@ def parse_object(model: type[M], data: Any) -> M:
     try:
         text = json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise SluiceError("invalid_input", "Some text in it is no Unicode: it has half of a surrogate pair.") from None
+        raise SluiceError("invalid_input", "Some text in it is not Unicode: it has half of a surrogate pair.") from None
     return parse_json(model, text)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    """A JSON Pointer (RFC 6901) to where something was found; of long names only the beginning."""
-    # Pydantic's way to say that it means a member's name, which a pointer cannot: it leads to the member.
+    """A JSON Pointer (RFC 6901) to where something was found; long names are cut."""
+    # Pydantic marks a finding about a member's name with [key]; a pointer can only lead to the member.
     parts = location[:-1] if location[-1:] == ("[key]",) else location
     return "".join("/" + str(part)[:100].replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-def _problem(error: ValidationError) -> SluiceError:
+def _error_of(error: ValidationError) -> SluiceError:
     findings = [
         {
             "pointer": _pointer(found["loc"]),

@@ -1,4 +1,4 @@
-"""Amazon Bedrock's Converse API: one form for all of its chat models."""
+"""Amazon Bedrock's Converse API, the same for all of its chat models."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -7,7 +7,8 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 from botocore.parsers import ResponseParserError
 
 from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
-from sluice.models import Claim, Completion
+from sluice.domain.documents import FinishReason, Input
+from sluice.domain.requests import Claim, Completion
 
 # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, "Errors"
 _ERRORS: Final = {
@@ -24,7 +25,7 @@ _ERRORS: Final = {
     "ResourceNotFoundException": "model_rejected",
     "ValidationException": "model_rejected",
 }
-# What the SDK and we raise for an answer that is not Converse's JSON.
+# What the SDK and this module raise for an answer that is not Converse's JSON.
 _UNREADABLE: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError, ResponseParserError)
 _PARAMETERS: Final = {
     "max_tokens": "maxTokens",
@@ -33,12 +34,22 @@ _PARAMETERS: Final = {
     "stop": "stopSequences",
 }
 
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, "stopReason"
+_FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "content_filtered": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "tool_use": "tool_calls",
+}
+
 
 class BedrockBackend:
     """Calls Converse. A seed is not passed on: Converse has no such parameter.
 
     Args:
-        client: makes, or has made, a bedrock-runtime client whose calls give up after so many seconds.
+        client: returns a bedrock-runtime client whose calls give up after so many seconds.
     """
 
     def __init__(self, client: Callable[[int], Any]) -> None:
@@ -47,11 +58,10 @@ class BedrockBackend:
     def complete(self, claim: Claim, timeout: float) -> Completion:
         inference = {theirs: claim.parameters[ours] for ours, theirs in _PARAMETERS.items() if ours in claim.parameters}
         try:
-            # By the model's own limit, so that there is a client per model and not per call; the worker's is its own.
+            # By the model's own limit, so that there is a client per model and not per call. The worker stops waiting
+            # after `timeout` by itself.
             answer = self._client(claim.timeout_seconds).converse(
-                modelId=claim.backend_model,
-                messages=[{"role": "user", "content": [{"text": claim.prompt}]}],
-                inferenceConfig=inference,
+                modelId=claim.backend_model, inferenceConfig=inference, **_conversation(claim.input)
             )
             text = "".join(block["text"] for block in answer["output"]["message"]["content"] if "text" in block)
         except (ReadTimeoutError, ConnectTimeoutError):
@@ -63,7 +73,20 @@ class BedrockBackend:
         except _UNREADABLE:
             raise ModelError("model_bad_response") from None
         usage = answer.get("usage", {})
-        return completion(text, usage.get("inputTokens"), usage.get("outputTokens"))
+        return completion(
+            text, usage.get("inputTokens"), usage.get("outputTokens"), _FINISH_REASONS.get(answer.get("stopReason"))
+        )
+
+
+def _conversation(conversation: Input) -> dict[str, Any]:
+    """The messages as Converse takes them: those of the system apart."""
+    system = [{"text": m.text} for m in conversation.messages if m.role == "system"]
+    messages = [
+        {"role": m.role, "content": [{"text": part.text} for part in m.content]}
+        for m in conversation.messages
+        if m.role != "system"
+    ]
+    return {"messages": messages} | ({"system": system} if system else {})
 
 
 def _failure(error: ClientError) -> ModelError:

@@ -1,4 +1,4 @@
-"""HTTP whose timeouts bound the whole of an answer: a socket's own starts anew with every byte that comes."""
+"""HTTP whose timeouts bound a whole answer: a socket's own timeout restarts with every byte that arrives."""
 
 import socket
 import threading
@@ -14,20 +14,20 @@ from urllib3 import connection, exceptions
 
 @contextmanager
 def until(deadline: float, shut_down: Callable[[], object]) -> Iterator[None]:
-    """End a reading at its deadline, however steadily bytes come.
+    """End reading at a deadline, however steadily bytes arrive.
 
     Args:
         deadline: on the monotonic clock, in seconds.
-        shut_down: makes the reading fail at once.
+        shut_down: makes the read fail at once.
 
     Raises:
-        TimeoutError: it was not over by then.
+        TimeoutError: it had not finished by then.
     """
     expired = threading.Event()
 
     def expire() -> None:
         expired.set()
-        # Over in the same moment, or the other side is gone: nothing is left to end.
+        # It finished in the same moment, or the other side is gone: nothing is left to end.
         with suppress(OSError, ValueError, RuntimeError):
             shut_down()
 
@@ -41,14 +41,14 @@ def until(deadline: float, shut_down: Callable[[], object]) -> Iterator[None]:
             raise
     finally:
         timer.cancel()
-        # From here on the connection may be another call's.
+        # From here on another call may use the connection.
         timer.join()
     if expired.is_set():
         raise TimeoutError
 
 
 class _Connection(connection.HTTPConnection):
-    """Waits for the head of an answer no longer than its timeout in all."""
+    """Waits for the head of an answer no longer than its timeout in total."""
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 overrides it
         sock, seconds = self.sock, self.timeout

@@ -4,15 +4,16 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final, get_args
 
 import urllib3
 from urllib3 import exceptions
 
 from sluice.backends.deadline import DeadlinePoolManager, until
 from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
-from sluice.errors import ConfigurationError
-from sluice.models import Claim, Completion
+from sluice.domain.documents import FinishReason, Input
+from sluice.domain.errors import ConfigurationError
+from sluice.domain.requests import Claim, Completion
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK: Final = 65_536
@@ -21,7 +22,7 @@ _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
 # How servers name a prompt that is too long: OpenAI as code, llama.cpp as type, vLLM as param.
 _CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error", "input_tokens")
-# What Python raises for a text that is not JSON, or not to be had from it: nested a thousand deep, for one.
+# What Python raises for a text that it cannot read as JSON: it is none, or is nested a thousand deep.
 _NOT_JSON: Final = (ValueError, RecursionError)
 
 
@@ -36,7 +37,7 @@ class OpenAIBackend:
     def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
         self._api_key = api_key
         self._max_body_bytes = max_result_bytes * _ESCAPED + _ENVELOPE_BYTES
-        # Retries are PostgreSQL's: a repeat here would be one that nobody counts.
+        # No retries here: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
         self._pool = DeadlinePoolManager(maxsize=10, retries=False)
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
@@ -47,9 +48,9 @@ class OpenAIBackend:
                 headers["Authorization"] = f"Bearer {self._api_key(claim.secret_arn)}"
             except ConfigurationError:
                 raise ModelError("model_unauthorized") from None
-        body = claim.parameters | {
+        body = dict(claim.parameters) | {
             "model": claim.backend_model,
-            "messages": [{"role": "user", "content": claim.prompt}],
+            "messages": _messages(claim.input),
             "stream": False,
         }
         try:
@@ -71,14 +72,19 @@ class OpenAIBackend:
         except (exceptions.HTTPError, OSError):
             raise ModelError("model_unavailable") from None
         except ValueError:
-            # The key is nothing that a header can hold, and http.client's message quotes it.
+            # The key has characters that no header can hold; http.client's message, which quotes it, is not passed on.
             raise ModelError("model_unauthorized") from None
         if response.status != 200:
             raise _failure(response.status, response.headers, payload)
         return _completion(payload)
 
     def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """The body, as far as it comes before the deadline and is not absurdly large."""
+        """The body, if it arrives before the deadline and is not larger than any answer may be.
+
+        Raises:
+            ModelError: result_too_large.
+            TimeoutError: the deadline passed.
+        """
         chunks, size = [], 0
         try:
             with until(deadline, response.shutdown):
@@ -88,11 +94,15 @@ class OpenAIBackend:
                     if size > self._max_body_bytes:
                         raise ModelError("result_too_large")
         except BaseException:
-            # Half read, the connection is of no further use.
+            # A connection that was read half cannot be reused.
             response.close()
             raise
         response.release_conn()
         return b"".join(chunks)
+
+
+def _messages(conversation: Input) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": message.text} for message in conversation.messages]
 
 
 def _failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
@@ -108,7 +118,8 @@ def _failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelEr
 def _completion(payload: bytes) -> Completion:
     try:
         answer = json.loads(payload)
-        text = answer["choices"][0]["message"]["content"]
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
     except (*_NOT_JSON, LookupError, TypeError):
         # llama.cpp has been seen to answer an over-long prompt with 200 and an error for a body.
         if _is_context_error(payload):
@@ -121,7 +132,13 @@ def _completion(payload: bytes) -> Completion:
     usage = answer.get("usage")
     if not isinstance(usage, dict):
         raise ModelError("model_usage_missing")
-    return completion(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    reason = choice.get("finish_reason")
+    return completion(
+        text,
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        reason if reason in get_args(FinishReason) else None,
+    )
 
 
 def _is_context_error(payload: bytes) -> bool:
@@ -133,7 +150,7 @@ def _is_context_error(payload: bytes) -> bool:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header (RFC 9110, 10.2.3); None where there is none or it makes no sense."""
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3); None where it is missing or cannot be read."""
     if not value:
         return None
     try:

@@ -5,34 +5,53 @@ import random
 import select
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import fields
+from functools import cache
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 from psycopg import errors as pg
+from psycopg import sql
 from psycopg.abc import RV, PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from sluice.config import Settings
 from sluice.db.credentials import connection_parameters, forget_secret
-from sluice.db.queries import query
-from sluice.errors import DatabaseError, SluiceError
+from sluice.domain.errors import DatabaseError, SluiceError
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
+T = TypeVar("T")
+Readers = Mapping[str, Callable[[Any], Any]]
+"""By column: what makes a domain object of a JSON document."""
 
 logger = logging.getLogger(__name__)
 
 # The transaction was rolled back whole, so running it again is safe whatever it does.
 _ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
-# The server is there but has no room or time for us.
+# The server runs but is overloaded.
 _OVERLOADED: Final = (pg.QueryCanceled, pg.LockNotAvailable, pg.TooManyConnections, pg.InsufficientResources)
 _RETRY_AFTER_SECONDS: Final = 5
 # Until a connection knows its role's statement_timeout, and how much longer than that an answer may take.
 CONNECT_PATIENCE_SECONDS: Final = 5.0
 PATIENCE_MARGIN_SECONDS: Final = 1.0
 _ATTEMPTS: Final = 4
+SCHEMA: Final = "sluice"
+
+# Act as a role from now on, with the settings that its own login would have.
+ASSUME_ROLE: Final = """
+    SELECT set_config(split_part(s.setting, '=', 1), substr(s.setting, strpos(s.setting, '=') + 1), false)
+    FROM pg_db_role_setting d
+    CROSS JOIN unnest(d.setconfig) AS s (setting)
+    WHERE d.setrole = to_regrole(%(role)s)
+      AND d.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION ALL
+    SELECT set_config('role', %(role)s, false)"""
+# How long the server lets a statement of this role run; 0: without limit.
+_STATEMENT_LIMIT: Final = """
+    SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::double precision AS seconds"""
 
 
 def connect(settings: Settings) -> Connection:
@@ -51,8 +70,8 @@ def connect(settings: Settings) -> Connection:
         forget_secret()
         connection = _open(settings)
     if settings.database_secret_arn and settings.database_role:
-        connection.execute(query("role_assume"), {"role": settings.database_role})
-    limit = connection.execute(query("statement_limit")).fetchone()
+        connection.execute(ASSUME_ROLE, {"role": settings.database_role})
+    limit = connection.execute(_STATEMENT_LIMIT).fetchone()
     seconds = limit["seconds"] if limit else 0
     # A role without a limit (the owner, migrating) waits as long as it takes.
     connection.patience = seconds + PATIENCE_MARGIN_SECONDS if seconds else None
@@ -60,13 +79,13 @@ def connect(settings: Settings) -> Connection:
 
 
 class PatientConnection(psycopg.Connection[Row]):
-    """A connection that does not wait for ever for a server that has fallen silent.
+    """A connection that gives up on a server that no longer responds.
 
-    The server ends a statement that takes too long, if it lives; a host that vanished or hangs says nothing, and TCP
-    alone would wait for minutes.
+    A server that runs ends a statement that takes too long; a host that vanished or hangs says nothing, and TCP alone
+    would wait for minutes.
 
     Attributes:
-        patience: seconds that a statement may take, the server's own limit included; None: for ever.
+        patience: seconds that a statement may take, the server's own limit included; None: without limit.
     """
 
     patience: float | None = CONNECT_PATIENCE_SECONDS
@@ -83,28 +102,79 @@ def _open(settings: Settings) -> PatientConnection:
 
 
 class Database:
-    """Runs named queries, each a transaction of its own."""
+    """Calls functions of the schema, each call a transaction of its own.
+
+    Every method takes the function's name, its arguments by keyword (`user_id=...` is its parameter p_user_id), and
+    repeatable: running it twice does what running it once does, so it may be sent again when the connection was lost
+    and it is unknown whether it was committed.
+
+    Every method raises SluiceError (database_unavailable; nothing is known to have been written) and DatabaseError (the
+    statement was refused).
+    """
 
     def __init__(self, opener: Callable[[], Connection]) -> None:
         self._opener = opener
         self._connection: Connection | None = None
 
-    def rows(self, name: str, parameters: Mapping[str, Any] | None = None, *, repeatable: bool = False) -> list[Row]:
-        """Run a named query and return its rows.
+    def rows(
+        self,
+        result: type[T],
+        function: LiteralString,
+        *,
+        repeatable: bool = False,
+        readers: Readers | None = None,
+        **arguments: Any,
+    ) -> list[T]:
+        """Call a function that returns rows of a composite type.
 
         Args:
-            name: the query's name in sql/queries.
-            parameters: its values.
-            repeatable: running it twice does what running it once does, so it may be sent again when the connection
-                was lost and nobody knows whether it was committed.
-
-        Raises:
-            SluiceError: database_unavailable; nothing is known to have been written.
-            DatabaseError: the statement was refused.
+            result: a dataclass; each of its fields is a column of the same name.
+            readers: for columns that hold documents; a column that is NULL is None.
         """
+        columns = tuple(field.name for field in fields(result))  # type: ignore[arg-type]  # a dataclass
+        rows = self._call(_statement(function, tuple(arguments), columns), arguments, repeatable)
+        for column, read in (readers or {}).items():
+            for row in rows:
+                row[column] = None if row[column] is None else read(row[column])
+        return [result(**row) for row in rows]
+
+    def row(
+        self,
+        result: type[T],
+        function: LiteralString,
+        *,
+        repeatable: bool = False,
+        readers: Readers | None = None,
+        **arguments: Any,
+    ) -> T:
+        """Call a function that returns one row of a composite type; otherwise as rows()."""
+        (row,) = self.rows(result, function, repeatable=repeatable, readers=readers, **arguments)
+        return row
+
+    def values(self, function: LiteralString, *, repeatable: bool = False, **arguments: Any) -> list[Any]:
+        """Call a function that returns a set of single values."""
+        rows = self._call(_statement(function, tuple(arguments), None), arguments, repeatable)
+        return [row["value"] for row in rows]
+
+    def value(self, function: LiteralString, *, repeatable: bool = False, **arguments: Any) -> Any:
+        """Call a function that returns a single value, or None if it returns nothing."""
+        (value,) = self.values(function, repeatable=repeatable, **arguments)
+        return value
+
+    def ping(self) -> None:
+        """Make sure that the database answers."""
+        self._call(sql.SQL("SELECT 1 AS answer"), {}, repeatable=True)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _call(self, statement: sql.SQL | sql.Composed, arguments: Mapping[str, Any], repeatable: bool) -> list[Row]:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._run(name, parameters)
+                return self._run(statement, arguments)
             except _ROLLED_BACK:
                 if attempt == _ATTEMPTS:
                     raise _unavailable("is busy") from None
@@ -114,10 +184,10 @@ class Database:
                 logger.warning("database overloaded", extra={"sqlstate": error.sqlstate})
                 raise _unavailable("is overloaded") from None
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                fresh = self._connection is None
+                is_fresh = self._connection is None
                 self.close()
-                logger.warning("database connection failed", extra={"sqlstate": error.sqlstate, "query": name})
-                if fresh or not repeatable or attempt > 1:
+                logger.warning("database connection failed", extra={"sqlstate": error.sqlstate})
+                if is_fresh or not repeatable or attempt > 1:
                     raise _unavailable("cannot be reached") from None
             except psycopg.Error as error:
                 raise DatabaseError(error.sqlstate, error.diag.constraint_name) from None
@@ -126,36 +196,38 @@ class Database:
                 raise _unavailable("has no credentials to be reached with") from None
         raise AssertionError("unreachable")
 
-    def row(self, name: str, parameters: Mapping[str, Any] | None = None, *, repeatable: bool = False) -> Row:
-        """The one row of a query that always has one; otherwise as rows()."""
-        (row,) = self.rows(name, parameters, repeatable=repeatable)
-        return row
-
-    def close(self) -> None:
-        """Drop the connection; the next query opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _run(self, name: str, parameters: Mapping[str, Any] | None) -> list[Row]:
+    def _run(self, statement: sql.SQL | sql.Composed, arguments: Mapping[str, Any]) -> list[Row]:
         if self._connection is not None and _is_dead(self._connection):
             self.close()
         if self._connection is None:
             self._connection = self._opener()
-        cursor = self._connection.execute(query(name), parameters)
-        return cursor.fetchall() if cursor.description else []
+        return self._connection.execute(statement, arguments).fetchall()
+
+
+@cache
+def _statement(function: LiteralString, arguments: tuple[str, ...], columns: tuple[str, ...] | None) -> sql.Composed:
+    """The call of a function: its columns by name, so that columns which a newer version adds are not in the way."""
+    call = sql.SQL("{}({})").format(
+        sql.Identifier(SCHEMA, function),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(f"p_{name}"), sql.Placeholder(name)) for name in arguments
+        ),
+    )
+    if columns is None:
+        return sql.SQL("SELECT {} AS value").format(call)
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, columns)), call)
 
 
 def _is_dead(connection: Connection) -> bool:
-    """Whether an idle connection was closed from the other side.
+    """Return True if an idle connection was closed by the server.
 
-    An idle server says little, so a readable socket most often holds its farewell (a restart, an idle timeout). Seen
-    before anything is sent, it makes a reconnect safe for every statement.
+    An idle server sends little, so a readable socket most often holds its last message (a restart, an idle timeout).
+    Seen before anything is sent, it makes a reconnect safe for every statement.
     """
     if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
         return True
     wait = 0.0
-    # The farewell and the end of the stream come one after the other; a mere notice is followed by nothing.
+    # That message and the end of the stream come one after the other; a mere notice is followed by nothing.
     while select.select([connection.fileno()], [], [], wait)[0]:
         try:
             connection.pgconn.consume_input()

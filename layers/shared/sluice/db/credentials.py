@@ -1,4 +1,4 @@
-"""How to log in: with a token that IAM signs for each connect, or with the secret of a database brought along."""
+"""How to log in: with a token that IAM signs for each connect, or with the secret of a bring-your-own database."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ import boto3
 from botocore.config import Config
 
 from sluice.config import Settings
-from sluice.errors import ConfigurationError
+from sluice.domain.errors import ConfigurationError
 
-# Shipped in the layer: Amazon's roots for RDS. A database brought along is verified against the same file unless its
+# Shipped in the layer: Amazon's roots for RDS. A bring-your-own database is verified against the same file unless its
 # secret names another (sslrootcert) or another way (sslmode).
 CA_BUNDLE: Final = Path("/opt/certs/rds-ca.pem")
-# Calls made while a request waits: better to fail soon and say so than to use up the function's time.
+# Calls made while a request waits: better to fail soon, with a clear error, than to use up the function's time.
 FAIL_FAST: Final = Config(connect_timeout=2, read_timeout=4, retries={"total_max_attempts": 2, "mode": "standard"})
 
 
@@ -52,7 +52,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def forget_secret() -> None:
-    """Read the secret anew at the next connect: it may have been rotated."""
+    """Read the secret again at the next connect: it may have been rotated."""
     _secret.cache_clear()
 
 

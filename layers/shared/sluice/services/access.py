@@ -1,8 +1,8 @@
-"""What the database says of a caller, as errors."""
+"""Refusals of callers: what the database found wrong with a key, as errors."""
 
 from typing import Final
 
-from sluice.errors import SluiceError
+from sluice.domain.errors import SluiceError
 
 _DETAILS: Final = {
     "key_unknown": "This API key is not known here. Check that it was copied whole.",

@@ -9,38 +9,32 @@ from itertools import groupby
 from math import ceil
 from typing import Any, Final
 
-from sluice.db.connection import Database, Row
-from sluice.errors import SluiceError
+from sluice.db.ledger import Ledger
+from sluice.db.reports import PricedUsage, Reports, TierCandidate, UsageReport
+from sluice.domain.errors import SluiceError
+from sluice.domain.vocabulary import TokenClass
 from sluice.services.access import refuse_unless_allowed
 
 MILLION: Final = 1_000_000
 CENT: Final = Decimal("0.01")
-PROMPT: Final = "prompt"
-COMPLETION: Final = "completion"
+PROMPT: Final[TokenClass] = "prompt"
+COMPLETION: Final[TokenClass] = "completion"
 # Tokens of 15 digits times a price of 20: a product is never rounded.
 _DIGITS: Final = 60
 
-Priced = Mapping[str, Any]
-"""One model's tokens of one class on one day: day, model, requests, token_class, tokens, price_list, currency,
-price_per_million (text, or None where there was no price)."""
 
-
-def own_usage(database: Database, key_hash: bytes, first: date, last: date) -> dict[str, Any]:
+def own_usage(ledger: Ledger, key_hash: bytes, first: date, last: date) -> dict[str, Any]:
     """The caller's limits and usage, as usage().
 
     Raises:
         SluiceError: what key_check finds; database_unavailable.
     """
-    row = database.row(
-        "usage_read",
-        {"key_hash": key_hash, "first_day": _month_of(first), "last_day": _month_end(last)},
-        repeatable=True,
-    )
-    refuse_unless_allowed(row["outcome"])
-    return _usage(row, first, last)
+    report = ledger.usage(key_hash, _month_of(first), _month_end(last))
+    refuse_unless_allowed(report.outcome)
+    return _usage(report, first, last)
 
 
-def usage(database: Database, user_id: str, first: date, last: date) -> dict[str, Any]:
+def usage(reports: Reports, user_id: str, first: date, last: date) -> dict[str, Any]:
     """A user's limits as they are now, and usage and its cost by day and month, by model.
 
     Args:
@@ -49,10 +43,10 @@ def usage(database: Database, user_id: str, first: date, last: date) -> dict[str
     Raises:
         SluiceError: user_not_found; database_unavailable.
     """
-    return _usage(_report(database, user_id, _month_of(first), _month_end(last)), first, last)
+    return _usage(_report(reports, user_id, _month_of(first), _month_end(last)), first, last)
 
 
-def invoice(database: Database, user_id: str, month: str, price_list: str | None = None) -> dict[str, Any]:
+def invoice(reports: Reports, user_id: str, month: str, price_list: str | None = None) -> dict[str, Any]:
     """What a user owes for the tokens of the requests accepted in a month (YYYY-MM, UTC).
 
     A line for each model, token class and price. The total is the exact sum, rounded half up to a cent; the lines are
@@ -64,12 +58,12 @@ def invoice(database: Database, user_id: str, month: str, price_list: str | None
     Raises:
         SluiceError: user_not_found, price_list_unknown, currencies_mixed; database_unavailable.
     """
-    if price_list is not None and not database.rows("price_list_get", {"price_list": price_list}, repeatable=True):
+    if price_list is not None and not reports.price_list_exists(price_list):
         raise SluiceError("price_list_unknown", f"There is no price list {price_list!r}.")
     first = date.fromisoformat(f"{month}-01")
-    report = _report(database, user_id, first, _month_end(first), price_list)
-    rows = [row for row in report["usage"] if row["tokens"]]
-    currencies = {row["currency"] for row in rows}
+    report = _report(reports, user_id, first, _month_end(first), price_list)
+    rows = [row for row in report.usage if row.tokens]
+    currencies = {row.currency for row in rows if row.currency is not None}
     if len(currencies) > 1:
         raise SluiceError(
             "currencies_mixed",
@@ -81,10 +75,10 @@ def invoice(database: Database, user_id: str, month: str, price_list: str | None
         "user_id": user_id,
         "month": month,
         # Tokens of a request that is not finished are not known yet.
-        "status": "final" if is_over and not report["unfinished"] else "open",
-        "currency": next(iter(currencies), report["currency"]),
+        "status": "final" if is_over and not report.unfinished else "open",
+        "currency": next(iter(currencies), report.currency),
         "total": str(sum((Decimal(line["amount"]) for line in lines if line["amount"] is not None), Decimal("0.00"))),
-        "requests": _requests(report["usage"]),
+        "requests": _requests(report.usage),
         "unpriced_tokens": _unpriced(rows),
         "lines": lines,
     }
@@ -103,36 +97,39 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def tiers(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """For each user of tier_analysis: the largest month, the tier to recommend, and what each would have cost.
+def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:
+    """For each user of a tier analysis: the largest month, the tier to recommend, and what each would have cost.
 
-    Recommended is the cheapest of the tiers that would have held the largest month; of equally dear ones that with the
+    Recommended is the cheapest of the tiers that would have held the largest month; of equally priced ones that with the
     lowest limit, as rows come in that order. A price that is missing or in another currency cannot be compared: then
-    the lowest limit decides. Where none would have held it, that with the highest limit is recommended.
+    the lowest limit decides. If none would have held it, the one with the highest limit is recommended.
     """
     found = []
-    for _, group in groupby(rows, lambda row: row["user_id"]):
+    for _, group in groupby(rows, lambda row: row.user_id):
         candidates = list(group)
-        fitting = [row for row in candidates if row["fits"]]
-        comparable = len({row["currency"] for row in fitting}) <= 1 and not any(
-            row["unpriced_tokens"] for row in fitting
-        )
+        fitting = [row for row in candidates if row.fits]
+        comparable = len({row.currency for row in fitting}) <= 1 and not any(row.unpriced_tokens for row in fitting)
         if not fitting:
             best = candidates[-1]
         else:
-            best = min(fitting, key=lambda row: row["cost"]) if comparable else fitting[0]
+            best = min(fitting, key=lambda row: row.cost) if comparable else fitting[0]
+        user = candidates[0]
         found.append(
-            {name: candidates[0][name] for name in ("user_id", "tier", "months", "max_requests", "max_tokens")}
-            | {
-                "recommended_tier": best["candidate"],
+            {
+                "user_id": user.user_id,
+                "tier": user.tier,
+                "months": user.months,
+                "max_requests": user.max_requests,
+                "max_tokens": user.max_tokens,
+                "recommended_tier": best.candidate,
                 "tiers": [
                     {
-                        "tier": row["candidate"],
-                        "fits": row["fits"],
-                        "price_list": row["price_list"],
-                        "currency": row["currency"],
-                        "cost": _text(row["cost"]),
-                        "unpriced_tokens": row["unpriced_tokens"],
+                        "tier": row.candidate,
+                        "fits": row.fits,
+                        "price_list": row.price_list,
+                        "currency": row.currency,
+                        "cost": _text(row.cost),
+                        "unpriced_tokens": row.unpriced_tokens,
                     }
                     for row in candidates
                 ],
@@ -141,20 +138,16 @@ def tiers(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def _report(database: Database, user_id: str, first: date, last: date, price_list: str | None = None) -> Row:
-    row = database.row(
-        "usage_report",
-        {"user_id": user_id, "first_day": first, "last_day": last, "price_list": price_list},
-        repeatable=True,
-    )
-    if row["plan"] is None:
+def _report(reports: Reports, user_id: str, first: date, last: date, price_list: str | None = None) -> UsageReport:
+    report = reports.usage(user_id, first, last, price_list)
+    if report.plan is None:
         raise SluiceError("user_not_found", "There is no user with this id.")
-    return row
+    return report
 
 
-def _usage(report: Row, first: date, last: date) -> dict[str, Any]:
-    plan, rows = report["plan"], report["usage"]
-    shown = [row for row in rows if first.isoformat() <= row["day"] <= last.isoformat()]
+def _usage(report: UsageReport, first: date, last: date) -> dict[str, Any]:
+    plan, rows = report.plan or {}, report.usage
+    shown = [row for row in rows if first.isoformat() <= row.day <= last.isoformat()]
     return {
         "user_id": plan["user_id"],
         "tier": plan["tier"],
@@ -162,10 +155,8 @@ def _usage(report: Row, first: date, last: date) -> dict[str, Any]:
         "unfinished": {"requests": plan["unfinished"], "max_requests": plan["max_unfinished"]},
         "start": first.isoformat(),
         "end": last.isoformat(),
-        "days": [{"day": day} | _totals(list(group)) for day, group in groupby(shown, lambda row: row["day"])],
-        "months": [
-            {"month": month} | _totals(list(group)) for month, group in groupby(rows, lambda row: row["day"][:7])
-        ],
+        "days": [{"day": day} | _totals(list(group)) for day, group in groupby(shown, lambda row: row.day)],
+        "months": [{"month": month} | _totals(list(group)) for month, group in groupby(rows, lambda row: row.day[:7])],
     }
 
 
@@ -192,67 +183,65 @@ def _remaining(limit: int | None, used: int) -> int | None:
     return None if limit is None else max(0, limit - used)
 
 
-def _totals(rows: Sequence[Priced]) -> dict[str, Any]:
-    models = {row["model"]: [r for r in rows if r["model"] == row["model"]] for row in rows}
+def _totals(rows: Sequence[PricedUsage]) -> dict[str, Any]:
+    models = {row.model: [r for r in rows if r.model == row.model] for row in rows}
     return _sums(rows) | {"models": [{"model": model} | _sums(models[model]) for model in sorted(models)]}
 
 
-def _sums(rows: Sequence[Priced]) -> dict[str, Any]:
-    tokens = {kind: sum(row["tokens"] for row in rows if row["token_class"] == kind) for kind in (PROMPT, COMPLETION)}
-    currencies = sorted({row["currency"] for row in rows if row["currency"] is not None})
+def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
+    tokens = {kind: sum(row.tokens for row in rows if row.token_class == kind) for kind in (PROMPT, COMPLETION)}
+    currencies = sorted({row.currency for row in rows if row.currency is not None})
     return {
         "requests": _requests(rows),
         "prompt_tokens": tokens[PROMPT],
         "completion_tokens": tokens[COMPLETION],
         "total_tokens": tokens[PROMPT] + tokens[COMPLETION],
         "costs": [
-            {"currency": currency, "amount": _text(_cost(row for row in rows if row["currency"] == currency))}
+            {"currency": currency, "amount": _text(_cost(row for row in rows if row.currency == currency))}
             for currency in currencies
         ],
         "unpriced_tokens": _unpriced(rows),
     }
 
 
-def _requests(rows: Iterable[Priced]) -> int:
-    # Each is told twice, once with its prompt tokens and once with its completion tokens.
-    return sum(row["requests"] for row in rows if row["token_class"] == PROMPT)
+def _requests(rows: Iterable[PricedUsage]) -> int:
+    # Each is in two rows, one for its prompt tokens and one for its completion tokens.
+    return sum(row.requests for row in rows if row.token_class == PROMPT)
 
 
-def _unpriced(rows: Iterable[Priced]) -> int:
-    return sum(row["tokens"] for row in rows if row["price_per_million"] is None)
+def _unpriced(rows: Iterable[PricedUsage]) -> int:
+    return sum(row.tokens for row in rows if row.price_per_million is None)
 
 
-def _cost(rows: Iterable[Priced]) -> Decimal:
+def _cost(rows: Iterable[PricedUsage]) -> Decimal:
     with localcontext(prec=_DIGITS):
         return sum(
-            (row["tokens"] * Decimal(row["price_per_million"]) / MILLION for row in rows if row["price_per_million"]),
+            (row.tokens * Decimal(row.price_per_million) / MILLION for row in rows if row.price_per_million),
             Decimal(0),
         )
 
 
-def _lines(rows: Sequence[Priced]) -> list[dict[str, Any]]:
-    def kind(row: Priced) -> tuple[str, str, str, bool, Decimal]:
-        price = row["price_per_million"]
+def _lines(rows: Sequence[PricedUsage]) -> list[dict[str, Any]]:
+    def kind(row: PricedUsage) -> tuple[str, str, str, bool, Decimal]:
+        price = row.price_per_million
         # Prompt before completion, as everywhere.
-        return (
-            row["model"],
-            str(row["token_class"] != PROMPT),
-            row["price_list"] or "",
-            price is None,
-            Decimal(price or 0),
-        )
+        return row.model, str(row.token_class != PROMPT), row.price_list or "", price is None, Decimal(price or 0)
 
     groups = [list(group) for _, group in groupby(sorted(rows, key=kind), kind)]
     exact = [_cost(group) for group in groups]
     lines = []
     for group, cost, amount in zip(groups, exact, _apportioned(exact), strict=True):
-        is_priced = group[0]["price_per_million"] is not None
+        first = group[0]
+        is_priced = first.price_per_million is not None
         lines.append(
-            {name: group[0][name] for name in ("model", "token_class", "price_list", "price_per_million")}
-            | {
-                "tokens": sum(row["tokens"] for row in group),
-                "start": min(row["day"] for row in group),
-                "end": max(row["day"] for row in group),
+            {
+                "model": first.model,
+                "token_class": first.token_class,
+                "price_list": first.price_list,
+                "price_per_million": first.price_per_million,
+                "tokens": sum(row.tokens for row in group),
+                "start": min(row.day for row in group),
+                "end": max(row.day for row in group),
                 "exact_amount": _text(cost) if is_priced else None,
                 "amount": str(amount) if is_priced else None,
             }
@@ -261,7 +250,7 @@ def _lines(rows: Sequence[Priced]) -> list[dict[str, Any]]:
 
 
 def _apportioned(exact: Sequence[Decimal]) -> list[Decimal]:
-    """Amounts in cents that add up to the rounded sum of the exact ones, each less than a cent from its own."""
+    """Amounts in cents that add up to the rounded sum of the exact ones, each less than a cent from its exact one."""
     with localcontext(prec=_DIGITS):
         total = sum(exact, Decimal(0)).quantize(CENT, ROUND_HALF_UP)
         amounts = [amount.quantize(CENT, ROUND_FLOOR) for amount in exact]

@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Sequence
 
-from sluice.db.connection import Database
-from sluice.errors import SluiceError
-from sluice.queue import Message, Sender
+from sluice.db.ledger import Ledger
+from sluice.domain.errors import SluiceError
+from sluice.messaging import Message, Sender
 
 logger = logging.getLogger(__name__)
 
 
-def send_or_undispatch(database: Database, queue: Sender, messages: Sequence[Message]) -> int:
-    """Send messages and leave those that could not be sent to the sweep; how many were sent."""
+def send_or_undispatch(ledger: Ledger, queue: Sender, messages: Sequence[Message]) -> int:
+    """Send messages and leave those that could not be sent to the recovery task; returns how many were sent."""
     unsent = queue.send(messages) if messages else []
     if unsent:
         try:
-            database.rows("request_undispatch", {"ids": unsent}, repeatable=True)
+            ledger.undispatch(unsent)
         except SluiceError:
-            # They stay marked as sent; the sweep finds them missing from the queue and sends them somewhat later.
+            # They stay marked as sent; the recovery task finds them missing from the queue and sends them a little later.
             logger.warning("unsent requests could not be marked", extra={"requests": len(unsent)})
     return len(messages) - len(unsent)

@@ -1,9 +1,9 @@
-"""Proof that the books balance: sql/functions/92_invariants.sql, and the audit log against its chain of hashes."""
+"""Verification: the invariants of the ledger (sql/functions/ledger), and the audit log against its hash chain."""
 
 import logging
 from typing import Any, Final
 
-from sluice.db.connection import Database
+from sluice.db.maintenance import Maintenance
 
 logger = logging.getLogger(__name__)
 
@@ -11,11 +11,11 @@ logger = logging.getLogger(__name__)
 CHAIN_STEP: Final = 20
 
 
-def verify(database: Database, *, full: bool = False, head: str | None = None) -> dict[str, Any]:
+def verify(maintenance: Maintenance, *, full: bool = False, head: str | None = None) -> dict[str, Any]:
     """Check the running periods and what has changed since the last check that found nothing; or everything.
 
     Args:
-        full: everything there is, at a cost that grows with it.
+        full: everything, at a cost that grows with it.
         head: a head of the audit log's chain that was noted once ("number:hash"): it must still be there.
 
     Returns:
@@ -26,43 +26,42 @@ def verify(database: Database, *, full: bool = False, head: str | None = None) -
     Raises:
         SluiceError: database_unavailable.
     """
-    last_clean = database.row("books_checked_to", repeatable=True)["xact_id"]
-    books = database.row("books_check", {"every": full}, repeatable=True)
-    audit = _verify_audit(database, 0 if full else last_clean, head)
-    balanced = not books["violations"] and audit["problem"] is None
+    last_clean = maintenance.verified_to()
+    ledger = maintenance.verify_ledger(full=full)
+    audit = _verify_audit(maintenance, 0 if full else last_clean, head)
+    balanced = not ledger.violations and audit["problem"] is None
     if balanced:
-        database.rows("books_checked", {"seen_to": books["seen_to"]}, repeatable=True)
+        maintenance.note_verified(ledger.seen_to)
     else:
-        # Until they balance again, every check begins at the same place and finds the same.
-        found = {violation["invariant"] for violation in books["violations"]}
+        # Until the problem is solved, every check begins where this one began, and reports it again.
+        found = {violation["invariant"] for violation in ledger.violations}
         logger.error("books do not balance", extra={"invariants": sorted(found), "audit_problem": audit["problem"]})
     return {
         "balanced": balanced,
-        "full": books["every"],
-        "checked": books["checked"],
-        "violations": books["violations"],
+        "full": ledger.is_full,
+        "checked": ledger.checked,
+        "violations": ledger.violations,
         "audit": audit,
     }
 
 
-def _verify_audit(database: Database, since_xact: int, head: str | None) -> dict[str, Any]:
+def _verify_audit(maintenance: Maintenance, since_xact: int, head: str | None) -> dict[str, Any]:
     batches, rows, problem = 0, 0, None
-    after = database.row("audit_chain_since", {"xact_id": since_xact}, repeatable=True)["batch_no"]
-    while problem is None:
-        step = database.row("audit_verify", {"after_batch": after, "at_most": CHAIN_STEP}, repeatable=True)
-        batches += step["batches"]
-        rows += step["row_count"]
-        if step["kind"] is not None:
-            problem = _problem(step["kind"], step["audit_id"], step["batch_no"])
-        elif step["batches"] < CHAIN_STEP:
+    after: int | None = maintenance.audit_chain_since(since_xact)
+    while problem is None and after is not None:
+        step = maintenance.verify_audit(after, CHAIN_STEP)
+        batches += step.batches
+        rows += step.row_count
+        if step.kind is not None:
+            problem = _problem(step.kind, step.audit_id, step.batch_no)
+        elif step.batches < CHAIN_STEP:
             break
-        after = step["last_batch"]
+        after = step.last_batch
     if problem is None and head is not None:
         number, _, digest = head.partition(":")
-        if not database.row("audit_chain_has", {"batch_no": int(number), "hash": digest}, repeatable=True)["known"]:
+        if not maintenance.audit_chain_has(int(number), digest):
             problem = _problem("head", None, int(number))
-    newest = database.row("audit_head", repeatable=True)["head"]
-    return {"batches": batches, "rows": rows, "head": newest, "problem": problem}
+    return {"batches": batches, "rows": rows, "head": maintenance.audit_head(), "problem": problem}
 
 
 def _problem(kind: str, audit_id: Any, batch_no: int | None) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def _problem(kind: str, audit_id: Any, batch_no: int | None) -> dict[str, Any]:
         "missing": "This row of the audit log was sealed and is gone.",
         "inserted": "This row of the audit log was not there when rows of its time were sealed.",
         "chain": "This batch of the chain was altered, or the one before it is gone.",
-        "head": "This head is not in the chain: it is of another database, or the chain was written anew.",
+        "head": "This head is not in the chain: it is of another database, or the chain was rewritten.",
     }
     return {
         "kind": kind,

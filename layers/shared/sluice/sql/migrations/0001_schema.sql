@@ -1,28 +1,33 @@
 -- min_compatible_version: 1
--- The first schema. Rules and reasons: docs/architecture.md; decisions: docs/adr/.
+-- The first schema. Rules and reasons: docs/data-model.md; decisions: docs/adr/.
 --
 -- Conventions: ids that carry time are UUIDv7 made by this database; limits that are NULL mean "unlimited";
 -- times are timestamptz, periods are calendar-aligned UTC; names of constraints say what they promise.
 
-CREATE FUNCTION uuidv7_floor(at timestamptz) RETURNS uuid
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN (lpad(to_hex(floor(extract(epoch FROM (at - timestamptz '1970-01-01 00:00:00+00')) * 1000)::bigint), 12, '0')
-            || '70008000000000000000')::uuid;
-COMMENT ON FUNCTION uuidv7_floor(timestamptz) IS
-    'The smallest UUIDv7 of a millisecond: a time filter on a UUIDv7 key compares with it and prunes partitions (RFC 9562, 5.7).';
+-- Tiers, users, keys, plans -------------------------------------------------------------------------------------------
 
--- Users, keys, plans ---------------------------------------------------------------------------------------------
+CREATE TABLE price_lists (
+    price_list varchar(50) PRIMARY KEY,
+    currency   char(3)     NOT NULL DEFAULT 'USD',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT price_lists_price_list_not_empty CHECK (price_list <> ''),
+    CONSTRAINT price_lists_currency_is_iso_4217 CHECK (currency ~ '^[A-Z]{3}$')
+);
+INSERT INTO price_lists (price_list) VALUES ('standard');
 
 CREATE TABLE tiers (
     tier            varchar(20) PRIMARY KEY,
     reset_frequency varchar(20) NOT NULL DEFAULT 'monthly',
     max_unfinished  integer     NOT NULL,
     dispatch_window integer     NOT NULL,
+    price_list      varchar(50) NOT NULL DEFAULT 'standard',
     CONSTRAINT tiers_reset_frequency_known CHECK (reset_frequency IN ('daily', 'monthly')),
     CONSTRAINT tiers_max_unfinished_positive CHECK (max_unfinished > 0),
-    CONSTRAINT tiers_dispatch_window_positive CHECK (dispatch_window > 0)
+    CONSTRAINT tiers_dispatch_window_positive CHECK (dispatch_window > 0),
+    CONSTRAINT tiers_price_list_known FOREIGN KEY (price_list) REFERENCES price_lists
 );
 COMMENT ON TABLE tiers IS 'What a plan allows; a user''s plan starts as a copy of its tier.';
+COMMENT ON COLUMN tiers.price_list IS 'What the tokens of the tier''s users cost.';
 
 CREATE TABLE tier_limits (
     tier         varchar(20) NOT NULL REFERENCES tiers,
@@ -61,7 +66,7 @@ CREATE TABLE api_keys (
     CONSTRAINT api_keys_scopes_known CHECK (scopes <@ '{submit,read}' AND cardinality(scopes) > 0)
 ) WITH (fillfactor = 80);
 CREATE INDEX api_keys_user ON api_keys (user_id);
-COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key; the key itself is nowhere.';
+COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key; the key itself is stored nowhere.';
 
 CREATE TABLE quota_plans (
     quota_id        integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -70,6 +75,7 @@ CREATE TABLE quota_plans (
     reset_frequency varchar(20) NOT NULL,
     max_unfinished  integer     NOT NULL,
     dispatch_window integer     NOT NULL,
+    is_override     boolean     NOT NULL DEFAULT false,
     CONSTRAINT quota_plans_user_id_key UNIQUE (user_id),
     CONSTRAINT quota_plans_tier_known FOREIGN KEY (tier) REFERENCES tiers,
     CONSTRAINT quota_plans_reset_frequency_known CHECK (reset_frequency IN ('daily', 'monthly')),
@@ -77,9 +83,14 @@ CREATE TABLE quota_plans (
     CONSTRAINT quota_plans_dispatch_window_positive CHECK (dispatch_window > 0)
 );
 COMMENT ON TABLE quota_plans IS
-    'What a user may do. The gate as well: its row is locked before the user''s books change.';
+    'What a user may do. Its row is also the user lock: it is locked before anything of the user''s ledger changes.';
 COMMENT ON COLUMN quota_plans.max_unfinished IS 'Most requests of the user that may be unfinished at once.';
-COMMENT ON COLUMN quota_plans.dispatch_window IS 'Most requests of the user that are in the queue or at a worker at once.';
+COMMENT ON COLUMN quota_plans.dispatch_window IS
+    'Concurrency limit: most requests of the user that are dispatched (in the queue or at a worker) at once.';
+COMMENT ON COLUMN quota_plans.is_override IS
+    'Its reset_frequency, max_unfinished and dispatch_window are the user''s own and do not follow the tier.';
+COMMENT ON COLUMN quota_plans.reset_frequency IS
+    'The period that the plan is sold by. Informative: the limits of every period apply.';
 
 CREATE TABLE quotas (
     user_id         varchar(50) NOT NULL REFERENCES users,
@@ -101,8 +112,20 @@ CREATE TABLE quotas (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE quotas IS
     'What is used and reserved, a row per user and period; reset lazily when a request of a later period arrives.';
+COMMENT ON COLUMN quotas.is_override IS 'The limits are the user''s own and do not follow the tier.';
 
--- Models and prices ----------------------------------------------------------------------------------------------
+CREATE TABLE billing_terms (
+    user_id    varchar(50) NOT NULL REFERENCES users,
+    valid_from date        NOT NULL,
+    tier       varchar(20) NOT NULL REFERENCES tiers,
+    price_list varchar(50) NOT NULL REFERENCES price_lists,
+    PRIMARY KEY (user_id, valid_from)
+);
+COMMENT ON TABLE billing_terms IS
+    'By which price list a user''s tokens of a day (UTC) are billed: the latest terms that had begun. A change of the '
+    'tier today therefore leaves yesterday''s invoices as they are.';
+
+-- Models and prices ---------------------------------------------------------------------------------------------------
 
 CREATE TABLE models (
     model_id           varchar(50)  PRIMARY KEY,
@@ -127,25 +150,26 @@ CREATE TABLE models (
 );
 CREATE UNIQUE INDEX models_one_default ON models (is_default) WHERE is_default;
 COMMENT ON COLUMN models.overhead_tokens IS
-    'Tokens the chat template adds at most: a request''s reservation is its prompt''s bytes + this + max_tokens.';
+    'Tokens the chat template adds at most: a request''s reservation is its text''s bytes + this + max_tokens.';
 
 CREATE TABLE prices (
     price_list        varchar(50)    NOT NULL DEFAULT 'standard',
     model_id          varchar(50)    NOT NULL REFERENCES models,
     token_class       varchar(20)    NOT NULL,
-    valid_from        timestamptz    NOT NULL,
+    valid_from        date           NOT NULL,
     price_per_million numeric(20, 10) NOT NULL,
-    currency          char(3)        NOT NULL DEFAULT 'USD',
     PRIMARY KEY (price_list, model_id, token_class, valid_from),
+    CONSTRAINT prices_price_list_known FOREIGN KEY (price_list) REFERENCES price_lists,
     CONSTRAINT prices_token_class_known CHECK (token_class IN ('prompt', 'completion')),
     CONSTRAINT prices_not_negative CHECK (price_per_million >= 0)
 );
-COMMENT ON COLUMN prices.valid_from IS 'A price holds from here until the next one of its list, model and class.';
+COMMENT ON COLUMN prices.valid_from IS
+    'A price holds from the start of this day (UTC) until the next one of its list, model and class.';
 
--- Requests -------------------------------------------------------------------------------------------------------
+-- Requests ------------------------------------------------------------------------------------------------------------
 
 -- Narrow on purpose: two updates a row stay HOT (no index on what changes, room on the page). No foreign keys: a row
--- enters only through request_accept, which has read the user and the model, and a key would block archiving.
+-- is inserted only by request_admit, which has read the user and the model, and a key would block archiving.
 CREATE TABLE requests (
     request_id         uuid        NOT NULL DEFAULT uuidv7(),
     user_id            varchar(50) NOT NULL,
@@ -170,7 +194,8 @@ CREATE TABLE requests (
     CONSTRAINT requests_created_at_is_the_ids CHECK (created_at = uuid_extract_timestamp(request_id)),
     CONSTRAINT requests_status_known
         CHECK (status IN ('queued', 'processing', 'completed', 'failed', 'cancelled', 'expired')),
-    CONSTRAINT requests_times_in_order CHECK (started_at >= created_at AND completed_at >= coalesce(started_at, created_at)),
+    CONSTRAINT requests_times_in_order
+        CHECK (started_at >= created_at AND completed_at >= coalesce(started_at, created_at)),
     CONSTRAINT requests_finished_has_time
         CHECK ((status IN ('completed', 'failed', 'cancelled', 'expired')) = (completed_at IS NOT NULL)),
     CONSTRAINT requests_completed_has_result CHECK ((status = 'completed') = (result_id IS NOT NULL)),
@@ -180,45 +205,69 @@ CREATE TABLE requests (
     CONSTRAINT requests_total_is_the_sum CHECK (total_tokens = prompt_tokens + completion_tokens)
 ) PARTITION BY RANGE (request_id);
 CREATE INDEX requests_user ON requests (user_id, request_id);
+COMMENT ON COLUMN requests.attempts IS 'Number of the latest attempt; see inflight.attempt.';
 
 CREATE TABLE requests_archive (LIKE requests INCLUDING ALL) PARTITION BY RANGE (request_id);
-COMMENT ON TABLE requests_archive IS 'Whole months of requests, moved here by DETACH and ATTACH; see archive_month().';
+COMMENT ON TABLE requests_archive IS 'Whole months of requests, moved here by DETACH and ATTACH; see archive_months().';
 
-CREATE VIEW requests_all AS
+-- With the rights of whoever reads it, so that a row-level policy of the tables would hold here too.
+CREATE VIEW requests_all WITH (security_invoker = true) AS
     SELECT * FROM requests UNION ALL SELECT * FROM requests_archive;
-COMMENT ON VIEW requests_all IS 'Every request there is, archived or not.';
+COMMENT ON VIEW requests_all IS 'Every request, archived or not.';
 
 CREATE TABLE prompts (
     request_id uuid  NOT NULL PRIMARY KEY,
-    prompt     text  NOT NULL,
+    input      jsonb NOT NULL,
+    prompt     text  GENERATED ALWAYS AS (
+        CASE WHEN jsonb_array_length(input -> 'messages') = 1
+                  AND jsonb_array_length(input #> '{messages,0,content}') = 1
+             THEN input #>> '{messages,0,content,0,text}' END) VIRTUAL,
     parameters jsonb NOT NULL DEFAULT '{}',
     metadata   jsonb,
+    CONSTRAINT prompts_input_has_messages CHECK (jsonb_array_length(input -> 'messages') > 0),
     CONSTRAINT prompts_prompt_not_empty CHECK (prompt <> '')
 ) PARTITION BY RANGE (request_id);
-COMMENT ON TABLE prompts IS 'What a request asks, apart from its row so that updates of that stay small; own retention.';
+COMMENT ON TABLE prompts IS
+    'What a request asks, apart from its row so that updates of that stay small; its retention is separate.';
+COMMENT ON COLUMN prompts.input IS 'The messages, in the form of sluice.domain.documents.Input.';
+COMMENT ON COLUMN prompts.prompt IS 'The text, where the input is one message of one part; NULL otherwise.';
 
--- One row per unfinished request, deleted at settlement: the outbox, the window, the leases and the queue's order.
+-- One row per unfinished request, deleted at settlement: the outbox, the dispatch windows, the leases, the queue order.
 CREATE TABLE inflight (
-    request_id    uuid        PRIMARY KEY,
-    user_id       varchar(50) NOT NULL,
-    status        varchar(20) NOT NULL DEFAULT 'queued',
-    attempt       smallint    NOT NULL DEFAULT 0,
-    max_attempts  smallint    NOT NULL,
-    priority      smallint    NOT NULL DEFAULT 0,
-    dispatched_at timestamptz,
-    not_before    timestamptz,
-    lease_until   timestamptz,
-    expires_at    timestamptz NOT NULL,
+    request_id          uuid        PRIMARY KEY,
+    user_id             varchar(50) NOT NULL,
+    status              varchar(20) NOT NULL DEFAULT 'queued',
+    attempt             smallint    NOT NULL DEFAULT 0,
+    max_attempts        smallint    NOT NULL,
+    failed_attempts     smallint    NOT NULL DEFAULT 0,
+    lost_attempts       smallint    NOT NULL DEFAULT 0,
+    last_error          varchar(50),
+    dispatched_at       timestamptz,
+    not_before          timestamptz,
+    lease_until         timestamptz,
+    expires_at          timestamptz NOT NULL,
+    cancel_requested_at timestamptz,
     CONSTRAINT inflight_status_known CHECK (status IN ('queued', 'processing')),
     CONSTRAINT inflight_processing_has_lease CHECK ((status = 'processing') = (lease_until IS NOT NULL)),
-    CONSTRAINT inflight_attempt_in_range CHECK (attempt BETWEEN 0 AND max_attempts)
+    CONSTRAINT inflight_failed_attempts_in_range
+        CHECK (failed_attempts BETWEEN 0 AND max_attempts AND failed_attempts <= attempt),
+    CONSTRAINT inflight_lost_attempts_failed CHECK (lost_attempts BETWEEN 0 AND failed_attempts)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 -- Neither index holds a column that a claim changes, so claims stay HOT.
-CREATE INDEX inflight_waiting ON inflight (user_id, priority DESC, request_id) WHERE dispatched_at IS NULL;
+CREATE INDEX inflight_waiting ON inflight (user_id, request_id) WHERE dispatched_at IS NULL;
 CREATE INDEX inflight_dispatched ON inflight (user_id) WHERE dispatched_at IS NOT NULL;
+COMMENT ON COLUMN inflight.attempt IS
+    'How often it was claimed in all: the fencing token. A settlement must name the same number.';
+COMMENT ON COLUMN inflight.max_attempts IS 'How many of its attempts may fail before the request fails.';
+COMMENT ON COLUMN inflight.failed_attempts IS
+    'Attempts that failed since it was submitted or redriven; one that a worker released before starting is not counted.';
+COMMENT ON COLUMN inflight.lost_attempts IS 'Failed attempts whose lease ran out without an answer from the worker.';
+COMMENT ON COLUMN inflight.last_error IS 'Why the last attempt failed; an error_code as in requests.';
 COMMENT ON COLUMN inflight.dispatched_at IS
-    'When its message was (about to be) sent; NULL: waits for the window, for not_before, or for the sweep.';
-COMMENT ON COLUMN inflight.attempt IS 'How often it was claimed; a settlement must name the same number (the fence).';
+    'When its message was sent (or is about to be); NULL: it waits for not_before, for room in the dispatch window, or '
+    'for the recovery task.';
+COMMENT ON COLUMN inflight.cancel_requested_at IS
+    'When the client cancelled it while a worker had it: the worker''s answer will be dropped.';
 
 CREATE TABLE idempotency_keys (
     user_id    varchar(50)  NOT NULL REFERENCES users,
@@ -230,22 +279,25 @@ CREATE TABLE idempotency_keys (
     CONSTRAINT idempotency_keys_body_hash_is_sha256 CHECK (octet_length(body_hash) = 32)
 );
 
--- Results --------------------------------------------------------------------------------------------------------
+-- Results -------------------------------------------------------------------------------------------------------------
 
 -- 5 MB: a Lambda answer holds 6 MB, and JSON escapes cost some; MAX_RESULT_BYTES sets the smaller, usual limit.
 CREATE TABLE results (
-    result_id    uuid        NOT NULL DEFAULT uuidv7() PRIMARY KEY,
-    request_id   uuid        NOT NULL,
-    content      text        NOT NULL,
-    content_type varchar(20) NOT NULL DEFAULT 'text',
-    token_count  integer,
-    fingerprint  bytea,
-    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT results_content_type_known CHECK (content_type IN ('text', 'json')),
+    result_id   uuid        NOT NULL DEFAULT uuidv7() PRIMARY KEY,
+    request_id  uuid        NOT NULL,
+    output      jsonb       NOT NULL,
+    content     text        GENERATED ALWAYS AS (output #>> '{items,0,content,0,text}') VIRTUAL,
+    token_count integer,
+    fingerprint bytea,
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT results_output_has_items CHECK (jsonb_typeof(output -> 'items') = 'array'),
     CONSTRAINT results_fit_an_answer CHECK (octet_length(content) <= 5242880),
     CONSTRAINT results_token_count_not_negative CHECK (token_count >= 0)
 ) PARTITION BY RANGE (result_id);
-COMMENT ON COLUMN results.fingerprint IS 'SHA-256 over user, model, parameters and prompt: equal where the question was.';
+COMMENT ON COLUMN results.output IS 'The answer, in the form of sluice.domain.documents.Output.';
+COMMENT ON COLUMN results.content IS 'The text of the answer''s first item.';
+COMMENT ON COLUMN results.fingerprint IS
+    'SHA-256 over user, model, parameters and input (sluice.domain.fingerprint): equal for equal questions.';
 
 CREATE TABLE binary_results (
     result_id   uuid         NOT NULL DEFAULT uuidv7() PRIMARY KEY,
@@ -258,14 +310,7 @@ CREATE TABLE binary_results (
 ) PARTITION BY RANGE (result_id);
 COMMENT ON CONSTRAINT binary_results_fit_an_answer ON binary_results IS '4 MB: in base64 it is a third larger.';
 
--- What request_settle() works on between its statements: one outcome, resolved against its inflight row.
-CREATE TYPE settlement AS (
-    request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid,
-    content text, fingerprint bytea, prompt_tokens integer, completion_tokens integer,
-    error_code text, error_message text, retry_after double precision, status_before text
-);
-
--- Audit ----------------------------------------------------------------------------------------------------------
+-- Audit ---------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE audit_log (
     audit_id   uuid        NOT NULL DEFAULT uuidv7() PRIMARY KEY,
@@ -277,15 +322,46 @@ CREATE TABLE audit_log (
     key_id     uuid,
     request_id uuid,
     before     jsonb,
-    after      jsonb
+    after      jsonb,
+    invocation uuid        DEFAULT nullif(current_setting('sluice.invocation', true), '')::uuid,
+    -- PostgreSQL's first normal transaction id; a smaller one is forged and would lie below the first seal.
+    CONSTRAINT audit_log_xact_id_is_real CHECK (xact_id >= 3)
 ) PARTITION BY RANGE (audit_id);
 CREATE INDEX audit_log_user ON audit_log (user_id, audit_id);
 -- Readers in commit order (the rollups) ask for transaction ids above the last they saw: new rows at the table's end.
 CREATE INDEX audit_log_xact ON audit_log USING brin (xact_id) WITH (pages_per_range = 16, autosummarize = on);
+-- A request's rows are written close together, and nearly in the order of requests.
+CREATE INDEX audit_log_request ON audit_log USING brin (request_id) WITH (pages_per_range = 16, autosummarize = on);
+-- Finds what a user's own limits were last set to, however many rows were written since.
+CREATE INDEX audit_log_quota_changes ON audit_log (user_id, audit_id) WHERE action = 'quota.changed';
 COMMENT ON TABLE audit_log IS
-    'Every change of a request''s state and every administrative act. No e-mail, name, prompt, result or key.';
+    'Every change of a request''s state and every administrative operation. No e-mail, name, prompt, result or key.';
+COMMENT ON COLUMN audit_log.invocation IS
+    'Administrative operations: the id of the Lambda invocation, by which CloudTrail''s data events name the IAM caller.';
 
--- Figures --------------------------------------------------------------------------------------------------------
+CREATE TABLE audit_chain (
+    batch_no      bigint      PRIMARY KEY,
+    built_at      timestamptz NOT NULL,
+    xact_low      bigint      NOT NULL,
+    xact_high     bigint      NOT NULL,
+    xact_next     bigint      NOT NULL,
+    audit_ids     uuid[]      NOT NULL,
+    digests       bytea[]     NOT NULL,
+    previous_hash bytea       NOT NULL,
+    hash          bytea       NOT NULL,
+    CONSTRAINT audit_chain_covers_transactions CHECK (xact_low < xact_high AND xact_high <= xact_next),
+    CONSTRAINT audit_chain_one_digest_each
+        CHECK (cardinality(audit_ids) = cardinality(digests) AND cardinality(audit_ids) > 0),
+    CONSTRAINT audit_chain_hashes_are_sha256 CHECK (octet_length(previous_hash) = 32 AND octet_length(hash) = 32)
+);
+COMMENT ON TABLE audit_chain IS
+    'The audit log in the order of its commits, sealed in batches: each hash covers the batch''s rows and the hash before.';
+COMMENT ON COLUMN audit_chain.xact_high IS
+    'The batch holds the rows of the transactions from xact_low up to, not including, this one.';
+COMMENT ON COLUMN audit_chain.xact_next IS
+    'No transaction with this id or a later one had begun at built_at: what they wrote is younger.';
+
+-- Figures -------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE usage (
     usage_id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -329,5 +405,5 @@ CREATE TABLE rollup_watermarks (
     xact_id    bigint      NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON COLUMN rollup_watermarks.xact_id IS 'Audit rows of transactions below this one are in the figures.';
-INSERT INTO rollup_watermarks (task) VALUES ('usage'), ('stats');
+COMMENT ON COLUMN rollup_watermarks.xact_id IS 'Audit rows of transactions below this one have been read by the task.';
+INSERT INTO rollup_watermarks (task) VALUES ('usage'), ('stats'), ('audit'), ('verify');

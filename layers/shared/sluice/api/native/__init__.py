@@ -1,0 +1,1 @@
+"""Sluice's own HTTP interface; docs/api.md describes it."""

@@ -1,0 +1,61 @@
+"""What clients send."""
+
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AliasChoices, Field, model_validator
+
+from sluice.domain.documents import Input
+from sluice.domain.fields import Identifier, Storable, Strict, Time
+from sluice.domain.parameters import Parameters
+from sluice.domain.requests import Submission
+
+METADATA_MAX_KEYS: Final = 16
+"""As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
+
+
+class GenerateRequest(Strict):
+    """The body of POST /generate."""
+
+    prompt: Annotated[str, Field(min_length=1), Storable]
+    model: Identifier | None = Field(default=None, validation_alias=AliasChoices("model", "model_id"))
+    parameters: Parameters = Parameters()
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[str, Field(min_length=1, max_length=64), Storable],
+                Annotated[str, Field(max_length=512), Storable],
+            ],
+            Field(max_length=METADATA_MAX_KEYS),
+        ]
+        | None
+    ) = None
+    ttl_seconds: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """How long it may wait to be started, from not_before where that is given."""
+    expires_at: Time | None = None
+    not_before: Time | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.ttl_seconds is not None and self.expires_at is not None:
+            raise ValueError("give either ttl_seconds or expires_at, not both")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_for_the_model(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "model" in data and "model_id" in data:
+            raise ValueError("give either model or model_id, not both")
+        return data
+
+    def submission(self, idempotency_key: str | None = None) -> Submission:
+        """The request that the body describes."""
+        return Submission(
+            input=Input.of_prompt(self.prompt),
+            model=self.model,
+            parameters=self.parameters.model_dump(exclude_none=True),
+            metadata=self.metadata,
+            ttl_seconds=self.ttl_seconds,
+            expires_at=self.expires_at,
+            not_before=self.not_before,
+            idempotency_key=idempotency_key,
+        )

@@ -1,0 +1,85 @@
+"""What clients get: requests, models and queue positions as JSON."""
+
+import math
+from datetime import datetime
+from typing import Any
+
+from sluice.domain.requests import ModelOffer, QueueState, RequestState, RequestSummary
+from sluice.services.read import Page
+
+
+def request_view(state: RequestState) -> dict[str, Any]:
+    """One request with its answer."""
+    return (
+        _common(state)
+        | {
+            "estimated_tokens": state.estimated_tokens,
+            "reserved_tokens": state.reserved_tokens,
+            "cost": state.cost,
+            "result": None if state.output is None else state.output.text,
+            "queue": None if state.queue is None else _queue(state.queue),
+        }
+        | ({} if state.metadata is None else {"metadata": state.metadata})
+    )
+
+
+def history_view(page: Page[RequestSummary]) -> dict[str, Any]:
+    """A page of requests; next_cursor is None on the last one."""
+    return {
+        "requests": [_common(summary) | {"prompt": summary.prompt} for summary in page.items],
+        "next_cursor": str(page.items[-1].request_id) if page.has_next else None,
+    }
+
+
+def model_view(offer: ModelOffer) -> dict[str, Any]:
+    """A model that a client may name."""
+    return {
+        "model": offer.model_id,
+        "is_default": offer.is_default,
+        "max_tokens_default": offer.max_tokens_default,
+        "max_tokens_limit": offer.max_tokens_limit,
+    }
+
+
+def _common(request: RequestState | RequestSummary) -> dict[str, Any]:
+    error = None if request.error_code is None else {"code": request.error_code, "message": request.error_message}
+    return {
+        "request_id": str(request.request_id),
+        "status": request.status,
+        "model": request.model_id,
+        "error": error,
+        "usage": {
+            "prompt_tokens": request.prompt_tokens,
+            "completion_tokens": request.completion_tokens,
+            "total_tokens": request.total_tokens,
+        },
+        "created_at": _time(request.created_at),
+        "started_at": _time(request.started_at),
+        "completed_at": _time(request.completed_at),
+        "processing_time_ms": request.processing_time_ms,
+    }
+
+
+def _queue(queue: QueueState) -> dict[str, Any]:
+    """What an unfinished request waits for, where it stands, and how long that may take."""
+    wait, basis = None, None
+    # At the rate of the last minutes. If that is not known yet, nothing is guessed.
+    if queue.position and queue.ended and queue.seconds is not None:
+        wait = math.ceil(queue.position * queue.seconds / queue.ended)
+        basis = {"answered": queue.ended, "seconds": math.ceil(queue.seconds)}
+    return {
+        "waits_for": queue.waits_for,
+        "until": _time(queue.until),
+        "position": queue.position,
+        "estimated_wait_seconds": wait,
+        "estimate_basis": basis,
+        "failed_attempts": queue.failed_attempts,
+        "max_attempts": queue.max_attempts,
+        "last_error": queue.last_error,
+        "expires_at": _time(queue.expires_at),
+        "cancel_requested_at": _time(queue.cancel_requested_at),
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

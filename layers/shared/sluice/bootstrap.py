@@ -1,0 +1,224 @@
+"""The composition root: turns the settings of a function's environment into its services, each made once.
+
+The services themselves read no environment and make no clients; functions pass these providers to their routes, so that
+nothing is made before it is needed.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from threading import Lock
+from typing import Any, Final
+from uuid import UUID
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sluice.backends.bedrock import BedrockBackend
+from sluice.backends.openai import OpenAIBackend
+from sluice.backends.protocol import Backend
+from sluice.config import Settings
+from sluice.db.administration import Administration
+from sluice.db.connection import Database, connect
+from sluice.db.credentials import FAIL_FAST
+from sluice.db.ledger import Ledger
+from sluice.db.maintenance import Maintenance
+from sluice.db.reports import Reports
+from sluice.domain.errors import ConfigurationError, SluiceError
+from sluice.domain.requests import RequestLimits
+from sluice.domain.vocabulary import BackendName
+from sluice.messaging import Queue
+from sluice.services.admin.operation import AdminContext
+from sluice.services.cancel import Canceller
+from sluice.services.process import Worker, WorkerSettings
+from sluice.services.read import Reader
+from sluice.services.submit import Submitter
+from sluice.services.tasks.context import TaskContext
+from sluice.services.tasks.run import TasksEvent
+
+logger = logging.getLogger(__name__)
+
+_making_clients = Lock()
+# What template.yaml gives RollupFunction, and a little more.
+ROLLUP_SECONDS: Final = 310
+# A rotated credential is used within this time.
+_SECRET_SECONDS: Final = 300
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this function."""
+    return Settings.from_environment(os.environ)
+
+
+# Services -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def submitter() -> Submitter:
+    """Accepts requests."""
+    return Submitter(ledger=ledger(), queue=queue(), limits=request_limits())
+
+
+@cache
+def canceller() -> Canceller:
+    """Cancels requests."""
+    return Canceller(ledger=ledger(), queue=queue())
+
+
+@cache
+def reader() -> Reader:
+    """Reads for clients."""
+    return Reader(ledger=ledger())
+
+
+def worker(remaining_seconds: Callable[[], float]) -> Worker:
+    """Works on the batch of one invocation, which has so much time left."""
+    current = settings()
+    return Worker(
+        ledger=ledger(),
+        queue=queue(),
+        backends=backends(),
+        settings=WorkerSettings(
+            max_result_bytes=current.max_result_bytes,
+            flush_seconds=current.flush_milliseconds / 1000,
+            retry_base_seconds=current.retry_base_seconds,
+            lease_margin_seconds=current.lease_margin_seconds,
+        ),
+        remaining_seconds=remaining_seconds,
+    )
+
+
+def task_context(event: TasksEvent) -> TaskContext:
+    """What the scheduled tasks of one invocation work with."""
+    current = settings()
+    return TaskContext(
+        ledger=ledger(),
+        maintenance=Maintenance(database()),
+        queue=queue(),
+        dead_letters=dead_letters(),
+        archive_after_days=current.archive_after_days,
+        redispatch_grace_seconds=current.redispatch_grace_seconds,
+        full=event.full,
+        head=event.head,
+    )
+
+
+def admin_context(invocation: UUID) -> AdminContext:
+    """What administrative operations of one invocation work with."""
+    limits = request_limits()
+    return AdminContext(
+        administration=Administration(database(), invocation),
+        reports=Reports(database()),
+        run_rollup=run_rollup,
+        longest_seconds=limits.longest_seconds,
+        max_attempts=limits.max_attempts,
+    )
+
+
+def request_limits() -> RequestLimits:
+    """What a request may be."""
+    current = settings()
+    return RequestLimits(
+        max_prompt_bytes=current.max_prompt_bytes,
+        longest_seconds=current.request_ttl_seconds,
+        max_attempts=current.max_attempts,
+    )
+
+
+# What they work with --------------------------------------------------------------------------------------------------
+
+
+@cache
+def database() -> Database:
+    """This environment's database; connects when first used."""
+    current = settings()
+    return Database(lambda: connect(current))
+
+
+@cache
+def ledger() -> Ledger:
+    """Requests in the database."""
+    return Ledger(database())
+
+
+@cache
+def queue() -> Queue:
+    """The queue of requests."""
+    return Queue(_client("sqs", FAIL_FAST), settings().require("queue_url"))
+
+
+@cache
+def dead_letters() -> Queue:
+    """The queue of messages that could not be delivered."""
+    return Queue(_client("sqs", FAIL_FAST), settings().require("dead_letter_queue_url"))
+
+
+@cache
+def backends() -> Mapping[BackendName, Backend]:
+    """The model backends by name."""
+    return {
+        "openai": OpenAIBackend(model_api_key, settings().max_result_bytes),
+        "bedrock": BedrockBackend(_bedrock),
+    }
+
+
+def run_rollup(event: Mapping[str, Any]) -> Any:
+    """Have RollupFunction run tasks, and wait for their figures.
+
+    Raises:
+        SluiceError: task_failed; that function's log says exactly what failed.
+        botocore.exceptions.ClientError: it cannot be invoked.
+    """
+    function = settings().require("rollup_function")
+    client = _client("lambda", _without_retries(ROLLUP_SECONDS))
+    answer = client.invoke(FunctionName=function, Payload=json.dumps(event))
+    if "FunctionError" in answer:
+        raise SluiceError("task_failed", f"{function} failed; its log says why.")
+    return json.loads(answer["Payload"].read())
+
+
+def model_api_key(secret_arn: str) -> str:
+    """The API key in a secret: its member api_key, or all of it if it is not a JSON object.
+
+    Raises:
+        ConfigurationError: the secret cannot be read or holds no such key.
+    """
+    try:
+        text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("model secret cannot be read", extra={"error": type(error).__name__})
+        raise ConfigurationError("the model's secret cannot be read") from None
+    try:
+        secret = json.loads(text)
+    except ValueError:
+        secret = None
+    key = secret.get("api_key") if isinstance(secret, dict) else text
+    if not isinstance(key, str) or not key.strip():
+        raise ConfigurationError("the model's secret is neither a text nor a JSON object with a text api_key")
+    return key.strip()
+
+
+@cache
+def _secret_text(secret_arn: str, _period: int) -> str:
+    return str(_client("secretsmanager", FAIL_FAST).get_secret_value(SecretId=secret_arn)["SecretString"])
+
+
+@cache
+def _bedrock(timeout_seconds: int) -> Any:
+    return _client("bedrock-runtime", _without_retries(timeout_seconds))
+
+
+def _without_retries(timeout_seconds: int) -> Config:
+    # No SDK retries: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
+    return Config(connect_timeout=5, read_timeout=timeout_seconds, retries={"total_max_attempts": 1})
+
+
+def _client(service: Any, config: Config) -> Any:
+    # The worker's threads ask at the same time, and making clients is not thread-safe in boto3.
+    with _making_clients:
+        return boto3.client(service, region_name=settings().aws_region, config=config)

@@ -1,0 +1,181 @@
+"""The ledger's door for the functions that handle requests: one method for each entry point of the database.
+
+An entry point is a function of sql/functions that a database role may call; sql/functions/roles/roles.sql says which. The
+method calls the SQL function named in it. Tests hold both sides together.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from sluice.db.connection import Database
+from sluice.db.reports import UsageReport, priced_usage
+from sluice.domain.documents import Input, Output
+from sluice.domain.fingerprint import submission_digest
+from sluice.domain.requests import (
+    Admission,
+    Cancellation,
+    Claim,
+    DispatchedRequest,
+    ModelOffer,
+    Outcome,
+    QueueState,
+    RequestLimits,
+    RequestState,
+    RequestSummary,
+    Settled,
+    Submission,
+)
+
+
+class Ledger:
+    """Requests in the database.
+
+    Every method raises SluiceError, database_unavailable: nothing is known to have been written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Clients ----------------------------------------------------------------------------------------------------------
+
+    def submit(self, key_hash: bytes, submission: Submission, limits: RequestLimits) -> Admission:
+        """Accept one request or say why not: one statement, one commit."""
+        return self._database.row(
+            Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits))
+        )
+
+    def cancel(self, key_hash: bytes, request_id: UUID | None) -> Cancellation:
+        """Cancel one request of the caller, now or when its worker answers."""
+        return self._database.row(
+            Cancellation, "request_cancel", repeatable=True, key_hash=key_hash, request_id=request_id
+        )
+
+    def show(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
+        """One request of the caller, with its queue position, its answer and its cost."""
+        return self._database.row(
+            RequestState,
+            "request_show",
+            repeatable=True,
+            readers={"output": Output.model_validate, "queue": _queue_state},
+            key_hash=key_hash,
+            request_id=request_id,
+        )
+
+    def history(self, key_hash: bytes, before: UUID | None, limit: int) -> list[RequestSummary]:
+        """The caller's requests, newest first, older than a given one."""
+        return self._database.rows(
+            RequestSummary, "request_history", repeatable=True, key_hash=key_hash, before=before, limit=limit
+        )
+
+    def models(self, key_hash: bytes) -> list[ModelOffer]:
+        """The models that the caller may name."""
+        return self._database.rows(ModelOffer, "model_offers", repeatable=True, key_hash=key_hash)
+
+    def usage(self, key_hash: bytes, first_day: date, last_day: date) -> UsageReport:
+        """The caller's limits, and usage by day, model and token class with the prices of each day."""
+        return self._database.row(
+            UsageReport,
+            "usage_show",
+            repeatable=True,
+            readers={"usage": priced_usage},
+            key_hash=key_hash,
+            first_day=first_day,
+            last_day=last_day,
+        )
+
+    def ping(self) -> None:
+        """Make sure that the database answers."""
+        self._database.ping()
+
+    # Workers ----------------------------------------------------------------------------------------------------------
+
+    def claim(self, ids: Sequence[UUID], lease_seconds: float) -> list[Claim]:
+        """Take those of a batch that are due, with all that their models need."""
+        return self._database.rows(
+            Claim,
+            "request_claim",
+            repeatable=True,
+            readers={"input": Input.model_validate},
+            ids=list(ids),
+            lease_seconds=lease_seconds,
+        )
+
+    def settle(self, outcomes: Sequence[Outcome], actor: str = "worker") -> list[Settled]:
+        """End or requeue what has finished.
+
+        Returns:
+            what became of each outcome, and the requests to be sent next.
+
+        Raises:
+            DatabaseError: a value cannot be stored.
+        """
+        return self._database.rows(
+            Settled,
+            "request_settle",
+            repeatable=True,
+            outcomes=Jsonb([_outcome(outcome) for outcome in outcomes]),
+            actor=actor,
+        )
+
+    # The recovery task ------------------------------------------------------------------------------------------------
+
+    def undispatch(self, ids: Sequence[UUID]) -> None:
+        """Note that these messages were not sent: the recovery task is to send them."""
+        self._database.value("request_undispatch", repeatable=True, ids=list(ids))
+
+    def dispatch(self, limit: int) -> list[DispatchedRequest]:
+        """Mark and return requests that wait without a message and have room in their users' dispatch windows."""
+        return self._database.rows(DispatchedRequest, "request_dispatch", repeatable=True, limit=limit)
+
+    def redispatch(
+        self, queue_depth: int, *, grace_seconds: int, long_seconds: int, limit: int
+    ) -> list[DispatchedRequest]:
+        """Mark and return requests whose messages the queue seems to have lost."""
+        return self._database.rows(
+            DispatchedRequest,
+            "request_redispatch",
+            queue_depth=queue_depth,
+            grace_seconds=grace_seconds,
+            long_seconds=long_seconds,
+            limit=limit,
+        )
+
+    def resend(self, ids: Sequence[UUID]) -> list[DispatchedRequest]:
+        """Mark and return those of the dead letters' requests that still wait for their message."""
+        return self._database.rows(DispatchedRequest, "request_resend", repeatable=True, ids=list(ids))
+
+
+def _submission(submission: Submission, limits: RequestLimits) -> dict[str, Any]:
+    given = {name: getattr(submission, name) for name in ("model", "metadata", "idempotency_key", "ttl_seconds")}
+    times = {name: getattr(submission, name) for name in ("expires_at", "not_before")}
+    content = (
+        given
+        | {name: None if at is None else at.isoformat() for name, at in times.items()}
+        | {
+            "input": submission.input.to_json(),
+            "parameters": dict(submission.parameters),
+            "body_hash": None if submission.idempotency_key is None else submission_digest(submission).hex(),
+            "longest_seconds": limits.longest_seconds,
+            "max_attempts": limits.max_attempts,
+        }
+    )
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    content = {name: value for name, value in vars(outcome).items() if value is not None}
+    content["request_id"] = str(outcome.request_id)
+    if outcome.output is not None:
+        content["output"] = outcome.output.to_json()
+    return content
+
+
+def _queue_state(queue: dict[str, Any]) -> QueueState:
+    times = ("until", "expires_at", "cancel_requested_at")
+    return QueueState(
+        **queue | {name: None if queue[name] is None else datetime.fromisoformat(queue[name]) for name in times}
+    )

@@ -1,0 +1,134 @@
+"""The scheduled tasks' door to the database: one method for each entry point. Those for messages are the ledger's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sluice.db.connection import Database
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How many requests the recovery task took back or ended."""
+
+    requeued: int
+    failed: int
+    expired: int
+    cancelled: int
+
+
+@dataclass(frozen=True)
+class AuditSealing:
+    """What a batch of the audit log's chain has sealed.
+
+    Attributes:
+        is_more: there is more to seal.
+        head: number and hash of the last batch.
+    """
+
+    sealed: int
+    is_more: bool
+    head: str | None
+
+
+@dataclass(frozen=True)
+class AuditVerification:
+    """Batches of the chain, compared with the rows that they sealed.
+
+    Attributes:
+        batches, row_count: what was in order.
+        last_batch: where to go on.
+        kind: what is wrong: altered, missing, inserted, chain; None: nothing.
+        audit_id, batch_no: what it was found at.
+    """
+
+    batches: int
+    row_count: int
+    last_batch: int | None
+    kind: str | None
+    audit_id: UUID | None
+    batch_no: int | None
+
+
+@dataclass(frozen=True)
+class LedgerVerification:
+    """What breaks an invariant, as of one snapshot.
+
+    Attributes:
+        is_full: everything was looked at.
+        checked: how much that was, by table.
+        violations: each with invariant, user_id, request_id, period, expected, actual.
+        seen_to: transactions below this one were seen.
+    """
+
+    is_full: bool
+    checked: Mapping[str, int]
+    violations: Sequence[Mapping[str, Any]]
+    seen_to: int
+
+
+class Maintenance:
+    """What the scheduled tasks do in the database. Every method raises SluiceError, database_unavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def recover(self, limit: int) -> Recovery:
+        """Take back expired claims, end requests without attempts or time left: at most so many of each."""
+        return self._database.row(Recovery, "request_recover", repeatable=True, limit=limit)
+
+    def rollup_usage(self) -> int:
+        """Add what is new to usage; returns the rows that changed."""
+        return int(self._database.value("rollup_usage"))
+
+    def rollup_stats(self) -> int:
+        """Add what is new to request_stats; returns the rows that changed."""
+        return int(self._database.value("rollup_stats"))
+
+    def ensure_partitions(self) -> list[str]:
+        """Make missing partitions of this month and the next; returns their names."""
+        return self._database.values("partitions_ensure", repeatable=True)
+
+    def archive_months(self, older_than_days: int) -> list[str]:
+        """Move whole months that are old enough to the archive; returns the partitions' names."""
+        return self._database.values("archive_months", repeatable=True, older_than_days=older_than_days)
+
+    def expire_idempotency_keys(self, limit: int) -> int:
+        """Delete expired idempotency keys, at most so many; returns how many."""
+        return int(self._database.value("idempotency_expire", repeatable=True, limit=limit))
+
+    def seal_audit(self, limit: int) -> AuditSealing:
+        """Add a batch of at most so many new rows to the audit log's chain."""
+        return self._database.row(AuditSealing, "audit_seal", repeatable=True, limit=limit)
+
+    def verify_audit(self, after_batch: int, limit: int) -> AuditVerification:
+        """Compare batches with the rows that they sealed, up to the first that is wrong."""
+        return self._database.row(
+            AuditVerification, "audit_verify", repeatable=True, after_batch=after_batch, limit=limit
+        )
+
+    def audit_head(self) -> str | None:
+        """Number and hash of the chain's last batch."""
+        head: str | None = self._database.value("audit_head", repeatable=True)
+        return head
+
+    def audit_chain_since(self, xact_id: int) -> int:
+        """The last batch with only rows of transactions below this one; 0: none."""
+        return int(self._database.value("audit_chain_since", repeatable=True, xact_id=xact_id))
+
+    def audit_chain_has(self, batch_no: int, digest: str) -> bool:
+        """Return True if a head that was noted once is still in the chain."""
+        return bool(self._database.value("audit_chain_has", repeatable=True, batch_no=batch_no, hash=digest))
+
+    def verify_ledger(self, *, full: bool) -> LedgerVerification:
+        """Ask all invariants in one snapshot."""
+        return self._database.row(LedgerVerification, "ledger_verify", repeatable=True, full=full)
+
+    def verified_to(self) -> int:
+        """The last clean check has seen every transaction below this one."""
+        return int(self._database.value("ledger_verified_to", repeatable=True))
+
+    def note_verified(self, seen_to: int) -> None:
+        """Note that a check found nothing up to here."""
+        self._database.value("ledger_verified", repeatable=True, seen_to=seen_to)

@@ -1,0 +1,120 @@
+"""Everything that can go wrong for a caller, in one table: code, kind, title.
+
+A code is stable and meant for programs; the title names the kind of problem; the detail of one occurrence says what was
+wrong and what to do. None of them ever holds a prompt, a result or a key.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+from sluice.domain.requests import QuotaCounter
+
+
+class Kind(StrEnum):
+    """Kinds of errors; sluice.api.problems gives each its HTTP status."""
+
+    MALFORMED = "malformed"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    INVALID = "invalid"
+    EXHAUSTED = "exhausted"
+    INTERNAL = "internal"
+    UNAVAILABLE = "unavailable"
+
+
+ERRORS: Final[dict[str, tuple[Kind, str]]] = {
+    "body_not_json": (Kind.MALFORMED, "The body is not JSON"),
+    "key_missing": (Kind.UNAUTHENTICATED, "API key missing"),
+    "key_malformed": (Kind.UNAUTHENTICATED, "API key malformed"),
+    "key_unknown": (Kind.UNAUTHENTICATED, "API key unknown"),
+    "key_revoked": (Kind.UNAUTHENTICATED, "API key revoked"),
+    "key_expired": (Kind.UNAUTHENTICATED, "API key expired"),
+    "user_inactive": (Kind.FORBIDDEN, "User inactive"),
+    "scope_missing": (Kind.FORBIDDEN, "The API key lacks the scope"),
+    "request_not_found": (Kind.NOT_FOUND, "Request not found"),
+    "route_not_found": (Kind.NOT_FOUND, "Route not found"),
+    "user_not_found": (Kind.NOT_FOUND, "User not found"),
+    "key_not_found": (Kind.NOT_FOUND, "API key not found"),
+    "tier_not_found": (Kind.NOT_FOUND, "Tier not found"),
+    "price_list_unknown": (Kind.NOT_FOUND, "Price list unknown"),
+    "user_exists": (Kind.CONFLICT, "User exists"),
+    "email_taken": (Kind.CONFLICT, "E-mail address taken"),
+    "request_finished": (Kind.CONFLICT, "Request finished"),
+    "request_not_failed": (Kind.CONFLICT, "Request not failed"),
+    "request_archived": (Kind.CONFLICT, "Request archived"),
+    "key_dead": (Kind.CONFLICT, "The API key is revoked or expired"),
+    "currencies_mixed": (Kind.CONFLICT, "Prices in several currencies"),
+    "invalid_input": (Kind.INVALID, "Invalid input"),
+    "prompt_too_long": (Kind.INVALID, "Prompt too long"),
+    "model_unknown": (Kind.INVALID, "Model unknown"),
+    "model_missing": (Kind.INVALID, "Model missing"),
+    "tier_unknown": (Kind.INVALID, "Tier unknown"),
+    "limits_missing": (Kind.INVALID, "A new tier needs its limits"),
+    "expiry_in_past": (Kind.INVALID, "The expiry is in the past"),
+    "price_in_past": (Kind.INVALID, "These days are priced already"),
+    "currency_differs": (Kind.INVALID, "The price list has another currency"),
+    "lifetime_invalid": (Kind.INVALID, "Lifetime invalid"),
+    "max_tokens_exceeded": (Kind.INVALID, "max_tokens too large"),
+    "idempotency_conflict": (Kind.INVALID, "Idempotency key used with another body"),
+    "quota_too_small": (Kind.INVALID, "The request can never fit the quota"),
+    "operation_unknown": (Kind.INVALID, "Operation unknown"),
+    "quota_exceeded": (Kind.EXHAUSTED, "Quota exceeded"),
+    "unfinished_exceeded": (Kind.EXHAUSTED, "Too many unfinished requests"),
+    "internal_error": (Kind.INTERNAL, "Internal error"),
+    "task_failed": (Kind.INTERNAL, "Task failed"),
+    "schema_incompatible": (Kind.INTERNAL, "The schema does not fit the code"),
+    "database_unavailable": (Kind.UNAVAILABLE, "Database unavailable"),
+}
+
+
+class SluiceError(Exception):
+    """A problem that is reported to the caller.
+
+    Args:
+        code: a key of ERRORS.
+        detail: what was wrong this time and what to do, without anything secret.
+        retry_after: seconds after which trying again makes sense, where it does.
+        quotas: the caller's quota counters, where they were looked at.
+        extra: further facts about this occurrence, by name.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        quotas: Sequence[QuotaCounter] = (),
+        **extra: Any,
+    ) -> None:
+        self.kind, self.title = ERRORS[code]
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+        self.quotas = quotas
+        self.extra = extra
+        super().__init__(f"{code}: {detail}")
+
+    @property
+    def is_refusal(self) -> bool:
+        """True if the caller has to change something; False if Sluice itself failed."""
+        return self.kind not in (Kind.INTERNAL, Kind.UNAVAILABLE)
+
+
+class ConfigurationError(Exception):
+    """The environment of a function lacks something or has an unusable value: a mistake of the deployment."""
+
+
+class DatabaseError(Exception):
+    """The database refused a statement for a reason that its caller may translate.
+
+    PostgreSQL's own message and detail may quote the values of a row, so only its codes are passed on.
+    """
+
+    def __init__(self, sqlstate: str | None, constraint: str | None) -> None:
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+        super().__init__(f"SQLSTATE {sqlstate}, constraint {constraint}")

@@ -1,0 +1,269 @@
+"""A request from submission to settlement, as the database and the services exchange it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from sluice.domain.documents import FinishReason, Input, Output
+from sluice.domain.states import Status
+from sluice.domain.vocabulary import BackendName
+
+# Submitting -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """What a request may be: set by the deployment.
+
+    Attributes:
+        max_prompt_bytes: longest input, in bytes of UTF-8.
+        longest_seconds: longest lifetime, and the default; not_before may lie as far ahead.
+        max_attempts: how many attempts may fail before the request fails.
+    """
+
+    max_prompt_bytes: int
+    longest_seconds: int
+    max_attempts: int
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request to be accepted.
+
+    Attributes:
+        model: None: the default model.
+        parameters: sampling parameters, in the words of OpenAI's chat completions.
+        ttl_seconds, expires_at: how long, or until when, it may wait to be started; not both.
+        idempotency_key: a submission with the same key and content is answered with the first one's id for 24 hours.
+    """
+
+    input: Input
+    model: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
+    ttl_seconds: int | None = None
+    expires_at: datetime | None = None
+    not_before: datetime | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the database made of a submission.
+
+    Attributes:
+        outcome: accepted, replayed, or the code of a refusal.
+        send: requests of the user whose messages are to be sent now.
+        detail: of an accepted one the quota counters; of a refusal what it is about.
+    """
+
+    outcome: str
+    request_id: UUID | None
+    user_id: str | None
+    model_id: str | None
+    send: Sequence[UUID]
+    detail: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class QuotaCounter:
+    """The state of one period's quota. A limit of None is unlimited; tokens_used includes reserved ones."""
+
+    period: str
+    max_requests: int | None
+    requests_used: int
+    max_tokens: int | None
+    tokens_used: int
+    reset_seconds: int
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """What became of a cancellation: outcome ok, request_not_found, request_finished, or what key_check found."""
+
+    outcome: str
+    status: str | None
+    user_id: str | None
+    send: Sequence[UUID]
+
+
+# Processing -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A request that this worker has taken, with the model that is to answer it.
+
+    Attributes:
+        attempt: the fencing token: settling needs the same number.
+        parameters: max_tokens and the other sampling parameters that were given.
+        backend: the protocol that the model speaks.
+        endpoint: base URL of an OpenAI-compatible API.
+        secret_arn: where the endpoint's credentials are, if it wants any.
+        timeout_seconds: longest that one call may take.
+    """
+
+    request_id: UUID
+    attempt: int
+    user_id: str
+    model_id: str
+    input: Input
+    parameters: Mapping[str, Any]
+    backend: BackendName
+    backend_model: str
+    endpoint: str | None
+    secret_arn: str | None
+    timeout_seconds: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A model's answer, with the token counts that it reported itself."""
+
+    output: Output
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of_text(
+        cls, text: str, prompt_tokens: int, completion_tokens: int, finish_reason: FinishReason | None = None
+    ) -> Self:
+        """A completion of one text."""
+        return cls(Output.of_text(text, finish_reason), prompt_tokens, completion_tokens)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one attempt, as settle() reports it; see sql/functions/dispatch/settle.sql.
+
+    Attributes:
+        outcome: retry: failed, but worth another attempt; released: it was not started.
+        fingerprint: SHA-256 in hexadecimal of what was asked.
+        retry_after: seconds to wait before the next attempt.
+    """
+
+    request_id: UUID
+    attempt: int
+    outcome: Literal["completed", "failed", "retry", "released"]
+    output: Output | None = None
+    fingerprint: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the database made of an outcome, or a next request to be dispatched.
+
+    Attributes:
+        kind: superseded: it answered an earlier attempt.
+        status: of the request as it is now.
+        delay_seconds: send the request's message with this delay; None: send none.
+    """
+
+    kind: Literal["settled", "requeued", "superseded", "dispatch"]
+    request_id: UUID
+    user_id: str | None
+    status: str | None
+    delay_seconds: int | None
+
+
+@dataclass(frozen=True)
+class DispatchedRequest:
+    """A request that was marked as dispatched: its message is to be sent now."""
+
+    request_id: UUID
+    user_id: str
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """What an unfinished request waits for, where it stands, and what its user's requests have done lately.
+
+    Attributes:
+        waits_for: see request_waits in sql/functions/requests/show.sql.
+        until: when that ends, where it is known.
+        position: rank among the user's requests that wait to be started; 1 is the next.
+        ended, seconds: how many of the user's requests ended in how many seconds.
+    """
+
+    waits_for: str
+    until: datetime | None
+    failed_attempts: int
+    max_attempts: int
+    last_error: str | None
+    expires_at: datetime
+    cancel_requested_at: datetime | None
+    position: int | None
+    ended: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class RequestSummary:
+    """A request in a list; outcome as in RequestState."""
+
+    outcome: str
+    request_id: UUID
+    prompt: str | None
+    model_id: str
+    status: Status
+    error_code: str | None
+    error_message: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    processing_time_ms: int | None
+
+
+@dataclass(frozen=True)
+class RequestState:
+    """One request with its answer. Unless outcome is ok, nothing else is set.
+
+    Attributes:
+        outcome: ok, request_not_found, or what key_check found.
+        cost: amount, currency and price_list; None until it has ended.
+        queue: None once it has ended.
+    """
+
+    outcome: str
+    request_id: UUID
+    model_id: str
+    status: Status
+    output: Output | None
+    error_code: str | None
+    error_message: str | None
+    estimated_tokens: int
+    reserved_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    processing_time_ms: int | None
+    metadata: Mapping[str, str] | None
+    cost: Mapping[str, Any] | None
+    queue: QueueState | None
+
+
+@dataclass(frozen=True)
+class ModelOffer:
+    """A model that a client may name; outcome as in RequestState."""
+
+    outcome: str
+    model_id: str
+    is_default: bool
+    max_tokens_default: int
+    max_tokens_limit: int

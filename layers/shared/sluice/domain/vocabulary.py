@@ -1,0 +1,30 @@
+"""The closed sets of the system, each written once; tests hold the schema, the template and the command line to them.
+
+The states of a request are in states.py, the codes of errors in errors.py and failures.py.
+"""
+
+from typing import Final, Literal, get_args
+
+Period = Literal["minute", "daily", "monthly"]
+"""Of quotas, shortest first."""
+PERIODS: Final[tuple[Period, ...]] = get_args(Period)
+
+Frequency = Literal["daily", "monthly"]
+"""Of a plan's reset, and of usage figures."""
+FREQUENCIES: Final[tuple[Frequency, ...]] = get_args(Frequency)
+
+Scope = Literal["submit", "read"]
+"""Of API keys."""
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+BackendName = Literal["openai", "bedrock"]
+"""Protocols that models speak; sluice.backends has a module for each."""
+BACKENDS: Final[tuple[BackendName, ...]] = get_args(BackendName)
+
+TokenClass = Literal["prompt", "completion"]
+"""Of prices, in the order of invoices."""
+TOKEN_CLASSES: Final[tuple[TokenClass, ...]] = get_args(TokenClass)
+
+TaskName = Literal["recover", "usage", "stats", "partitions", "archive", "expire", "audit", "verify"]
+"""Scheduled tasks; sluice.services.tasks has a module for each."""
+TASKS: Final[tuple[TaskName, ...]] = get_args(TaskName)

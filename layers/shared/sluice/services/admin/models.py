@@ -1,0 +1,89 @@
+"""Operations on models and prices."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from sluice.domain.errors import SluiceError
+from sluice.domain.fields import Day, Identifier, Price, Storable, Strict, TokenLimit
+from sluice.domain.vocabulary import BackendName
+from sluice.services.admin.operation import AdminContext, NoArguments, Operation, database_operation
+
+
+class Prices(Strict):
+    """Per million tokens, in the currency of the standard list."""
+
+    prompt: Price | None = None
+    completion: Price | None = None
+
+
+class ModelSet(Strict):
+    model_id: Identifier
+    backend: BackendName
+    backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable]
+    # Without user:password@: credentials belong in a secret.
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"), Storable] | None = None
+    secret_arn: Annotated[str, Field(min_length=1), Storable] | None = None
+    max_tokens_default: TokenLimit = 256
+    max_tokens_limit: TokenLimit = 1024
+    overhead_tokens: int = Field(default=64, ge=0, le=10**9)
+    timeout_seconds: int = Field(default=60, ge=1, le=900)
+    is_default: bool = False
+    is_active: bool = True
+    prices: Prices = Prices()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.backend == "openai" and self.endpoint is None:
+            raise ValueError("a model of the openai backend needs an endpoint")
+        if self.max_tokens_default > self.max_tokens_limit:
+            raise ValueError("max_tokens_default must not exceed max_tokens_limit")
+        if self.is_default and not self.is_active:
+            raise ValueError("the default model must be active")
+        return self
+
+
+class PriceList(Strict):
+    price_list: Identifier | None = None
+    model_id: Identifier | None = None
+    on: Day | None = None
+
+
+class PriceSet(Strict):
+    model_id: Identifier
+    prompt: Price | None = None
+    completion: Price | None = None
+    price_list: Identifier = "standard"
+    valid_from: Day | None = None
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Self:
+        if self.prompt is None and self.completion is None:
+            raise ValueError("give at least one of prompt, completion")
+        return self
+
+
+def list_prices(context: AdminContext, given: PriceList) -> list[dict[str, Any]]:
+    prices = context.administration.prices(given.price_list, given.model_id, given.on)
+    if given.price_list is not None and not prices and not context.reports.price_list_exists(given.price_list):
+        raise SluiceError("price_list_unknown", "There is no price list of this name.")
+    return [asdict(price) for price in prices]
+
+
+def list_models(context: AdminContext, _: NoArguments) -> list[dict[str, Any]]:
+    return [asdict(model) for model in context.administration.models()]
+
+
+def set_model(context: AdminContext, given: ModelSet) -> Any:
+    prices = given.prices.model_dump(mode="json", exclude_none=True)
+    return context.administration.run("model.set", given.model_dump(mode="json") | {"prices": prices})
+
+
+OPERATIONS: Final[dict[str, Operation[Any]]] = {
+    "price.list": Operation(PriceList, list_prices),
+    "price.set": database_operation("price.set", PriceSet),
+    "model.list": Operation(NoArguments, list_models),
+    "model.set": Operation(ModelSet, set_model),
+}

@@ -1,0 +1,32 @@
+"""Refusals of the database, as errors: constraints of the schema, and the codes that its functions refuse with."""
+
+from typing import Final
+
+from sluice.domain.errors import SluiceError
+
+REFUSALS: Final = {
+    "users_pkey": ("user_exists", "A user with this id exists."),
+    "users_email_key": ("email_taken", "Another user has this e-mail address."),
+    "user_not_found": ("user_not_found", "There is no user with this id."),
+    "key_not_found": ("key_not_found", "There is no key with this id."),
+    "key_dead": ("key_dead", "The key is revoked or expired and cannot be reactivated. Create a new one."),
+    "expiry_in_past": ("expiry_in_past", "expires_at must be in the future. To end a key now, revoke it."),
+    "tier_unknown": ("tier_unknown", "There is no tier of this name."),
+    "quota_plans_tier_known": ("tier_unknown", "There is no tier of this name."),
+    "limits_missing": ("limits_missing", "A new tier needs limits for minute, daily and monthly; null is unlimited."),
+    "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
+    "model_unknown": ("model_unknown", "There is no model of this name, or it is no longer offered."),
+    "request_not_found": ("request_not_found", "There is no request with this id."),
+    "request_finished": ("request_finished", "The request has ended and cannot be cancelled."),
+    "request_not_failed": ("request_not_failed", "Only a request that failed can be queued again."),
+    "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
+    "user_inactive": ("user_inactive", "The request's user is deactivated."),
+    "quota_exceeded": ("quota_exceeded", "The user's quota of the request's period has no room for it."),
+    "price_in_past": ("price_in_past", "Days that are over have a price already. Price them by another price_list."),
+    "currency_differs": ("currency_differs", "The price list is in another currency: leave currency out."),
+}
+
+
+def refusal(constraint: str) -> SluiceError:
+    """The error that a constraint or code stands for."""
+    return SluiceError(*REFUSALS[constraint])

@@ -1,0 +1,79 @@
+"""Operations on tiers, and on what single users may do beside theirs."""
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from sluice.domain.errors import SluiceError
+from sluice.domain.fields import Count, Identifier, Strict, TierName
+from sluice.domain.vocabulary import Frequency, Period
+from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
+from sluice.services.admin.refusals import refusal
+from sluice.services.admin.users import UserNamed
+
+
+class PeriodLimit(Strict):
+    """Limits of one period; None: unlimited."""
+
+    max_requests: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    max_tokens: int | None = Field(default=None, ge=0, le=10**15)
+
+
+class PeriodLimits(Strict):
+    minute: PeriodLimit = PeriodLimit()
+    daily: PeriodLimit = PeriodLimit()
+    monthly: PeriodLimit = PeriodLimit()
+
+
+class TierNamed(Strict):
+    tier: TierName
+
+
+class TierSet(Change):
+    tier: TierName
+    reset_frequency: Frequency = "monthly"
+    max_unfinished: Count = 100
+    dispatch_window: Count = 10
+    price_list: Identifier = "standard"
+    limits: PeriodLimits = PeriodLimits()
+
+
+class QuotaSet(Change):
+    user_id: Identifier
+    limits: PeriodLimits = PeriodLimits()
+    max_unfinished: Count = 100
+    dispatch_window: Count = 10
+    reset_frequency: Frequency = "monthly"
+
+
+class QuotaClear(Strict):
+    user_id: Identifier
+    periods: Annotated[list[Period], Field(min_length=1)] | None = None
+
+
+def list_tiers(context: AdminContext, _: NoArguments) -> list[Any]:
+    return context.administration.tiers()
+
+
+def get_tier(context: AdminContext, given: TierNamed) -> Any:
+    tiers = context.administration.tiers(given.tier)
+    if not tiers:
+        raise SluiceError("tier_not_found", "There is no tier of this name.")
+    return tiers[0]
+
+
+def get_quota(context: AdminContext, given: UserNamed) -> Any:
+    quota = context.administration.quota(given.user_id)
+    if quota is None:
+        raise refusal("user_not_found")
+    return quota
+
+
+OPERATIONS: Final[dict[str, Operation[Any]]] = {
+    "tier.list": Operation(NoArguments, list_tiers),
+    "tier.get": Operation(TierNamed, get_tier),
+    "tier.set": database_operation("tier.set", TierSet),
+    "quota.get": Operation(UserNamed, get_quota),
+    "quota.set": database_operation("quota.set", QuotaSet),
+    "quota.clear": database_operation("quota.clear", QuotaClear),
+}

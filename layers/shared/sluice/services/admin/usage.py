@@ -1,0 +1,69 @@
+"""Operations on usage and invoices."""
+
+from datetime import UTC, date, datetime
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sluice.domain.days import Days
+from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text
+from sluice.services import billing
+from sluice.services.admin.operation import AdminContext, Operation
+from sluice.services.admin.users import UserNamed, get_user
+
+
+class UsageGet(Days):
+    user_id: Identifier
+
+
+def _months_ago(months: int) -> str:
+    count = datetime.now(UTC).year * 12 + datetime.now(UTC).month - 1 - months
+    return f"{count // 12:04}-{count % 12 + 1:02}"
+
+
+class UsageTiers(Strict):
+    """By default the twelve months up to this one, of all users, page by page."""
+
+    user_id: Identifier | None = None
+    start_month: Month = Field(default_factory=lambda: _months_ago(11))
+    end_month: Month = Field(default_factory=lambda: _months_ago(0))
+    after: Text = ""
+    limit: PageSize = 1000
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.end_month < self.start_month:
+            raise ValueError(f"start_month, {self.start_month}, must not be after end_month, {self.end_month}")
+        return self
+
+
+class InvoiceGet(Strict):
+    user_id: Identifier
+    month: Month
+    price_list: Identifier | None = None
+    format: Literal["json", "csv"] = "json"
+
+
+def get_usage(context: AdminContext, given: UsageGet) -> dict[str, Any]:
+    return billing.usage(context.reports, given.user_id, given.start, given.end)
+
+
+def analyse_tiers(context: AdminContext, given: UsageTiers) -> list[dict[str, Any]]:
+    if given.user_id is not None:
+        get_user(context, UserNamed(user_id=given.user_id))
+    first, last = (date.fromisoformat(f"{month}-01") for month in (given.start_month, given.end_month))
+    return billing.tiers(
+        context.reports.tier_analysis(given.user_id, first, last, after=given.after, limit=given.limit)
+    )
+
+
+def get_invoice(context: AdminContext, given: InvoiceGet) -> dict[str, Any]:
+    document = billing.invoice(context.reports, given.user_id, given.month, given.price_list)
+    return {"csv": billing.invoice_csv(document)} if given.format == "csv" else document
+
+
+OPERATIONS: Final[dict[str, Operation[Any]]] = {
+    "usage.get": Operation(UsageGet, get_usage),
+    "usage.tiers": Operation(UsageTiers, analyse_tiers),
+    "invoice.get": Operation(InvoiceGet, get_invoice),
+}

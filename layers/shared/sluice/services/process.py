@@ -1,0 +1,266 @@
+"""A worker's batch: claimed in one call, its models called in parallel, settled as they finish."""
+
+import json
+import logging
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from sluice.backends.protocol import Backend, ModelError
+from sluice.db.ledger import Ledger
+from sluice.domain.errors import DatabaseError, SluiceError
+from sluice.domain.fingerprint import question_fingerprint
+from sluice.domain.requests import Claim, Completion, Outcome
+from sluice.domain.vocabulary import BackendName
+from sluice.messaging import Delivery, Message, Sender, requested_id
+from sluice.services.dispatch import send_or_undispatch
+
+logger = logging.getLogger(__name__)
+
+# Kept free at the end of an invocation, to settle what was cut off and to send what follows.
+RESERVE_SECONDS: Final = 5.0
+MAX_BACKOFF_SECONDS: Final = 900.0
+# A model may ask for a longer pause than ours; more than an hour is not believed.
+MAX_RETRY_AFTER_SECONDS: Final = 3600.0
+# Lambda answers with 6 MB at most, of which the answer's other members take some.
+MAX_ANSWER_BYTES: Final = 6_000_000
+_SETTLE_PAUSE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How the worker works: set by the deployment.
+
+    Attributes:
+        flush_seconds: longest that a finished answer waits for others to be settled with.
+        retry_base_seconds: pause before the second attempt; it doubles from there.
+        lease_margin_seconds: how much longer than its invocation a lease lasts, so that a worker's last settlement
+            finds its claim still its own.
+    """
+
+    max_result_bytes: int
+    flush_seconds: float
+    retry_base_seconds: float
+    lease_margin_seconds: float
+
+
+@dataclass
+class BatchReport:
+    """What became of a batch.
+
+    Attributes:
+        failed_message_ids: messages that the queue is to keep: unreadable ones, and those whose outcome could not be
+            stored.
+        counts: requests by what became of them: completed, failed, cancelled, queued (to be tried again), superseded.
+    """
+
+    failed_message_ids: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Worker:
+    """Works on the batches of one invocation.
+
+    Args:
+        backends: by name.
+        remaining_seconds: how long this invocation still has.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        queue: Sender,
+        backends: Mapping[str, Backend],
+        settings: WorkerSettings,
+        remaining_seconds: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._backends = backends
+        self._settings = settings
+        self._remaining = remaining_seconds
+        self._full_seconds = remaining_seconds() - RESERVE_SECONDS
+
+    def work(self, deliveries: Sequence[Delivery]) -> BatchReport:
+        """Work on a batch until all of it is settled or the time is up; raises nothing, whatever the batch holds."""
+        report = BatchReport()
+        message_ids: dict[UUID, list[str]] = defaultdict(list)
+        for delivery in deliveries:
+            request_id = requested_id(delivery)
+            if request_id is not None:
+                message_ids[request_id].append(delivery.message_id)
+            else:
+                # It stays in the queue until SQS moves it to the dead-letter queue, where a person can see it.
+                logger.error("unreadable message", extra={"message_id": delivery.message_id})
+                report.failed_message_ids.append(delivery.message_id)
+        if not message_ids:
+            return report
+        try:
+            lease = self._remaining() + self._settings.lease_margin_seconds
+            claims = self._ledger.claim(list(message_ids), lease)
+        except SluiceError:
+            report.failed_message_ids += [m for ids in message_ids.values() for m in ids]
+            return report
+        for request_id in self._answer(claims, report):
+            report.failed_message_ids += message_ids[request_id]
+        return report
+
+    def _answer(self, claims: Sequence[Claim], report: BatchReport) -> list[UUID]:
+        """Call the models and settle; returns the ids of requests that could not be settled."""
+        started = [claim for claim in claims if self._has_time_for(claim)]
+        finished = [Outcome(claim.request_id, claim.attempt, "released") for claim in claims if claim not in started]
+        executor = ThreadPoolExecutor(max_workers=max(1, len(started)), thread_name_prefix="model")
+        pending = {executor.submit(self._call, claim): claim for claim in started}
+        flush_at = time.monotonic() if finished else float("inf")
+        while pending and (left := self._remaining() - RESERVE_SECONDS) > 0:
+            until_flush = max(0.0, flush_at - time.monotonic())
+            done, _ = wait(pending, timeout=min(left, until_flush), return_when=FIRST_COMPLETED)
+            finished += [self._outcome(pending.pop(future), future) for future in done]
+            if done and flush_at == float("inf"):
+                flush_at = time.monotonic() + self._settings.flush_seconds
+            if finished and time.monotonic() >= flush_at and pending:
+                finished = self._settle(finished, report)
+                flush_at = float("inf") if not finished else time.monotonic() + _SETTLE_PAUSE_SECONDS
+        # Out of time: the threads cannot be stopped, but what they still return is ignored.
+        executor.shutdown(wait=False, cancel_futures=True)
+        finished += [self._failure(claim, ModelError("model_timeout")) for claim in pending.values()]
+        while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
+            time.sleep(_SETTLE_PAUSE_SECONDS)
+        return [outcome.request_id for outcome in finished]
+
+    def _has_time_for(self, claim: Claim) -> bool:
+        """Return True if there is time to wait for its model, or not much more in a new invocation."""
+        return self._remaining() - RESERVE_SECONDS >= min(claim.timeout_seconds, self._full_seconds / 2)
+
+    def _call(self, claim: Claim) -> Completion:
+        backend = self._backends.get(claim.backend)
+        if backend is None:
+            raise ModelError("model_backend_unknown")
+        return backend.complete(claim, min(claim.timeout_seconds, max(1.0, self._remaining() - RESERVE_SECONDS)))
+
+    def _outcome(self, claim: Claim, future: Future[Completion]) -> Outcome:
+        try:
+            completion = future.result()
+        except ModelError as error:
+            return self._failure(claim, error)
+        except Exception as error:  # noqa: BLE001  (a defect of one backend must not cost the others' answers)
+            # Only its type: a traceback's last line may quote what was sent.
+            logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
+            return self._failure(claim, ModelError("worker_error"))
+        text = completion.output.text
+        if len(text.encode()) > self._settings.max_result_bytes or not _fits_an_answer(text):
+            return self._failure(
+                claim,
+                ModelError(
+                    "result_too_large",
+                    prompt_tokens=completion.prompt_tokens,
+                    completion_tokens=completion.completion_tokens,
+                ),
+            )
+        return Outcome(
+            claim.request_id,
+            claim.attempt,
+            "completed",
+            output=completion.output,
+            fingerprint=question_fingerprint(claim),
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+        )
+
+    def _failure(self, claim: Claim, error: ModelError) -> Outcome:
+        logger.warning(
+            "model call failed",
+            extra={
+                "request_id": str(claim.request_id),
+                "model": claim.model_id,
+                "code": error.code,
+                "attempt": claim.attempt,
+            },
+        )
+        return Outcome(
+            claim.request_id,
+            claim.attempt,
+            "retry" if error.is_transient else "failed",
+            prompt_tokens=error.prompt_tokens,
+            completion_tokens=error.completion_tokens,
+            error_code=error.code,
+            error_message=error.message,
+            retry_after=backoff(claim.attempt, self._settings.retry_base_seconds, error.retry_after),
+        )
+
+    def _settle(self, outcomes: list[Outcome], report: BatchReport) -> list[Outcome]:
+        """Settle in one call; returns what could not be stored."""
+        if not outcomes:
+            return []
+        try:
+            self._settle_call(outcomes, report)
+            return []
+        except SluiceError:
+            return outcomes
+        except DatabaseError as error:
+            logger.error("flush refused", extra={"sqlstate": error.sqlstate, "constraint": error.constraint})
+        # One of them is at fault: alone, each of the others gets through.
+        return [unsettled for outcome in outcomes for unsettled in self._settle_alone(outcome, report)]
+
+    def _settle_alone(self, outcome: Outcome, report: BatchReport) -> list[Outcome]:
+        fallback = Outcome(
+            outcome.request_id,
+            outcome.attempt,
+            "failed",
+            error_code="worker_error",
+            error_message="The answer could not be stored.",
+        )
+        for attempt in (outcome, fallback):
+            try:
+                self._settle_call([attempt], report)
+                return []
+            except SluiceError:
+                return [attempt]
+            except DatabaseError as error:
+                logger.error(
+                    "settlement refused",
+                    extra={
+                        "request_id": outcome.request_id,
+                        "sqlstate": error.sqlstate,
+                        "constraint": error.constraint,
+                    },
+                )
+        return [fallback]
+
+    def _settle_call(self, outcomes: Sequence[Outcome], report: BatchReport) -> None:
+        settled = self._ledger.settle(outcomes)
+        report.counts.update(
+            "superseded" if one.kind == "superseded" else str(one.status) for one in settled if one.kind != "dispatch"
+        )
+        send_or_undispatch(
+            self._ledger,
+            self._queue,
+            [
+                Message(one.request_id, str(one.user_id), one.delay_seconds)
+                for one in settled
+                if one.kind in ("dispatch", "requeued") and one.delay_seconds is not None
+            ],
+        )
+
+
+def backoff(attempt: int, base: float, retry_after: float | None = None) -> float:
+    """Seconds to wait after a failed attempt: doubling, with jitter, and no sooner than the model asked for.
+
+    Args:
+        attempt: which one failed, from 1.
+        base: seconds after the first.
+    """
+    exponential = min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt - 1, 20))
+    jittered = exponential * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+    return max(jittered, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS))
+
+
+def _fits_an_answer(text: str) -> bool:
+    """Return True if Lambda can return the text: as JSON in the body of a JSON answer, it is escaped twice."""
+    return len(json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False).encode()) <= MAX_ANSWER_BYTES

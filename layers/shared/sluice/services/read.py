@@ -1,0 +1,87 @@
+"""What a client reads: one request, the recent ones, the models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from sluice.db.ledger import Ledger
+from sluice.domain.errors import SluiceError
+from sluice.domain.requests import ModelOffer, RequestState, RequestSummary
+from sluice.services.access import refuse_unless_allowed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """A part of a list.
+
+    Attributes:
+        has_next: there is more after it.
+    """
+
+    items: Sequence[T]
+    has_next: bool
+
+
+def page_of(rows: Sequence[T], size: int) -> Page[T]:
+    """A page from its rows: one more than its size was asked for, which tells whether there is a next page."""
+    return Page(rows[:size], len(rows) > size)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads for the user of a key."""
+
+    ledger: Ledger
+
+    def request(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
+        """One request of the caller.
+
+        Args:
+            request_id: None if what the caller gave is not an id; the key is checked all the same.
+
+        Raises:
+            SluiceError: request_not_found, also for another user's; what key_check finds; database_unavailable.
+        """
+        state = self.ledger.show(key_hash, request_id)
+        refuse_unless_allowed(state.outcome)
+        if request_id is None:
+            raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.")
+        if state.outcome == "request_not_found":
+            raise SluiceError("request_not_found", "You have no request with this id.")
+        return state
+
+    def history(self, key_hash: bytes, before: UUID | None, size: int) -> Page[RequestSummary]:
+        """A page of the caller's requests, newest first.
+
+        Args:
+            before: only requests older than this one.
+
+        Raises:
+            SluiceError: what key_check finds; database_unavailable.
+        """
+        rows = self.ledger.history(key_hash, before, size + 1)
+        if rows:
+            refuse_unless_allowed(rows[0].outcome)
+        return page_of(rows, size)
+
+    def models(self, key_hash: bytes) -> Sequence[ModelOffer]:
+        """The models that the caller may name.
+
+        Raises:
+            SluiceError: what key_check finds; database_unavailable.
+        """
+        rows = self.ledger.models(key_hash)
+        if rows:
+            refuse_unless_allowed(rows[0].outcome)
+        return rows
+
+    def database_answers(self) -> bool:
+        """Return True if the database answers."""
+        try:
+            self.ledger.ping()
+        except SluiceError:
+            return False
+        return True

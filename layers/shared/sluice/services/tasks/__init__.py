@@ -1,0 +1,1 @@
+"""The scheduled tasks, a module each: a function run(TaskContext) that answers with its figures."""

@@ -1,0 +1,62 @@
+"""Running tasks by name, so that a schedule, a person and a test run the same."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from sluice.domain.errors import DatabaseError, SluiceError
+from sluice.domain.fields import ChainHead, Strict
+from sluice.domain.vocabulary import TaskName
+from sluice.services.tasks import archive, audit, expire, partitions, recover, stats, usage, verify
+from sluice.services.tasks.context import TaskContext
+
+logger = logging.getLogger(__name__)
+
+TASKS: Final[dict[TaskName, Callable[[TaskContext], dict[str, Any]]]] = {
+    "recover": recover.run,
+    "usage": usage.run,
+    "stats": stats.run,
+    "partitions": partitions.run,
+    "archive": archive.run,
+    "expire": expire.run,
+    "audit": audit.run,
+    "verify": verify.run,
+}
+
+
+class TasksEvent(Strict):
+    """What RollupFunction is invoked with.
+
+    Attributes:
+        tasks: to run, in this order.
+        full: verify: everything, not only what is new.
+        head: verify: must still be in the audit log's chain.
+    """
+
+    tasks: Annotated[list[TaskName], Field(min_length=1)]
+    full: bool = False
+    head: ChainHead | None = None
+
+
+def run_tasks(context: TaskContext, names: Sequence[TaskName]) -> dict[str, dict[str, Any]]:
+    """Run tasks in the order given, all of them even if one fails.
+
+    Returns:
+        each task's figures.
+
+    Raises:
+        SluiceError: task_failed, naming the failed and with the others' figures.
+    """
+    figures: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            figures[name] = TASKS[name](context)
+        except (SluiceError, DatabaseError) as error:
+            logger.error("task failed", extra={"task": name, "error": str(error)})
+            failed[name] = str(error)
+    if failed:
+        raise SluiceError("task_failed", f"Failed: {', '.join(failed)}.", failed=failed, done=figures)
+    return figures

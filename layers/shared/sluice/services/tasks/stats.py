@@ -1,0 +1,8 @@
+"""Statistics: adds what is new in the audit log to the figures by day, user and model."""
+
+from sluice.services.tasks.context import TaskContext
+
+
+def run(context: TaskContext) -> dict[str, int]:
+    """Run the task once."""
+    return {"changed": context.maintenance.rollup_stats()}

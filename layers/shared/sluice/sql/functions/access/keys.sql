@@ -1,0 +1,56 @@
+-- Authentication: who owns a key, and what it may do.
+
+CREATE OR REPLACE FUNCTION key_check(
+    p_key_hash bytea, p_scope text, OUT outcome text, OUT key_id uuid, OUT user_id text, OUT is_stale boolean
+)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    k record;
+BEGIN
+    SELECT a.key_id, a.user_id, a.revoked_at, a.expires_at, a.scopes, a.last_used_at, u.is_active
+    INTO k
+    FROM api_keys a JOIN users u ON u.user_id = a.user_id
+    WHERE a.key_hash = p_key_hash;
+    IF NOT FOUND THEN
+        outcome := 'key_unknown';
+    ELSIF k.revoked_at <= clock_now() THEN
+        outcome := 'key_revoked';
+    ELSIF k.expires_at <= clock_now() THEN
+        outcome := 'key_expired';
+    ELSIF NOT k.is_active THEN
+        outcome := 'user_inactive';
+    ELSIF p_scope <> ALL (k.scopes) THEN
+        outcome := 'scope_missing';
+    ELSE
+        outcome := 'ok';
+        key_id := k.key_id;
+        user_id := k.user_id;
+        is_stale := k.last_used_at IS NULL OR k.last_used_at < clock_now() - interval '1 minute';
+    END IF;
+END $$;
+COMMENT ON FUNCTION key_check(bytea, text) IS
+    'ok with the ids of the key and its user, or the reason why not: key_unknown, key_revoked, key_expired, '
+    'user_inactive, scope_missing. is_stale: its last use was recorded more than a minute ago (see key_touch).';
+
+-- Records a key's last use: one small write a minute, not one a request. Callers ask only where key_check found it
+-- stale; if another transaction has the row locked, that one records it.
+CREATE OR REPLACE FUNCTION key_touch(p_key_id uuid) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE api_keys k SET last_used_at = clock_now()
+    FROM (SELECT a.key_id FROM api_keys a WHERE a.key_id = p_key_id FOR UPDATE SKIP LOCKED) AS free
+    WHERE k.key_id = free.key_id;
+END $$;
+
+-- Both, for callers that only read.
+CREATE OR REPLACE FUNCTION key_use(p_key_hash bytea, p_scope text, OUT outcome text, OUT user_id text)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    caller record := key_check(p_key_hash, p_scope);
+BEGIN
+    outcome := caller.outcome;
+    user_id := caller.user_id;
+    IF caller.is_stale THEN
+        PERFORM key_touch(caller.key_id);
+    END IF;
+END $$;

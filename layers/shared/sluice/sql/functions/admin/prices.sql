@@ -1,0 +1,83 @@
+-- Administrative operations on prices.
+
+-- Prices with the day on which each ends: that on which the next one of its list, model and class begins.
+CREATE OR REPLACE VIEW price_registry AS
+    SELECT p.price_list, l.currency, p.model_id, p.token_class, trim_scale(p.price_per_million) AS price_per_million,
+           p.valid_from,
+           lead(p.valid_from) OVER (PARTITION BY p.price_list, p.model_id, p.token_class ORDER BY p.valid_from) AS valid_until
+    FROM prices p JOIN price_lists l ON l.price_list = p.price_list;
+
+CALL define_type('price_view', $$
+    price_list text, currency text, model_id text, token_class text, price_per_million numeric, valid_from date,
+    valid_until date
+$$);
+
+CREATE OR REPLACE FUNCTION price_list(p_price_list text, p_model_id text, p_on date) RETURNS SETOF price_view
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT r.price_list::text, r.currency::text, r.model_id::text, r.token_class::text, r.price_per_million,
+           r.valid_from, r.valid_until
+    FROM price_registry r
+    WHERE (p_price_list IS NULL OR r.price_list = p_price_list)
+      AND (p_model_id IS NULL OR r.model_id = p_model_id)
+      AND (p_on IS NULL OR r.valid_from <= p_on AND coalesce(r.valid_until, 'infinity') > p_on)
+    ORDER BY r.price_list, r.model_id, r.token_class DESC, r.valid_from;
+$$;
+COMMENT ON FUNCTION price_list(text, text, date) IS 'Prices of a list, of a model, of a day, or all.';
+
+CREATE OR REPLACE FUNCTION price_list_exists(p_price_list text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT EXISTS (SELECT FROM price_lists l WHERE l.price_list = p_price_list);
+$$;
+
+CREATE OR REPLACE FUNCTION price_put(
+    p_price_list text, p_model_id text, p_token_class text, p_valid_from date, p_price numeric
+)
+    RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old prices;
+BEGIN
+    SELECT * INTO old FROM prices p
+    WHERE p.price_list = p_price_list AND p.model_id = p_model_id AND p.token_class = p_token_class
+      AND p.valid_from <= p_valid_from
+    ORDER BY p.valid_from DESC LIMIT 1;
+    IF old.price_per_million = p_price THEN
+        RETURN;
+    END IF;
+    IF p_valid_from < utc_today() AND old.valid_from IS NOT NULL THEN
+        -- Days that are over may have been billed: another list may price them again.
+        PERFORM admin_refuse('price_in_past');
+    END IF;
+    INSERT INTO prices (price_list, model_id, token_class, valid_from, price_per_million)
+    VALUES (p_price_list, p_model_id, p_token_class, p_valid_from, p_price)
+    ON CONFLICT (price_list, model_id, token_class, valid_from)
+    DO UPDATE SET price_per_million = EXCLUDED.price_per_million;
+    PERFORM admin_audit('price.set', NULL, NULL,
+        CASE WHEN old.valid_from IS NOT NULL THEN
+            jsonb_build_object('price_per_million', trim_scale(old.price_per_million)::text,
+                               'valid_from', old.valid_from) END,
+        jsonb_build_object('price_list', p_price_list, 'model_id', p_model_id, 'token_class', p_token_class,
+                           'price_per_million', trim_scale(p_price)::text, 'valid_from', p_valid_from));
+END $$;
+
+CREATE OR REPLACE FUNCTION admin_price_set(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    list text := a->>'price_list';
+    day  date := coalesce((a->>'valid_from')::date, utc_today());
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.models'));
+    IF NOT EXISTS (SELECT FROM models m WHERE m.model_id = a->>'model_id') THEN
+        PERFORM admin_refuse('model_unknown');
+    END IF;
+    INSERT INTO price_lists (price_list, currency, created_at) VALUES (list, coalesce(a->>'currency', 'USD'), clock_now())
+    ON CONFLICT (price_list) DO NOTHING;
+    IF (SELECT l.currency <> a->>'currency' FROM price_lists l WHERE l.price_list = list) THEN
+        PERFORM admin_refuse('currency_differs');
+    END IF;
+    PERFORM price_put(list, a->>'model_id', c.class, day, (a->>c.class)::numeric)
+    FROM unnest(ARRAY['prompt', 'completion']) AS c (class) WHERE a->>c.class IS NOT NULL;
+    RETURN (SELECT jsonb_agg(to_jsonb(r) || jsonb_build_object('price_per_million', r.price_per_million::text)
+                             ORDER BY r.token_class DESC, r.valid_from)
+            FROM price_registry r WHERE r.price_list = list AND r.model_id = a->>'model_id');
+END $$;

@@ -1,0 +1,90 @@
+-- Administrative operations on tiers.
+
+-- Brings plans and limits to those of their tiers, except for what is the user's own. The caller holds the user locks.
+CREATE OR REPLACE FUNCTION plans_follow(p_user_ids text[]) RETURNS integer
+    LANGUAGE plpgsql AS $$
+DECLARE
+    befores jsonb[] := ARRAY(SELECT quota_limits(u.id) FROM unnest(p_user_ids) WITH ORDINALITY AS u (id, n) ORDER BY u.n);
+BEGIN
+    UPDATE quota_plans p SET
+        reset_frequency = t.reset_frequency, max_unfinished = t.max_unfinished, dispatch_window = t.dispatch_window
+    FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids) AND NOT p.is_override;
+    UPDATE quotas q SET max_requests = l.max_requests, max_tokens = l.max_tokens
+    FROM quota_plans p JOIN tier_limits l ON l.tier = p.tier
+    WHERE p.user_id = q.user_id AND l.quota_period = q.quota_period AND q.user_id = ANY (p_user_ids) AND NOT q.is_override;
+    RETURN quotas_changed(p_user_ids, befores);
+END $$;
+
+-- An audit row for each user whose plan differs from before; returns how many.
+CREATE OR REPLACE FUNCTION quotas_changed(p_user_ids text[], p_befores jsonb[]) RETURNS integer
+    LANGUAGE plpgsql AS $$
+DECLARE
+    changes integer;
+BEGIN
+    PERFORM admin_audit('quota.changed', c.id, NULL, c.before, c.after)
+    FROM (SELECT u.id, u.before, quota_limits(u.id) AS after FROM unnest(p_user_ids, p_befores) AS u (id, before)) AS c
+    WHERE c.before IS DISTINCT FROM c.after;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    RETURN changes;
+END $$;
+
+CREATE OR REPLACE FUNCTION tier_json(p_tier text) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT to_jsonb(t) || jsonb_build_object(
+        'limits', (SELECT jsonb_object_agg(l.quota_period, jsonb_build_object(
+                              'max_requests', l.max_requests, 'max_tokens', l.max_tokens))
+                   FROM tier_limits l WHERE l.tier = t.tier),
+        'users', (SELECT count(*) FROM quota_plans p WHERE p.tier = t.tier))
+    FROM tiers t WHERE t.tier = p_tier;
+$$;
+
+CREATE OR REPLACE FUNCTION tier_list(p_tier text DEFAULT NULL) RETURNS SETOF jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT tier_json(t.tier) FROM tiers t
+    LEFT JOIN tier_limits l ON l.tier = t.tier AND l.quota_period = 'monthly'
+    WHERE p_tier IS NULL OR t.tier = p_tier
+    ORDER BY l.max_tokens NULLS LAST, t.tier;
+$$;
+COMMENT ON FUNCTION tier_list(text) IS 'Every tier, or the one named, with its limits; the smallest month first.';
+
+-- Makes a tier, or changes what is among the arguments; its users follow in the same commit.
+CREATE OR REPLACE FUNCTION admin_tier_set(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    name    text := a->>'tier';
+    before  jsonb;
+    after   jsonb;
+    members text[];
+    changes integer;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.tiers'));
+    before := tier_json(name);
+    IF before IS NULL AND NOT coalesce(a->'limits' ?& '{minute,daily,monthly}', false) THEN
+        PERFORM admin_refuse('limits_missing');
+    END IF;
+    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list)
+    SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list
+    FROM jsonb_populate_record(NULL::tiers, coalesce(before, '{"reset_frequency": "monthly", "max_unfinished": 100,
+        "dispatch_window": 10, "price_list": "standard"}') || (a - 'limits')) AS n
+    ON CONFLICT (tier) DO UPDATE SET
+        reset_frequency = EXCLUDED.reset_frequency, max_unfinished = EXCLUDED.max_unfinished,
+        dispatch_window = EXCLUDED.dispatch_window, price_list = EXCLUDED.price_list;
+    INSERT INTO tier_limits AS l (tier, quota_period, max_requests, max_tokens)
+    SELECT name, g.key, (m.limits->>'max_requests')::integer, (m.limits->>'max_tokens')::bigint
+    FROM jsonb_each(coalesce(a->'limits', '{}')) AS g
+    CROSS JOIN LATERAL (SELECT coalesce(before->'limits'->g.key, '{}') || g.value AS limits) AS m
+    ON CONFLICT (tier, quota_period) DO UPDATE SET
+        max_requests = EXCLUDED.max_requests, max_tokens = EXCLUDED.max_tokens;
+
+    members := ARRAY(SELECT p.user_id FROM quota_plans p WHERE p.tier = name ORDER BY p.user_id);
+    PERFORM users_lock(members);
+    changes := plans_follow(members);
+    after := tier_json(name);
+    IF before->>'price_list' <> after->>'price_list' THEN
+        PERFORM billing_terms_begin(members);
+    END IF;
+    IF (before - 'users') IS DISTINCT FROM (after - 'users') THEN
+        PERFORM admin_audit('tier.set', NULL, NULL, before - 'users', after - 'users');
+    END IF;
+    RETURN after || jsonb_build_object('users_changed', changes);
+END $$;

@@ -1,0 +1,123 @@
+-- Administrative operations on users. Each operation gets its arguments as the admin service has validated them, answers
+-- with the thing as it is now, and writes its audit row in the same commit. admin_run() calls them.
+
+-- Audit rows of administrative operations never hold names, addresses or hashes: a change names the field only.
+CREATE OR REPLACE FUNCTION admin_audit(p_action text, p_user_id text, p_key_id uuid, p_before jsonb, p_after jsonb)
+    RETURNS void
+    LANGUAGE sql AS $$
+    SELECT audit_write(coalesce(nullif(current_setting('sluice.actor', true), ''), 'admin'),
+                       ARRAY[ROW(p_action, p_user_id, p_key_id, NULL, p_before, p_after)::audit_entry]);
+$$;
+
+-- How an operation refuses: the code is carried as the name of a constraint, which, unlike a message, PostgreSQL never
+-- mixes with values. SQLSTATE class SL is Sluice's own.
+CREATE OR REPLACE FUNCTION admin_refuse(p_code text) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'refused: %', p_code USING ERRCODE = 'SL409', CONSTRAINT = p_code;
+END $$;
+
+-- Every change of a user takes the user lock too, so a refusal is in force when the operation has ended.
+CREATE OR REPLACE FUNCTION admin_user_lock(p_user_id text) RETURNS quota_plans
+    LANGUAGE plpgsql AS $$
+DECLARE
+    plan quota_plans := user_lock(p_user_id);
+BEGIN
+    IF plan.user_id IS NULL THEN
+        PERFORM admin_refuse('user_not_found');
+    END IF;
+    RETURN plan;
+END $$;
+
+CALL define_type('user_view', $$
+    user_id text, name text, email text, tier text, is_active boolean, created_at timestamptz, updated_at timestamptz
+$$);
+
+CREATE OR REPLACE FUNCTION user_list(p_after text, p_limit integer, p_user_id text DEFAULT NULL) RETURNS SETOF user_view
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT u.user_id::text, u.name::text, u.email::text, p.tier::text, u.is_active, u.created_at, u.updated_at
+    FROM users u LEFT JOIN quota_plans p ON p.user_id = u.user_id
+    WHERE u.user_id > p_after AND (p_user_id IS NULL OR u.user_id = p_user_id)
+    ORDER BY u.user_id LIMIT p_limit;
+$$;
+COMMENT ON FUNCTION user_list(text, integer, text) IS 'Users after a given one, or the one named, with their tiers.';
+
+CREATE OR REPLACE FUNCTION user_json(p_user_id text) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT to_jsonb(u) FROM user_list('', 1, p_user_id) AS u;
+$$;
+
+-- A transaction that puts a user into a tier takes this first, before any user lock; tier.set takes it exclusively. So a
+-- user joins a tier as it is after the change.
+CREATE OR REPLACE FUNCTION tiers_hold() RETURNS void
+    LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock_shared(hashtext('sluice.tiers'));
+$$;
+
+-- From this day on (UTC) the user's tokens are billed by the price list of the tier.
+CREATE OR REPLACE FUNCTION billing_terms_begin(p_user_ids text[]) RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO billing_terms (user_id, valid_from, tier, price_list)
+    SELECT p.user_id, utc_today(), t.tier, t.price_list
+    FROM quota_plans p JOIN tiers t ON t.tier = p.tier
+    WHERE p.user_id = ANY (p_user_ids)
+    ON CONFLICT (user_id, valid_from) DO UPDATE SET tier = EXCLUDED.tier, price_list = EXCLUDED.price_list;
+$$;
+
+CREATE OR REPLACE FUNCTION admin_user_create(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    id text := a->>'user_id';
+    at timestamptz := clock_now();
+BEGIN
+    PERFORM tiers_hold();
+    INSERT INTO users (user_id, name, email, created_at, updated_at) VALUES (id, a->>'name', a->>'email', at, at);
+    INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)
+    SELECT id, t.tier, t.reset_frequency, t.max_unfinished, t.dispatch_window FROM tiers t WHERE t.tier = a->>'tier';
+    IF NOT FOUND THEN
+        PERFORM admin_refuse('tier_unknown');
+    END IF;
+    INSERT INTO quotas (user_id, quota_period, max_requests, max_tokens, period_start, reset_at)
+    SELECT id, p.name, l.max_requests, l.max_tokens, period_start(p.name, at), period_end(p.name, at)
+    FROM unnest(ARRAY['minute', 'daily', 'monthly']) AS p (name)
+    LEFT JOIN tier_limits l ON l.tier = a->>'tier' AND l.quota_period = p.name;
+    PERFORM billing_terms_begin(ARRAY[id]);
+    PERFORM admin_audit('user.created', id, NULL, NULL, jsonb_build_object('tier', a->>'tier'));
+    RETURN user_json(id);
+END $$;
+
+-- Only what is among the arguments changes; null removes a name or an address.
+CREATE OR REPLACE FUNCTION admin_user_update(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    id     text := a->>'user_id';
+    plan   quota_plans;
+    old    users;
+    new    users;
+    tier   text;
+    fields text[];
+BEGIN
+    PERFORM tiers_hold();
+    plan := admin_user_lock(id);
+    SELECT * INTO old FROM users u WHERE u.user_id = id;
+    new := jsonb_populate_record(old, a - 'tier');
+    tier := coalesce(a->>'tier', plan.tier);
+    fields := array_remove(ARRAY[
+        CASE WHEN new.name IS DISTINCT FROM old.name THEN 'name' END,
+        CASE WHEN new.email IS DISTINCT FROM old.email THEN 'email' END,
+        CASE WHEN new.is_active <> old.is_active THEN 'is_active' END,
+        CASE WHEN tier <> plan.tier THEN 'tier' END], NULL);
+    IF cardinality(fields) > 0 THEN
+        UPDATE users u SET name = new.name, email = new.email, is_active = new.is_active, updated_at = clock_now()
+        WHERE u.user_id = id;
+        PERFORM admin_audit('user.updated', id, NULL,
+                            jsonb_build_object('tier', plan.tier, 'is_active', old.is_active),
+                            jsonb_build_object('tier', tier, 'is_active', new.is_active, 'changed', to_jsonb(fields)));
+    END IF;
+    IF tier <> plan.tier THEN
+        UPDATE quota_plans p SET tier = admin_user_update.tier WHERE p.user_id = id;
+        PERFORM plans_follow(ARRAY[id]);
+        PERFORM billing_terms_begin(ARRAY[id]);
+    END IF;
+    RETURN user_json(id);
+END $$;

@@ -1,0 +1,90 @@
+-- Monthly partitions: made ahead of time, archived whole. These two change the schema, so they run as its owner.
+
+-- A partition is made apart and attached: ATTACH lets inserts into its siblings go on, CREATE ... PARTITION OF does
+-- not. It has a CHECK on its month from the start, so attaching it anywhere, now or to the archive, scans nothing.
+CREATE OR REPLACE FUNCTION partition_create(p_parent text, p_key_column text, p_month date) RETURNS text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    child text := format('%s_y%sm%s', p_parent, to_char(p_month, 'YYYY'), to_char(p_month, 'MM'));
+    low   uuid := uuidv7_floor(p_month::timestamp AT TIME ZONE 'UTC');
+    high  uuid := uuidv7_floor((p_month + interval '1 month') AT TIME ZONE 'UTC');
+BEGIN
+    IF to_regclass(quote_ident(child)) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', child, p_parent);
+    EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (%I >= %L AND %I < %L)',
+                   child, child || '_month', p_key_column, low, p_key_column, high);
+    IF p_parent = 'requests' THEN
+        -- Two updates a row: room on the page keeps them HOT. The other tables are never updated.
+        EXECUTE format('ALTER TABLE %I SET (fillfactor = 80)', child);
+    END IF;
+    IF p_parent = 'audit_log' THEN
+        -- ATTACH copies the parent's row triggers, but not its statement triggers.
+        EXECUTE format('CREATE TRIGGER audit_never_truncated BEFORE TRUNCATE ON %I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()', child);
+    END IF;
+    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', p_parent, child, low, high);
+    RETURN child;
+END $$;
+COMMENT ON FUNCTION partition_create(text, text, date) IS
+    'Makes the partition of the month that starts on a date; returns its name, or NULL if it exists.';
+
+CREATE OR REPLACE FUNCTION partitions_ensure(p_months_ahead integer DEFAULT 3) RETURNS SETOF text
+    LANGUAGE plpgsql SECURITY DEFINER SET client_min_messages = warning AS $$
+DECLARE
+    parent record;
+    made   text;
+    first  date := date_trunc('month', clock_now() AT TIME ZONE 'UTC');
+BEGIN
+    -- One maker at a time: two schedules that overlap would both find the month missing.
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.partitions'));
+    FOR parent IN SELECT * FROM (VALUES
+        ('requests', 'request_id'), ('prompts', 'request_id'), ('results', 'result_id'),
+        ('binary_results', 'result_id'), ('audit_log', 'audit_id')) AS p (name, key_column)
+    LOOP
+        FOR ahead IN 0..p_months_ahead LOOP
+            made := partition_create(parent.name, parent.key_column, (first + make_interval(months => ahead))::date);
+            IF made IS NOT NULL THEN
+                RETURN NEXT made;
+            END IF;
+        END LOOP;
+        -- Autovacuum analyses partitions but never their parent, whose statistics plans over many months need.
+        EXECUTE format('ANALYZE %I', parent.name);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION partitions_ensure(integer) IS
+    'Makes missing partitions of this month and the next months; returns the names of the new ones.';
+
+CREATE OR REPLACE FUNCTION archive_months(p_older_than_days integer) RETURNS SETOF text
+    LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s' AS $$
+DECLARE
+    child record;
+    low   uuid;
+    high  uuid;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.partitions'));
+    FOR child IN
+        SELECT c.relname AS name, to_date(right(c.relname, 7), 'YYYY"m"MM') AS month
+        FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+        WHERE h.inhparent = 'requests'::regclass
+        ORDER BY 2
+    LOOP
+        low := uuidv7_floor(child.month::timestamp AT TIME ZONE 'UTC');
+        high := uuidv7_floor((child.month + interval '1 month') AT TIME ZONE 'UTC');
+        CONTINUE WHEN (child.month + interval '1 month') AT TIME ZONE 'UTC'
+                      > clock_now() - make_interval(days => p_older_than_days);
+        -- Wait for a redrive that may be about to queue one of its requests again, and keep others out.
+        LOCK TABLE ONLY requests IN ACCESS EXCLUSIVE MODE;
+        -- A month with an unfinished request stays: its settlement must find the row. So do the months after it: pages
+        -- of a user's history read requests first, on the promise that the archive holds only older ones.
+        EXIT WHEN EXISTS (SELECT FROM inflight i WHERE i.request_id >= low AND i.request_id < high);
+        EXECUTE format('ALTER TABLE requests DETACH PARTITION %I', child.name);
+        EXECUTE format('ALTER TABLE requests_archive ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       child.name, low, high);
+        RETURN NEXT child.name;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION archive_months(integer) IS
+    'Moves months of requests that ended more than so many days ago to requests_archive: a change of the catalogue, '
+    'whatever their size. Gives up after waiting 2 s for a lock; the next run tries again.';

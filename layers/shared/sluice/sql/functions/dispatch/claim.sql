@@ -1,0 +1,106 @@
+-- Claiming: a worker takes a batch in one call.
+
+CALL define_type('claim', $$
+    request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
+    backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer
+$$);
+CALL define_type('claimed_request', $$request_id uuid, attempt smallint, status_before text, user_id text$$);
+
+CREATE OR REPLACE FUNCTION request_claim(p_ids uuid[], p_lease_seconds double precision) RETURNS SETOF claim
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    at      timestamptz := clock_now();
+    claimed claimed_request[];
+    ids     uuid[];
+BEGIN
+    PERFORM claim_wake(p_ids, at);
+    claimed := claim_take(p_ids, at, at + make_interval(secs => p_lease_seconds));
+    PERFORM claim_put_back(p_ids);
+    IF claimed IS NULL THEN
+        RETURN;
+    END IF;
+
+    PERFORM audit_write('worker', array_agg(ROW(
+        'request.processing', c.user_id, NULL, c.request_id, jsonb_build_object('status', c.status_before),
+        jsonb_build_object('status', 'processing', 'attempt', c.attempt))::audit_entry))
+    FROM unnest(claimed) AS c;
+
+    -- Executed as text: planned for these ids each time, so that only their months' partitions are opened and locked.
+    ids := ARRAY(SELECT c.request_id FROM unnest(claimed) AS c);
+    EXECUTE $sql$
+        UPDATE requests r SET
+            status = 'processing', attempts = c.attempt, started_at = greatest($3, r.created_at), updated_at = $3
+        FROM unnest($1) AS c
+        WHERE r.request_id = c.request_id AND r.request_id = ANY ($2)
+    $sql$ USING claimed, ids, at;
+
+    RETURN QUERY EXECUTE $sql$
+        SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.input, p.parameters,
+               m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds
+        FROM requests r
+        JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY ($1)
+        JOIN models m ON m.model_id = r.model_id
+        WHERE r.request_id = ANY ($1)
+        ORDER BY r.request_id
+    $sql$ USING ids;
+END $$;
+COMMENT ON FUNCTION request_claim(uuid[], double precision) IS
+    'Takes those of the requests that are due: queued, or left by a worker whose lease ran out. The messages of all that '
+    'it does not return may be acknowledged: those requests are finished, taken, too early, unknown, or were put back.';
+
+-- The steps -----------------------------------------------------------------------------------------------------------
+
+-- Messages of requests that are not dispatched (the delayed messages of retries, repeats): they take room in their users'
+-- dispatch windows like any other, as far as there is any.
+CREATE OR REPLACE FUNCTION claim_wake(p_ids uuid[], p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    woken text[] := ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.request_id = ANY (p_ids) AND i.dispatched_at IS NULL AND coalesce(i.not_before, p_at) <= p_at);
+BEGIN
+    IF woken <> '{}' THEN
+        PERFORM users_lock(woken);
+        PERFORM FROM dispatch_waiting(woken, cardinality(p_ids), p_ids);
+    END IF;
+END $$;
+
+-- A row that is locked is skipped: another worker or the recovery task is deciding about it. Locked in id order, as
+-- everywhere, so that two batches cannot wait for each other.
+CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_until timestamptz) RETURNS claimed_request[]
+    LANGUAGE sql AS $$
+    WITH due AS (
+        SELECT i.request_id, i.lost_attempts >= 2 AS is_suspect FROM inflight i
+        WHERE i.request_id = ANY (p_ids) AND i.expires_at > p_at AND i.dispatched_at IS NOT NULL
+          AND i.cancel_requested_at IS NULL
+          AND (i.status = 'queued' AND coalesce(i.not_before, p_at) <= p_at
+               OR i.status = 'processing' AND i.lease_until < p_at AND i.failed_attempts + 1 < i.max_attempts)
+        ORDER BY i.request_id
+        FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE inflight i SET
+            status = 'processing', attempt = i.attempt + 1, lease_until = p_lease_until, not_before = NULL,
+            -- Still processing: its worker was lost, and the recovery task has not seen it yet.
+            failed_attempts = i.failed_attempts + (i.status = 'processing')::integer,
+            lost_attempts = i.lost_attempts + (i.status = 'processing')::integer,
+            last_error = CASE i.status WHEN 'processing' THEN 'worker_lost' ELSE i.last_error END
+        FROM due
+        WHERE i.request_id = due.request_id
+          -- A request lost with its worker twice may be what kills workers. It is tried alone, or it would cost an
+          -- attempt of every request that shares its batch.
+          AND due.request_id = coalesce((SELECT d.request_id FROM due d WHERE d.is_suspect ORDER BY 1 LIMIT 1), due.request_id)
+        RETURNING i.request_id, i.attempt, old.status AS status_before, i.user_id
+    )
+    SELECT array_agg(ROW(t.request_id, t.attempt, t.status_before, t.user_id)::claimed_request) FROM taken t;
+$$;
+
+-- Whatever else is queued has used its message, which came too early or together with a suspect. The recovery task, or
+-- the next settlement for its user, sends another.
+CREATE OR REPLACE FUNCTION claim_put_back(p_ids uuid[]) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE inflight i SET dispatched_at = NULL
+    FROM (SELECT s.request_id FROM inflight s
+          WHERE s.request_id = ANY (p_ids) AND s.status = 'queued' AND s.dispatched_at IS NOT NULL
+          ORDER BY s.request_id FOR UPDATE SKIP LOCKED) AS spent
+    WHERE i.request_id = spent.request_id;
+$$;

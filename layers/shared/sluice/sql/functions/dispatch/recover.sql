@@ -1,0 +1,142 @@
+-- The recovery task, every minute: whatever a crash, a lost message or time left behind goes on or ends.
+
+CALL define_type('recovery', $$requeued integer, failed integer, expired integer, cancelled integer$$);
+
+-- Requests whose worker did not answer in time go back to the queue; without attempts or lifetime left they have failed,
+-- with a cancellation asked for they are cancelled. Requests past their lifetime that no worker started expire.
+CREATE OR REPLACE FUNCTION request_recover(p_limit integer) RETURNS recovery
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    at       timestamptz := clock_now();
+    result   recovery;
+BEGIN
+    PERFORM users_lock(ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.status = 'processing' AND i.lease_until < at OR i.status = 'queued' AND i.expires_at <= at));
+    result.requeued := lost_requeue(p_limit, at);
+    SELECT count(*) FILTER (WHERE s.status = 'failed'), count(*) FILTER (WHERE s.status = 'expired'),
+           count(*) FILTER (WHERE s.status = 'cancelled')
+    INTO result.failed, result.expired, result.cancelled
+    FROM outcomes_settle(overdue_outcomes(p_limit, at), 'rollup') AS s WHERE s.kind = 'settled';
+    RETURN result;
+END $$;
+COMMENT ON FUNCTION request_recover(integer) IS
+    'Takes back lost claims, and ends requests without attempts or time left: at most so many of each. Afterwards '
+    'request_dispatch sends what has room now.';
+
+-- The steps -----------------------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION lost_requeue(p_limit integer, p_at timestamptz) RETURNS integer
+    LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    ids uuid[];
+BEGIN
+    WITH lost AS (
+        SELECT i.request_id FROM inflight i
+        WHERE i.status = 'processing' AND i.lease_until < p_at AND i.cancel_requested_at IS NULL
+          AND i.failed_attempts + 1 < i.max_attempts AND i.expires_at > p_at
+        ORDER BY i.request_id LIMIT p_limit
+        FOR UPDATE SKIP LOCKED
+    ), requeued AS (
+        UPDATE inflight i SET
+            status = 'queued', lease_until = NULL, dispatched_at = NULL,
+            failed_attempts = i.failed_attempts + 1, lost_attempts = i.lost_attempts + 1, last_error = 'worker_lost'
+        FROM lost WHERE i.request_id = lost.request_id
+        RETURNING i.request_id
+    )
+    SELECT array_agg(q.request_id) INTO ids FROM requeued q;
+
+    IF ids IS NOT NULL THEN
+        UPDATE requests r SET status = 'queued', updated_at = p_at WHERE r.request_id = ANY (ids);
+        PERFORM audit_write('rollup', array_agg(ROW(
+            'request.requeued', r.user_id, NULL, r.request_id,
+            jsonb_build_object('status', 'processing', 'attempt', r.attempts),
+            jsonb_build_object('status', 'queued', 'error_code', 'worker_lost'))::audit_entry))
+        FROM requests r WHERE r.request_id = ANY (ids);
+    END IF;
+    RETURN coalesce(cardinality(ids), 0);
+END $$;
+
+-- The outcomes of requests that end without an answer.
+CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) RETURNS jsonb
+    LANGUAGE sql AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('request_id', o.request_id, 'attempt', o.attempt) || CASE
+               WHEN o.status = 'queued' AND o.failed_attempts = 0 THEN jsonb_build_object(
+                   'outcome', 'expired', 'error_code', 'request_expired',
+                   'error_message', 'The request was not started within its lifetime.')
+               WHEN o.status = 'processing' AND o.failed_attempts + 1 >= o.max_attempts THEN jsonb_build_object(
+                   'outcome', 'failed', 'error_code', 'worker_lost',
+                   'error_message', 'The workers that took this request were lost, including the one of its last attempt.')
+               ELSE jsonb_build_object(
+                   'outcome', 'failed', 'error_code', 'request_expired',
+                   'error_message', format('The request was not answered within its lifetime; the last reason: %s.',
+                                           CASE o.status WHEN 'processing' THEN 'worker_lost' ELSE o.last_error END)) END),
+           '[]')
+    FROM (SELECT * FROM inflight i
+          WHERE i.status = 'processing' AND i.lease_until < p_at
+                AND (i.cancel_requested_at IS NOT NULL OR i.failed_attempts + 1 >= i.max_attempts OR i.expires_at <= p_at)
+             OR i.status = 'queued' AND i.expires_at <= p_at
+          ORDER BY i.request_id LIMIT p_limit
+          FOR UPDATE SKIP LOCKED) AS o;
+$$;
+
+-- Messages ------------------------------------------------------------------------------------------------------------
+
+-- Requests that wait without a message and whose users' dispatch windows have room: marked and returned to be sent.
+CREATE OR REPLACE FUNCTION request_dispatch(p_limit integer) RETURNS SETOF dispatched_request
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    users text[] := ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.dispatched_at IS NULL AND coalesce(i.not_before, '-infinity') <= clock_now());
+BEGIN
+    -- Under their locks: two recovery tasks, or one and a submit, would each find the same room.
+    PERFORM users_lock(users);
+    RETURN QUERY SELECT * FROM dispatch_waiting(users, p_limit);
+END $$;
+
+-- Requests whose messages the queue seems to have lost: it holds fewer messages than were sent longer ago than the grace,
+-- within which its counts may not show them. The difference is sent again, oldest first. Messages of no request
+-- (unreadable ones, repeats) are in the queue's count and could hide a loss: so of the requests dispatched very long ago,
+-- one in a thousand is sent in any case. Sending twice is harmless, the claim decides.
+CREATE OR REPLACE FUNCTION request_redispatch(
+    p_queue_depth integer, p_grace_seconds integer, p_long_seconds integer, p_limit integer
+)
+    RETURNS SETOF dispatched_request
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    settled_before timestamptz := clock_now() - make_interval(secs => p_grace_seconds);
+    missing        bigint;
+    stale          bigint;
+BEGIN
+    -- One after the other: two recovery tasks at once would each find the whole difference.
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.redispatch'));
+    SELECT count(*) - p_queue_depth,
+           count(*) FILTER (WHERE i.status = 'queued'
+                                  AND i.dispatched_at < clock_now() - make_interval(secs => p_long_seconds))
+    INTO missing, stale
+    FROM inflight i WHERE i.dispatched_at < settled_before;
+    RETURN QUERY
+        UPDATE inflight i SET dispatched_at = clock_now()
+        FROM (
+            SELECT o.request_id FROM inflight o
+            WHERE o.status = 'queued' AND o.dispatched_at < settled_before
+            ORDER BY o.dispatched_at
+            LIMIT least(p_limit, greatest(missing, least(stale, 1 + stale / 1000)))
+            FOR UPDATE SKIP LOCKED
+        ) AS chosen
+        WHERE i.request_id = chosen.request_id
+        RETURNING i.request_id, i.user_id::text;
+END $$;
+
+-- Requests that dead letters were about: those that wait for that message are returned to be sent again. The others need
+-- none: they are finished, at a worker, or wait for their turn.
+CREATE OR REPLACE FUNCTION request_resend(p_ids uuid[]) RETURNS SETOF dispatched_request
+    LANGUAGE sql SECURITY DEFINER AS $$
+    UPDATE inflight i SET dispatched_at = clock_now()
+    FROM (SELECT w.request_id FROM inflight w
+          WHERE w.request_id = ANY (p_ids) AND w.status = 'queued' AND w.dispatched_at IS NOT NULL
+          ORDER BY w.request_id FOR UPDATE) AS waiting
+    WHERE i.request_id = waiting.request_id
+    RETURNING i.request_id, i.user_id::text;
+$$;

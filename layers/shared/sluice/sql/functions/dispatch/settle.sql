@@ -1,0 +1,233 @@
+-- Settling: one call for each flush of a worker. Every request that ends, ends here.
+
+-- What is reported of one attempt:
+--   request_id, attempt       the claim that this answers; an answer to an earlier attempt is superseded and only audited
+--   outcome                   completed | failed | expired | cancelled | retry | released (not started)
+--   output, fingerprint       completed: the answer; SHA-256 in hexadecimal of what was asked
+--   prompt_tokens, completion_tokens   as the model reported them, if it did
+--   error_code, error_message failed, retry: why, in words for the client
+--   retry_after               retry: seconds to wait; becomes failed when attempts or lifetime are used up
+CALL define_type('outcome', $$
+    request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
+    completion_tokens integer, error_code text, error_message text, retry_after double precision
+$$);
+-- An outcome that answers a current claim, resolved against its inflight row.
+CALL define_type('settlement', $$
+    request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
+    prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
+    retry_after double precision, status_before text
+$$);
+-- What became of each:
+--   kind  settled | superseded | requeued (delay_seconds, if given: send a message that arrives after so long)
+--         | dispatch (a next request of a user whose dispatch window has room again: send its message)
+CALL define_type('settled', $$kind text, request_id uuid, user_id text, status text, delay_seconds integer$$);
+
+CREATE OR REPLACE FUNCTION request_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    ids   uuid[] := ARRAY(SELECT (o->>'request_id')::uuid FROM jsonb_array_elements(p_outcomes) AS o);
+    users text[] := ARRAY(SELECT DISTINCT i.user_id FROM inflight i WHERE i.request_id = ANY (ids));
+BEGIN
+    PERFORM users_lock(users);
+    RETURN QUERY SELECT * FROM outcomes_settle(p_outcomes, p_actor);
+    RETURN QUERY SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0 FROM dispatch_waiting(users, 1000) AS d;
+END $$;
+COMMENT ON FUNCTION request_settle(jsonb, text) IS 'p_outcomes: an array of objects with the attributes of outcome.';
+
+-- The core; the caller holds the locks of the users.
+CREATE OR REPLACE FUNCTION outcomes_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
+    LANGUAGE plpgsql AS $$
+DECLARE
+    at       timestamptz := clock_now();
+    outcomes outcome[] := ARRAY(SELECT o FROM jsonb_populate_recordset(NULL::outcome, p_outcomes) AS o);
+    current  integer[] := outcomes_current(outcomes);
+    ended    settlement[];
+    requeued settlement[];
+BEGIN
+    SELECT array_agg(s) FILTER (WHERE s.outcome NOT IN ('retry', 'released')),
+           array_agg(s) FILTER (WHERE s.outcome IN ('retry', 'released'))
+    INTO ended, requeued
+    FROM outcomes_resolve(outcomes, current, at) AS s;
+
+    IF ended IS NOT NULL THEN
+        PERFORM settlements_end(ended, p_actor, at);
+    END IF;
+    IF requeued IS NOT NULL THEN
+        PERFORM settlements_requeue(requeued, p_actor, at);
+    END IF;
+    IF cardinality(current) < cardinality(outcomes) THEN
+        RETURN QUERY SELECT * FROM outcomes_late(outcomes, current, p_actor);
+    END IF;
+    RETURN QUERY
+        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s
+        UNION ALL
+        -- SQS delays a message 15 minutes at most; the recovery task sends those of longer pauses.
+        SELECT 'requeued', s.request_id, s.user_id, 'queued',
+               CASE WHEN s.retry_after > 0 AND s.retry_after <= 900 THEN ceil(s.retry_after)::integer END
+        FROM unnest(requeued) AS s;
+END $$;
+
+-- The steps -----------------------------------------------------------------------------------------------------------
+
+-- The positions of those outcomes that answer a current claim: one for each request, should a flush name it twice. A late
+-- answer still counts if no newer attempt started; but only processing requests go back to the queue.
+CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS integer[]
+    LANGUAGE sql STABLE AS $$
+    SELECT ARRAY(
+        SELECT DISTINCT ON (i.request_id) o.n::integer
+        FROM unnest(p_outcomes) WITH ORDINALITY
+            AS o (request_id, attempt, outcome, output, fingerprint, prompt_tokens, completion_tokens, error_code,
+                  error_message, retry_after, n)
+        JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
+        WHERE i.status = 'processing' OR o.outcome NOT IN ('retry', 'released')
+        ORDER BY i.request_id, o.n);
+$$;
+
+-- What each of them comes to: a request whose cancellation was asked for is cancelled, whatever the answer; a retry
+-- without attempts or lifetime left has failed. Locks the inflight rows.
+CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current integer[], p_at timestamptz)
+    RETURNS SETOF settlement
+    LANGUAGE sql AS $$
+    SELECT i.request_id, i.attempt, i.user_id::text, e.outcome,
+           CASE WHEN e.outcome = 'completed' THEN uuidv7() END,
+           o.output, decode(o.fingerprint, 'hex'),
+           -- Both counts or neither, so that total and parts are booked alike.
+           CASE WHEN o.completion_tokens IS NULL THEN o.prompt_tokens ELSE coalesce(o.prompt_tokens, 0) END,
+           CASE WHEN o.prompt_tokens IS NULL THEN o.completion_tokens ELSE coalesce(o.completion_tokens, 0) END,
+           CASE WHEN e.outcome <> 'cancelled' THEN o.error_code END,
+           CASE WHEN e.outcome <> 'cancelled' THEN o.error_message || CASE
+               WHEN o.outcome <> 'retry' OR e.outcome <> 'failed' THEN ''
+               WHEN i.failed_attempts + 1 >= i.max_attempts THEN format(' It was tried %s times.', i.failed_attempts + 1)
+               ELSE ' Its lifetime would have ended before the next attempt.' END END,
+           o.retry_after, i.status::text
+    FROM unnest(p_current) AS c (n)
+    CROSS JOIN LATERAL (SELECT (p_outcomes[c.n]).*) AS o
+    JOIN inflight i ON i.request_id = o.request_id
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN i.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN o.outcome = 'retry' AND (i.failed_attempts + 1 >= i.max_attempts
+                                          OR p_at + make_interval(secs => o.retry_after) >= i.expires_at) THEN 'failed'
+            ELSE o.outcome END AS outcome
+    ) AS e
+    ORDER BY i.request_id
+    FOR UPDATE OF i;
+$$;
+
+-- The answer is stored, the inflight row goes, and request, quotas and audit log say how it ended.
+CREATE OR REPLACE FUNCTION settlements_end(p_ended settlement[], p_actor text, p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    entries audit_entry[];
+BEGIN
+    INSERT INTO results (result_id, request_id, output, token_count, fingerprint)
+    SELECT s.result_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
+    FROM unnest(p_ended) AS s WHERE s.outcome = 'completed';
+
+    DELETE FROM inflight i USING unnest(p_ended) AS s WHERE i.request_id = s.request_id;
+
+    -- Executed as text: planned for these ids each time, so that only their months' partitions are opened and locked.
+    -- One statement may change requests and quotas: each row is changed once, and what it reads of the quotas cannot
+    -- change under it, since the user locks are held.
+    EXECUTE $sql$
+        WITH finished AS (
+            UPDATE requests r SET
+                status = s.outcome, updated_at = $3,
+                completed_at = greatest($3, r.started_at, r.created_at),
+                -- A claim that was lost may be found weeks later: 2^31 ms are 25 days.
+                processing_time_ms = CASE WHEN r.started_at IS NOT NULL THEN
+                    least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
+                prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
+                total_tokens = s.prompt_tokens + s.completion_tokens,
+                result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
+            FROM unnest($1) AS s
+            WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
+            RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms,
+                      coalesce(r.total_tokens, 0) AS used_tokens
+        ), booked AS (
+            -- A quota row changes only where its period still contains the request; usage gets it in any case.
+            UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
+            FROM (
+                SELECT p.user_id, p.quota_period, sum(f.reserved_tokens) AS reserved, sum(f.used_tokens) AS used
+                FROM finished f
+                JOIN quotas p ON p.user_id = f.user_id AND f.created_at >= p.period_start AND f.created_at < p.reset_at
+                GROUP BY p.user_id, p.quota_period
+            ) AS d
+            WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
+        )
+        SELECT array_agg(ROW(
+            'request.' || s.outcome, s.user_id, NULL, s.request_id,
+            jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+            jsonb_strip_nulls(jsonb_build_object(
+                'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
+                'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))))::audit_entry)
+        FROM unnest($1) AS s JOIN finished f ON f.request_id = s.request_id
+    $sql$ INTO entries USING p_ended, ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s), p_at;
+
+    PERFORM audit_write(p_actor, entries);
+END $$;
+
+-- Back in the queue: a retry when its pause is over, a released request at once.
+CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE inflight i SET
+        status = 'queued', lease_until = NULL, dispatched_at = NULL,
+        not_before = p_at + make_interval(secs => s.retry_after),
+        failed_attempts = i.failed_attempts + (s.outcome = 'retry')::integer,
+        last_error = CASE s.outcome WHEN 'retry' THEN s.error_code ELSE i.last_error END
+    FROM unnest(p_requeued) AS s WHERE i.request_id = s.request_id;
+
+    EXECUTE $sql$
+        UPDATE requests r SET status = 'queued', updated_at = $3
+        FROM unnest($1) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
+    $sql$ USING p_requeued, ARRAY(SELECT s.request_id FROM unnest(p_requeued) AS s), p_at;
+
+    PERFORM audit_write(p_actor, array_agg(ROW(
+        'request.requeued', s.user_id, NULL, s.request_id,
+        jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+        jsonb_build_object('status', 'queued', 'error_code', coalesce(s.error_code, s.outcome),
+                           'retry_after', s.retry_after))::audit_entry))
+    FROM unnest(p_requeued) AS s;
+END $$;
+
+-- Answers to a claim that is no longer the current one. A flush that is sent twice finds its own work done; the tokens of
+-- other late answers are audited as wasted.
+CREATE OR REPLACE FUNCTION outcomes_late(p_outcomes outcome[], p_current integer[], p_actor text) RETURNS SETOF settled
+    LANGUAGE plpgsql AS $$
+DECLARE
+    late record;
+    r    requests;
+BEGIN
+    FOR late IN
+        SELECT (p_outcomes[n]).* FROM generate_subscripts(p_outcomes, 1) AS n WHERE n <> ALL (p_current)
+    LOOP
+        -- Planned for this id, as above.
+        EXECUTE 'SELECT * FROM requests WHERE request_id = $1' INTO r USING late.request_id;
+        IF is_repeat_of(r, late.attempt, late.outcome, late.prompt_tokens, late.completion_tokens) THEN
+            RETURN NEXT ROW('settled', late.request_id, r.user_id, r.status, NULL)::settled;
+        ELSIF r.status = 'queued' AND r.attempts = late.attempt AND late.outcome IN ('retry', 'released') THEN
+            RETURN NEXT ROW('requeued', late.request_id, r.user_id, r.status, NULL)::settled;
+        ELSE
+            IF r.user_id IS NOT NULL THEN
+                PERFORM audit_write(p_actor, ARRAY[ROW(
+                    'request.superseded', r.user_id, NULL, late.request_id, NULL,
+                    jsonb_build_object('attempt', late.attempt, 'wasted_tokens',
+                        coalesce(late.prompt_tokens, 0) + coalesce(late.completion_tokens, 0)))::audit_entry]);
+            END IF;
+            RETURN NEXT ROW('superseded', late.request_id, r.user_id, r.status, NULL)::settled;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Whether a request ended in just this way: what tells a flush that is sent twice from an answer that comes too late.
+CREATE OR REPLACE FUNCTION is_repeat_of(
+    r requests, p_attempt smallint, p_outcome text, p_prompt_tokens integer, p_completion_tokens integer
+)
+    RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN coalesce(r.attempts = p_attempt AND r.completed_at IS NOT NULL
+                    AND (r.status = p_outcome OR (r.status, p_outcome) = ('failed', 'retry') OR r.status = 'cancelled')
+                    AND coalesce(r.total_tokens, 0) = coalesce(p_prompt_tokens, 0) + coalesce(p_completion_tokens, 0),
+                    false);

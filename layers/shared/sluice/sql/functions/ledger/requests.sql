@@ -1,0 +1,130 @@
+-- Invariants of requests; see ledger_verify().
+
+-- The requests in scope. One SELECT, so that it is planned with the query that it is in, and parts that cannot match are
+-- left out.
+CREATE OR REPLACE FUNCTION requests_to_verify(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF requests
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM requests_all WHERE p_full
+    UNION ALL
+    SELECT r.* FROM requests r WHERE NOT p_full AND r.request_id >= p_today
+    UNION ALL
+    SELECT r.* FROM unnest(p_touched) AS t (id) JOIN requests_all r ON r.request_id = t.id
+    WHERE NOT p_full AND r.request_id < p_today;
+$$;
+
+-- Every request was audited when it was accepted, and settled and audited exactly once if it is finished, and is what
+-- those rows say: its user, key and model, what it reserved, how it ended and with how many tokens.
+CREATE OR REPLACE FUNCTION request_settled_once(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    -- No audit row of a request is older than the request (or, where a test moves the clock, than this day); an hour is
+    -- for a clock that was set back.
+    oldest uuid := CASE WHEN p_full THEN '00000000-0000-0000-0000-000000000000' ELSE
+        least(p_today, uuidv7_floor(period_start('daily', clock_timestamp()) - interval '1 hour'),
+              (SELECT t.id FROM unnest(p_touched) AS t (id) ORDER BY t.id LIMIT 1)) END;
+BEGIN
+    RETURN QUERY
+        WITH entries AS (
+            SELECT a.request_id, a.user_id, a.key_id, a.after, a.before,
+                   a.action = 'request.queued' AS accepted, a.action = 'request.redriven' AS redriven
+            FROM audit_log a
+            WHERE a.audit_id >= oldest
+              AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled',
+                               'request.expired', 'request.redriven')
+        ), audited AS (
+            -- A redrive undoes one end: the failure that it names, and the tokens of that.
+            SELECT t.request_id,
+                   count(*) FILTER (WHERE t.accepted) AS accepted,
+                   count(*) FILTER (WHERE NOT t.accepted AND NOT t.redriven) - count(*) FILTER (WHERE t.redriven) AS ended,
+                   count(*) FILTER (WHERE t.redriven) AS redriven,
+                   max(t.user_id) AS user_id, min(t.user_id) AS other_user_id,
+                   max(t.key_id::text) AS key_id,
+                   max(t.after->>'model_id') AS model_id,
+                   max((t.after->>'reserved_tokens')::integer) AS reserved_tokens,
+                   nullif(concat_ws(' and ',
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'completed') > 0 THEN 'completed' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'failed') > count(*) FILTER (WHERE t.redriven)
+                            THEN 'failed' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'cancelled') > 0 THEN 'cancelled' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'expired') > 0 THEN 'expired' END), '')
+                       AS status,
+                   nullif(sum((t.after->>'prompt_tokens')::integer), CASE WHEN bool_or(t.redriven) THEN 0 END)
+                       AS prompt_tokens,
+                   nullif(sum((t.after->>'completion_tokens')::integer), CASE WHEN bool_or(t.redriven) THEN 0 END)
+                       AS completion_tokens,
+                   coalesce(sum((t.before->>'prompt_tokens')::integer) FILTER (WHERE t.redriven), 0)
+                       AS undone_prompt_tokens,
+                   coalesce(sum((t.before->>'completion_tokens')::integer) FILTER (WHERE t.redriven), 0)
+                       AS undone_completion_tokens
+            FROM entries t
+            GROUP BY t.request_id
+        )
+        SELECT coalesce(r.user_id, a.user_id)::text, coalesce(r.request_id, a.request_id), NULL::text,
+               CASE WHEN a.request_id IS NULL THEN 'audited' ELSE
+                   format('accepted %s, ended %s, as %s; %s, key %s, %s, reserved %s, tokens %s + %s',
+                          a.accepted, a.ended, a.status, a.user_id, a.key_id, a.model_id, a.reserved_tokens,
+                          a.prompt_tokens, a.completion_tokens) END,
+               CASE WHEN r.request_id IS NULL THEN 'no request' ELSE
+                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s', r.status, r.user_id, r.key_id, r.model_id,
+                          r.reserved_tokens, r.prompt_tokens, r.completion_tokens) END
+        FROM requests_to_verify(p_full, p_today, p_touched) r
+        FULL JOIN audited a ON a.request_id = r.request_id
+        WHERE (p_full OR r.request_id IS NOT NULL)
+          AND (r.request_id IS NULL
+               OR (a.accepted, a.ended, a.user_id, a.other_user_id, a.key_id, a.model_id, a.reserved_tokens,
+                   coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens)
+                  IS DISTINCT FROM
+                  (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text, r.model_id,
+                   r.reserved_tokens, r.status,
+                   CASE WHEN a.redriven = 0 THEN r.prompt_tokens
+                        ELSE nullif(coalesce(r.prompt_tokens, 0) + a.undone_prompt_tokens, 0) END,
+                   CASE WHEN a.redriven = 0 THEN r.completion_tokens
+                        ELSE nullif(coalesce(r.completion_tokens, 0) + a.undone_completion_tokens, 0) END))
+        LIMIT 100;
+END $$;
+
+-- Every unfinished request has one inflight row, in the same state, and its prompt; no other request has one.
+CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(p_full boolean, p_today uuid, p_touched uuid[])
+    RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.request_id, NULL::text,
+               format('an inflight row, %s, attempt %s', r.status, r.attempts), 'none'
+        FROM requests_to_verify(p_full, p_today, p_touched) r
+        WHERE r.completed_at IS NULL AND NOT EXISTS (SELECT FROM inflight i WHERE i.request_id = r.request_id)
+        UNION ALL
+        SELECT i.user_id::text, i.request_id, NULL::text, coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
+               format('%s, attempt %s', i.status, i.attempt)
+        FROM inflight i
+        LEFT JOIN requests_all r ON r.request_id = i.request_id
+        WHERE (r.status, r.attempts, r.user_id) IS DISTINCT FROM (i.status, i.attempt, i.user_id)
+        UNION ALL
+        SELECT i.user_id::text, i.request_id, NULL::text, 'a prompt', 'none'
+        FROM inflight i
+        WHERE NOT EXISTS (SELECT FROM prompts p WHERE p.request_id = i.request_id)
+        LIMIT 100;
+END $$;
+
+-- Every completed request has its one result, and no other request has any.
+CREATE OR REPLACE FUNCTION result_is_kept(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    -- Results have ids of their own time (of this day, where a test moves the clock).
+    oldest uuid := least(p_today, uuidv7_floor(period_start('daily', clock_timestamp())));
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
+        FROM requests_to_verify(p_full, p_today, p_touched) r
+        WHERE r.status = 'completed'
+          AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
+          AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
+        UNION ALL
+        SELECT r.user_id::text, s.request_id, NULL::text, coalesce('result ' || r.result_id, 'no result'),
+               'result ' || s.result_id
+        FROM results s
+        LEFT JOIN requests_all r ON r.request_id = s.request_id
+        WHERE (p_full OR s.result_id >= oldest)
+          AND r.result_id IS DISTINCT FROM s.result_id
+        LIMIT 100;
+END $$;

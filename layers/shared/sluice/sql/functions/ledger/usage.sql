@@ -1,0 +1,91 @@
+-- Invariants of usage; see ledger_verify().
+
+CREATE OR REPLACE FUNCTION usage_text(p_requests numeric, p_prompt_tokens numeric, p_completion_tokens numeric) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN format('requests %s, prompt tokens %s, completion tokens %s', p_requests, p_prompt_tokens, p_completion_tokens);
+
+-- Usage by model and day = the sum over the requests of the day, including what is not rolled up yet.
+CREATE OR REPLACE FUNCTION usage_is_the_sum(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    days date[];
+    mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
+BEGIN
+    IF NOT p_full THEN
+        days := ARRAY(
+            SELECT utc_today()
+            UNION
+            SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(p_touched) AS t (id));
+    END IF;
+    RETURN QUERY
+        WITH wanted AS (
+            SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
+                   coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens
+            FROM requests_all r
+            WHERE p_full OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
+                            AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)
+            GROUP BY 1, 2, 3
+        ), kept AS (
+            SELECT k.user_id, k.model_id, k.day, sum(k.requests) AS requests,
+                   sum(k.prompt_tokens) AS prompt_tokens, sum(k.completion_tokens) AS completion_tokens
+            FROM (
+                SELECT u.user_id::text, u.model_id::text, u.period_start AS day, u.requests_count AS requests,
+                       u.prompt_tokens, u.completion_tokens
+                FROM usage_by_model u WHERE u.period = 'daily'
+                UNION ALL
+                SELECT e.user_id, e.model_id, e.day, e.requests_count, e.prompt_tokens, e.completion_tokens
+                FROM usage_events(mark, 9223372036854775807) AS e
+            ) AS k
+            WHERE p_full OR k.day = ANY (days)
+            GROUP BY 1, 2, 3
+        )
+        SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
+               format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
+               usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0)),
+               usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        FROM wanted w
+        FULL JOIN kept k ON k.user_id = w.user_id AND k.model_id = w.model_id AND k.day = w.day
+        WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
+              <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        LIMIT 100;
+END $$;
+
+-- Usage of a period = the sum over its models; a model's month = the sum of its days.
+CREATE OR REPLACE FUNCTION usage_adds_up(p_full boolean) RETURNS SETOF violation
+    LANGUAGE sql STABLE AS $$
+    WITH models AS (
+        SELECT m.* FROM usage_by_model m
+        WHERE p_full OR m.period_start >= date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date
+    ), sums AS (
+        SELECT m.user_id, m.period, m.period_start, sum(m.requests_count) AS requests,
+               sum(m.prompt_tokens + m.completion_tokens) AS tokens
+        FROM models m GROUP BY m.user_id, m.period, m.period_start
+    ), totals AS (
+        SELECT u.* FROM usage u
+        WHERE p_full OR u.period_start >= date_trunc('month', clock_now() AT TIME ZONE 'UTC')::date
+    ), months AS (
+        SELECT m.user_id, m.model_id, date_trunc('month', m.period_start)::date AS period_start,
+               sum(m.requests_count) AS requests, sum(m.prompt_tokens) AS prompt_tokens,
+               sum(m.completion_tokens) AS completion_tokens
+        FROM models m WHERE m.period = 'daily' GROUP BY 1, 2, 3
+    )
+    SELECT coalesce(s.user_id, u.user_id)::text, NULL::uuid,
+           format('%s %s', coalesce(s.period, u.period), coalesce(s.period_start, u.period_start)),
+           format('requests %s, tokens %s', coalesce(s.requests, 0), coalesce(s.tokens, 0)),
+           format('requests %s, tokens %s', coalesce(u.requests_count, 0), coalesce(u.tokens_used, 0))
+    FROM sums s
+    FULL JOIN totals u ON u.user_id = s.user_id AND u.period = s.period AND u.period_start = s.period_start
+    WHERE (s.requests, s.tokens) IS DISTINCT FROM (u.requests_count, u.tokens_used)
+    UNION ALL
+    SELECT coalesce(d.user_id, m.user_id)::text, NULL::uuid,
+           format('monthly %s %s', coalesce(d.period_start, m.period_start), coalesce(d.model_id, m.model_id)),
+           usage_text(d.requests, d.prompt_tokens, d.completion_tokens),
+           usage_text(m.requests_count, m.prompt_tokens, m.completion_tokens)
+    FROM months d
+    FULL JOIN (SELECT * FROM models WHERE period = 'monthly') AS m
+        ON m.user_id = d.user_id AND m.model_id = d.model_id AND m.period_start = d.period_start
+    WHERE (d.requests, d.prompt_tokens, d.completion_tokens)
+          IS DISTINCT FROM (m.requests_count, m.prompt_tokens, m.completion_tokens)
+    LIMIT 100;
+$$;

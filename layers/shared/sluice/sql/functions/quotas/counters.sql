@@ -1,0 +1,66 @@
+-- What a user may do, and how much of it is used.
+
+-- A counter row as it is at a time: that of a period that is over counts as empty. The one place where periods reset.
+CREATE OR REPLACE FUNCTION quota_at(q quotas, p_at timestamptz) RETURNS quotas
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF p_at >= q.reset_at THEN
+        q.requests_used := 0;
+        q.tokens_used := 0;
+        q.tokens_reserved := 0;
+        q.period_start := period_start(q.quota_period, p_at);
+        q.reset_at := period_end(q.quota_period, p_at);
+    END IF;
+    RETURN q;
+END $$;
+
+CREATE OR REPLACE FUNCTION quota_state(p_user_id text, p_at timestamptz) RETURNS SETOF quotas
+    LANGUAGE sql STABLE AS $$
+    SELECT n.* FROM quotas q CROSS JOIN LATERAL quota_at(q, p_at) AS n
+    WHERE q.user_id = p_user_id
+    ORDER BY array_position('{minute,daily,monthly}', q.quota_period::text);
+$$;
+COMMENT ON FUNCTION quota_state(text, timestamptz) IS 'The user''s counters as they are at a time, shortest period first.';
+
+-- The counters as submit reports them: what is reserved counts as used.
+CREATE OR REPLACE FUNCTION quota_counter(q quotas, p_at timestamptz) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    RETURN jsonb_build_object(
+        'period', q.quota_period, 'max_requests', q.max_requests, 'requests_used', q.requests_used,
+        'max_tokens', q.max_tokens, 'tokens_used', q.tokens_used + q.tokens_reserved,
+        'reset_seconds', ceil(extract(epoch FROM q.reset_at - p_at)));
+
+CREATE OR REPLACE FUNCTION quota_counters(p_user_id text, p_at timestamptz) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(quota_counter(s, p_at)) FROM quota_state(p_user_id, p_at) AS s;
+$$;
+
+CREATE OR REPLACE FUNCTION quota_report(p_user_id text) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT jsonb_build_object(
+        'user_id', p.user_id, 'tier', p.tier, 'reset_frequency', p.reset_frequency,
+        'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
+        'unfinished', (SELECT count(*) FROM inflight i WHERE i.user_id = p.user_id),
+        'periods', (SELECT jsonb_agg(jsonb_build_object(
+                               'period', s.quota_period, 'max_requests', s.max_requests,
+                               'requests_used', s.requests_used, 'max_tokens', s.max_tokens,
+                               'tokens_used', s.tokens_used, 'tokens_reserved', s.tokens_reserved,
+                               'is_override', s.is_override, 'period_start', s.period_start, 'reset_at', s.reset_at))
+                    FROM quota_state(p.user_id, clock_now()) AS s))
+    FROM quota_plans p WHERE p.user_id = p_user_id;
+$$;
+COMMENT ON FUNCTION quota_report(text) IS 'A user''s plan, limits and counters; NULL where there is no such user.';
+
+-- What audit rows of a changed plan show, before and after. The period's start says in which period a lowered limit may
+-- leave more used than allowed (see the invariant quota_within_limit).
+CREATE OR REPLACE FUNCTION quota_limits(p_user_id text) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'tier', p.tier, 'reset_frequency', p.reset_frequency,
+        'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
+        'limits', (SELECT jsonb_object_agg(q.quota_period, jsonb_build_object(
+                              'max_requests', q.max_requests, 'max_tokens', q.max_tokens,
+                              'is_override', q.is_override, 'period_start', q.period_start))
+                   FROM quotas q WHERE q.user_id = p.user_id))
+    FROM quota_plans p WHERE p.user_id = p_user_id;
+$$;

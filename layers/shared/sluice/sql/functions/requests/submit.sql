@@ -1,0 +1,238 @@
+-- Submitting: one request is accepted, or refused with the reason. One call, one commit.
+
+CALL define_type('admission', $$
+    outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb
+$$);
+CALL define_type('lifetime', $$begins_at timestamptz, expires_at timestamptz, refusal text$$);
+
+-- What POST /generate does in the database.
+CREATE OR REPLACE FUNCTION request_submit(p_key_hash bytea, p_submission jsonb) RETURNS admission
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    caller record := key_check(p_key_hash, 'submit');
+    plan   quota_plans;
+    result admission;
+BEGIN
+    IF caller.outcome = 'ok' THEN
+        plan := user_lock(caller.user_id);
+        -- Again: the key may have been revoked while this waited for the lock.
+        caller := key_check(p_key_hash, 'submit');
+    END IF;
+    IF caller.outcome <> 'ok' THEN
+        result.outcome := caller.outcome;
+        RETURN result;
+    END IF;
+    result := request_admit(plan, caller.key_id, 'submit', p_submission, true);
+    IF result.outcome = 'accepted' AND caller.is_stale THEN
+        PERFORM key_touch(caller.key_id);
+    END IF;
+    RETURN result;
+END $$;
+COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
+    'p_submission: input, model, parameters, metadata, idempotency_key, body_hash (hexadecimal), ttl_seconds, '
+    'expires_at, not_before, longest_seconds (the longest lifetime, and the default), max_attempts. See request_admit.';
+
+-- The core, for a user who is known and whose lock is held. A refusal returns before the first write.
+CREATE OR REPLACE FUNCTION request_admit(
+    plan quota_plans, p_key_id uuid, p_actor text, p_submission jsonb, p_may_dispatch boolean
+)
+    RETURNS admission
+    LANGUAGE plpgsql AS $$
+DECLARE
+    m        models;
+    life     lifetime;
+    quota    record;
+    at       timestamptz;
+    tokens   record;
+    backlog  record;
+    result   admission;
+BEGIN
+    result.send := '{}';
+    result.user_id := plan.user_id;
+    IF plan.user_id IS NULL THEN
+        result.outcome := 'user_inactive';
+        RETURN result;
+    END IF;
+
+    SELECT i.outcome, i.request_id INTO result.outcome, result.request_id
+    FROM idempotency_find(plan.user_id, p_submission) AS i;
+    IF result.outcome IS NOT NULL THEN
+        result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()));
+        RETURN result;
+    END IF;
+
+    SELECT * INTO m FROM models t
+    WHERE CASE WHEN p_submission->>'model' IS NULL THEN t.is_default ELSE t.model_id = p_submission->>'model' END
+      AND t.is_active;
+    IF NOT FOUND THEN
+        result.outcome := CASE WHEN p_submission->>'model' IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
+        RETURN result;
+    END IF;
+    result.model_id := m.model_id;
+
+    tokens := tokens_needed(p_submission, m);
+    IF tokens.completion > m.max_tokens_limit THEN
+        result.outcome := 'max_tokens_exceeded';
+        result.detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
+        RETURN result;
+    END IF;
+
+    result.request_id := request_id_after(plan.user_id);
+    at := uuid_extract_timestamp(result.request_id);
+
+    life := lifetime_resolve(at, p_submission);
+    IF life.refusal IS NOT NULL THEN
+        result.outcome := 'lifetime_invalid';
+        result.detail := jsonb_build_object(
+            'longest_seconds', (p_submission->>'longest_seconds')::integer, 'why', life.refusal);
+        RETURN result;
+    END IF;
+
+    quota := quota_check(plan.user_id, at, tokens.reserved);
+    IF quota.refusal IS NOT NULL THEN
+        result.outcome := quota.refusal;
+        result.detail := quota.detail;
+        RETURN result;
+    END IF;
+
+    backlog := unfinished_count(plan.user_id, plan.max_unfinished);
+    IF backlog.dispatched + backlog.waiting >= plan.max_unfinished THEN
+        result.outcome := 'unfinished_exceeded';
+        result.detail := jsonb_build_object(
+            'quotas', quota_counters(plan.user_id, at), 'max_unfinished', plan.max_unfinished);
+        RETURN result;
+    END IF;
+
+    -- Accepted. From here on everything is written, and nothing is refused.
+    result.outcome := 'accepted';
+    result.detail := jsonb_build_object('quotas', quota_reserve(plan.user_id, at, tokens.reserved));
+
+    INSERT INTO requests
+        (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
+    VALUES (result.request_id, plan.user_id, p_key_id, m.model_id, at, at, tokens.estimated, tokens.reserved);
+
+    INSERT INTO prompts (request_id, input, parameters, metadata)
+    VALUES (result.request_id, p_submission->'input',
+            coalesce(nullif(p_submission->'parameters', 'null'), '{}')
+                || jsonb_build_object('max_tokens', tokens.completion),
+            nullif(p_submission->'metadata', 'null'));
+
+    -- Where nothing of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it waits.
+    p_may_dispatch := p_may_dispatch AND backlog.dispatched < plan.dispatch_window;
+    INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at)
+    VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
+            CASE WHEN p_may_dispatch AND backlog.waiting = 0 AND life.begins_at <= at THEN at END,
+            CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at)
+    RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
+    IF p_may_dispatch AND backlog.waiting > 0 THEN
+        result.send := ARRAY(SELECT w.request_id FROM dispatch_waiting(ARRAY[plan.user_id], plan.dispatch_window) AS w);
+    END IF;
+
+    PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
+    PERFORM audit_write(p_actor, ARRAY[ROW(
+        'request.queued', plan.user_id, p_key_id, result.request_id, NULL,
+        jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', tokens.reserved))::audit_entry]);
+    RETURN result;
+END $$;
+COMMENT ON FUNCTION request_admit IS
+    'accepted; replayed (the answer to an idempotency key used before); or a refusal: model_missing, model_unknown, '
+    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, quota_too_small (can never fit), '
+    'quota_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
+
+-- The steps -----------------------------------------------------------------------------------------------------------
+
+-- Whether the submission's idempotency key was used before: replayed, idempotency_conflict (with another body) or NULL.
+CREATE OR REPLACE FUNCTION idempotency_find(p_user_id text, p_submission jsonb, OUT outcome text, OUT request_id uuid)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    earlier idempotency_keys;
+BEGIN
+    IF p_submission->>'idempotency_key' IS NOT NULL THEN
+        SELECT * INTO earlier FROM idempotency_keys k
+        WHERE k.user_id = p_user_id AND k.key = p_submission->>'idempotency_key' AND k.expires_at > clock_now();
+        IF FOUND THEN
+            outcome := CASE WHEN earlier.body_hash = decode(p_submission->>'body_hash', 'hex')
+                            THEN 'replayed' ELSE 'idempotency_conflict' END;
+            request_id := earlier.request_id;
+        END IF;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION idempotency_keep(p_user_id text, p_submission jsonb, p_request_id uuid, p_at timestamptz)
+    RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_submission->>'idempotency_key' IS NOT NULL THEN
+        INSERT INTO idempotency_keys AS k (user_id, key, body_hash, request_id, expires_at)
+        VALUES (p_user_id, p_submission->>'idempotency_key', decode(p_submission->>'body_hash', 'hex'), p_request_id,
+                p_at + interval '24 hours')
+        ON CONFLICT (user_id, key) DO UPDATE
+        SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
+    END IF;
+END $$;
+
+-- reserved: what the request cannot exceed, since no tokenizer makes more tokens than there are bytes.
+-- estimated: a forecast for people: about four bytes a token, and all of the completion.
+CREATE OR REPLACE FUNCTION tokens_needed(
+    p_submission jsonb, m models, OUT completion integer, OUT reserved integer, OUT estimated integer
+)
+    LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    bytes integer := input_bytes(p_submission->'input');
+BEGIN
+    completion := coalesce((p_submission->'parameters'->>'max_tokens')::integer, m.max_tokens_default);
+    reserved := bytes + m.overhead_tokens + completion;
+    estimated := least(ceil(bytes / 4.0)::integer + m.overhead_tokens + completion, reserved);
+END $$;
+
+CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum(octet_length(part->>'text')), 0)::integer
+    FROM jsonb_array_elements(p_input->'messages') AS message
+    CROSS JOIN LATERAL jsonb_array_elements(message->'content') AS part;
+$$;
+COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
+
+-- An id for a request of this moment. Made under the user lock, so that its time, which chooses the quota periods, is in
+-- the order of the locks. If the clock was set back, the time must not precede the periods that the counters are in:
+-- the settlement would miss them, and their reservation would never be released.
+CREATE OR REPLACE FUNCTION request_id_after(p_user_id text) RETURNS uuid
+    LANGUAGE plpgsql AS $$
+DECLARE
+    id     uuid := request_id_now();
+    latest timestamptz;
+BEGIN
+    SELECT max(q.period_start) INTO latest FROM quotas q WHERE q.user_id = p_user_id;
+    IF uuid_extract_timestamp(id) < latest THEN
+        id := uuidv7(latest - clock_timestamp() + interval '1 millisecond');
+    END IF;
+    RETURN id;
+END $$;
+
+-- From when until when a request may be started; refusal says what is wrong: begins_late, ends_past, ends_early, ends_late.
+CREATE OR REPLACE FUNCTION lifetime_resolve(p_at timestamptz, p_submission jsonb) RETURNS lifetime
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    longest interval := make_interval(secs => (p_submission->>'longest_seconds')::integer);
+    ttl     interval := make_interval(secs => (p_submission->>'ttl_seconds')::integer);
+    life    lifetime;
+BEGIN
+    life.begins_at := greatest(p_at, (p_submission->>'not_before')::timestamptz);
+    life.expires_at := coalesce((p_submission->>'expires_at')::timestamptz, life.begins_at + coalesce(ttl, longest));
+    life.refusal := CASE
+        WHEN life.begins_at > p_at + longest THEN 'begins_late'
+        WHEN life.expires_at <= p_at THEN 'ends_past'
+        WHEN life.expires_at <= life.begins_at THEN 'ends_early'
+        WHEN life.expires_at > life.begins_at + longest THEN 'ends_late' END;
+    RETURN life;
+END $$;
+
+-- Counted separately, as the two indexes are, and no further than the limit.
+CREATE OR REPLACE FUNCTION unfinished_count(p_user_id text, p_limit integer, OUT dispatched integer, OUT waiting integer)
+    LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    SELECT count(*) INTO dispatched FROM (
+        SELECT FROM inflight i WHERE i.user_id = p_user_id AND i.dispatched_at IS NOT NULL LIMIT p_limit) AS counted;
+    SELECT count(*) INTO waiting FROM (
+        SELECT FROM inflight i WHERE i.user_id = p_user_id AND i.dispatched_at IS NULL LIMIT p_limit) AS counted;
+END $$;

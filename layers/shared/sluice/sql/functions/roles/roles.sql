@@ -1,0 +1,102 @@
+-- Database roles: one for each function of the system, which may call that function's entry points and touch no table; and
+-- sluice_definer, with whose rights the entry points run. It is not the tables' owner, so a row-level policy binds it.
+
+CREATE OR REPLACE PROCEDURE role_ensure(p_name text, p_options text)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF to_regrole(p_name) IS NULL THEN
+        BEGIN
+            EXECUTE format('CREATE ROLE %I %s', p_name, p_options);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;  -- Roles belong to the whole server: another database's migration made it just now.
+        END;
+    END IF;
+END $$;
+
+-- sluice_definer ------------------------------------------------------------------------------------------------------
+
+CALL role_ensure('sluice_definer', 'NOLOGIN NOINHERIT');
+-- The owner needs its rights to replace its functions and to make it their owner.
+DO $$
+BEGIN
+    IF NOT pg_has_role(current_user, 'sluice_definer', 'USAGE') OR NOT pg_has_role(current_user, 'sluice_definer', 'SET') THEN
+        EXECUTE format('GRANT sluice_definer TO %I WITH INHERIT TRUE, SET TRUE', current_user);
+    END IF;
+END $$;
+GRANT USAGE ON SCHEMA sluice TO sluice_definer;
+GRANT SELECT ON ALL TABLES IN SCHEMA sluice TO sluice_definer;
+REVOKE ALL ON schema_migrations, schema_functions FROM sluice_definer;
+GRANT INSERT, UPDATE ON
+    users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, prices, price_lists, requests,
+    inflight, idempotency_keys, usage, usage_by_model, request_stats, rollup_watermarks
+    TO sluice_definer;
+GRANT INSERT ON prompts, results, audit_log, audit_chain TO sluice_definer;
+GRANT DELETE ON inflight, idempotency_keys TO sluice_definer;
+
+-- Entry points run with its rights and its schema only. Those that change the schema stay the owner's.
+DO $$
+DECLARE
+    entry record;
+BEGIN
+    -- Who makes a role the owner of a function must let it create in the schema at that moment.
+    GRANT CREATE ON SCHEMA sluice TO sluice_definer;
+    FOR entry IN
+        SELECT p.oid::regprocedure AS signature, p.proname AS name
+        FROM pg_proc p WHERE p.pronamespace = 'sluice'::regnamespace AND p.prosecdef
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = sluice, pg_temp', entry.signature);
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', entry.signature);
+        IF entry.name NOT IN ('partitions_ensure', 'archive_months') THEN
+            EXECUTE format('ALTER FUNCTION %s OWNER TO sluice_definer', entry.signature);
+        END IF;
+    END LOOP;
+    REVOKE CREATE ON SCHEMA sluice FROM sluice_definer;
+END $$;
+
+-- The functions' roles ------------------------------------------------------------------------------------------------
+
+DO $$
+DECLARE
+    settings constant text[] := ARRAY[
+        'timezone=UTC', 'search_path=sluice', 'jit=off',
+        'idle_in_transaction_session_timeout=60s', 'client_connection_check_interval=10s'];
+    r record;
+    setting text;
+    entry record;
+BEGIN
+    FOR r IN SELECT * FROM (VALUES
+        -- role, statement_timeout: below its function's own timeout, so that the database gives up first
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offers', 'usage_show']),
+        ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
+        ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
+                                        'request_undispatch', 'rollup_usage', 'rollup_stats', 'partitions_ensure',
+                                        'archive_months', 'idempotency_expire', 'audit_seal', 'audit_verify',
+                                        'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
+                                        'ledger_verified', 'ledger_verified_to']),
+        ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
+                                      'quota_report', 'price_list', 'price_list_exists', 'model_list', 'request_list',
+                                      'usage_report', 'tier_analysis', 'audit_list'])
+        ) AS v (name, statement_timeout, may_call)
+    LOOP
+        -- LOGIN without a password: only IAM can log in as it; others take the role over from the owner.
+        CALL role_ensure(r.name, 'LOGIN NOINHERIT');
+        IF NOT pg_has_role(current_user, r.name, 'SET') THEN
+            EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', r.name, current_user);
+        END IF;
+        IF to_regrole('rds_iam') IS NOT NULL AND NOT pg_has_role(r.name, 'rds_iam', 'MEMBER') THEN
+            EXECUTE format('GRANT rds_iam TO %I', r.name);
+        END IF;
+        FOREACH setting IN ARRAY settings || ('statement_timeout=' || r.statement_timeout) LOOP
+            EXECUTE format('ALTER ROLE %I IN DATABASE %I SET %I TO %L',
+                           r.name, current_database(), split_part(setting, '=', 1), split_part(setting, '=', 2));
+        END LOOP;
+        EXECUTE format('GRANT USAGE ON SCHEMA sluice TO %I', r.name);
+        FOR entry IN SELECT p.oid::regprocedure AS signature
+                     FROM pg_proc p
+                     WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname = ANY (r.may_call) AND p.prosecdef
+        LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', entry.signature, r.name);
+        END LOOP;
+    END LOOP;
+END $$;

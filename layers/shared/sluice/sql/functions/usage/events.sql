@@ -1,0 +1,50 @@
+-- What the audit log adds to the figures of usage.
+
+CALL define_type('request_event', $$
+    user_id text, model_id text, created_at timestamptz, queued integer, failed integer, prompt_tokens integer,
+    completion_tokens integer, processed integer, processing_time_ms integer
+$$);
+
+-- The audit rows that accept and end requests, and those that undo an end (a redrive), with what each adds. The values of
+-- the audit rows count, not those of the request, which may have ended in another way since.
+CREATE OR REPLACE FUNCTION request_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
+    RETURNS SETOF request_event
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.model_id::text, r.created_at, (a.action = 'request.queued')::integer,
+               CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
+               e.sign * coalesce((e.facts->>'prompt_tokens')::integer, 0),
+               e.sign * coalesce((e.facts->>'completion_tokens')::integer, 0),
+               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0)
+        FROM audit_log a
+        JOIN requests_all r ON r.request_id = a.request_id
+        CROSS JOIN LATERAL (
+            SELECT CASE a.action WHEN 'request.queued' THEN 0 WHEN 'request.redriven' THEN -1 ELSE 1 END AS sign,
+                   CASE a.action WHEN 'request.redriven' THEN a.before ELSE a.after END AS facts
+        ) AS s
+        CROSS JOIN LATERAL (
+            SELECT s.sign, s.facts, s.facts->>'status' AS status,
+                   CASE WHEN a.action <> 'request.queued' THEN (s.facts->>'processing_time_ms')::integer END AS took
+        ) AS e
+        WHERE a.xact_id >= p_low AND a.xact_id < p_high
+          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired',
+                           'request.redriven')
+          AND (p_user_id IS NULL OR a.user_id = p_user_id);
+END $$;
+
+CALL define_type('usage_event', $$
+    user_id text, model_id text, day date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint
+$$);
+
+-- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
+CREATE OR REPLACE FUNCTION usage_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
+    RETURNS SETOF usage_event
+    LANGUAGE sql STABLE AS $$
+    SELECT e.user_id, e.model_id, (e.created_at AT TIME ZONE 'UTC')::date,
+           sum(e.queued), sum(e.prompt_tokens), sum(e.completion_tokens)
+    FROM request_events(p_low, p_high, p_user_id) AS e
+    GROUP BY 1, 2, 3;
+$$;
+COMMENT ON FUNCTION usage_events(bigint, bigint, text) IS
+    'What the audit rows of transactions from p_low up to, not including, p_high add to usage; of one user if given.';

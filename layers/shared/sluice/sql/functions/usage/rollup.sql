@@ -1,0 +1,77 @@
+-- Figures from the audit log, each row of it counted once. Rows are consumed by transaction id below the oldest one still
+-- running, so a commit that comes late is never missed and none is counted twice; the cost is that of the new rows.
+
+CREATE OR REPLACE FUNCTION rollup_advance(p_task text, OUT low bigint, OUT high bigint)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    -- The watermark's lock makes runs of a task take turns.
+    SELECT w.xact_id INTO low FROM rollup_watermarks w WHERE w.task = p_task FOR UPDATE;
+    high := greatest(low, pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
+    UPDATE rollup_watermarks w SET xact_id = high, updated_at = clock_now() WHERE w.task = p_task;
+END $$;
+
+CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    span    record;
+    changes integer;
+BEGIN
+    span := rollup_advance('usage');
+    WITH by_day AS (
+        SELECT * FROM usage_events(span.low, span.high)
+    ), changed AS MATERIALIZED (
+        SELECT d.user_id, d.model_id, p.period, p.first_day, p.last_day, sum(d.requests_count) AS requests_count,
+               sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens
+        FROM by_day d
+        CROSS JOIN LATERAL (VALUES
+            ('daily', d.day, d.day),
+            ('monthly', date_trunc('month', d.day)::date, (date_trunc('month', d.day) + interval '1 month -1 day')::date)
+        ) AS p (period, first_day, last_day)
+        GROUP BY d.user_id, d.model_id, p.period, p.first_day, p.last_day
+    ), by_user AS (
+        INSERT INTO usage AS u (user_id, period, period_start, period_end, requests_count, tokens_used)
+        SELECT c.user_id, c.period, c.first_day, c.last_day,
+               sum(c.requests_count), sum(c.prompt_tokens + c.completion_tokens)
+        FROM changed c
+        GROUP BY c.user_id, c.period, c.first_day, c.last_day
+        ON CONFLICT (user_id, period, period_start) DO UPDATE SET
+            requests_count = u.requests_count + EXCLUDED.requests_count,
+            tokens_used = u.tokens_used + EXCLUDED.tokens_used
+    )
+    INSERT INTO usage_by_model AS u
+        (user_id, model_id, period, period_start, requests_count, prompt_tokens, completion_tokens)
+    SELECT c.user_id, c.model_id, c.period, c.first_day, c.requests_count, c.prompt_tokens, c.completion_tokens
+    FROM changed c
+    ON CONFLICT (user_id, period, period_start, model_id) DO UPDATE SET
+        requests_count = u.requests_count + EXCLUDED.requests_count,
+        prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
+        completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    RETURN changes;
+END $$;
+COMMENT ON FUNCTION rollup_usage() IS
+    'Adds what is new to usage and usage_by_model; returns the rows of the latter that changed.';
+
+CREATE OR REPLACE FUNCTION rollup_stats() RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    span    record;
+    changes integer;
+BEGIN
+    span := rollup_advance('stats');
+    INSERT INTO request_stats AS s
+        (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count)
+    SELECT date_trunc('day', e.created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', e.user_id, e.model_id,
+           sum(e.queued), sum(e.processed), sum(e.processing_time_ms), sum(e.failed)
+    FROM request_events(span.low, span.high) AS e
+    GROUP BY 1, 2, 3
+    ORDER BY 1, 2, 3
+    ON CONFLICT (day, user_id, model_id) DO UPDATE SET
+        request_count = s.request_count + EXCLUDED.request_count,
+        processed_count = s.processed_count + EXCLUDED.processed_count,
+        processing_time_ms_sum = s.processing_time_ms_sum + EXCLUDED.processing_time_ms_sum,
+        failure_count = s.failure_count + EXCLUDED.failure_count;
+    GET DIAGNOSTICS changes = ROW_COUNT;
+    RETURN changes;
+END $$;
+COMMENT ON FUNCTION rollup_stats() IS 'Adds what is new to request_stats; returns the rows that changed.';
