@@ -11,7 +11,7 @@ RESERVE = 20  # connections that no function may count on: RDS's own, a person's
 
 def test_visibility_is_six_times_the_workers_timeout(source: dict) -> None:
     timeouts = source["Mappings"]["WorkerTimeouts"]
-    assert [int(timeout) for timeout in timeouts] == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
+    assert list(timeouts) == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
     for timeout, derived in timeouts.items():
         assert derived["VisibilityTimeout"] == 6 * int(timeout)
 
