@@ -70,7 +70,8 @@ def test_a_function_logs_to_its_own_group(stack: Stack, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "user"), [(name, f"sluice_{name.lower()}") for name in FUNCTIONS[:-1]] + [("Migrate", "sluice_owner")]
+    ("name", "user"),
+    [(name, f"sluice_{'owner' if name == 'Migrate' else name.lower()}") for name in FUNCTIONS],
 )
 def test_a_function_connects_as_its_own_user_of_the_created_database(created: Stack, name: str, user: str) -> None:
     (statement,) = [each for each in created.statements(f"{name}Role") if each["Sid"] == "ConnectToDatabase"]
