@@ -170,10 +170,10 @@ def handlers() -> dict[str, tuple[str, str]]:
     """The folder in functions/ and the module of each function, by logical id."""
     template = read()
     default = template["Globals"]["Function"]["Handler"]
-    functions = {name: template["Resources"][f"{name}Function"]["Properties"] for name in FUNCTIONS}
     return {
-        f"{name}Function": (Path(each["CodeUri"]).name, each.get("Handler", default).partition(".")[0])
-        for name, each in functions.items()
+        name: (Path(body["Properties"]["CodeUri"]).name, body["Properties"].get("Handler", default).partition(".")[0])
+        for name, body in template["Resources"].items()
+        if body["Type"] == "AWS::Serverless::Function"
     }
 
 
