@@ -159,6 +159,14 @@ def deploy(
     return _deployed(emulator)
 
 
+def functions(deployment: Deployment) -> dict[str, str]:
+    """The deployed names of the functions by role: SubmitFunctionName is the output that says it for `submit`."""
+    suffix = "FunctionName"
+    return {
+        name.removesuffix(suffix).lower(): value for name, value in deployment.outputs.items() if name.endswith(suffix)
+    }
+
+
 def _reasons(emulator: Emulator) -> str:
     """Why CloudFormation gave up, in its own words; empty if it did not come to that."""
     try:

@@ -28,7 +28,6 @@ from local.processes import Process, ProcessRecord, end, kill_group, uninterrupt
 
 DATABASE = "sluice"
 OWNER = "sluice_owner"
-ROLES = ("submit", "status", "worker", "rollup", "admin", "migrate")
 
 _SECRET_NAME = "sluice/database"  # noqa: S105  (its name, not its content)
 
@@ -291,7 +290,7 @@ class Stack:
         if self._llm_url is None:
             self.llm.wait_ready()
             self._report(f"The language model answers at {self.llm.url}.")
-        functions = {role: deployment.outputs[f"{role.capitalize()}FunctionName"] for role in ROLES}
+        functions = deploy.functions(deployment)
         admin = Admin(self.emulator, functions["admin"])
         admin.register_models(self._llm_url or self.llm.url)
         if self._restartable:

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-HANDLERS = {
-    "SubmitFunction": "app",
-    "StatusFunction": "app",
-    "WorkerFunction": "app",
-    "RollupFunction": "app",
-    "AdminFunction": "app",
-    "MigrateFunction": "migrate",
-}
+from tests.template.stack import handlers
+
+HANDLERS = {function: module for function, (_, module) in handlers().items()}
 # What Lambda and the template set for every function; the handlers need no more to be imported.
 ENVIRONMENT = {
     "AWS_REGION": "eu-west-1",

@@ -20,7 +20,6 @@ from local.stack import Stack
 from tests.chaos.load import Ledger
 from tests.chaos.plan import Plan, Strike
 
-ROLES = ("submit", "status", "worker", "rollup", "admin")
 # What any call of the hand's may meet while others of its faults are at work.
 AWAY = (BotoCoreError, ClientError, LocalError)
 
@@ -252,7 +251,7 @@ class Hand:
         listing = subprocess.run(
             ["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True, env={"PATH": os.defpath}
         )
-        names = {f"-{self._stack.info.functions[role]}-": role for role in ROLES}
+        names = {f"-{name}-": role for role, name in self._stack.info.functions.items()}
         for line in listing.stdout.splitlines():
             pid, parent, command = line.split(maxsplit=2)
             if int(parent) == emulator.pid:

@@ -1,5 +1,6 @@
-"""The template in its two forms: as it is written, and as CloudFormation gets it from the SAM transform."""
+"""The template in its two forms: as it is written, and as CloudFormation gets it from its transforms."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,20 +102,83 @@ class Stack:
         return self.of_type("AWS::Lambda::Function")[function]["Environment"]["Variables"]
 
     def statements(self, role: str) -> list[dict[str, Any]]:
-        """The policy statements of a role: its own and those of the managed policies that it names."""
+        """The policy statements of a role: its own, those of the policies beside it, and of the managed ones it names."""
         properties = self.resources[role]["Properties"]
         managed = [self.resources[each["Ref"]]["Properties"] for each in properties.get("ManagedPolicyArns", [])]
-        documents = [policy["PolicyDocument"] for policy in [*properties.get("Policies", []), *managed]]
+        beside = [self.resources[each]["Properties"] for each in self.policies(role)]
+        documents = [policy["PolicyDocument"] for policy in [*properties.get("Policies", []), *beside, *managed]]
         return [statement for document in documents for statement in document["Statement"]]
+
+    def policies(self, role: str) -> list[str]:
+        """The logical ids of the policies that are attached to a role from outside."""
+        attached = self.of_type("AWS::IAM::Policy").items()
+        return [name for name, policy in attached if {"Ref": role} in policy["Roles"]]
 
 
 def read() -> dict[str, Any]:
-    """template.yaml, its short forms (!Ref) written out."""
-    return yaml_parse((ROOT / "template.yaml").read_text())
+    """template.yaml, its short forms (!Ref) and its loops written out."""
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    template["Resources"] = _write_out_loops(template["Resources"], template["Mappings"])
+    return template
+
+
+def _write_out_loops(section: dict[str, Any], mappings: dict[str, Any]) -> dict[str, Any]:
+    """What AWS::LanguageExtensions makes of a section: each Fn::ForEach gives way to what it repeats."""
+    written: dict[str, Any] = {}
+    for key, body in section.items():
+        if not key.startswith("Fn::ForEach::"):
+            written[key] = body
+            continue
+        identifier, collection, fragment = body
+        for item in collection:
+            for name, resource in fragment.items():
+                produced = name.replace(f"${{{identifier}}}", item)
+                assert produced not in section, f"{produced} is declared twice"
+                assert produced not in written, f"{produced} is declared twice"
+                written[produced] = _fill_in(resource, identifier, item, mappings)
+    return written
+
+
+def _fill_in(node: Any, identifier: str, item: str, mappings: dict[str, Any]) -> Any:
+    """A copy of what a loop repeats, for one item: what the item decides is resolved, all else stays a reference."""
+    if isinstance(node, list):
+        return [_fill_in(each, identifier, item, mappings) for each in node]
+    if not isinstance(node, dict):
+        return node
+    filled = {key: _fill_in(value, identifier, item, mappings) for key, value in node.items()}
+    match filled:
+        case {"Ref": str(name)} if name == identifier:
+            return item
+        case {"Fn::FindInMap": [str(mapping), str(row), str(column)]}:
+            return mappings[mapping][row][column]
+        case {"Fn::Sub": [str(text), dict(values)]} if all(isinstance(value, str) for value in values.values()):
+            for name, value in values.items():
+                text = text.replace(f"${{{name}}}", value)
+            return {"Fn::Sub": text}
+        case {"Fn::Sub": str(text)}:
+            text = text.replace(f"${{{identifier}}}", item)
+            # Without a variable left it is a name, which Ref and Fn::GetAtt take.
+            return {"Fn::Sub": text} if re.search(r"\$\{", text) else text
+    return filled
+
+
+# The functions in the template's order; everything that needs a list of them takes it from here.
+FUNCTIONS: list[str] = list(read()["Mappings"]["Functions"])
+
+
+def handlers() -> dict[str, tuple[str, str]]:
+    """The folder in functions/ and the module of each function, by logical id."""
+    template = read()
+    default = template["Globals"]["Function"]["Handler"]
+    return {
+        name: (Path(body["Properties"]["CodeUri"]).name, body["Properties"].get("Handler", default).partition(".")[0])
+        for name, body in template["Resources"].items()
+        if body["Type"] == "AWS::Serverless::Function"
+    }
 
 
 def transform(template: dict[str, Any]) -> dict[str, Any]:
-    """What the SAM transform makes of a template, conditions still in it."""
+    """What the SAM transform makes of a template that was read, conditions still in it."""
     for body in template["Resources"].values():
         for key in ("CodeUri", "ContentUri"):
             if key in body.get("Properties", {}):

@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from tests.template.stack import ROOT, Stack
+from tests.template.stack import FUNCTIONS, ROOT, Stack
 
 RESERVE = 20  # connections that no function may count on: RDS's own, a person's, frozen environments'
 
 
 def test_visibility_is_six_times_the_workers_timeout(source: dict) -> None:
     timeouts = source["Mappings"]["WorkerTimeouts"]
-    assert [int(timeout) for timeout in timeouts] == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
+    assert list(timeouts) == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
     for timeout, derived in timeouts.items():
         assert derived["VisibilityTimeout"] == 6 * int(timeout)
 
@@ -44,24 +44,34 @@ def test_redrive_names_the_two_queues_to_each_other(stack: Stack) -> None:
 
 
 @pytest.fixture
-def environments(source: dict) -> int:
-    """Environments at once by default, each with one connection."""
-    parameters = source["Parameters"]
-    concurrent = sum(parameters[f"{name}Concurrency"]["Default"] for name in ("Submit", "Status", "Worker"))
-    rollup, admin, migrate = 2, 2, 1
-    return concurrent + rollup + admin + migrate
+def environments(processed: dict) -> dict[str, int]:
+    """Environments of each function at once by default, each with one connection."""
+    functions = Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
+    found = {}
+    for name in FUNCTIONS:
+        if name == "Migrate":
+            found[name] = 1  # CloudFormation calls it, once for each deployment
+            continue
+        most = functions[f"{name}Function"].get("ReservedConcurrentExecutions")
+        assert most is not None, f"{name} has no reservation, so it could take any number of connections"
+        found[name] = int(processed["Parameters"][most["Ref"]]["Default"] if isinstance(most, dict) else most)
+    return found
 
 
-def test_connections_fit_every_database_class(source: dict, environments: int) -> None:
+def test_connections_fit_every_database_class(source: dict, environments: dict[str, int]) -> None:
     classes = source["Mappings"]["DatabaseClasses"]
     assert list(classes) == source["Parameters"]["DatabaseClass"]["AllowedValues"]
     for name, derived in classes.items():
-        assert environments <= int(derived["MaxConnections"]) - RESERVE, name
+        assert sum(environments.values()) <= int(derived["MaxConnections"]) - RESERVE, name
 
 
-def test_the_arithmetic_of_connections_is_in_the_template(environments: int) -> None:
+def test_the_arithmetic_of_connections_is_in_the_template_and_in_the_docs(environments: dict[str, int]) -> None:
     text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
-    assert f"= {environments} by default, under 80 less a reserve of {RESERVE}" in text
+    terms = " + ".join(f"{name.lower()} {number}" for name, number in environments.items())
+    total = sum(environments.values())
+    assert f"{terms} = {total} by default, under 80 less a reserve of {RESERVE}" in text
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert f"By default that makes {total}: {terms}." in operations
 
 
 def test_reserved_concurrency_is_a_choice(processed: dict) -> None:

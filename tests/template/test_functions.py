@@ -4,19 +4,37 @@ import json
 import re
 
 import pytest
+from samtranslator.yaml_helper import yaml_parse
 
 from sluice.config import Settings
-from tests.template.stack import ROOT, Stack
+from tests.template.stack import FUNCTIONS, ROOT, Stack, handlers
 
-FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
 # Read by libraries, not by sluice.config.
 LIBRARY_VARIABLES = re.compile(r"^(POWERTOOLS_\w+|AWS_USE_DUALSTACK_ENDPOINT)$")
 # Set by Lambda itself.
 LAMBDA_VARIABLES = {"AWS_REGION"}
 
 
-def test_there_are_these_functions_and_no_others(stack: Stack) -> None:
+def test_the_mapping_the_loops_the_outputs_and_the_folders_name_the_same_functions(stack: Stack) -> None:
+    template = yaml_parse((ROOT / "template.yaml").read_text())
+    for loop in [body for key, body in template["Resources"].items() if key.startswith("Fn::ForEach::")]:
+        assert loop[1] == FUNCTIONS
     assert set(stack.of_type("AWS::Lambda::Function")) == {f"{name}Function" for name in FUNCTIONS}
+    named = {name.removesuffix("FunctionName"): output["Value"] for name, output in stack.template["Outputs"].items()}
+    assert {name: named.get(name) for name in FUNCTIONS} == {name: {"Ref": f"{name}Function"} for name in FUNCTIONS}
+    folders = {path.name for path in (ROOT / "functions").iterdir() if path.is_dir()}
+    assert {folder for folder, _ in handlers().values()} == folders
+
+
+def test_the_mapping_and_the_file_of_the_roles_name_the_same_users(source: dict) -> None:
+    roles = {
+        name
+        for path in (ROOT / "layers/shared/sluice/sql").rglob("*.sql")
+        for name, _ in re.findall(r"\('(sluice_\w+)', '(\d+\w+)', ARRAY\[", path.read_text())
+    }
+    rows = source["Mappings"]["Functions"]
+    assert {row["DatabaseUser"] for row in rows.values()} == roles | {"sluice_owner"}
+    assert {name: row["Name"] for name, row in rows.items()} == {name: name.lower() for name in FUNCTIONS}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -102,7 +120,10 @@ def test_functions_wait_for_the_schema_and_the_schema_follows_the_layer(stack: S
     assert schema["LayerVersion"] == {"Ref": layer}
     for name in FUNCTIONS:
         depends = stack.resources[f"{name}Function"].get("DependsOn")
-        assert depends in (("Schema", ["Schema"]) if name != "Migrate" else (None,))
+        # And for what its role allows beyond what every role does: Lambda asks at once whether a worker may read the queue.
+        assert ([depends] if isinstance(depends, str) else depends) == (
+            ["Schema", *stack.policies(f"{name}Role")] if name != "Migrate" else None
+        )
 
 
 def test_cloudformation_waits_longer_than_the_migration_may_take(stack: Stack) -> None:

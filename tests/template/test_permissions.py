@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.template.stack import Stack, walk
+from tests.template.stack import FUNCTIONS, Stack, walk
 
-FUNCTIONS = ["Submit", "Status", "Worker", "Rollup", "Admin", "Migrate"]
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
@@ -71,7 +70,8 @@ def test_a_function_logs_to_its_own_group(stack: Stack, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "user"), [(name, f"sluice_{name.lower()}") for name in FUNCTIONS[:-1]] + [("Migrate", "sluice_owner")]
+    ("name", "user"),
+    [(name, f"sluice_{'owner' if name == 'Migrate' else name.lower()}") for name in FUNCTIONS],
 )
 def test_a_function_connects_as_its_own_user_of_the_created_database(created: Stack, name: str, user: str) -> None:
     (statement,) = [each for each in created.statements(f"{name}Role") if each["Sid"] == "ConnectToDatabase"]
@@ -98,6 +98,11 @@ def test_only_the_migration_has_the_owners_rights(created: Stack) -> None:
         if isinstance(value, str) and value.endswith(f"/{owner}")
     }
     assert holders == {"MigrateRole"}
+
+
+def test_a_policy_beside_a_role_is_one_functions_alone(stack: Stack) -> None:
+    for name, policy in stack.of_type("AWS::IAM::Policy").items():
+        assert policy["Roles"] == [{"Ref": f"{name.removesuffix('Policy')}Role"}], name
 
 
 def test_no_policy_grants_every_action_and_only_some_actions_every_resource(stack: Stack) -> None:

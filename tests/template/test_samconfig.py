@@ -14,6 +14,7 @@ ENVIRONMENTS = [name for name in CONFIG if name != "version"]
 def test_an_environment_is_whole(environment: str) -> None:
     config = CONFIG[environment]
     assert config["global"]["parameters"]["stack_name"]
+    assert config["global"]["parameters"]["language_extensions"] is True
     assert config["build"]["parameters"]["build_in_source"] is True
     assert config["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
     assert config["deploy"]["parameters"]["resolve_s3"] is True
