@@ -6,6 +6,7 @@ the service: no module of it, no database.
     root.py       the command `sluice`, what all commands share, and the exit codes
     commands/     a module for each subject: arguments in, an operation, a view of its result
     options.py    the forms in which values are written: times, durations, `unlimited`
+    vocabulary.py the words that the service defines: statuses, periods, tasks
     session.py    one run: which deployment, whether JSON is wanted, what is printed where
     paging.py     lists that are longer than one answer
     target.py     where a deployment's admin function is, and calling it

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-PERIODS: Final = ("minute", "daily", "monthly")
+from sluice_cli.vocabulary import PERIODS, RESET_FREQUENCIES
+
 _WITHIN: Final = {"minute": "in a minute", "daily": "in a day", "monthly": "in a month"}
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -141,7 +142,7 @@ def limit_options(function: F) -> F:
 def plan_options(function: F) -> F:
     """Add what a tier and a user's own plan have in common beside limits."""
     for option in (
-        click.option("--reset-frequency", type=click.Choice(["daily", "monthly"]), help="When used quota comes back."),
+        click.option("--reset-frequency", type=click.Choice(RESET_FREQUENCIES), help="When used quota comes back."),
         click.option("--dispatch-window", type=int, metavar="N", help="Requests in the queue at once."),
         click.option("--max-unfinished", type=int, metavar="N", help="Requests accepted and not finished at once."),
     ):

@@ -8,6 +8,7 @@ from sluice_cli.groups import Group
 from sluice_cli.options import DURATION, TIME, TIME_OR_NEVER, Null, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, record, table, text, time
+from sluice_cli.vocabulary import SCOPES
 
 _LISTED = (
     text("key_id"),
@@ -32,7 +33,7 @@ def keys() -> None:
 @keys.command()
 @click.argument("user_id", metavar="USER")
 @click.option("--name", help="What the key is for.")
-@click.option("--scope", "scopes", type=click.Choice(["submit", "read"]), multiple=True, help="Repeat; default: both.")
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="Repeat; default: both.")
 @click.option("--expires", type=TIME, help="When the key ends; default: never.")
 @pass_session
 def create(session: Session, user_id: str, name: str | None, scopes: tuple[str, ...], expires: str | None) -> None:

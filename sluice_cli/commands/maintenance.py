@@ -12,8 +12,7 @@ from sluice_cli.groups import Command
 from sluice_cli.options import given
 from sluice_cli.session import LONG_READ_SECONDS, Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text
-
-_TASKS = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
+from sluice_cli.vocabulary import ROLLUP_TASKS
 
 _VERIFIED = (
     text("balanced"),
@@ -59,7 +58,7 @@ def verify(session: Session, full: bool, head: str | None) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("tasks", type=click.Choice(_TASKS), nargs=-1, required=True, metavar="TASK...")
+@click.argument("tasks", type=click.Choice(ROLLUP_TASKS), nargs=-1, required=True, metavar="TASK...")
 @_full_option
 @_head_option
 @pass_session

@@ -8,6 +8,7 @@ from sluice_cli.groups import Group
 from sluice_cli.options import PRICE, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
+from sluice_cli.vocabulary import BACKENDS
 
 _LISTED = (
     text("model_id"),
@@ -45,7 +46,7 @@ def list_models(session: Session) -> None:
 
 @models.command("set")
 @click.argument("model", metavar="MODEL")
-@click.option("--backend", type=click.Choice(["openai", "bedrock"]), required=True)
+@click.option("--backend", type=click.Choice(BACKENDS), required=True)
 @click.option("--backend-model", required=True, help="The name that the backend knows.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
 @click.option("--secret-arn", metavar="ARN", help="The secret that holds the endpoint's API key.")

@@ -11,8 +11,7 @@ from sluice_cli.options import AT_MOST, TIME, given
 from sluice_cli.paging import Page, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text, time
-
-_STATUSES = ("queued", "processing", "completed", "failed", "cancelled", "expired")
+from sluice_cli.vocabulary import STATUSES
 
 _REQUEST = (
     time("created_at"),
@@ -39,7 +38,7 @@ def requests() -> None:
 
 @requests.command("list")
 @click.option("--user", metavar="USER", help="Only this user's.")
-@click.option("--status", type=click.Choice(_STATUSES), help="Only those in this state.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only those in this state.")
 @click.option("--reason", metavar="CODE", help="Only those that failed for this reason, like model_unavailable.")
 @click.option("--from", "start", type=TIME, help="Only those accepted at this time or later.")
 @click.option("--to", "end", type=TIME, help="Only those accepted before this time.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import PERIODS, given, limit_options, limits, plan_options
+from sluice_cli.options import given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text
+from sluice_cli.vocabulary import PERIODS
 
 _TIER = (
     text("tier"),
