@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import botocore.config
-import botocore.session
 
 from local.errors import LocalError
 from local.ports import LOOPBACK
+from sluice_cli.isolation import isolated_session
 
 ROOT = Path(__file__).resolve().parent.parent
 REGION = "us-east-1"
@@ -62,16 +62,9 @@ def aws_variables(endpoint_url: str) -> dict[str, str]:
 
 def aws_client(service: str, endpoint_url: str) -> Any:
     """A boto3-style client of the emulator; blind to the caller's profile, credentials and proxies."""
-    session = botocore.session.Session(
-        session_vars={
-            "profile": (None, None, None, None),
-            "config_file": (None, None, os.devnull, None),
-            "credentials_file": (None, None, os.devnull, None),
-        }
-    )
     # Long enough for the longest function; a call that was answered late must not be made twice.
     config = botocore.config.Config(proxies={}, read_timeout=910, retries={"total_max_attempts": 1})
-    return session.create_client(
+    return isolated_session().create_client(
         service,
         region_name=REGION,
         endpoint_url=endpoint_url,

@@ -10,6 +10,7 @@ the service: no module of it, no database.
     session.py    one run: which deployment, whether JSON is wanted, what is printed where
     paging.py     lists that are longer than one answer
     target.py     where a deployment's admin function is, and calling it
+    isolation.py  a session for servers on this machine
     errors.py     what can go wrong, as one line each
     tables.py     results as text for people
 """

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sluice_cli.errors import CommandError, RefusedError, aws_error
+from sluice_cli.isolation import isolated_session
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
@@ -75,15 +74,7 @@ def local_function(state: Path, read_timeout: float) -> AdminFunction:
         raise CommandError("stack_missing", f"{file} can not be read: {error.strerror}. {_START_OR_NAME}") from None
     except (ValueError, LookupError, TypeError):
         raise CommandError("stack_missing", f"{file} is not what `make run` writes. {_START_OR_NAME}") from None
-    # Blind to the caller's profile, files and proxies: none of them is about a server on this machine.
-    session = botocore.session.Session(
-        session_vars={
-            "profile": (None, None, None, None),
-            "config_file": (None, None, os.devnull, None),
-            "credentials_file": (None, None, os.devnull, None),
-        }
-    )
-    client = boto3.Session(botocore_session=session).client(
+    client = boto3.Session(botocore_session=isolated_session()).client(
         "lambda",
         region_name=region,
         endpoint_url=endpoint,
