@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 try:
     from local import demo
     from local.errors import LocalError
     from local.processes import stopping_on_signals
+    from local.report import Report, timed_report
     from local.stack import Stack
 except ModuleNotFoundError as missing:
     raise SystemExit(
@@ -26,17 +26,17 @@ _REVIVALS = 10
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for what went wrong (one sentence says what), 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    say = _clock()
+    report = timed_report()
     stack = Stack(
         options.state,
         api_port=options.api_port,
         database_port=options.database_port,
         llm_port=options.llm_port,
-        report=say,
+        report=report,
     )
     try:
         with stopping_on_signals():
-            return _run(options, stack, say)
+            return _run(options, stack, report)
     except LocalError as problem:
         print(f"sluice: {problem}", file=sys.stderr)
         return 1
@@ -46,30 +46,30 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) -> int:
-    say(f"Starting Sluice in {stack.state_dir}.")
+def _run(options: argparse.Namespace, stack: Stack, report: Report) -> int:
+    report(f"Starting Sluice in {stack.state_dir}.")
     try:
         info = stack.start()
-        say(f"Sluice is up at {info.api_url}")
+        report(f"Sluice is up at {info.api_url}")
         if options.command == "demo":
             _, before = demo.books(info)
-            answer = demo.prompt_the_model(info, say)
-            demo.check_the_books(stack, before, answer, say)
+            answer = demo.prompt_the_model(info, report)
+            demo.check_the_books(stack, before, answer, report)
             return 0
         if options.prompt:
-            demo.prompt_the_model(info, say)
+            demo.prompt_the_model(info, report)
         demo.show_next_steps(info)
         print("Serving until Ctrl-C.", flush=True)
-        _serve(stack, say)
+        _serve(stack, report)
         return 0
     finally:
         if stack.running:
-            say("Stopping.")
+            report("Stopping.")
             stack.stop()
-            say("All is stopped.")
+            report("All is stopped.")
 
 
-def _serve(stack: Stack, say: Callable[[str], None]) -> None:
+def _serve(stack: Stack, report: Report) -> None:
     """Serve until Ctrl-C; what ends by itself is started again, as it would be in a data centre, but not for ever."""
     revivals = 0
     try:
@@ -77,24 +77,14 @@ def _serve(stack: Stack, say: Callable[[str], None]) -> None:
             time.sleep(_WATCH_SECONDS)
             if (failure := stack.failure()) is None:
                 continue
-            say(failure)
+            report(failure)
             time.sleep(_REVIVAL_SECONDS)
             if revivals == _REVIVALS or not stack.revive():
                 raise LocalError(failure)
             revivals += 1
-            say("It runs again.")
+            report("It runs again.")
     except KeyboardInterrupt:
         return
-
-
-def _clock() -> Callable[[str], None]:
-    """A way to say sentences, each with the seconds since now before it."""
-    began = time.monotonic()
-
-    def say(sentence: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
-
-    return say
 
 
 def _parser() -> argparse.ArgumentParser:

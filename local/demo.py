@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,13 @@ from psycopg.rows import dict_row
 from local import api
 from local.errors import LocalError
 from local.processes import wait_until
+from local.report import Report
 from local.stack import Stack, StackInfo
 
 PROMPT = "Explain in two sentences what a water sluice is for."
 MAX_TOKENS = 96
 
 _ROLLUP_SECONDS = 15.0
-
-_Say = Callable[[str], None]
 
 _USAGE = """
 SELECT user_id, period, period_start, period_end, requests_count, tokens_used
@@ -40,15 +38,15 @@ class Books:
     tokens: int = 0
 
 
-def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
+def prompt_the_model(info: StackInfo, report: Report) -> dict[str, Any]:
     """Send the demo prompt through the API and show the answer. LocalError if there is none."""
-    say(f"Asking: {PROMPT}")
+    report(f"Asking: {PROMPT}")
     answer = api.generate(
         info.api_url,
         info.api_key,
         PROMPT,
         max_tokens=MAX_TOKENS,
-        on_accepted=lambda request: say(f"Accepted as {request}."),
+        on_accepted=lambda request: report(f"Accepted as {request}."),
     )
     if answer["status"] != "completed":
         raise LocalError(
@@ -58,7 +56,7 @@ def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
     print()
     print(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
     print()
-    say(
+    report(
         f"{answer['model']}: {usage['prompt_tokens']} tokens of prompt, {usage['completion_tokens']} of answer, "
         f"{answer['processing_time_ms'] / 1000:.1f} s of processing."
     )
@@ -91,7 +89,7 @@ def books(info: StackInfo) -> tuple[dict[str, Any] | None, Books]:
     return row, Books(int(row["requests_count"]), int(row["tokens_used"]))
 
 
-def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _Say) -> None:
+def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], report: Report) -> None:
     """Roll usage up, print the usage row, and make sure that it grew by the demo request. LocalError if it did not."""
     tokens = int(answer["usage"]["total_tokens"])
 
@@ -106,7 +104,7 @@ def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _S
     row, after = books(stack.info)
     if row is None:
         raise LocalError("The rollup ran, and the demo user has no usage row.")
-    say("Rolled usage up. The row of `usage`:")
+    report("Rolled usage up. The row of `usage`:")
     print()
     for column, value in row.items():
         print(f"    {column:<16} {value}")
@@ -116,15 +114,15 @@ def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _S
             f"The usage row grew by {after.requests - before.requests} requests "
             f"and {after.tokens - before.tokens} tokens, and the demo request alone had {tokens} tokens."
         )
-    say(f"It counts the request and its {tokens} tokens.")
-    verify(stack, say)
+    report(f"It counts the request and its {tokens} tokens.")
+    verify(stack, report)
 
 
-def verify(stack: Stack, say: _Say) -> None:
+def verify(stack: Stack, report: Report) -> None:
     """Have the books checked whole, and say what was looked at. LocalError if they do not balance."""
     stack.admin("rollup.run", tasks=["audit"])
     found = stack.admin("verify", full=True)
     if not found["balanced"]:
         raise LocalError(f"The books do not balance: {found['violations'] or found['audit']['problem']}")
     looked_at = ", ".join(f"{count} {what}" for what, count in found["checked"].items())
-    say(f"The books balance ({looked_at}); {found['audit']['rows']} rows of the audit log are as they were sealed.")
+    report(f"The books balance ({looked_at}); {found['audit']['rows']} rows of the audit log are as they were sealed.")
