@@ -14,9 +14,9 @@ from typing import Any
 from local.environment import ACCOUNT, REGION, ROOT, aws_client, aws_variables, child_environment, direct_opener
 from local.errors import LocalError
 from local.ports import LOOPBACK, claim_port
-from local.processes import Process, wait_until
+from local.processes import Process
+from local.server import Server
 
-_START_SECONDS = 60.0
 _LOG_GROUPS = "/aws/lambda/"
 
 
@@ -38,34 +38,24 @@ def _can_import(python: Path, *modules: str) -> bool:
     return subprocess.run(command, check=False, capture_output=True, env=child_environment()).returncode == 0
 
 
-class Emulator:
+class Emulator(Server):
     """ministack as a child process. Its state lives in memory: each start is an empty account.
 
     `scratch` is a folder for its temporary files, unpacked functions and layers among them; its owner empties it.
     With `snapshots` it can be brought back to what `snapshot` found.
     """
 
+    name = "the AWS emulator"
+
     def __init__(self, log: Path, scratch: Path, port: int | None = None, *, snapshots: bool = False) -> None:
-        self.log = log
-        self.port = port or 0
+        super().__init__(log, port)
         self._scratch = scratch
         self._snapshots = snapshots
-        self._requested_port = port
-        self._process: Process | None = None
 
     @property
     def url(self) -> str:
         """The endpoint of every AWS service."""
         return f"http://{LOOPBACK}:{self.port}"
-
-    @property
-    def process(self) -> Process | None:
-        """The server process; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
 
     def api_url(self, api_id: str) -> str:
         """Where an HTTP API with a $default stage answers, without a slash at the end."""
@@ -112,15 +102,8 @@ class Emulator:
             PYTHONDONTWRITEBYTECODE="1",
         )
         command = [str(python), "-m", "ministack"]
-        self._process = Process.start("the AWS emulator", command, log=self.log, env=environment, cwd=self._scratch)
+        self._process = Process.start(self.name, command, log=self.log, env=environment, cwd=self._scratch)
         return self._process
-
-    def wait_ready(self) -> None:
-        """Wait until it answers; LocalError with the end of its log if it ends instead."""
-        wait_until(lambda: not self.alive or self._ready(), _START_SECONDS)
-        if not self.alive or not self._ready():
-            tail = self._process.log_tail() if self._process is not None else ""
-            raise LocalError(f"The AWS emulator did not start. The end of its log, {self.log}:\n{tail}")
 
     def snapshot(self) -> Process:
         """Start it again with all that it holds now, and have `restart` come back to this from then on.
@@ -146,12 +129,6 @@ class Emulator:
         process = self._launch()
         self.wait_ready()
         return process
-
-    def stop(self) -> None:
-        """Stop it and the functions that it runs; safe to call when it does not run."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
 
     def _ready(self) -> bool:
         try:

@@ -17,14 +17,13 @@ from pathlib import Path
 from local.environment import child_environment, direct_opener
 from local.errors import LocalError
 from local.ports import LOOPBACK, claim_port
-from local.processes import Process, wait_until
+from local.processes import Process
+from local.server import Server
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
 SLOTS = 4  # requests decoded together
 CONTEXT_TOKENS = 2048  # per slot: what the model was trained for, prompt and answer together
-
-_START_SECONDS = 60.0
 
 
 def model_file() -> Path:
@@ -38,28 +37,18 @@ def model_file() -> Path:
     return found[0]
 
 
-class LanguageModel:
+class LanguageModel(Server):
     """The model server as a child process."""
 
+    name = "the language model"
+
     def __init__(self, log: Path, port: int | None = None) -> None:
-        self.log = log
-        self.port = port or 0
-        self._requested_port = port
-        self._process: Process | None = None
+        super().__init__(log, port)
 
     @property
     def url(self) -> str:
         """The base of its API, as OpenAI's clients take it."""
         return f"http://{LOOPBACK}:{self.port}/v1"
-
-    @property
-    def process(self) -> Process | None:
-        """The server process; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
 
     def launch(self) -> Process:
         """Start the server without waiting for it; the model is ready after `wait_ready`."""
@@ -69,10 +58,10 @@ class LanguageModel:
                 "If pip found no wheel for this machine, use Linux or macOS on x86-64 or arm64."
             )
         model_file()
-        self.port = claim_port(self._requested_port, "the language model", "--llm-port")
+        self.port = claim_port(self._requested_port, self.name, "--llm-port")
         command = [sys.executable, "-m", "local.llm", "--port", str(self.port), "--end-with-stdin"]
         self._process = Process.start(
-            "the language model",
+            self.name,
             command,
             log=self.log,
             env=child_environment(PYTHONUNBUFFERED="1"),
@@ -81,33 +70,18 @@ class LanguageModel:
         )
         return self._process
 
-    def wait_ready(self) -> None:
-        """Wait until the model answers; LocalError with the end of its log if it ends instead."""
-        wait_until(lambda: not self.alive or self._healthy(), _START_SECONDS)
-        if not self.alive or not self._healthy():
-            raise LocalError(f"The language model did not start. The end of its log, {self.log}:\n{self._tail()}")
-
     def start(self) -> None:
         """`launch` and `wait_ready`, on the same port as before if it ran before."""
         self._requested_port = self._requested_port or self.port or None
         self.launch()
         self.wait_ready()
 
-    def stop(self) -> None:
-        """Stop the server; safe to call when it does not run."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def _healthy(self) -> bool:
+    def _ready(self) -> bool:
         try:
             with direct_opener.open(f"http://{LOOPBACK}:{self.port}/health", timeout=2) as answer:
                 return bool(json.load(answer).get("status") == "ok")
         except (OSError, ValueError):
             return False
-
-    def _tail(self) -> str:
-        return self._process.log_tail() if self._process is not None else ""
 
 
 def serve(port: int) -> None:
@@ -143,7 +117,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        serve(claim_port(arguments.port, "the language model", "--port"))
+        serve(claim_port(arguments.port, LanguageModel.name, "--port"))
     except LocalError as problem:
         raise SystemExit(str(problem)) from None
     try:

@@ -31,8 +31,8 @@ from local.errors import LocalError
 from local.files import Lock, write_atomically
 from local.ports import LOOPBACK, claim_port
 from local.processes import Process, ProcessIdentity, end, wait_until
+from local.server import Server
 
-_START_SECONDS = 60.0  # recovery after a crash included
 _STOP_SECONDS = 20.0
 _RACES = 5  # how often a free port may be taken by somebody else before we bind it
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -56,7 +56,7 @@ _SETTINGS: Mapping[str, str] = {
 _FASTER_THAN_SAFE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 
 
-class Postgres:
+class Postgres(Server):
     """One PostgreSQL server with its data directory, made on first start.
 
     `port` None means a free one. `settings` are added to postgresql.conf's, and win. With `durable=False` the server
@@ -66,6 +66,8 @@ class Postgres:
 
     All methods raise LocalError with a sentence that says what to do.
     """
+
+    name = "PostgreSQL"
 
     def __init__(
         self,
@@ -78,19 +80,16 @@ class Postgres:
         password: str | None = None,
     ) -> None:
         requested = data_dir.absolute()
+        super().__init__(log or requested.with_name(requested.name + ".log"), port)
         self._account = Account.for_server()
         #: Sentences about what was found and mended, or is not where one would look; for a person to read.
         self.notes: list[str] = []
         self._requested_dir = requested
-        self.log = log or requested.with_name(requested.name + ".log")
-        self.port = port or 0
-        self._requested_port = port
         self._password_file = requested.with_name(requested.name + ".password")
         self._password = password
         self._durable = durable
         self._settings = {**_SETTINGS, **({} if durable else _FASTER_THAN_SAFE), **(settings or {})}
         self._lock = Lock(requested.with_name(requested.name + ".lock"))
-        self._process: Process | None = None
 
     @cached_property
     def data_dir(self) -> Path:
@@ -160,15 +159,6 @@ class Postgres:
         for path in (self._password_file, self.log, requested.with_name(requested.name + ".lock")):
             path.unlink(missing_ok=True)
 
-    @property
-    def process(self) -> Process | None:
-        """The server process, for those who watch or record it; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
     def __enter__(self) -> Postgres:
         return self.start()
 
@@ -223,7 +213,7 @@ class Postgres:
             return
         except ValueError:
             pid = 0
-        identity = ProcessIdentity.of(pid, "PostgreSQL", signal.SIGINT) if pid > 0 else None
+        identity = ProcessIdentity.of(pid, self.name, signal.SIGINT) if pid > 0 else None
         if identity is not None and _serves(identity.pid, self.data_dir):
             end(identity, _STOP_SECONDS)
             self.notes.append(f"Stopped PostgreSQL (process {pid}), which a run that was killed had left behind.")
@@ -233,10 +223,10 @@ class Postgres:
     def _launch(self, program: Path) -> None:
         tail = ""
         for _ in range(_RACES):
-            self.port = claim_port(self._requested_port, "PostgreSQL", "--database-port")
+            self.port = claim_port(self._requested_port, self.name, "--database-port")
             began = self.log.stat().st_size if self.log.exists() else 0
             self._process = Process.start(
-                "PostgreSQL",
+                self.name,
                 [program, "-D", self.data_dir, "-p", str(self.port)],
                 log=self.log,
                 env=ENVIRONMENT,
@@ -244,8 +234,7 @@ class Postgres:
                 account=self._account,
                 stop_signal=signal.SIGINT,
             )
-            wait_until(lambda: self._ready() or not self.alive, _START_SECONDS)
-            if self.alive and self._ready():
+            if self._becomes_ready():
                 return
             self._process.stop()
             tail = self._process.log_tail()
@@ -257,7 +246,7 @@ class Postgres:
                 break
             # Another free port; or backends of a killed server, which go as soon as they notice.
             wait_until(lambda: False, 0.3)
-        raise LocalError(f"PostgreSQL did not start. The end of its log, {self.log}:\n{tail}")
+        raise self._not_started(tail)
 
     def _ready(self) -> bool:
         """Whether the server has said that it accepts connections: the eighth line of its pid file."""

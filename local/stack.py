@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from local.files import Lock, kept, write_atomically
 from local.llm import LanguageModel
 from local.postgres import Postgres, StopMode
 from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
+from local.report import Report
 
 DATABASE = "sluice"
 OWNER = "sluice_owner"
@@ -73,7 +74,7 @@ class Stack:
         parameters: Mapping[str, str] | None = None,
         durable: bool = True,
         restartable: bool = False,
-        report: Callable[[str], None] | None = None,
+        report: Report | None = None,
     ) -> None:
         self.state_dir = state_dir.absolute()
         self.logs_dir = self.state_dir / "logs"
