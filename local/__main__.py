@@ -1,7 +1,5 @@
 """The command line: ``python -m local run`` and ``python -m local demo``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

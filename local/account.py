@@ -5,8 +5,6 @@ where he may not go (/root, a test's private temporary folder). Then the data di
 folder of our own under /var/tmp, and the server's programs are copied there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -18,7 +16,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from local.errors import LocalError
 
@@ -34,7 +32,7 @@ class Account:
     group: int | None
 
     @classmethod
-    def for_server(cls) -> Account:
+    def for_server(cls) -> Self:
         """This user; or `nobody`, if this is root."""
         if os.geteuid() != 0:
             return cls(None, None)

@@ -1,7 +1,5 @@
 """What a fresh deployment needs before anybody can use it, through its admin function: models, a user, a key."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A minimal client of the deployed API, as anybody would write one: submit a prompt, ask until it is answered."""
 
-from __future__ import annotations
-
 import json
 import time
 import urllib.error

@@ -1,7 +1,5 @@
 """The data directory of a PostgreSQL server: made, recognised, mended, given its settings and password."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What `run` and `demo` do with a stack that runs: one prompt through the API, and the books after it."""
 
-from __future__ import annotations
-
 import shlex
 import textwrap
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ which SAM declares an HTTP API's routes: they are read from the processed templa
 here says what they are. And it keeps numbers that come from a template's parameters as text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

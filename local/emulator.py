@@ -1,7 +1,5 @@
 """The AWS emulator: ministack, as a child process whose traces all lie in the stack's own folder."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

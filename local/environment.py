@@ -4,8 +4,6 @@ They speak to an emulator with invented credentials. Whatever could lead a tool 
 credentials, endpoints, configuration files) is left out or overridden, whoever starts the stack and wherever.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import urllib.request

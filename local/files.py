@@ -1,7 +1,5 @@
 """Files of the stack's own folder: replaced whole, locked, looked at from their end."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -4,8 +4,6 @@
 the model and nothing else, and so that its memory and its threads are not the stack's.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """TCP ports of 127.0.0.1: everything in the stack listens there and nowhere else."""
 
-from __future__ import annotations
-
 import socket
 
 from local.errors import LocalError

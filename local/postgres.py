@@ -9,8 +9,6 @@ offers no way to restart a server or to end it abruptly.
 Under root the server runs as `nobody`: see local/account.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import shutil
@@ -19,7 +17,7 @@ import subprocess
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import quote
 
 import psycopg
@@ -98,7 +96,7 @@ class Postgres(Server):
 
     # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self) -> Postgres:
+    def start(self) -> Self:
         """Start the server and wait until it accepts connections. Makes, or mends, the data directory first."""
         if self.alive:
             return self
@@ -159,7 +157,7 @@ class Postgres(Server):
         for path in (self._password_file, self.log, requested.with_name(requested.name + ".lock")):
             path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exception: object) -> None:

@@ -4,8 +4,6 @@ Every server of the stack is the leader of a process group of its own. So Ctrl-C
 stack itself, which then stops its servers in order, and stopping a server also reaches whatever it started.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -16,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from local.account import Account
 from local.errors import LocalError
@@ -42,7 +40,7 @@ class ProcessIdentity:
     stop_signal: int = signal.SIGTERM
 
     @classmethod
-    def of(cls, pid: int, name: str, stop_signal: int = signal.SIGTERM) -> ProcessIdentity | None:
+    def of(cls, pid: int, name: str, stop_signal: int = signal.SIGTERM) -> Self | None:
         """The identity of a live process, or None if there is none with this id."""
         started = _started(pid)
         return None if started is None else cls(name, pid, started, int(stop_signal))
@@ -133,7 +131,7 @@ class Process:
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_stdin: bool = False,
-    ) -> Process:
+    ) -> Self:
         """Start `command` with its output appended to `log`.
 
         `account` is who it runs as, if not this user. `stop_signal` asks it to end in good order. With `keep_stdin`

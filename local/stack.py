@@ -4,8 +4,6 @@ with Stack(Path(".local")) as stack:
     urllib.request.urlopen(stack.info.api_url + "/health")
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import secrets
@@ -13,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from local import deploy
 from local.admin import DEMO_USER, Admin
@@ -144,7 +142,7 @@ class Stack:
         shutil.rmtree(self.state_dir)
         self._lock.release()
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -1,7 +1,5 @@
 """What can go wrong, as one line each: what it was and what to do."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

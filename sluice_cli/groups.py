@@ -1,7 +1,5 @@
 """click's commands and groups, with the options that all of them share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The forms in which values are written on the command line, and how they become arguments of operations."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Lists that are longer than one answer: followed to the end, or to a limit, and shown as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

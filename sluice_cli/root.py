@@ -1,7 +1,5 @@
 """The command `sluice`: its options, its subcommands, and how a run ends."""
 
-from __future__ import annotations
-
 import errno
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One run of `sluice`: which deployment it speaks to, and what is printed where."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

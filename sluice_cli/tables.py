@@ -4,8 +4,6 @@ No line is ever cut or broken: output is piped and searched, and what is copied 
 table that is too wide for the terminal is shown as records, and one for a pipe is as wide as it needs to be.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import shutil

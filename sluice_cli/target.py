@@ -1,7 +1,5 @@
 """Where a deployment's admin function is, and calling it: on the local stack, or in an AWS account."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ class AdminFunction:
         logs: where it logs, for people.
     """
 
-    client: LambdaClient
+    client: "LambdaClient"
     name: str
     unreachable: str
     logs: str

@@ -1,7 +1,5 @@
 """The subcommands, a module for each subject. Each is one operation of the admin function."""
 
-from __future__ import annotations
-
 from sluice_cli.commands.audit import audit
 from sluice_cli.commands.invoice import invoice
 from sluice_cli.commands.keys import keys

@@ -1,7 +1,5 @@
 """`sluice audit`."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import click

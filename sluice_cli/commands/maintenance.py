@@ -1,7 +1,5 @@
 """`sluice verify` and `sluice rollup`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

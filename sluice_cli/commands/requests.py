@@ -1,7 +1,5 @@
 """`sluice requests`."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import click

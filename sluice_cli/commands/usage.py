@@ -1,7 +1,5 @@
 """`sluice usage`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import click

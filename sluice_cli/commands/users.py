@@ -1,7 +1,5 @@
 """`sluice users`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
