@@ -6,9 +6,9 @@ import botocore.session
 
 
 def isolated_session() -> botocore.session.Session:
-    """Return a session that ignores the caller's profile and AWS files: neither is about a server on this machine.
+    """Return a session that ignores the caller's AWS profile and files: they do not concern a server on this machine.
 
-    Credentials, region and endpoint have to be given to each client.
+    Pass credentials, region and endpoint to each client.
     """
     return botocore.session.Session(
         session_vars={
