@@ -9,11 +9,11 @@ from typing import Final
 STATUSES: Final = ("queued", "processing", "completed", "failed", "cancelled", "expired")
 """Statuses of a request."""
 SCOPES: Final = ("submit", "read")
-"""What an API key permits."""
+"""Permissions of an API key."""
 PERIODS: Final = ("minute", "daily", "monthly")
-"""Periods that limits apply to."""
+"""Periods of limits."""
 RESET_FREQUENCIES: Final = ("daily", "monthly")
-"""How often used quota is reset."""
+"""Intervals at which used quota is reset."""
 BACKENDS: Final = ("openai", "bedrock")
 """Kinds of servers that run models."""
 ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
