@@ -128,7 +128,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What CloudFormation made."""
+    """The result of a deployment."""
 
     outputs: Mapping[str, str]
     resources: Mapping[str, str]  # logical id → physical id

@@ -1,4 +1,4 @@
-"""What the servers of the stack have in common: a child process that is started first and waited for later."""
+"""Base class of the stack's servers: a child process that is started first and waited for later."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -35,7 +35,7 @@ class Server(ABC):
 
     @property
     def alive(self) -> bool:
-        """Whether the server process runs."""
+        """True while the server process runs."""
         return self._process is not None and self._process.alive
 
     def wait_ready(self) -> None:
