@@ -21,6 +21,7 @@ from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
 from local.errors import LocalError
 from local.files import Lock, read_or_create, write_atomically
 from local.llm import LanguageModel
+from local.old_data import set_aside_old_data
 from local.postgres import Postgres, StopMode
 from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
 from local.report import Report
@@ -88,6 +89,7 @@ class Stack:
         self._lock = Lock(self.state_dir / "stack.lock")
         self._record = ProcessRecord(self.state_dir / "processes.json")
         self._scratch = self.state_dir / "tmp"
+        self._demo_key_file = self.state_dir / "demo.key"
         self._function_logs: FunctionLogs | None = None
         self._info: StackInfo | None = None
 
@@ -278,6 +280,16 @@ class Stack:
         for note in self._postgres.notes:
             self._report(note)
         self._postgres.ensure_database(DATABASE, OWNER, self._owner_password())
+        sentence = set_aside_old_data(
+            self._postgres,
+            DATABASE,
+            OWNER,
+            self._owner_password(),
+            state_dir=self.state_dir,
+            key_file=self._demo_key_file,
+        )
+        if sentence is not None:
+            self._report(sentence)
 
     def _deploy(self) -> StackInfo:
         self._function_logs = FunctionLogs(self.emulator, self.logs_dir / "functions", f"{deploy.STACK_NAME}-")
@@ -306,7 +318,7 @@ class Stack:
         api_url = self.emulator.api_url(api_id)
         return StackInfo(
             api_url=api_url,
-            api_key=admin.demo_key(api_url, self.state_dir / "demo.key"),
+            api_key=admin.demo_key(api_url, self._demo_key_file),
             user_id=DEMO_USER,
             database_url=self.postgres.url(DATABASE, user=OWNER, password=self._owner_password()),
             queue_url=deployment.outputs["RequestQueueUrl"],

@@ -8,7 +8,7 @@ import pytest
 
 from local.old_data import set_aside_old_data
 from local.postgres import Postgres
-from local.stack import DATABASE, OWNER
+from local.stack import DATABASE, OWNER, Stack
 
 PASSWORD = "secret"
 OLD = [
@@ -78,3 +78,21 @@ def test_other_databases_are_left_alone(database: Postgres, key_file: Path, stat
     assert set_aside(database, key_file) is None
     assert databases(database) == [DATABASE]
     assert key_file.exists()
+
+
+def test_start_of_the_stack_reports_old_data(tmp_path: Path) -> None:
+    sentences: list[str] = []
+    stack = Stack(tmp_path / "state", durable=False, report=sentences.append)
+    stack.state_dir.mkdir()
+    (stack.state_dir / "demo.key").write_text("sluice_key")
+    try:
+        stack._start_postgres()
+        with psycopg.connect(stack.postgres.url(DATABASE)) as connection:
+            connection.execute(OLD[0])
+        stack.postgres.stop()
+        stack._start_postgres()
+        assert len(databases(stack.postgres)) == 2
+    finally:
+        stack.postgres.destroy()
+    assert [each for each in sentences if "earlier layout" in each] == sentences[-1:]
+    assert not (stack.state_dir / "demo.key").exists()
