@@ -1,17 +1,15 @@
-"""The command line: ``python -m local run`` and ``python -m local demo``."""
-
-from __future__ import annotations
+"""The commands `python -m local run` and `python -m local demo`."""
 
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 try:
     from local import demo
     from local.errors import LocalError
     from local.processes import stopping_on_signals
+    from local.report import Report, timed_report
     from local.stack import Stack
 except ModuleNotFoundError as missing:
     raise SystemExit(
@@ -19,82 +17,72 @@ except ModuleNotFoundError as missing:
     ) from None
 
 _WATCH_SECONDS = 0.5
-_REVIVAL_SECONDS = 2.0
-_REVIVALS = 10
+_RESTART_SECONDS = 2.0
+_MAX_RESTARTS = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for what went wrong (one sentence says what), 2 for wrong usage."""
+    """Run a command and return its exit code: 0, 1 after a failure (printed as one sentence), 130 if interrupted."""
     options = _parser().parse_args(arguments)
-    say = _clock()
+    report = timed_report()
     stack = Stack(
         options.state,
         api_port=options.api_port,
         database_port=options.database_port,
         llm_port=options.llm_port,
-        report=say,
+        report=report,
     )
     try:
         with stopping_on_signals():
-            return _run(options, stack, say)
+            return _run(options, stack, report)
     except LocalError as problem:
         print(f"sluice: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        # Only a start is interrupted here; serving ends by itself.
-        print("Interrupted: all is stopped.", file=sys.stderr)
+        # Interrupted while starting; Ctrl-C while serving is handled in _serve.
+        print("Interrupted: everything is stopped.", file=sys.stderr)
         return 130
 
 
-def _run(options: argparse.Namespace, stack: Stack, say: Callable[[str], None]) -> int:
-    say(f"Starting Sluice in {stack.state_dir}.")
+def _run(options: argparse.Namespace, stack: Stack, report: Report) -> int:
+    report(f"Starting Sluice in {stack.state_dir}.")
     try:
         info = stack.start()
-        say(f"Sluice is up at {info.api_url}")
+        report(f"Sluice is up at {info.api_url}")
         if options.command == "demo":
-            _, before = demo.books(info)
-            answer = demo.prompt_the_model(info, say)
-            demo.check_the_books(stack, before, answer, say)
+            _, before = demo.monthly_usage(info)
+            answer = demo.send_prompt(info, report)
+            demo.check_usage(stack, before, answer, report)
             return 0
         if options.prompt:
-            demo.prompt_the_model(info, say)
+            demo.send_prompt(info, report)
         demo.show_next_steps(info)
         print("Serving until Ctrl-C.", flush=True)
-        _serve(stack, say)
+        _serve(stack, report)
         return 0
     finally:
         if stack.running:
-            say("Stopping.")
+            report("Stopping.")
             stack.stop()
-            say("All is stopped.")
+            report("Everything is stopped.")
 
 
-def _serve(stack: Stack, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; what ends by itself is started again, as it would be in a data centre, but not for ever."""
-    revivals = 0
+def _serve(stack: Stack, report: Report) -> None:
+    """Serve until Ctrl-C. Servers that end by themselves are restarted, a limited number of times."""
+    restarts = 0
     try:
         while True:
             time.sleep(_WATCH_SECONDS)
             if (failure := stack.failure()) is None:
                 continue
-            say(failure)
-            time.sleep(_REVIVAL_SECONDS)
-            if revivals == _REVIVALS or not stack.revive():
+            report(failure)
+            time.sleep(_RESTART_SECONDS)
+            if restarts == _MAX_RESTARTS or not stack.revive():
                 raise LocalError(failure)
-            revivals += 1
-            say("It runs again.")
+            restarts += 1
+            report("It runs again.")
     except KeyboardInterrupt:
         return
-
-
-def _clock() -> Callable[[str], None]:
-    """A way to say sentences, each with the seconds since now before it."""
-    began = time.monotonic()
-
-    def say(sentence: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
-
-    return say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,14 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="run|demo")
     run = commands.add_parser("run", help="start everything, answer one prompt, serve until Ctrl-C")
     run.add_argument("--no-prompt", dest="prompt", action="store_false", help="do not send the demo prompt")
-    rehearsal = commands.add_parser("demo", help="start everything, answer one prompt, roll usage up, show it, stop")
-    for command in (run, rehearsal):
+    demo_run = commands.add_parser("demo", help="start everything, answer one prompt, show its usage, stop")
+    for command in (run, demo_run):
         command.add_argument(
             "--state",
             type=Path,
             default=Path(".local"),
             metavar="DIR",
-            help="where data, logs and stack.json are (default: .local)",
+            help="folder of data, logs and stack.json (default: .local)",
         )
         command.add_argument("--api-port", type=int, metavar="PORT", help="port of the API (default: a free one)")
         command.add_argument(

@@ -1,6 +1,4 @@
-"""What a fresh deployment needs before anybody can use it, through its admin function: models, a user, a key."""
-
-from __future__ import annotations
+"""Set up a new deployment through its admin function: models, a user, a key."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +15,12 @@ MODELS_FILE = Path(__file__).with_name("models.json")
 
 
 class AdminError(LocalError):
-    """The admin function refused an operation; `code` is the problem's machine-readable name."""
+    """The admin function refused an operation.
+
+    Attributes:
+        code: the code of the problem.
+        problem: the whole problem object.
+    """
 
     def __init__(self, operation: str, problem: Mapping[str, Any]) -> None:
         self.code = str(problem.get("code", ""))
@@ -26,14 +29,23 @@ class AdminError(LocalError):
 
 
 class Admin:
-    """The admin function of a deployment; `function` is its name."""
+    """The admin function of a deployment.
+
+    Args:
+        emulator: in which it is deployed.
+        function: its name.
+    """
 
     def __init__(self, emulator: Emulator, function: str) -> None:
         self._emulator = emulator
         self._function = function
 
     def run(self, operation: str, arguments: Mapping[str, object]) -> dict[str, Any]:
-        """Run an operation and return its result. AdminError if it is refused."""
+        """Run an operation and return its result.
+
+        Raises:
+            AdminError: the operation was refused.
+        """
         answer = self._emulator.invoke(self._function, {"operation": operation, "arguments": dict(arguments)})
         if not isinstance(answer, dict):
             raise LocalError(f"The admin function answered {operation} with {answer!r}.")
@@ -42,13 +54,13 @@ class Admin:
         return dict(answer.get("result") or {})
 
     def register_models(self, llm_url: str) -> None:
-        """Set the models of models.json, at this endpoint."""
+        """Configure the models of models.json, with this endpoint."""
         for model in json.loads(MODELS_FILE.read_text(encoding="utf-8").replace("{llm_url}", llm_url)):
             self.run("model.set", model)
 
-    def demo_key(self, api_url: str, kept: Path) -> str:
-        """The demo user's key: the one kept in a file if the database still knows it, or a new one, kept there."""
-        key = kept.read_text(encoding="ascii").strip() if kept.exists() else ""
+    def demo_key(self, api_url: str, key_file: Path) -> str:
+        """Return the demo user's key: the one in the file if it is still valid, or a new one, saved there."""
+        key = key_file.read_text(encoding="ascii").strip() if key_file.exists() else ""
         if key and _accepts(api_url, key):
             return key
         try:
@@ -58,9 +70,9 @@ class Admin:
         except AdminError as refused:
             if refused.code != "user_exists":
                 raise
-        made = str(self.run("key.create", {"user_id": DEMO_USER, "name": "local stack"})["api_key"])
-        write_atomically(kept, made)
-        return made
+        key = str(self.run("key.create", {"user_id": DEMO_USER, "name": "local stack"})["api_key"])
+        write_atomically(key_file, key)
+        return key
 
 
 def _accepts(api_url: str, key: str) -> bool:

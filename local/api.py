@@ -1,6 +1,4 @@
-"""A minimal client of the deployed API, as anybody would write one: submit a prompt, ask until it is answered."""
-
-from __future__ import annotations
+"""A minimal client of the deployed API: submit a prompt and poll until the request is finished."""
 
 import json
 import time
@@ -14,12 +12,16 @@ from local.errors import LocalError
 
 FINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 
-_CALL_SECONDS = 60.0  # a burst starts an environment for each call, and they share this machine
+_CALL_SECONDS = 60.0  # in a burst, each call starts an execution environment on this machine
 
 
 def call(method: str, url: str, key: str, body: object = None) -> tuple[int, Any]:
-    """One call of the API: the HTTP status and the body, read as JSON where it is."""
-    request = urllib.request.Request(url, method=method, headers={"x-api-key": key})  # noqa: S310  (http, made by us)
+    """Call the API and return the HTTP status and the body, parsed if it is JSON.
+
+    Raises:
+        LocalError: the API did not answer.
+    """
+    request = urllib.request.Request(url, method=method, headers={"x-api-key": key})  # noqa: S310  (the URL is ours, with http)
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", "application/json")
@@ -46,9 +48,18 @@ def generate(
     seconds: float = 120.0,
     on_accepted: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Submit a prompt and wait for its end; returns what GET /status says of it then.
+    """Submit a prompt, wait until the request is finished and return the answer of GET /status.
 
-    `on_accepted` receives the request's id. LocalError if it is refused, or has not ended after `seconds`.
+    Args:
+        api_url: the base URL.
+        key: an API key.
+        prompt: the prompt.
+        max_tokens: the limit for the completion.
+        seconds: how long to wait.
+        on_accepted: called with the request's id.
+
+    Raises:
+        LocalError: the request was refused, or not finished in time.
     """
     status, accepted = call(
         "POST", f"{api_url}/generate", key, {"prompt": prompt, "parameters": {"max_tokens": max_tokens}}

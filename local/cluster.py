@@ -1,6 +1,4 @@
-"""The data directory of a PostgreSQL server: made, recognised, mended, given its settings and password."""
-
-from __future__ import annotations
+"""The data directory of a PostgreSQL server: creation, checks, repair, settings and password."""
 
 import os
 import shutil
@@ -18,17 +16,22 @@ from local.ports import LOOPBACK
 MAJOR_VERSION = "18"
 SUPERUSER = "postgres"
 
-#: Nothing of the caller's: neither its PG* variables nor its locale may change what the server does.
+# Without the caller's PG* variables and locale, which would change how the server works.
 ENVIRONMENT: Mapping[str, str] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 _NEEDED = ("PG_VERSION", "global/pg_control", "postgresql.conf")
 
 
 class Cluster:
-    """A data directory (PostgreSQL calls what is in it a database cluster) while no server runs on it.
+    """A data directory (PostgreSQL's term is database cluster) while no server runs on it.
 
-    `programs` is the folder of PostgreSQL's programs, `settings` go beside postgresql.conf, and `notes` receives a
-    sentence about whatever was found and mended. With `durable=False` making it does not wait for the disk.
+    Args:
+        directory: its path.
+        account: owns it.
+        programs: the folder of PostgreSQL's programs.
+        settings: written to a file that postgresql.conf includes.
+        durable: False if creating it need not wait for the disk.
+        notes: gets a sentence about every repair.
     """
 
     def __init__(
@@ -49,15 +52,20 @@ class Cluster:
         self._notes = notes
 
     def prepare(self, password: str, *, password_is_new: bool) -> None:
-        """Leave a complete directory with these settings and, if it or the password is new, this superuser password.
+        """Make sure that the directory is complete and has these settings, and set a new password.
 
-        LocalError if what is there belongs to another user or to another version of PostgreSQL.
+        Args:
+            password: the superuser's.
+            password_is_new: True to set it in an existing directory too.
+
+        Raises:
+            LocalError: the directory belongs to another user or another version of PostgreSQL.
         """
-        # Under another name until it is complete, so that an interruption leaves nothing that looks like data.
+        # Created under another name, so that an interruption leaves no incomplete data directory.
         fresh = self._directory.with_name(self._directory.name + ".new")
         if fresh.exists():
             shutil.rmtree(fresh)
-            self._notes.append("Removed what an interrupted first start had left of a data directory.")
+            self._notes.append("Removed the incomplete data directory of an interrupted first start.")
         if self._directory.exists() and not self._account.owns(self._directory):
             raise LocalError(f"{self._directory} was made by another user: run as that one, or remove it.")
         if self._directory.exists() and not all((self._directory / name).is_file() for name in _NEEDED):
@@ -73,7 +81,7 @@ class Cluster:
         self._write_settings(self._directory)
         if password_is_new:
             self._set_password(self._directory, password)
-            self._notes.append("Gave the database a new password, for the file with the old one was gone.")
+            self._notes.append("Set a new database password, because the file with the old one was missing.")
 
     def _check_version(self) -> None:
         version = (self._directory / "PG_VERSION").read_text().strip()
@@ -84,7 +92,7 @@ class Cluster:
             )
 
     def _set_aside(self) -> None:
-        """Move away what is no data directory. Removing it is not for us: the path may have been given by mistake."""
+        """Move away a directory that is not a data directory. Not removed: the path may be a mistake."""
         if not any(self._directory.iterdir()):
             self._directory.rmdir()
             return
@@ -92,7 +100,7 @@ class Cluster:
         while (aside := self._directory.with_name(f"{self._directory.name}.incomplete-{number}")).exists():
             number += 1
         self._directory.rename(aside)
-        self._notes.append(f"The data directory was incomplete: moved it to {aside} and made a new one.")
+        self._notes.append(f"The data directory was incomplete: moved it to {aside} and created a new one.")
 
     def _initialise(self, directory: Path) -> None:
         self._run(
@@ -100,11 +108,11 @@ class Cluster:
             f"--pgdata={directory}",
             f"--username={SUPERUSER}",
             "--encoding=UTF8",
-            # The same order of text on every machine, whatever locales it has.
+            # Text sorts the same on every machine, whatever locales it has.
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--locale=C",
-            # Replaced below; nobody can connect before that.
+            # Replaced below; no connection is possible before that.
             "--auth=reject",
             "--no-instructions",
             *([] if self._durable else ["--no-sync"]),
@@ -116,7 +124,7 @@ class Cluster:
 
     def _set_password(self, directory: Path, password: str) -> None:
         statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(SUPERUSER), sql.Literal(password))
-        # Single-user mode: no password is needed, none shows in a process list, and no server listens meanwhile.
+        # Single-user mode: needs no password, shows none in the process list, and opens no port.
         self._run("postgres", "--single", "-D", str(directory), "postgres", given=statement.as_string() + "\n")
 
     def _write_settings(self, directory: Path) -> None:
@@ -134,6 +142,6 @@ class Cluster:
             cwd="/",
             **self._account.run_as(),
         )
-        # Single-user mode ends well whatever became of its statements.
+        # Single-user mode exits with 0 even if its statements failed.
         if ran.returncode != 0 or "ERROR:" in ran.stderr:
             raise LocalError(f"PostgreSQL's {name} failed:\n{ran.stderr.strip() or ran.stdout.strip()}")

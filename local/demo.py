@@ -1,10 +1,7 @@
-"""What `run` and `demo` do with a stack that runs: one prompt through the API, and the books after it."""
-
-from __future__ import annotations
+"""Steps of `run` and `demo` on a running stack: send a prompt through the API, then check its usage."""
 
 import shlex
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +11,13 @@ from psycopg.rows import dict_row
 from local import api
 from local.errors import LocalError
 from local.processes import wait_until
+from local.report import Report
 from local.stack import Stack, StackInfo
 
 PROMPT = "Explain in two sentences what a water sluice is for."
 MAX_TOKENS = 96
 
 _ROLLUP_SECONDS = 15.0
-
-_Say = Callable[[str], None]
 
 _USAGE = """
 SELECT user_id, period, period_start, period_end, requests_count, tokens_used
@@ -33,22 +29,26 @@ SELECT user_id, period, period_start, period_end, requests_count, tokens_used
 
 
 @dataclass(frozen=True)
-class Books:
-    """What the monthly usage row of a user counts."""
+class MonthlyUsage:
+    """The counts in a user's monthly usage row."""
 
     requests: int = 0
     tokens: int = 0
 
 
-def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
-    """Send the demo prompt through the API and show the answer. LocalError if there is none."""
-    say(f"Asking: {PROMPT}")
+def send_prompt(info: StackInfo, report: Report) -> dict[str, Any]:
+    """Send the demo prompt through the API, print the result and return the answer.
+
+    Raises:
+        LocalError: the request did not complete.
+    """
+    report(f"Asking: {PROMPT}")
     answer = api.generate(
         info.api_url,
         info.api_key,
         PROMPT,
         max_tokens=MAX_TOKENS,
-        on_accepted=lambda request: say(f"Accepted as {request}."),
+        on_accepted=lambda request: report(f"Accepted as {request}."),
     )
     if answer["status"] != "completed":
         raise LocalError(
@@ -58,7 +58,7 @@ def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
     print()
     print(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
     print()
-    say(
+    report(
         f"{answer['model']}: {usage['prompt_tokens']} tokens of prompt, {usage['completion_tokens']} of answer, "
         f"{answer['processing_time_ms'] / 1000:.1f} s of processing."
     )
@@ -66,7 +66,7 @@ def prompt_the_model(info: StackInfo, say: _Say) -> dict[str, Any]:
 
 
 def show_next_steps(info: StackInfo) -> None:
-    """Print what to paste into another terminal."""
+    """Print commands to paste into another terminal."""
     key = shlex.quote(f"x-api-key: {info.api_key}")
     print(f"""
 Try it in another terminal:
@@ -82,31 +82,35 @@ Logs:               {info.logs}/ (each function's in functions/)
 """)
 
 
-def books(info: StackInfo) -> tuple[dict[str, Any] | None, Books]:
-    """The demo user's latest monthly usage row, and what it counts."""
+def monthly_usage(info: StackInfo) -> tuple[dict[str, Any] | None, MonthlyUsage]:
+    """Return the demo user's latest monthly usage row, if there is one, and its counts."""
     with psycopg.connect(info.database_url, row_factory=dict_row) as connection:
         row = connection.execute(_USAGE, [info.user_id]).fetchone()
     if row is None:
-        return None, Books()
-    return row, Books(int(row["requests_count"]), int(row["tokens_used"]))
+        return None, MonthlyUsage()
+    return row, MonthlyUsage(int(row["requests_count"]), int(row["tokens_used"]))
 
 
-def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _Say) -> None:
-    """Roll usage up, print the usage row, and make sure that it grew by the demo request. LocalError if it did not."""
+def check_usage(stack: Stack, before: MonthlyUsage, answer: dict[str, Any], report: Report) -> None:
+    """Run the usage rollup, print the usage row and check that it includes the demo request.
+
+    Raises:
+        LocalError: it does not, or `verify` finds a problem.
+    """
     tokens = int(answer["usage"]["total_tokens"])
 
     def counted() -> bool:
         stack.admin("rollup.run", tasks=["usage", "stats"])
-        _, now = books(stack.info)
-        # Others may use the stack meanwhile, and a month may end: the row counts ours, and may count more.
+        _, now = monthly_usage(stack.info)
+        # The row may count more than our request: others may use the stack too.
         return now.requests - before.requests >= 1 and now.tokens - before.tokens >= tokens
 
-    # A rollup leaves to the next what is newer than the oldest transaction that still runs, a scheduled rollup's say.
+    # A rollup skips rows newer than the oldest running transaction (of a scheduled rollup, for example): repeat it.
     complete = wait_until(counted, _ROLLUP_SECONDS)
-    row, after = books(stack.info)
+    row, after = monthly_usage(stack.info)
     if row is None:
         raise LocalError("The rollup ran, and the demo user has no usage row.")
-    say("Rolled usage up. The row of `usage`:")
+    report("Ran the usage rollup. The row of `usage`:")
     print()
     for column, value in row.items():
         print(f"    {column:<16} {value}")
@@ -116,15 +120,19 @@ def check_the_books(stack: Stack, before: Books, answer: dict[str, Any], say: _S
             f"The usage row grew by {after.requests - before.requests} requests "
             f"and {after.tokens - before.tokens} tokens, and the demo request alone had {tokens} tokens."
         )
-    say(f"It counts the request and its {tokens} tokens.")
-    verify(stack, say)
+    report(f"It includes the request and its {tokens} tokens.")
+    verify(stack, report)
 
 
-def verify(stack: Stack, say: _Say) -> None:
-    """Have the books checked whole, and say what was looked at. LocalError if they do not balance."""
+def verify(stack: Stack, report: Report) -> None:
+    """Run the full verification and report what was checked.
+
+    Raises:
+        LocalError: the books do not balance.
+    """
     stack.admin("rollup.run", tasks=["audit"])
     found = stack.admin("verify", full=True)
     if not found["balanced"]:
         raise LocalError(f"The books do not balance: {found['violations'] or found['audit']['problem']}")
-    looked_at = ", ".join(f"{count} {what}" for what, count in found["checked"].items())
-    say(f"The books balance ({looked_at}); {found['audit']['rows']} rows of the audit log are as they were sealed.")
+    checked = ", ".join(f"{count} {what}" for what, count in found["checked"].items())
+    report(f"The books balance ({checked}); {found['audit']['rows']} sealed rows of the audit log are unchanged.")

@@ -5,8 +5,6 @@ which SAM declares an HTTP API's routes: they are read from the processed templa
 here says what they are. And it keeps numbers that come from a template's parameters as text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -36,7 +34,7 @@ _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch"
 _FUNCTION_IN_URI = re.compile(r"/functions/\$\{(\w+?)(?:\.Arn)?\}/invocations")
 
 
-# ── Build ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# Build ----------------------------------------------------------------------------------------------------------------
 
 
 class Build:
@@ -125,12 +123,12 @@ def _files(path: Path) -> Iterator[Path]:
                 yield from _files(child)
 
 
-# ── Deploy ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# Deploy ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What CloudFormation made."""
+    """The result of a deployment."""
 
     outputs: Mapping[str, str]
     resources: Mapping[str, str]  # logical id → physical id
@@ -197,7 +195,7 @@ def _deployed(emulator: Emulator) -> Deployment:
     )
 
 
-# ── Routes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# Routes ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -284,7 +282,7 @@ def mend_event_sources(emulator: Emulator) -> None:
             functions.update_event_source_mapping(UUID=mapping["UUID"], ScalingConfig=scaling)
 
 
-# ── SAM ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# SAM ------------------------------------------------------------------------------------------------------------------
 
 
 def _sam() -> list[str]:

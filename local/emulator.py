@@ -1,6 +1,4 @@
-"""The AWS emulator: ministack, as a child process whose traces all lie in the stack's own folder."""
-
-from __future__ import annotations
+"""The AWS emulator: ministack, as a child process that writes only to the stack's folder."""
 
 import contextlib
 import json
@@ -14,22 +12,22 @@ from typing import Any
 from local.environment import ACCOUNT, REGION, ROOT, aws_client, aws_variables, child_environment, direct_opener
 from local.errors import LocalError
 from local.ports import LOOPBACK, claim_port
-from local.processes import Process, wait_until
+from local.processes import Process
+from local.server import Server
 
-_START_SECONDS = 60.0
 _LOG_GROUPS = "/aws/lambda/"
 
 
 def ministack_python() -> Path:
-    """The interpreter that ministack is installed for. The emulated functions run with it too.
+    """Return the interpreter that ministack is installed for. It also runs the emulated functions.
 
-    Its own environment, `.ministack-venv`, if there is one: ministack needs one exact version of botocore.
+    That is the one in `.ministack-venv` if it exists: ministack needs one exact version of botocore.
     """
     candidates = [ROOT / ".ministack-venv" / "bin" / "python", Path(sys.executable)]
     for candidate in candidates:
         if os.access(candidate, os.X_OK) and _can_import(candidate, "ministack", "samtranslator"):
             return candidate
-    raise LocalError("The AWS emulator, ministack, is not installed: `make setup` brings it.")
+    raise LocalError("The AWS emulator, ministack, is not installed: `make setup` installs it.")
 
 
 def _can_import(python: Path, *modules: str) -> bool:
@@ -38,45 +36,42 @@ def _can_import(python: Path, *modules: str) -> bool:
     return subprocess.run(command, check=False, capture_output=True, env=child_environment()).returncode == 0
 
 
-class Emulator:
-    """ministack as a child process. Its state lives in memory: each start is an empty account.
+class Emulator(Server):
+    """ministack as a child process. Its state is in memory: each start is an empty account.
 
-    `scratch` is a folder for its temporary files, unpacked functions and layers among them; its owner empties it.
-    With `snapshots` it can be brought back to what `snapshot` found.
+    Args:
+        log: its log file.
+        scratch: a folder for its temporary files, such as unpacked functions and layers; the caller removes it.
+        port: where it listens; None for a free port.
+        snapshots: True to support `snapshot` and `restart`.
     """
 
+    name = "the AWS emulator"
+
     def __init__(self, log: Path, scratch: Path, port: int | None = None, *, snapshots: bool = False) -> None:
-        self.log = log
-        self.port = port or 0
+        super().__init__(log, port)
         self._scratch = scratch
         self._snapshots = snapshots
-        self._requested_port = port
-        self._process: Process | None = None
 
     @property
     def url(self) -> str:
-        """The endpoint of every AWS service."""
+        """The endpoint of all AWS services."""
         return f"http://{LOOPBACK}:{self.port}"
 
-    @property
-    def process(self) -> Process | None:
-        """The server process; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
     def api_url(self, api_id: str) -> str:
-        """Where an HTTP API with a $default stage answers, without a slash at the end."""
+        """Return the URL of an HTTP API with a $default stage, without a slash at the end."""
         return f"{self.url}/_aws/execute-api/{api_id}"
 
     def client(self, service: str) -> Any:
-        """A client of one of its services."""
+        """Return a client of one of its services."""
         return aws_client(service, self.url)
 
     def invoke(self, function: str, payload: object) -> Any:
-        """Run a function and wait for what it returns. LocalError if it raised instead."""
+        """Run a function and return its result.
+
+        Raises:
+            LocalError: the function failed.
+        """
         answer = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(payload).encode())
         text = answer["Payload"].read()
         if "FunctionError" in answer:
@@ -84,7 +79,7 @@ class Emulator:
         return json.loads(text) if text else None
 
     def launch(self) -> Process:
-        """Start it without waiting; it answers after `wait_ready`."""
+        """Start it without waiting; see `wait_ready`."""
         self.port = claim_port(self._requested_port, "the API", "--api-port")
         return self._launch()
 
@@ -95,44 +90,37 @@ class Emulator:
             **aws_variables(self.url),
             BIND_HOST=LOOPBACK,
             GATEWAY_PORT=str(self.port),
-            MINISTACK_HOST=LOOPBACK,  # the host in the queue URLs that it hands out
+            MINISTACK_HOST=LOOPBACK,  # the host in its queue URLs
             MINISTACK_REGION=REGION,
             MINISTACK_ACCOUNT_ID=ACCOUNT,
-            LAMBDA_EXECUTOR="local",  # never a container, even where there is an engine
+            LAMBDA_EXECUTOR="local",  # never a container, even if Docker is installed
             PERSIST_STATE="1" if self._snapshots else "0",
             S3_PERSIST="0",
             S3_DATA_DIR=str(self._scratch / "s3"),
             STATE_DIR=str(self._scratch / "state"),
             TMPDIR=str(self._scratch),
-            # Listeners on ports of their own, on all interfaces, for services that are not used here.
+            # Disables services that are not used here and would listen on all interfaces.
             IOT_MTLS_ENABLED="0",
             SFTP_ENABLED="0",
             PYTHONUNBUFFERED="1",
-            # Each environment unpacks the layer anew; what it would compile beside it is never read again.
+            # Each execution environment unpacks its own copy of the layer, so compiled modules are never reused.
             PYTHONDONTWRITEBYTECODE="1",
         )
         command = [str(python), "-m", "ministack"]
-        self._process = Process.start("the AWS emulator", command, log=self.log, env=environment, cwd=self._scratch)
+        self._process = Process.start(self.name, command, log=self.log, env=environment, cwd=self._scratch)
         return self._process
 
-    def wait_ready(self) -> None:
-        """Wait until it answers; LocalError with the end of its log if it ends instead."""
-        wait_until(lambda: not self.alive or self._ready(), _START_SECONDS)
-        if not self.alive or not self._ready():
-            tail = self._process.log_tail() if self._process is not None else ""
-            raise LocalError(f"The AWS emulator did not start. The end of its log, {self.log}:\n{tail}")
-
     def snapshot(self) -> Process:
-        """Start it again with all that it holds now, and have `restart` come back to this from then on.
+        """Save the current state, to which `restart` returns from then on.
 
-        It writes its state down only when it is stopped in good order.
+        It is restarted for this, because it saves its state only when it is stopped.
         """
         self._require_snapshots()
         self.stop()
         return self._relaunch()
 
     def restart(self) -> Process:
-        """Kill it and the functions that it runs, and start it as `snapshot` left it: what came since is lost."""
+        """Kill it with its functions and start it in the state of the last `snapshot`; later changes are lost."""
         self._require_snapshots()
         if self._process is not None:
             self._process.kill()
@@ -140,18 +128,12 @@ class Emulator:
 
     def _require_snapshots(self) -> None:
         if not self._snapshots:
-            raise LocalError("This AWS emulator keeps no snapshot to be started from.")
+            raise LocalError("This AWS emulator has no snapshot to start from.")
 
     def _relaunch(self) -> Process:
         process = self._launch()
         self.wait_ready()
         return process
-
-    def stop(self) -> None:
-        """Stop it and the functions that it runs; safe to call when it does not run."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
 
     def _ready(self) -> bool:
         try:
@@ -162,35 +144,40 @@ class Emulator:
 
 
 class FunctionLogs:
-    """Copies what the functions log into one file each, `<folder>/<function>.log`, about once a second.
+    """Copies the logs of the functions to files, `<folder>/<function>.log`, about once a second.
 
-    The emulator keeps logs in memory, a stream for each invocation. A stream that has been copied is deleted there, or
-    each look would take longer than the one before.
+    The emulator keeps logs in memory, with a stream for each invocation. Copied streams are deleted there; otherwise
+    each pass would take longer than the one before.
+
+    Args:
+        emulator: runs the functions.
+        folder: of the files.
+        prefix: removed from function names to get file names.
     """
 
     def __init__(self, emulator: Emulator, folder: Path, prefix: str) -> None:
-        """`prefix` is what function names begin with and file names need not."""
         self._logs = emulator.client("logs")
         self._folder = folder
         self._prefix = prefix
         self._stopped = threading.Event()
-        self._turn = threading.Lock()
+        self._copying = threading.Lock()
         self._thread = threading.Thread(target=self._follow, name="function-logs", daemon=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> None:
+        """Start copying in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Copy what is left, and stop. Call it before the emulator stops."""
+        """Copy the rest and stop. Call it before the emulator is stopped."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
         self.copy()
 
     def copy(self) -> None:
-        """Copy now what has been logged so far. Never fails: an emulator that is gone has nothing more to say."""
-        with self._turn, contextlib.suppress(Exception):
+        """Copy what has been logged so far. Never fails: the emulator may have ended already."""
+        with self._copying, contextlib.suppress(Exception):
             for group in self._logs.describe_log_groups(logGroupNamePrefix=_LOG_GROUPS)["logGroups"]:
                 self._copy_group(group["logGroupName"])
 

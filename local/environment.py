@@ -1,10 +1,8 @@
-"""What the stack and its child processes see of the caller's environment.
+"""The environment of the stack and its child processes.
 
-They speak to an emulator with invented credentials. Whatever could lead a tool to a real account (profiles,
-credentials, endpoints, configuration files) is left out or overridden, whoever starts the stack and wherever.
+They use an emulator with made-up credentials. Everything in the caller's environment that could lead a tool to a real
+account (profiles, credentials, endpoints, configuration files) is removed or overridden.
 """
-
-from __future__ import annotations
 
 import os
 import platform
@@ -14,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import botocore.config
-import botocore.session
 
 from local.errors import LocalError
 from local.ports import LOOPBACK
+from sluice_cli.isolation import isolated_session
 
 ROOT = Path(__file__).resolve().parent.parent
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
-# The emulator takes any; these are recognisable where they turn up.
+# The emulator accepts any; these are easy to recognise.
 ACCESS_KEY = "local"
 SECRET_KEY = "local"  # noqa: S105
 
 _KEPT = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TMPDIR", "TERM", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-    # How this machine reaches a package index, which building the layer may need.
+    # Network settings, because building the layer may need a package index.
     | {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
 )
 _KEPT_PREFIXES = ("PIP_", "SLUICE_")
@@ -36,7 +34,7 @@ _ARCHITECTURES: Mapping[str, str] = {"x86_64": "x86_64", "amd64": "x86_64", "aar
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The variables for a child process: a few of the caller's, none of AWS's, and `more`."""
+    """Return the variables for a child process: some of the caller's, none of AWS, and `more`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -47,7 +45,7 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def aws_variables(endpoint_url: str) -> dict[str, str]:
-    """The variables with which an AWS SDK or tool reaches the emulator and nothing else."""
+    """Return variables that make AWS SDKs and tools use the emulator and nothing else."""
     return {
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -61,17 +59,10 @@ def aws_variables(endpoint_url: str) -> dict[str, str]:
 
 
 def aws_client(service: str, endpoint_url: str) -> Any:
-    """A boto3-style client of the emulator; blind to the caller's profile, credentials and proxies."""
-    session = botocore.session.Session(
-        session_vars={
-            "profile": (None, None, None, None),
-            "config_file": (None, None, os.devnull, None),
-            "credentials_file": (None, None, os.devnull, None),
-        }
-    )
-    # Long enough for the longest function; a call that was answered late must not be made twice.
+    """Return a boto3-style client of the emulator that ignores the caller's profile, credentials and proxies."""
+    # Longer than the longest function. No retries: a slow call must not be made twice.
     config = botocore.config.Config(proxies={}, read_timeout=910, retries={"total_max_attempts": 1})
-    return session.create_client(
+    return isolated_session().create_client(
         service,
         region_name=REGION,
         endpoint_url=endpoint_url,
@@ -81,16 +72,16 @@ def aws_client(service: str, endpoint_url: str) -> Any:
     )
 
 
-#: Opens http://127.0.0.1:…, whatever proxy the caller's environment names.
+# Opens http://127.0.0.1:… directly, even if the caller's environment has a proxy.
 direct_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def architecture() -> str:
-    """This machine's processor as Lambda names it."""
+    """Return Lambda's name for this machine's processor."""
     machine = platform.machine().lower()
     try:
         return _ARCHITECTURES[machine]
     except KeyError:
         raise LocalError(
-            f"This machine's processor, {machine}, is none that Lambda has: use x86-64 or arm64."
+            f"This machine's processor, {machine}, is not supported by Lambda: use x86-64 or arm64."
         ) from None

@@ -1,5 +1,5 @@
-"""The one kind of error of this package that is meant for a person."""
+"""The error of this package."""
 
 
 class LocalError(RuntimeError):
-    """Something a person can act on. Its text is the whole sentence to show; no traceback helps further."""
+    """A failure that the user can act on. The message is shown as it is, without a traceback."""

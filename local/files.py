@@ -1,6 +1,4 @@
-"""Files of the stack's own folder: replaced whole, locked, looked at from their end."""
-
-from __future__ import annotations
+"""Files in the stack's folder: atomic writes, locks, ends of logs."""
 
 import contextlib
 import fcntl
@@ -12,7 +10,7 @@ from typing import IO
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace `path` in one step, so that a reader sees the old text or the new, never a part."""
+    """Replace a file in one step, so that readers see either the old text or the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as output:
@@ -25,14 +23,14 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 class Lock:
-    """A lock file held by one process at a time. The system drops it when its holder ends, however that happens."""
+    """A lock file held by one process at a time. The system releases it when its holder ends, even if killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; never waits. The file then says who holds it."""
+        """Take the lock and write the process id to the file; return False, without waiting, if it is taken."""
         file = self._path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,31 +45,31 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is this object that holds the lock."""
+        """True if this object holds the lock."""
         return self._file is not None
 
     def holder(self) -> str:
-        """What the present holder wrote: its process id, or "?" if it cannot be read."""
+        """Return the process id of the holder, or "?" if it is unknown."""
         with contextlib.suppress(OSError):
             return self._path.read_text(encoding="utf-8") or "?"
         return "?"
 
     def release(self) -> None:
-        """Give the lock back; the file stays, for removing it could part two holders."""
+        """Release the lock. The file stays: if it were removed, two processes could lock different files."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def kept(path: Path, make: Callable[[], str]) -> str:
-    """The text in a file readable by us alone; made on first use."""
+def read_or_create(path: Path, make: Callable[[], str]) -> str:
+    """Return the text of a file that only its owner can read; create it on first use."""
     if not path.exists():
         write_atomically(path, make())
     return path.read_text(encoding="ascii").strip()
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a text file, or nothing if it cannot be read."""
+    """Return the last lines of a text file, or an empty string if it cannot be read."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - 16_384))

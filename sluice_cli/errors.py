@@ -1,6 +1,4 @@
-"""What can go wrong, as one line each: what it was and what to do."""
-
-from __future__ import annotations
+"""Failures of a command, each as one line that says what went wrong and what to do."""
 
 import json
 from collections.abc import Mapping
@@ -30,11 +28,11 @@ _THROTTLED = {"Throttling", "ThrottlingException", "TooManyRequestsException"}
 
 
 class CommandError(Exception):
-    """Why a command failed: exit code 1.
+    """A command failed: exit code 1.
 
     Args:
-        code: names the kind of failure, for programs.
-        detail: what was wrong and what to do, in one line.
+        code: the kind of failure, for programs.
+        detail: what went wrong and what to do, in one line.
     """
 
     def __init__(self, code: str, detail: str) -> None:
@@ -43,7 +41,7 @@ class CommandError(Exception):
         super().__init__(self.detail)
 
     def as_json(self) -> str:
-        """The failure for programs: an object with `code` and `detail` at least."""
+        """Return the failure for programs: an object with at least `code` and `detail`."""
         return json.dumps({"code": self.code, "detail": self.detail})
 
 
@@ -53,28 +51,29 @@ class RefusedError(CommandError):
     def __init__(self, problem: Mapping[str, Any]) -> None:
         self.problem = dict(problem)
         detail = str(problem.get("detail") or problem.get("title") or "The admin function refused, without a reason.")
-        # The detail may have said some of them already.
-        more = [each for each in _particulars(problem) if each.rstrip(".") not in detail]
+        # The detail may contain some of them already.
+        more = [each for each in _specifics(problem) if each.rstrip(".") not in detail]
         super().__init__(str(problem.get("code", "refused")), " ".join([detail, *more]))
 
     def as_json(self) -> str:
-        """The problem object as it came."""
+        """Return the problem object unchanged."""
         return json.dumps(self.problem)
 
 
 def aws_error(error: Exception, *, action: str, unreachable: str, unanswered: str = "Try again.") -> CommandError:
-    """An exception of boto3 as an error of ours.
+    """Convert an exception of boto3 to a CommandError.
 
     Args:
-        action: what was attempted, as IAM names it.
-        unreachable: what to do when nothing answers.
-        unanswered: what to do when it was asked, and no answer came.
+        error: the exception.
+        action: the attempted action, as IAM names it.
+        unreachable: what to do if nothing answers.
+        unanswered: what to do if the call was made and no answer came.
     """
     match error:
         case aws.ClientError():
-            return _answered(error, action)
+            return _client_error(error, action)
         case aws.ProfileNotFound(kwargs={"profile": profile}):
-            return CommandError("profile_unknown", f"There is no AWS profile {profile}: name another with --profile.")
+            return CommandError("profile_unknown", f"There is no AWS profile {profile}: choose one with --profile.")
         case aws.NoRegionError():
             return CommandError(
                 "region_missing", "No AWS region is set: name it with --region, or set AWS_DEFAULT_REGION."
@@ -95,7 +94,7 @@ def aws_error(error: Exception, *, action: str, unreachable: str, unanswered: st
             return CommandError("aws_failed", f"{action} failed: {error}")
 
 
-def _answered(error: aws.ClientError, action: str) -> CommandError:
+def _client_error(error: aws.ClientError, action: str) -> CommandError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = str(error.response.get("Error", {}).get("Message") or error)
     if code in _DENIED:
@@ -103,23 +102,23 @@ def _answered(error: aws.ClientError, action: str) -> CommandError:
             "access_denied", f"AWS denies {action}: these credentials need that permission. ({message})"
         )
     if code in _BAD_CREDENTIALS:
-        return CommandError("no_credentials", f"AWS does not take these credentials: log in again. ({message})")
+        return CommandError("no_credentials", f"AWS rejects these credentials: log in again. ({message})")
     if code in _THROTTLED:
-        return CommandError("throttled", f"AWS is asked too often, and nothing was done: try again. ({message})")
+        return CommandError("throttled", f"AWS throttled the call and nothing was done: try again. ({message})")
     return CommandError("aws_failed", f"{action} failed: {code}: {message}")
 
 
-def _particulars(problem: Mapping[str, Any]) -> list[str]:
-    """The members of a problem that say more than its detail: wrong arguments, failed tasks."""
-    told: list[str] = []
+def _specifics(problem: Mapping[str, Any]) -> list[str]:
+    """List what a problem holds beyond its detail: the invalid arguments, the failed tasks."""
+    found: list[str] = []
     errors = problem.get("errors")
     if isinstance(errors, list):
-        told += [
+        found += [
             f"{each.get('pointer', '')}: {each.get('detail', '')}".removeprefix(": ")
             for each in errors
             if isinstance(each, Mapping)
         ]
     failed = problem.get("failed")
     if isinstance(failed, Mapping):
-        told += [f"{task}: {why}" for task, why in failed.items()]
-    return told
+        found += [f"{task}: {reason}" for task, reason in failed.items()]
+    return found

@@ -1,6 +1,4 @@
-"""The forms in which values are written on the command line, and how they become arguments of operations."""
-
-from __future__ import annotations
+"""Formats of values on the command line, and their conversion to arguments of operations."""
 
 import datetime as dt
 import re
@@ -11,8 +9,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-PERIODS: Final = ("minute", "daily", "monthly")
-_WITHIN: Final = {"minute": "in a minute", "daily": "in a day", "monthly": "in a month"}
+from sluice_cli.vocabulary import PERIODS, RESET_FREQUENCIES
+
+_PER: Final = {"minute": "per minute", "daily": "per day", "monthly": "per month"}
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+)([smhd])")
@@ -23,13 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Null(Enum):
-    """The value null, which is not the same as an option that was left out."""
+    """The value null, as distinct from an option that was omitted."""
 
     NULL = "null"
 
 
 def given(**arguments: object) -> dict[str, object]:
-    """The arguments that were given: without those that are None, empty lists or empty objects; Null as null."""
+    """Return the arguments without those that are None, empty tuples or empty objects; Null.NULL becomes None."""
     return {
         name: None if value is Null.NULL else list(value) if isinstance(value, tuple) else value
         for name, value in arguments.items()
@@ -38,15 +37,15 @@ def given(**arguments: object) -> dict[str, object]:
 
 
 class Word(click.ParamType):
-    """A form with one word that stands for null."""
+    """Another format, plus one word that means null."""
 
-    def __init__(self, form: click.ParamType, word: str) -> None:
-        self._form = form
+    def __init__(self, values: click.ParamType, word: str) -> None:
+        self._values = values
         self._word = word
-        self.name = f"{form.name}|{word}"
+        self.name = f"{values.name}|{word}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Null.NULL if value == self._word else self._form.convert(value, param, ctx)
+        return Null.NULL if value == self._word else self._values.convert(value, param, ctx)
 
 
 class Date(click.ParamType):
@@ -56,12 +55,12 @@ class Date(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            # Python reads other forms too, which would need explaining.
+            # fromisoformat accepts more formats, which the help would have to explain.
             if not _DATE.fullmatch(value):
                 raise ValueError
             return dt.date.fromisoformat(value).isoformat()
         except ValueError:
-            self.fail(f"{value!r} is no date like 2027-01-31.", param, ctx)
+            self.fail(f"{value!r} is not a date like 2027-01-31.", param, ctx)
 
 
 class Month(click.ParamType):
@@ -71,12 +70,12 @@ class Month(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not _MONTH.fullmatch(value):
-            self.fail(f"{value!r} is no month like 2027-01.", param, ctx)
+            self.fail(f"{value!r} is not a month like 2027-01.", param, ctx)
         return value
 
 
 class Time(click.ParamType):
-    """A moment, as in 2027-01-31T12:00:00Z; a date alone is its midnight, UTC."""
+    """A time, as in 2027-01-31T12:00:00Z; a date alone means midnight UTC."""
 
     name = "time"
 
@@ -84,26 +83,26 @@ class Time(click.ParamType):
         try:
             moment = dt.datetime.fromisoformat(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)
         except ValueError:
-            self.fail(f"{value!r} is no time like 2027-01-31T12:00:00Z.", param, ctx)
+            self.fail(f"{value!r} is not a time like 2027-01-31T12:00:00Z.", param, ctx)
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone: for UTC, end it with Z.", param, ctx)
         return moment.isoformat()
 
 
 class Duration(click.ParamType):
-    """A number of seconds, minutes, hours or days, as in 90s, 30m, 24h, 7d; becomes seconds."""
+    """A number of seconds, minutes, hours or days, as in 90s, 30m, 24h, 7d; converted to seconds."""
 
     name = "duration"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = _DURATION.fullmatch(value)
         if not match:
-            self.fail(f"{value!r} is no duration like 90s, 30m, 24h or 7d.", param, ctx)
+            self.fail(f"{value!r} is not a duration like 90s, 30m, 24h or 7d.", param, ctx)
         return int(match[1]) * _SECONDS[match[2]]
 
 
 class Price(click.ParamType):
-    """A decimal number; stays text, so that no digit is lost."""
+    """A decimal number, kept as text so that no digit is lost."""
 
     name = "price"
 
@@ -113,7 +112,7 @@ class Price(click.ParamType):
         except InvalidOperation:
             number = Decimal("nan")
         if not number.is_finite():
-            self.fail(f"{value!r} is no price like 0.035.", param, ctx)
+            self.fail(f"{value!r} is not a price like 0.035.", param, ctx)
         return f"{number:f}"
 
 
@@ -128,29 +127,34 @@ AT_MOST: Final = click.IntRange(min=1)
 
 
 def limit_options(function: F) -> F:
-    """Add an option for each limit, --minute-requests to --monthly-tokens; `limits` makes an argument of them."""
+    """Add an option for each limit, --minute-requests to --monthly-tokens; see `limits`."""
     for period in reversed(PERIODS):
         for kind in ("tokens", "requests"):
             option = click.option(
-                f"--{period}-{kind}", type=LIMIT, metavar="N|unlimited", help=f"{kind.capitalize()} {_WITHIN[period]}."
+                f"--{period}-{kind}", type=LIMIT, metavar="N|unlimited", help=f"{kind.capitalize()} {_PER[period]}."
             )
             function = option(function)
     return function
 
 
 def plan_options(function: F) -> F:
-    """Add what a tier and a user's own plan have in common beside limits."""
+    """Add the options, other than limits, that tiers and users' own quotas have in common."""
     for option in (
-        click.option("--reset-frequency", type=click.Choice(["daily", "monthly"]), help="When used quota comes back."),
-        click.option("--dispatch-window", type=int, metavar="N", help="Requests in the queue at once."),
-        click.option("--max-unfinished", type=int, metavar="N", help="Requests accepted and not finished at once."),
+        click.option("--reset-frequency", type=click.Choice(RESET_FREQUENCIES), help="How often used quota is reset."),
+        click.option(
+            "--dispatch-window",
+            type=int,
+            metavar="N",
+            help="Concurrency limit: requests in the queue or with a worker at once.",
+        ),
+        click.option("--max-unfinished", type=int, metavar="N", help="Accepted, unfinished requests at once."),
     ):
         function = option(function)
     return function
 
 
 def limits(options: Mapping[str, object]) -> dict[str, dict[str, object]]:
-    """What `limit_options` were given, by period."""
+    """Convert the values of `limit_options` to the argument `limits`, by period."""
     found: dict[str, dict[str, object]] = {}
     for name, value in given(**options).items():
         period, kind = name.split("_")

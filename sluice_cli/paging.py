@@ -1,6 +1,4 @@
-"""Lists that are longer than one answer: followed to the end, or to a limit, and shown as they come."""
-
-from __future__ import annotations
+"""Lists that take more than one call: read to the end, or to a limit, and printed page by page."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,24 +8,30 @@ import click
 from sluice_cli.session import Session
 from sluice_cli.tables import Column, Listing, Row
 
-# An answer of Lambda holds 6 MB: 12 kB for each row.
+# A response of Lambda holds 6 MB, which is 12 kB for each row.
 PAGE_ROWS = 500
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of a list, and the cursor after which it goes on, or None at its end."""
+    """Some rows of a list, and the cursor for the next page, or None at the end."""
 
     rows: list[Row]
     next: str | None
 
 
-# Takes a cursor and the number of rows wanted.
+# Called with a cursor and the number of rows wanted.
 Fetch = Callable[[str | None, int], Page]
 
 
 def pages(fetch: Fetch, after: str | None, limit: int | None) -> Iterator[Page]:
-    """Fetch page after page, `limit` rows altogether."""
+    """Fetch page after page.
+
+    Args:
+        fetch: fetches one page.
+        after: the cursor to start from.
+        limit: how many rows to fetch altogether; None for all.
+    """
     wanted = limit
     while True:
         page = fetch(after, PAGE_ROWS if wanted is None else min(wanted, PAGE_ROWS))
@@ -45,9 +49,13 @@ def show_pages(
     columns: Sequence[Column],
     as_result: Callable[[list[Row], str | None], object],
 ) -> None:
-    """Print a table page by page, so that who reads the first lines need not wait for the last.
+    """Print a table page by page, so that the first lines appear before the last page is fetched.
 
-    As JSON all pages are one result, which `as_result` makes of their rows and the last cursor.
+    Args:
+        session: the current run.
+        fetched: the pages.
+        columns: of the table.
+        as_result: builds the JSON result from all rows and the last cursor.
     """
     if session.as_json:
         found = list(fetched)

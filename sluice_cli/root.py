@@ -1,6 +1,4 @@
-"""The command `sluice`: its options, its subcommands, and how a run ends."""
-
-from __future__ import annotations
+"""The command `sluice`: its options, its subcommands and its exit codes."""
 
 import errno
 from typing import Any
@@ -13,27 +11,27 @@ from sluice_cli.groups import Group
 from sluice_cli.session import Session
 
 _HELP = """
-Users, keys, limits, prices, requests, usage and audit of a Sluice deployment.
+Manage users, keys, limits, prices, requests, usage and the audit log of a Sluice deployment.
 
-Without --stack it speaks to the local stack that `make run` has started from this folder. With it, to the stack of that
-name in AWS, which takes the permissions lambda:InvokeFunction and cloudformation:DescribeStacks. The options below may
-stand before the subcommand or after it.
+Without --stack, commands go to the local stack that `make run` started in this folder. With --stack, they go to the
+stack of that name in AWS, which needs the permissions lambda:InvokeFunction and cloudformation:DescribeStacks. The
+options below may be given before or after the subcommand.
 
-Results go to standard output, everything else to standard error. Times are UTC.
+Results go to standard output, everything else to standard error. Times are in UTC.
 
 \b
 Exit codes:
   0    done
   1    refused or failed: one line says what and what to do; with --json it
        is an object with `code` and `detail`, for a refusal the problem
-       details (RFC 9457). `verify` too, when the books do not balance.
+       details (RFC 9457). Also if `verify` finds a problem.
   2    wrong usage
   130  interrupted
 """
 
 
 class Root(Group):
-    """The group of everything. Failures end here, as one line and an exit code."""
+    """The root group. It turns failures into one line and an exit code."""
 
     hides_shared = False
 
@@ -46,8 +44,8 @@ class Root(Group):
             ctx.exit(1)
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # click ends in silence
-            reason = CommandError("output_failed", f"The output can not be written: {error.strerror}.")
+                raise  # click exits silently
+            reason = CommandError("output_failed", f"The output cannot be written: {error.strerror}.")
             click.echo(f"sluice: {reason}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:

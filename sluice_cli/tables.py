@@ -1,10 +1,8 @@
-"""Results as text for people: tables, and records of one field a line.
+"""Results as text for people: tables, and records with one field per line.
 
-No line is ever cut or broken: output is piped and searched, and what is copied from a terminal must be whole. So a
-table that is too wide for the terminal is shown as records, and one for a pipe is as wide as it needs to be.
+Lines are never cut or wrapped: output is piped and searched, and values copied from a terminal must be complete. So a
+table that is too wide for the terminal is shown as records, and in a pipe a table is as wide as it needs to be.
 """
-
-from __future__ import annotations
 
 import datetime as dt
 import json
@@ -30,9 +28,9 @@ class Column:
     """A column of a table, or a field of a record.
 
     Attributes:
-        title: the name that the field has in JSON, wherever it has one.
-        cell: its text in a row.
-        is_number: whether it is set to the right.
+        title: the field's name in JSON, if it has one.
+        cell: returns its text for a row.
+        is_number: True to align it right.
     """
 
     title: str
@@ -41,27 +39,27 @@ class Column:
 
 
 def text(path: str, title: str | None = None, *, null: str = _ABSENT) -> Column:
-    """The member at a dotted path; `null` is how null is shown."""
+    """A column for the member at a dotted path; `null` is shown for null."""
     return Column(title or path, lambda row: _text(member(row, path, null)))
 
 
 def number(path: str, title: str | None = None, *, null: str = _ABSENT) -> Column:
-    """A count or an amount."""
+    """A column for a count or an amount."""
     return Column(title or path, lambda row: _text(member(row, path, null)), is_number=True)
 
 
 def limit(path: str, title: str | None = None) -> Column:
-    """A number that may be unlimited."""
+    """A column for a number that may be unlimited."""
     return number(path, title, null="unlimited")
 
 
 def time(path: str, title: str | None = None, *, null: str = _ABSENT) -> Column:
-    """A moment, shown in UTC to the second."""
+    """A column for a time, shown in UTC to the second."""
     return Column(title or path, lambda row: _time(member(row, path, null)))
 
 
 def member(row: Row, path: str, null: object = None) -> Any:
-    """The member at a dotted path, or `null` for null; what an older or newer service leaves out is shown as absent."""
+    """Return the member at a dotted path, `null` for null, or "-" if an older or newer service does not send it."""
     value: Any = row
     for name in path.split("."):
         if value is None:
@@ -73,7 +71,7 @@ def member(row: Row, path: str, null: object = None) -> Any:
 
 
 def record(columns: Sequence[Column], row: Row) -> str:
-    """One field a line."""
+    """Return a row as text, one field per line."""
     lines = [[printable(column.title), printable(column.cell(row))] for column in columns]
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     for width, style in zip(_widths(lines), ("bold", ""), strict=True):
@@ -82,35 +80,35 @@ def record(columns: Sequence[Column], row: Row) -> str:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """A header and a line for each row."""
+    """Return a header and a line for each row."""
     return Listing(columns).page(rows)
 
 
 class Listing:
-    """A table that is made page by page, each as wide as the widest so far."""
+    """A table that is printed page by page; columns never get narrower."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._titles = [printable(column.title) for column in columns]
         self._widths = [0 for _ in columns]
-        self._is_begun = False
+        self._has_header = False
 
     def page(self, rows: Sequence[Row]) -> str:
-        """The text of the next rows; the header stands above the first."""
+        """Return the text of the next rows; the first page begins with the header."""
         lines = [[printable(column.cell(row)) for column in self._columns] for row in rows]
         self._widths = _widths([self._titles, *lines], self._widths)
-        begun, self._is_begun = self._is_begun, True
+        has_header, self._has_header = self._has_header, True
         if _is_too_wide(sum(self._widths) + _GAP * (len(self._widths) - 1)):
             records = "\n\n".join(record(self._columns, row) for row in rows)
-            return f"\n{records}" if begun and rows else records
-        made = Table(box=None, show_header=not begun, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+            return f"\n{records}" if has_header and rows else records
+        made = Table(box=None, show_header=not has_header, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
         for column, title, width in zip(self._columns, self._titles, self._widths, strict=True):
             made.add_column(Text(title), justify="right" if column.is_number else "left", width=width)
         return _render(made, lines)
 
 
 def printable(value: str) -> str:
-    """A text on one line that does nothing to a terminal: what is not printable is shown escaped."""
+    """Escape unprintable characters, so that a value stays on one line and cannot control the terminal."""
     if value.isprintable():
         return value
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in value)
@@ -139,16 +137,16 @@ def _is_too_wide(width: int) -> bool:
 
 
 def _widths(lines: Sequence[Sequence[str]], least: Sequence[int] = ()) -> list[int]:
-    """How wide each column must be."""
+    """Return how wide each column must be."""
     widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
     return [max(pair) for pair in zip(widths, least, strict=True)] if least else widths
 
 
 def _render(made: Table, lines: Sequence[Sequence[str]]) -> str:
-    """The text of a table with these lines, whose columns have their widths."""
+    """Return the text of a table with these lines; the columns have fixed widths."""
     for line in lines:
         made.add_row(*map(Text, line))
-    # rich shortens what does not fit; here everything does.
+    # rich shortens values that do not fit; at this width all of them fit.
     width = sum((column.width or 0) + _GAP for column in made.columns)
     console = Console(file=sys.stdout, highlight=False, width=width)
     with console.capture() as captured:

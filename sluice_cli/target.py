@@ -1,27 +1,24 @@
-"""Where a deployment's admin function is, and calling it: on the local stack, or in an AWS account."""
-
-from __future__ import annotations
+"""Find and call a deployment's admin function, on the local stack or in an AWS account."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sluice_cli.errors import CommandError, RefusedError, aws_error
+from sluice_cli.isolation import isolated_session
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
 
 _CONNECT_SECONDS = 10
 _OUTPUT = "AdminFunctionName"
-_UNCERTAIN = "What was asked may have been done, or may still be: look before you repeat it."
+_UNCERTAIN = "The operation may have been carried out, or may still be running: check before you repeat it."
 _START_OR_NAME = "Start the local stack with `make run`, or name a stack in AWS with --stack."
 
 
@@ -30,18 +27,24 @@ class AdminFunction:
     """A deployment's admin function.
 
     Attributes:
-        name: what Lambda calls it.
-        unreachable: what to do when nothing answers, for people.
-        logs: where it logs, for people.
+        client: of Lambda.
+        name: its name in Lambda.
+        unreachable: what to do if nothing answers, for people.
+        logs: where its log is, for people.
     """
 
-    client: LambdaClient
+    client: "LambdaClient"
     name: str
     unreachable: str
     logs: str
 
     def run(self, operation: str, arguments: Mapping[str, object]) -> Any:
-        """Run an operation, once, and return its result. RefusedError if it is refused, CommandError for all else."""
+        """Run an operation, without retries, and return its result.
+
+        Raises:
+            RefusedError: the function refused the operation.
+            CommandError: anything else went wrong.
+        """
         payload = json.dumps({"operation": operation, "arguments": arguments})
         try:
             answer = self.client.invoke(FunctionName=self.name, Payload=payload)
@@ -59,11 +62,15 @@ class AdminFunction:
                 return result
             case {"ok": False, "problem": dict(problem)}:
                 raise RefusedError(problem)
-        raise CommandError("answer_unknown", f"{self.name} is no admin function of Sluice: it answered {text[:200]!r}.")
+        raise CommandError("answer_unknown", f"{self.name} is not Sluice's admin function: it answered {text[:200]!r}.")
 
 
 def local_function(state: Path, read_timeout: float) -> AdminFunction:
-    """The admin function of the stack that `make run` keeps in a folder. CommandError if none runs there."""
+    """Find the admin function of the local stack in a folder.
+
+    Raises:
+        CommandError: no stack runs there.
+    """
     file = state / "stack.json"
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
@@ -72,43 +79,39 @@ def local_function(state: Path, read_timeout: float) -> AdminFunction:
     except FileNotFoundError:
         raise CommandError("stack_missing", f"No local stack runs here: there is no {file}. {_START_OR_NAME}") from None
     except OSError as error:
-        raise CommandError("stack_missing", f"{file} can not be read: {error.strerror}. {_START_OR_NAME}") from None
+        raise CommandError("stack_missing", f"{file} cannot be read: {error.strerror}. {_START_OR_NAME}") from None
     except (ValueError, LookupError, TypeError):
         raise CommandError("stack_missing", f"{file} is not what `make run` writes. {_START_OR_NAME}") from None
-    # Blind to the caller's profile, files and proxies: none of them is about a server on this machine.
-    session = botocore.session.Session(
-        session_vars={
-            "profile": (None, None, None, None),
-            "config_file": (None, None, os.devnull, None),
-            "credentials_file": (None, None, os.devnull, None),
-        }
-    )
-    client = boto3.Session(botocore_session=session).client(
+    client = boto3.Session(botocore_session=isolated_session()).client(
         "lambda",
         region_name=region,
         endpoint_url=endpoint,
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
-        config=_once(read_timeout).merge(Config(proxies={})),
+        config=_without_retries(read_timeout).merge(Config(proxies={})),
     )
     return AdminFunction(client, name, unreachable=_START_OR_NAME, logs=f"{state / 'logs' / 'functions' / 'admin.log'}")
 
 
 def account_function(stack: str, region: str | None, profile: str | None, read_timeout: float) -> AdminFunction:
-    """The admin function that a CloudFormation stack names in its outputs. CommandError if none can be found."""
+    """Find the admin function that a CloudFormation stack names in its outputs.
+
+    Raises:
+        CommandError: the stack or the output was not found, or AWS refused the call.
+    """
     unreachable = "Is the region right, and the network up?"
     action = f"cloudformation:DescribeStacks of {stack}"
     try:
         session = boto3.Session(region_name=region, profile_name=profile)
-        found = session.client("cloudformation", config=_patient()).describe_stacks(StackName=stack)["Stacks"][0]
-        client = session.client("lambda", config=_once(read_timeout))
+        found = session.client("cloudformation", config=_with_retries()).describe_stacks(StackName=stack)["Stacks"][0]
+        client = session.client("lambda", config=_without_retries(read_timeout))
     except ClientError as error:
         if error.response["Error"]["Code"] == "ValidationError" and "does not exist" in str(error):
             raise CommandError(
                 "stack_unknown", f"There is no stack {stack} in this account and region: see --region and --profile."
             ) from None
         raise aws_error(error, action=action, unreachable=unreachable) from error
-    except (BotoCoreError, ValueError) as error:  # the latter of an AWS_ENDPOINT_URL that is none
+    except (BotoCoreError, ValueError) as error:  # ValueError: AWS_ENDPOINT_URL is not a URL
         raise aws_error(error, action=action, unreachable=unreachable) from error
     for output in found.get("Outputs", []):
         if output["OutputKey"] == _OUTPUT:
@@ -116,17 +119,17 @@ def account_function(stack: str, region: str | None, profile: str | None, read_t
             return AdminFunction(client, name, unreachable, logs=f"the log group /aws/lambda/{name}")
     raise CommandError(
         "stack_unknown",
-        f"The stack {stack} ({found['StackStatus']}) has no output {_OUTPUT}: it is none of Sluice's, or not ready.",
+        f"The stack {stack} ({found['StackStatus']}) has no output {_OUTPUT}: it is not Sluice, or not ready.",
     )
 
 
-def _patient() -> Config:
+def _with_retries() -> Config:
     return Config(retries={"total_max_attempts": 3, "mode": "standard"}, connect_timeout=_CONNECT_SECONDS)
 
 
-def _once(read_timeout: float) -> Config:
-    # A call whose answer was lost is not made again: a key would be made twice. An idle connection is kept open through
-    # networks that forget it after some minutes.
+def _without_retries(read_timeout: float) -> Config:
+    # A call whose answer was lost is not repeated: it could create a second key. Keep-alive, because some networks drop
+    # connections that are idle for minutes.
     return Config(
         retries={"total_max_attempts": 1, "mode": "standard"},
         connect_timeout=_CONNECT_SECONDS,
@@ -136,7 +139,7 @@ def _once(read_timeout: float) -> Config:
 
 
 def _reason(text: str) -> str:
-    """What Lambda says about a function that raised, timed out or could not start."""
+    """Return why a function failed, from Lambda's answer: it raised, timed out or could not start."""
     match _parsed(text):
         case {"errorType": kind, "errorMessage": message}:
             return f"{kind}: {message}."

@@ -1,6 +1,4 @@
-"""The subcommands, a module for each subject. Each is one operation of the admin function."""
-
-from __future__ import annotations
+"""The subcommands, a module for each subject. Each runs one operation of the admin function."""
 
 from sluice_cli.commands.audit import audit
 from sluice_cli.commands.invoice import invoice

@@ -1,7 +1,5 @@
 """`sluice audit`."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import click
@@ -28,18 +26,18 @@ _ENTRY = (
 
 @click.group(cls=Group)
 def audit() -> None:
-    """See who changed what."""
+    """Show who changed what."""
 
 
 @audit.command("list")
-@click.option("--user", metavar="USER", help="Only about this user.")
-@click.option("--request", metavar="ID", help="Only about this request.")
-@click.option("--action", help="Only this action.")
-@click.option("--start", type=TIME, help="Not before this time.")
-@click.option("--end", type=TIME, help="Only before this time.")
-@click.option("--since", type=DURATION, help="Not before so long ago, like 30m, 24h or 7d, in place of --start.")
-@click.option("--after", metavar="AUDIT_ID", help="Begin after this entry.")
-@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most so many.")
+@click.option("--user", metavar="USER", help="Only entries about this user.")
+@click.option("--request", metavar="ID", help="Only entries about this request.")
+@click.option("--action", help="Only entries of this action, like key.create.")
+@click.option("--start", type=TIME, help="Only entries at this time or later.")
+@click.option("--end", type=TIME, help="Only entries before this time.")
+@click.option("--since", type=DURATION, help="Instead of --start: the last 30m, 24h or 7d, for example.")
+@click.option("--after", metavar="AUDIT_ID", help="Start after this entry.")
+@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most this many.")
 @pass_session
 def list_entries(
     session: Session,
@@ -55,7 +53,7 @@ def list_entries(
     """List entries of the audit log, oldest first."""
     if since is not None:
         if start is not None:
-            raise click.UsageError("--start and --since exclude each other.")
+            raise click.UsageError("--start and --since cannot be combined.")
         start = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since)).isoformat()
     filters = given(user_id=user, request_id=request, action=action, start=start, end=end)
 

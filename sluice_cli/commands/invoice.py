@@ -1,7 +1,5 @@
 """`sluice invoice`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Command
@@ -34,17 +32,17 @@ _LINE = (
 @click.command(cls=Command)
 @click.argument("user_id", metavar="USER")
 @click.argument("month", type=MONTH, metavar="MONTH")
-@click.option("--csv", "as_csv", is_flag=True, help="Print the CSV as the service makes it.")
-@click.option("--price-list", help="What it would be under this list; default: the user's own.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the service's CSV.")
+@click.option("--price-list", help="Calculate with this price list; default: the user's own.")
 @pass_session
 def invoice(session: Session, user_id: str, month: str, as_csv: bool, price_list: str | None) -> None:
-    """Show what a user owes for a month like 2027-01."""
+    """Show a user's invoice for a month like 2027-01."""
     arguments = given(user_id=user_id, month=month, price_list=price_list, format="csv" if as_csv else None)
     session.show("invoice.get", arguments, _csv if as_csv else _show)
 
 
 def _csv(invoice: Row) -> str:
-    # Printing ends the last line.
+    # Printing adds the last line break.
     return str(invoice.get("csv", "")).removesuffix("\n")
 
 

@@ -1,13 +1,12 @@
 """`sluice keys`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
 from sluice_cli.options import DURATION, TIME, TIME_OR_NEVER, Null, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, record, table, text, time
+from sluice_cli.vocabulary import SCOPES
 
 _LISTED = (
     text("key_id"),
@@ -21,25 +20,25 @@ _LISTED = (
 )
 _KEY = (text("user_id"), *_LISTED)
 _NEW_KEY = (text("api_key"), *_KEY)
-_SEEN_ONCE = "This is the only time that the key is shown: keep it now."
+_SHOWN_ONCE = "This is the only time that the key is shown: store it now."
 
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Make API keys, replace them and end them."""
+    """Create, rotate and revoke API keys."""
 
 
 @keys.command()
 @click.argument("user_id", metavar="USER")
 @click.option("--name", help="What the key is for.")
-@click.option("--scope", "scopes", type=click.Choice(["submit", "read"]), multiple=True, help="Repeat; default: both.")
-@click.option("--expires", type=TIME, help="When the key ends; default: never.")
+@click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="May be repeated; default: both.")
+@click.option("--expires", type=TIME, help="When the key expires; default: never.")
 @pass_session
 def create(session: Session, user_id: str, name: str | None, scopes: tuple[str, ...], expires: str | None) -> None:
-    """Make a key for a user. It is shown this once."""
+    """Create a key for a user. It is shown only once."""
     arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires)
     session.show("key.create", arguments, lambda key: record(_NEW_KEY, key))
-    session.note(_SEEN_ONCE)
+    session.note(_SHOWN_ONCE)
 
 
 @keys.command("list")
@@ -52,14 +51,14 @@ def list_keys(session: Session, user_id: str) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="KEY_ID")
-@click.option("--overlap", type=DURATION, help="How long the old key works on, like 0s, 24h or 7d; default: 24h.")
-@click.option("--expires", type=TIME, help="When the new key ends; default: when the old one would have.")
+@click.option("--overlap", type=DURATION, help="How long the old key still works, like 0s, 24h or 7d; default: 24h.")
+@click.option("--expires", type=TIME, help="When the new key expires; default: when the old one would have.")
 @pass_session
 def rotate(session: Session, key_id: str, overlap: int | None, expires: str | None) -> None:
-    """Make a key in place of another, which ends after the overlap. The new one is shown this once."""
+    """Replace a key, which expires after the overlap, by a new one. The new key is shown only once."""
     arguments = given(key_id=key_id, overlap_seconds=overlap, expires_at=expires)
     session.show("key.rotate", arguments, _show_rotated)
-    session.note(_SEEN_ONCE)
+    session.note(_SHOWN_ONCE)
 
 
 @keys.command()
@@ -67,7 +66,7 @@ def rotate(session: Session, key_id: str, overlap: int | None, expires: str | No
 @click.argument("when", type=TIME_OR_NEVER, metavar="TIME|never")
 @pass_session
 def expire(session: Session, key_id: str, when: str | Null) -> None:
-    """Say when a key ends: a time like 2027-01-31T12:00:00Z, or never."""
+    """Set when a key expires: a time like 2027-01-31T12:00:00Z, or never."""
     session.show("key.expire", given(key_id=key_id, expires_at=when), _show)
 
 
@@ -75,7 +74,7 @@ def expire(session: Session, key_id: str, when: str | Null) -> None:
 @click.argument("key_id", metavar="KEY_ID")
 @pass_session
 def revoke(session: Session, key_id: str) -> None:
-    """End a key at once and for good."""
+    """Revoke a key immediately and permanently."""
     session.show("key.revoke", {"key_id": key_id}, _show)
 
 

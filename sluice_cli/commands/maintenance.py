@@ -1,7 +1,5 @@
 """`sluice verify` and `sluice rollup`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +10,7 @@ from sluice_cli.groups import Command
 from sluice_cli.options import given
 from sluice_cli.session import LONG_READ_SECONDS, Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text
-
-_TASKS = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
+from sluice_cli.vocabulary import ROLLUP_TASKS
 
 _VERIFIED = (
     text("balanced"),
@@ -39,9 +36,9 @@ _CHAIN_PROBLEM = (
 )
 _FIGURE = (text("task"), text("figure"), text("value"))
 
-_full_option = click.option("--full", is_flag=True, help="Check everything, not only what has changed of late.")
+_full_option = click.option("--full", is_flag=True, help="Check everything, not only recent changes.")
 _head_option = click.option(
-    "--head", metavar="HEAD", help="An audit_head noted earlier: the log must still hold what it held then."
+    "--head", metavar="HEAD", help="An earlier audit_head: check that the audit log still has everything it had then."
 )
 
 
@@ -50,24 +47,24 @@ _head_option = click.option(
 @_head_option
 @pass_session
 def verify(session: Session, full: bool, head: str | None) -> None:
-    """Check that the books balance and that the audit log is whole; exit code 1 if not.
+    """Check that the books balance and that the audit log is intact; exit code 1 if not.
 
-    Note audit_head somewhere safe, and give it as --head later.
+    Store audit_head in a safe place and pass it as --head later.
     """
     result = session.show("verify", given(full=full or None, head=head), _show_verified, LONG_READ_SECONDS)
     _conclude(session, result)
 
 
 @click.command(cls=Command)
-@click.argument("tasks", type=click.Choice(_TASKS), nargs=-1, required=True, metavar="TASK...")
+@click.argument("tasks", type=click.Choice(ROLLUP_TASKS), nargs=-1, required=True, metavar="TASK...")
 @_full_option
 @_head_option
 @pass_session
 def rollup(session: Session, tasks: tuple[str, ...], full: bool, head: str | None) -> None:
-    """Run scheduled tasks now, in this order.
+    """Run scheduled tasks now, in the given order.
 
-    TASK is recover, usage, stats, partitions, archive, audit, expire or verify, for which --full and --head are. Exit
-    code 1 if verify finds something, as `sluice verify`.
+    TASK is recover, usage, stats, partitions, archive, audit, expire or verify. --full and --head are for verify. The
+    exit code is 1 if verify finds a problem, as with `sluice verify`.
     """
     arguments = given(tasks=tasks, full=full or None, head=head)
     result = session.show("rollup.run", arguments, _show_figures, LONG_READ_SECONDS)
@@ -76,7 +73,7 @@ def rollup(session: Session, tasks: tuple[str, ...], full: bool, head: str | Non
 
 
 def _conclude(session: Session, result: Row) -> None:
-    """Say that the books balance, or fail."""
+    """Report that the books balance, or fail."""
     if not result.get("balanced") or result.get("audit", {}).get("problem"):
         raise CommandError("unbalanced", _verdict(result))
     session.note("The books balance.")
@@ -94,16 +91,16 @@ def _show_verified(result: Row) -> str:
 
 
 def _verdict(result: Row) -> str:
-    """What is wrong, in a sentence or two."""
-    wrong = []
+    """Describe the problems in a sentence or two."""
+    found = []
     if violations := result.get("violations", []):
         invariants = ", ".join(dict.fromkeys(str(each.get("invariant")) for each in violations))
-        wrong.append(f"The books do not balance: there are violations of {invariants}.")
+        found.append(f"The books do not balance: there are violations of {invariants}.")
     if problem := result.get("audit", {}).get("problem"):
         places = {"batch": problem.get("batch_no"), "entry": problem.get("audit_id")}
         where = ", ".join(f"{name} {value}" for name, value in places.items() if value is not None)
-        wrong.append(f"The audit log is not whole: {problem.get('kind')} ({where}): {problem.get('detail')}")
-    return " ".join(wrong) or "The books do not balance."
+        found.append(f"The audit log is not intact: {problem.get('kind')} ({where}): {problem.get('detail')}")
+    return " ".join(found) or "The books do not balance."
 
 
 def _show_figures(result: Mapping[str, Any]) -> str:

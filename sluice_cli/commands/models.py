@@ -1,13 +1,12 @@
 """`sluice models`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
 from sluice_cli.options import PRICE, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
+from sluice_cli.vocabulary import BACKENDS
 
 _LISTED = (
     text("model_id"),
@@ -33,7 +32,7 @@ _MODEL = (
 
 @click.group(cls=Group)
 def models() -> None:
-    """See and describe the models that clients may name."""
+    """Show and configure the models that clients may use."""
 
 
 @models.command("list")
@@ -45,18 +44,18 @@ def list_models(session: Session) -> None:
 
 @models.command("set")
 @click.argument("model", metavar="MODEL")
-@click.option("--backend", type=click.Choice(["openai", "bedrock"]), required=True)
-@click.option("--backend-model", required=True, help="The name that the backend knows.")
+@click.option("--backend", type=click.Choice(BACKENDS), required=True)
+@click.option("--backend-model", required=True, help="The model's name at the backend.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
 @click.option("--secret-arn", metavar="ARN", help="The secret that holds the endpoint's API key.")
-@click.option("--max-tokens-default", type=int, metavar="N", help="Completion tokens where a request names none.")
-@click.option("--max-tokens-limit", type=int, metavar="N", help="The most that a request may name.")
-@click.option("--overhead-tokens", type=int, metavar="N", help="The most that the chat template adds.")
-@click.option("--timeout-seconds", type=int, metavar="N", help="How long an answer may take.")
-@click.option("--default/--no-default", "is_default", default=None, help="The model of requests that name none.")
-@click.option("--active/--inactive", "is_active", default=None, help="Whether new requests may name it.")
-@click.option("--prompt-price", type=PRICE, help="In the standard list from today, for a million tokens.")
-@click.option("--completion-price", type=PRICE, help="The same, for completion tokens.")
+@click.option("--max-tokens-default", type=int, metavar="N", help="Completion tokens if a request sets no limit.")
+@click.option("--max-tokens-limit", type=int, metavar="N", help="The highest limit that a request may set.")
+@click.option("--overhead-tokens", type=int, metavar="N", help="Prompt tokens that the chat template may add.")
+@click.option("--timeout-seconds", type=int, metavar="N", help="Timeout of a model call.")
+@click.option("--default/--no-default", "is_default", default=None, help="Use it for requests that name no model.")
+@click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
+@click.option("--prompt-price", type=PRICE, help="Per million prompt tokens, in the standard list from today.")
+@click.option("--completion-price", type=PRICE, help="Per million completion tokens, likewise.")
 @pass_session
 def set_model(
     session: Session,
@@ -66,9 +65,9 @@ def set_model(
     completion_price: str | None,
     **description: object,
 ) -> None:
-    """Make a model, or replace the whole description of one.
+    """Create a model, or replace its whole configuration.
 
-    What is left out gets its default, not what it was. Only prices that are left out stay.
+    An omitted option is reset to its default. Only prices keep their value if omitted.
     """
     arguments = given(model_id=model, **description, prices=given(prompt=prompt_price, completion=completion_price))
-    session.show("model.set", arguments, lambda made: record(_MODEL, made))
+    session.show("model.set", arguments, lambda model: record(_MODEL, model))

@@ -1,7 +1,5 @@
 """`sluice prices`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
@@ -22,26 +20,26 @@ _PRICE = (
 
 @click.group(cls=Group)
 def prices() -> None:
-    """See and change what tokens cost."""
+    """Show and set prices of tokens."""
 
 
 @prices.command("list")
-@click.option("--price-list", help="Only of this list.")
-@click.option("--model", help="Only of this model.")
-@click.option("--on", type=DATE, help="Only what holds on this day.")
+@click.option("--price-list", help="Only prices in this list.")
+@click.option("--model", help="Only prices of this model.")
+@click.option("--on", type=DATE, help="Only prices valid on this day.")
 @pass_session
 def list_prices(session: Session, price_list: str | None, model: str | None, on: str | None) -> None:
-    """List prices: per million tokens, from a day until before another."""
+    """List prices per million tokens. valid_until is not included."""
     session.show("price.list", given(price_list=price_list, model_id=model, on=on), _show)
 
 
 @prices.command("set")
 @click.argument("model", metavar="MODEL")
-@click.option("--prompt", type=PRICE, help="For a million prompt tokens.")
-@click.option("--completion", type=PRICE, help="For a million completion tokens.")
+@click.option("--prompt", type=PRICE, help="Per million prompt tokens.")
+@click.option("--completion", type=PRICE, help="Per million completion tokens.")
 @click.option("--price-list", help="Default: standard.")
-@click.option("--from", "valid_from", type=DATE, help="The first day, UTC; default: today.")
-@click.option("--currency", help="Of a new list, as in USD, which is the default.")
+@click.option("--from", "valid_from", type=DATE, help="The first day, in UTC; default: today.")
+@click.option("--currency", help="Currency of a new list; default: USD.")
 @pass_session
 def set_prices(
     session: Session,
@@ -52,9 +50,9 @@ def set_prices(
     valid_from: str | None,
     currency: str | None,
 ) -> None:
-    """Set what a model's tokens cost from a day on."""
+    """Set the price of a model's tokens from a day on."""
     if prompt is None and completion is None:
-        raise click.UsageError("No price is given: --prompt, --completion or both.")
+        raise click.UsageError("Give a price: --prompt, --completion or both.")
     arguments = given(
         model_id=model,
         prompt=prompt,

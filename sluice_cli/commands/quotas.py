@@ -1,13 +1,12 @@
 """`sluice quotas`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import PERIODS, given, limit_options, limits, plan_options
+from sluice_cli.options import given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text, time
+from sluice_cli.vocabulary import PERIODS
 
 _PLAN = (
     text("user_id"),
@@ -33,14 +32,14 @@ _PERIOD = (
 
 @click.group(cls=Group)
 def quotas() -> None:
-    """See what a user may use, and give limits of the user's own."""
+    """Show a user's quota, and override the limits of the tier."""
 
 
 @quotas.command()
 @click.argument("user_id", metavar="USER")
 @pass_session
 def show(session: Session, user_id: str) -> None:
-    """Show a user's limits and what is used of them."""
+    """Show a user's limits and how much of them is used."""
     session.show("quota.get", {"user_id": user_id}, _show)
 
 
@@ -58,7 +57,7 @@ def set_quota(
     reset_frequency: str | None,
     **limit_values: object,
 ) -> None:
-    """Give a user limits of their own, which a change of the tier leaves alone. What is left out stays.
+    """Override the tier's limits for a user; changes of the tier do not affect them. Omitted options stay unchanged.
 
     A limit is a number, or `unlimited`.
     """
@@ -69,16 +68,18 @@ def set_quota(
         limits=limits(limit_values),
     )
     if not changes:
-        raise click.UsageError("No limit is given.")
+        raise click.UsageError("Give at least one limit.")
     session.show("quota.set", {"user_id": user_id, **changes}, _show)
 
 
 @quotas.command()
 @click.argument("user_id", metavar="USER")
-@click.option("--period", "periods", type=click.Choice(PERIODS), multiple=True, help="Only this one; repeat for more.")
+@click.option(
+    "--period", "periods", type=click.Choice(PERIODS), multiple=True, help="Only this period; may be repeated."
+)
 @pass_session
 def clear(session: Session, user_id: str, periods: tuple[str, ...]) -> None:
-    """Give a user the tier's limits again, in all periods or in those named."""
+    """Remove a user's own limits, so that the tier's apply again, for all periods or for those given."""
     session.show("quota.clear", given(user_id=user_id, periods=periods), _show)
 
 

@@ -1,7 +1,5 @@
 """`sluice requests`."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import click
@@ -11,8 +9,7 @@ from sluice_cli.options import AT_MOST, TIME, given
 from sluice_cli.paging import Page, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text, time
-
-_STATUSES = ("queued", "processing", "completed", "failed", "cancelled", "expired")
+from sluice_cli.vocabulary import STATUSES
 
 _REQUEST = (
     time("created_at"),
@@ -34,17 +31,17 @@ _LEFT = (text("request_id"), text("outcome"))
 
 @click.group(cls=Group)
 def requests() -> None:
-    """Find requests, cancel them, and queue failed ones again."""
+    """List and cancel requests, and redrive failed ones."""
 
 
 @requests.command("list")
-@click.option("--user", metavar="USER", help="Only this user's.")
-@click.option("--status", type=click.Choice(_STATUSES), help="Only those in this state.")
-@click.option("--reason", metavar="CODE", help="Only those that failed for this reason, like model_unavailable.")
-@click.option("--from", "start", type=TIME, help="Only those accepted at this time or later.")
-@click.option("--to", "end", type=TIME, help="Only those accepted before this time.")
-@click.option("--after", metavar="ID", help="Begin after this request: with those that are older.")
-@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most so many.")
+@click.option("--user", metavar="USER", help="Only requests of this user.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only requests with this status.")
+@click.option("--reason", metavar="CODE", help="Only requests that failed for this reason, like model_unavailable.")
+@click.option("--from", "start", type=TIME, help="Only requests accepted at this time or later.")
+@click.option("--to", "end", type=TIME, help="Only requests accepted before this time.")
+@click.option("--after", metavar="ID", help="Start after this request, with older ones.")
+@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most this many.")
 @pass_session
 def list_requests(
     session: Session,
@@ -56,9 +53,9 @@ def list_requests(
     after: str | None,
     limit: int | None,
 ) -> None:
-    """List requests, newest first, but for those of archived months.
+    """List requests, newest first, except those of archived months.
 
-    last_error is why the last attempt came to nothing, waits_for what a request that is not finished waits for.
+    last_error is why the last attempt failed; waits_for is what an unfinished request is waiting for.
     """
     filters = given(user_id=user, status=status, error_code=reason, start=start, end=end)
 
@@ -74,19 +71,19 @@ def list_requests(
 @click.argument("request_id", metavar="ID")
 @pass_session
 def cancel(session: Session, request_id: str) -> None:
-    """Cancel a request that has not ended."""
+    """Cancel a request that is not finished."""
     result = session.show("request.cancel", {"request_id": request_id}, lambda found: record(_CANCELLED, found))
     if result.get("status") == "processing":
-        session.note("A worker is at it: the request is cancelled when that has answered, and the answer is dropped.")
+        session.note("A worker is processing it: it is cancelled when the worker is done, and the result is discarded.")
 
 
 @requests.command()
 @click.argument("request_id", metavar="[ID]", required=False)
-@click.option("--reason", metavar="CODE", help="All that failed for this reason, like model_unavailable.")
-@click.option("--from", "start", type=TIME, help="Those that failed at this time or later.")
-@click.option("--to", "end", type=TIME, help="Those that failed before this time.")
-@click.option("--user", metavar="USER", help="Only this user's.")
-@click.option("--dry-run", is_flag=True, help="Only show which would be queued again, and why others would not.")
+@click.option("--reason", metavar="CODE", help="All requests that failed for this reason, like model_unavailable.")
+@click.option("--from", "start", type=TIME, help="Only requests that failed at this time or later.")
+@click.option("--to", "end", type=TIME, help="Only requests that failed before this time.")
+@click.option("--user", metavar="USER", help="Only requests of this user.")
+@click.option("--dry-run", is_flag=True, help="Only list the requests; change nothing.")
 @pass_session
 def redrive(
     session: Session,
@@ -97,20 +94,20 @@ def redrive(
     user: str | None,
     dry_run: bool,
 ) -> None:
-    """Queue a failed request again, or all that failed for a reason in a period.
+    """Redrive a failed request, or all requests that failed for a reason in a period: queue them again.
 
-    Each gets new attempts and a new lifetime. Those of many that can not be queued again are listed with why not; they
-    stay as they are.
+    Each request gets new attempts and a new lifetime. With --reason, requests that cannot be queued again are listed
+    with the reason and stay as they are.
     """
     needed = {"--reason": reason, "--from": start, "--to": end}
     if request_id is not None:
         if others := [name for name, value in (needed | {"--user": user, "--dry-run": dry_run}).items() if value]:
-            raise click.UsageError(f"ID is one request and takes no {' or '.join(others)}.")
+            raise click.UsageError(f"ID is a single request and cannot be combined with {' or '.join(others)}.")
         _note_sent(session, session.show("request.redrive", {"request_id": request_id}, _show_redriven))
         return
     if missing := [name for name, value in needed.items() if value is None]:
         raise click.UsageError(
-            f"Name a request by its ID, or many by --reason, --from and --to: no {missing[0]} is given."
+            f"Give the ID of one request, or --reason, --from and --to for many: {missing[0]} is missing."
         )
     _redrive_many(session, given(error_code=reason, start=start, end=end, user_id=user, dry_run=dry_run or None))
 
@@ -120,7 +117,7 @@ def _redrive_many(session: Session, arguments: Row) -> None:
         found = session.run("request.redrive", {**arguments, **given(after=cursor, limit=rows)})
         return Page(found.get("requests", []), found.get("next_cursor"))
 
-    # By id: what has failed more than once in the period may be on more than one page.
+    # By id: a request that failed more than once in the period may be on more than one page.
     rows: dict[str, Row] = {}
     result: Row = {}
     try:
@@ -129,14 +126,14 @@ def _redrive_many(session: Session, arguments: Row) -> None:
             redriven = sum(row.get("outcome") == "redriven" for row in rows.values())
             result = {"redriven": redriven, "requests": list(rows.values()), "next_cursor": page.next}
     finally:
-        # What the first pages did is done, whatever became of the next.
+        # The first pages are done, even if the next one fails.
         if result:
             session.print(result, _show_redriven)
             _note_sent(session, result)
 
 
 def _show_redriven(result: Row) -> str:
-    """How many there are of each outcome, and which are not queued."""
+    """Show the number of requests by outcome, and those that were not queued."""
     rows = result.get("requests", [])
     counts = Counter(str(row.get("outcome")) for row in rows) or {"redriven": 0}
     parts = [table(_TOTAL, [{"outcome": outcome, "requests": n} for outcome, n in sorted(counts.items())])]
@@ -147,4 +144,4 @@ def _show_redriven(result: Row) -> str:
 
 def _note_sent(session: Session, result: Row) -> None:
     if result.get("redriven"):
-        session.note("The recovery task sends them within a minute.")
+        session.note("The recovery task sends them to the queue within a minute.")

@@ -1,13 +1,12 @@
 """`sluice tiers`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import PERIODS, given, limit_options, limits, plan_options
+from sluice_cli.options import given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text
+from sluice_cli.vocabulary import PERIODS
 
 _TIER = (
     text("tier"),
@@ -26,7 +25,7 @@ _TIER = (
 
 @click.group(cls=Group)
 def tiers() -> None:
-    """See and change what tiers allow."""
+    """Show and configure tiers and their limits."""
 
 
 @tiers.command("list")
@@ -48,7 +47,7 @@ def show(session: Session, tier: str) -> None:
 @click.argument("tier", metavar="TIER")
 @limit_options
 @plan_options
-@click.option("--price-list", help="The prices that its users pay.")
+@click.option("--price-list", help="The price list for its users.")
 @pass_session
 def set_tier(
     session: Session,
@@ -60,10 +59,10 @@ def set_tier(
     price_list: str | None,
     **limit_values: object,
 ) -> None:
-    """Make a tier, or change what is given of one; the rest stays.
+    """Create a tier, or change the given settings of one.
 
-    A limit is a number, or `unlimited`; a new tier needs one for each period. Its users follow, except where they have
-    limits of their own.
+    A limit is a number, or `unlimited`; a new tier needs one for each period. Changes apply to the tier's users, except
+    where they have limits of their own.
     """
     arguments = given(
         tier=tier,

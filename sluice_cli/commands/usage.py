@@ -1,7 +1,5 @@
 """`sluice usage`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import click
@@ -54,17 +52,17 @@ _COMPARED = (
 
 @click.group(cls=Group)
 def usage() -> None:
-    """See what users use and what it costs."""
+    """Show usage and its cost."""
 
 
 @usage.command()
 @click.argument("user_id", metavar="USER")
 @click.option("--start", type=DATE, help="The first day; default: the first of this month.")
 @click.option("--end", type=DATE, help="The last day; default: today.")
-@click.option("--by-model", is_flag=True, help="A line for each model in place of the sums.")
+@click.option("--by-model", is_flag=True, help="Show a line for each model instead of totals.")
 @pass_session
 def show(session: Session, user_id: str, start: str | None, end: str | None, by_model: bool) -> None:
-    """Show a user's limits, and usage and costs by day and by month; months are whole."""
+    """Show a user's limits, and usage and costs by day and by whole month."""
     arguments = given(user_id=user_id, start=start, end=end)
     session.show("usage.get", arguments, lambda found: _show(found, by_model))
 
@@ -75,9 +73,9 @@ def show(session: Session, user_id: str, start: str | None, end: str | None, by_
 @click.option("--end", type=MONTH, help="The last month; default: this one.")
 @pass_session
 def tiers(session: Session, user: str | None, start: str | None, end: str | None) -> None:
-    """Compare what users used with what each tier allows and costs.
+    """Compare users' usage with the limits and cost of each tier.
 
-    A tier that is marked * does not allow what was used.
+    A cost marked * is of a tier whose limits are too low for the usage.
     """
     arguments = given(user_id=user, start_month=start, end_month=end)
 
@@ -85,7 +83,7 @@ def tiers(session: Session, user: str | None, start: str | None, end: str | None
         found = session.run("usage.tiers", {**arguments, **given(after=cursor, limit=rows)})
         return Page(found, found[-1]["user_id"] if len(found) == rows else None)
 
-    # Not page by page: which tiers there are is known when all are there.
+    # Not page by page: the columns are known only when all users are.
     users = [row for page in pages(fetch, None, None) for row in page.rows]
     session.print(users, _show_compared)
 
@@ -106,7 +104,7 @@ def _models(spans: Sequence[Row], name: str) -> list[Row]:
 
 
 def _show_compared(users: list[Row]) -> str:
-    # In the order of their first appearance, which is the service's.
+    # In the order of the service.
     names = list(dict.fromkeys(str(tier.get("tier")) for user in users for tier in user.get("tiers", [])))
     return table((*_COMPARED, *map(_tier_column, names)), users)
 

@@ -1,7 +1,5 @@
 """`sluice users`."""
 
-from __future__ import annotations
-
 import click
 
 from sluice_cli.groups import Group
@@ -23,7 +21,7 @@ _USER = (
 
 @click.group(cls=Group)
 def users() -> None:
-    """Make users and change them."""
+    """Create and change users."""
 
 
 @users.command()
@@ -33,7 +31,7 @@ def users() -> None:
 @click.option("--tier", help="Default: basic.")
 @pass_session
 def create(session: Session, user_id: str, name: str | None, email: str | None, tier: str | None) -> None:
-    """Make a user, with a tier's limits."""
+    """Create a user with the limits of a tier."""
     session.show("user.create", given(user_id=user_id, name=name, email=email, tier=tier), _show)
 
 
@@ -46,11 +44,11 @@ def show(session: Session, user_id: str) -> None:
 
 
 @users.command("list")
-@click.option("--after", metavar="USER", help="Begin after this user id.")
-@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most so many.")
+@click.option("--after", metavar="USER", help="Start after this user id.")
+@click.option("--limit", type=AT_MOST, metavar="N", help="Show at most this many.")
 @pass_session
 def list_users(session: Session, after: str | None, limit: int | None) -> None:
-    """List users, by id."""
+    """List users, ordered by id."""
 
     def fetch(cursor: str | None, rows: int) -> Page:
         found = session.run("user.list", given(after=cursor, limit=rows))
@@ -65,8 +63,8 @@ def list_users(session: Session, after: str | None, limit: int | None) -> None:
 @click.option("--no-name", is_flag=True, help="Remove the name.")
 @click.option("--email")
 @click.option("--no-email", is_flag=True, help="Remove the e-mail address.")
-@click.option("--tier", help="The limits follow, except those of the user's own (see `sluice quotas`).")
-@click.option("--active/--inactive", default=None, help="Whether the user's keys work.")
+@click.option("--tier", help="Changes the limits too, except the user's own (see `sluice quotas`).")
+@click.option("--active/--inactive", default=None, help="Enable or disable the user's keys.")
 @pass_session
 def update(
     session: Session,
@@ -78,12 +76,12 @@ def update(
     tier: str | None,
     active: bool | None,
 ) -> None:
-    """Change what is given of a user; the rest stays."""
+    """Change the given settings of a user."""
     changes = given(
         name=_cleared("name", name, no_name), email=_cleared("email", email, no_email), tier=tier, is_active=active
     )
     if not changes:
-        raise click.UsageError("Nothing to change is given.")
+        raise click.UsageError("Give at least one option to change.")
     session.show("user.update", {"user_id": user_id, **changes}, _show)
 
 
@@ -91,7 +89,7 @@ def update(
 @click.argument("user_id", metavar="USER")
 @pass_session
 def deactivate(session: Session, user_id: str) -> None:
-    """Let none of a user's keys work, until `activate`."""
+    """Disable all of a user's keys."""
     session.show("user.deactivate", {"user_id": user_id}, _show)
 
 
@@ -99,7 +97,7 @@ def deactivate(session: Session, user_id: str) -> None:
 @click.argument("user_id", metavar="USER")
 @pass_session
 def activate(session: Session, user_id: str) -> None:
-    """Let a user's keys work again."""
+    """Enable a user's keys again."""
     session.show("user.activate", {"user_id": user_id}, _show)
 
 
@@ -109,5 +107,5 @@ def _show(user: Row) -> str:
 
 def _cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
     if clear and value is not None:
-        raise click.UsageError(f"--{name} and --no-{name} exclude each other.")
+        raise click.UsageError(f"--{name} and --no-{name} cannot be combined.")
     return Null.NULL if clear else value

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from local.processes import stopping_on_signals
+from local.report import timed_report
 from tests.chaos.campaign import Campaign, Report, Size
 from tests.chaos.plan import KINDS
 
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--state {options.state}: give a folder that does not exist yet")
     size = Size(options.requests, options.faults, options.users, options.clients)
     state_dir = options.state or Path(tempfile.mkdtemp(prefix="sluice-chaos-"))
-    say = _clock()
+    say = timed_report()
     reports: list[Report] = []
     campaign = Campaign(state_dir, say)
     try:
@@ -102,16 +102,6 @@ def _row(name: str, reports: Sequence[Report]) -> list[str]:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
-
-
-def _clock() -> Callable[[str], None]:
-    """A way to say sentences, each with the seconds since now before it."""
-    began = time.monotonic()
-
-    def say(sentence: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {sentence}", flush=True)
-
-    return say
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""`sluice` against a server that plays AWS: Lambda's Invoke, and CloudFormation where an account is meant."""
+"""Run `sluice` against a server that imitates AWS: Lambda's Invoke, and CloudFormation for a stack in an account."""
 
 import functools
 import json
@@ -18,8 +18,8 @@ FUNCTION = "sluice-admin"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def aws_described_once() -> Iterator[None]:
-    """botocore's descriptions of AWS are read once, not for each client: most of the time went there."""
+def cached_service_models() -> Iterator[None]:
+    """Read botocore's service models once instead of for each client, which took most of the time."""
     read = JSONFileLoader().load_file
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", staticmethod(functools.cache(read)))
@@ -27,8 +27,8 @@ def aws_described_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An empty folder to work in, and no credentials, files or settings of whoever runs the tests."""
+def isolated_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, without the credentials, files and settings of the caller."""
     import os
 
     for name in os.environ:
@@ -47,24 +47,24 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def run(*arguments: str) -> Result:
-    """Run `sluice` in this process, with what it prints kept apart by stream."""
+    """Run `sluice` in this process, with standard output and standard error captured separately."""
     return CliRunner(mix_stderr=False).invoke(cli, arguments, prog_name="sluice")
 
 
 def ok(result: Any) -> Reply:
-    """What the admin function answers when it has done something."""
+    """An answer of the admin function with a result."""
     return Reply(body={"ok": True, "result": result})
 
 
 def refused(code: str, detail: str, **more: Any) -> Reply:
-    """What the admin function answers when it refuses."""
+    """An answer of the admin function with a refusal."""
     problem = {"type": f"urn:sluice:problem:{code}", "title": "A title", "status": 422, "detail": detail, "code": code}
     return Reply(body={"ok": False, "problem": problem | more})
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What the admin function was asked."""
+    """An operation that the admin function received."""
 
     name: str
     arguments: dict[str, Any]
@@ -72,18 +72,18 @@ class Operation:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A local stack that is a script: `stack.json` leads to the server."""
+    """A scripted local stack: `stack.json` points to the server."""
 
     server: ScriptedServer
 
     def run(self, *arguments: str, answers: Any = None) -> Result:
-        """Run `sluice` where the function answers with this result, or with these replies."""
+        """Run `sluice` with a function that answers with this result, or with these replies."""
         self.server.replies(*(answers if isinstance(answers, tuple) else [ok(answers)]))
         return run(*arguments)
 
     @property
     def asked(self) -> list[Operation]:
-        """What was asked so far."""
+        """The operations received so far."""
         for received in self.server.received:
             assert (received.method, received.path) == ("POST", f"/2015-03-31/functions/{FUNCTION}/invocations")
             assert set(received.json) == {"operation", "arguments"}
@@ -97,7 +97,7 @@ def deployment(server: ScriptedServer) -> Deployment:
 
 
 def write_stack_file(state: Path, url: str, **changes: Any) -> None:
-    """What `make run` writes, as far as it matters here."""
+    """Write the parts of `stack.json` that the command line reads."""
     info = {
         "api_url": "http://127.0.0.1:1",
         "aws_endpoint_url": url,
@@ -111,10 +111,10 @@ def write_stack_file(state: Path, url: str, **changes: Any) -> None:
 
 
 def lines(text: str) -> list[list[str]]:
-    """The words of each line that has any."""
+    """The words of each line that is not empty."""
     return [line.split() for line in text.splitlines() if line]
 
 
 def fields(text: str) -> dict[str, str]:
-    """A record's fields."""
+    """The fields of a record."""
     return {name: " ".join(value) for name, *value in lines(text)}

@@ -1,4 +1,4 @@
-"""A stack in an AWS account: found through CloudFormation, called through Lambda, and what AWS may say instead."""
+"""A stack in an AWS account: found through CloudFormation and called through Lambda; failures of AWS."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ DESCRIBED = described({"ApiUrl": "https://example.com", "AdminFunctionName": FUN
 
 @pytest.fixture
 def aws(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
-    """An account, and credentials for it."""
+    """An account, with credentials."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -44,12 +44,12 @@ def aws(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServ
 
 
 def regions(aws: ScriptedServer) -> list[str]:
-    """The region and service that each request was signed for."""
+    """The region and service for which each request was signed."""
     credentials = [received.headers["authorization"].split("Credential=")[1] for received in aws.received]
     return ["/".join(credential.split("/")[2:4]) for credential in credentials]
 
 
-def test_the_function_is_the_one_that_the_stack_names(aws: ScriptedServer) -> None:
+def test_calls_the_function_in_the_outputs_of_the_stack(aws: ScriptedServer) -> None:
     aws.replies(DESCRIBED, ok([]))
     assert run("--stack", "production", "users", "list").exit_code == 0
     described, invoked = aws.received
@@ -60,20 +60,20 @@ def test_the_function_is_the_one_that_the_stack_names(aws: ScriptedServer) -> No
     assert regions(aws) == ["us-east-1/cloudformation", "us-east-1/lambda"]
 
 
-def test_the_stack_is_looked_up_once_for_many_pages(aws: ScriptedServer) -> None:
+def test_looks_up_the_stack_once_for_many_pages(aws: ScriptedServer) -> None:
     aws.replies(DESCRIBED, ok({"entries": [], "next_cursor": "1"}), ok({"entries": [], "next_cursor": None}))
     assert run("--stack", "production", "audit", "list").exit_code == 0
     assert len(aws.received) == 3
 
 
-def test_options_may_stand_after_the_subcommand(aws: ScriptedServer) -> None:
+def test_accepts_shared_options_after_the_subcommand(aws: ScriptedServer) -> None:
     aws.replies(DESCRIBED, ok({}))
     done = run("--region", "us-west-1", "users", "show", "a", "--stack", "production", "--region", "eu-west-1")
     assert done.exit_code == 0
     assert regions(aws) == ["eu-west-1/cloudformation", "eu-west-1/lambda"]
 
 
-def test_a_profile_brings_its_region(aws: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_sets_the_region(aws: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     Path("config").write_text(
@@ -86,7 +86,7 @@ def test_a_profile_brings_its_region(aws: ScriptedServer, monkeypatch: pytest.Mo
     assert "Credential=of-work/" in aws.received[1].headers["authorization"]
 
 
-def test_the_environment_may_name_the_stack(aws: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_names_the_stack(aws: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_STACK", "from-the-environment")
     aws.replies(DESCRIBED, ok({}))
     assert run("users", "show", "a").exit_code == 0
@@ -117,7 +117,7 @@ def lambda_error(status: int, kind: str) -> Reply:
             [described({"ApiUrl": "x"}, "CREATE_IN_PROGRESS")],
             (
                 "The stack production (CREATE_IN_PROGRESS) has no output AdminFunctionName: "
-                "it is none of Sluice's, or not ready."
+                "it is not Sluice, or not ready."
             ),
         ),
         (
@@ -126,7 +126,7 @@ def lambda_error(status: int, kind: str) -> Reply:
         ),
         (
             [cloudformation_error(403, "InvalidClientTokenId", "Bad token.")],
-            "AWS does not take these credentials: log in again. (Bad token.)",
+            "AWS rejects these credentials: log in again. (Bad token.)",
         ),
         (
             [cloudformation_error(400, "ValidationError", "Odd name.")],
@@ -138,7 +138,7 @@ def lambda_error(status: int, kind: str) -> Reply:
         ),
         (
             [DESCRIBED, lambda_error(403, "ExpiredTokenException")],
-            "AWS does not take these credentials: log in again. (What AWS says.)",
+            "AWS rejects these credentials: log in again. (What AWS says.)",
         ),
         (
             [DESCRIBED, lambda_error(404, "ResourceNotFoundException")],
@@ -146,12 +146,12 @@ def lambda_error(status: int, kind: str) -> Reply:
         ),
     ],
 )
-def test_what_aws_refuses(aws: ScriptedServer, answers: list[Reply], said: str) -> None:
+def test_failures_of_aws_calls(aws: ScriptedServer, answers: list[Reply], said: str) -> None:
     aws.replies(*answers)
     assert line(run("--stack", "production", "users", "list")) == said
 
 
-def test_a_function_that_fails_logs_to_cloudwatch(aws: ScriptedServer) -> None:
+def test_failure_names_the_log_group(aws: ScriptedServer) -> None:
     aws.replies(DESCRIBED, Reply(body={"errorMessage": "Oh"}, headers={"X-Amz-Function-Error": "Unhandled"}))
     said = line(run("--stack", "production", "users", "list"))
     assert said == f"The admin function failed: Oh. Its log: the log group /aws/lambda/{FUNCTION}"
@@ -162,7 +162,7 @@ def without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
 
-def with_half_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_partial_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
 
@@ -170,15 +170,15 @@ def without_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
 
-def with_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "none-such")
 
 
-def with_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_invalid_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nowhere")
 
 
-def with_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
 
 
@@ -186,14 +186,14 @@ def with_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     ("change", "said"),
     [
         (without_credentials, "AWS credentials are missing"),
-        (with_half_the_credentials, "AWS credentials are missing"),
+        (with_partial_credentials, "AWS credentials are missing"),
         (without_region, "No AWS region is set: name it with --region"),
-        (with_a_profile_that_is_not_there, "There is no AWS profile none-such"),
-        (with_an_endpoint_that_is_none, "Invalid endpoint: nowhere"),
-        (with_nobody_there, "Nothing answers at http://127.0.0.1:1/"),
+        (with_unknown_profile, "There is no AWS profile none-such"),
+        (with_invalid_endpoint, "Invalid endpoint: nowhere"),
+        (with_unreachable_endpoint, "Nothing answers at http://127.0.0.1:1/"),
     ],
 )
-def test_what_is_not_set_up(
+def test_missing_configuration(
     aws: ScriptedServer, monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], said: str
 ) -> None:
     change(monkeypatch)
@@ -201,6 +201,6 @@ def test_what_is_not_set_up(
     assert aws.received == []
 
 
-def test_configuration_that_can_not_be_read(aws: ScriptedServer) -> None:
-    Path("config").write_text("this is no configuration", encoding="utf-8")
+def test_unreadable_configuration_file(aws: ScriptedServer) -> None:
+    Path("config").write_text("not a configuration file", encoding="utf-8")
     assert "config" in line(run("--stack", "production", "users", "list"))

@@ -1,4 +1,4 @@
-"""Each command is one operation, with exactly the arguments that were given."""
+"""Each command sends one operation with exactly the given arguments."""
 
 import datetime as dt
 from typing import Any
@@ -12,7 +12,7 @@ from tests.cli.conftest import Deployment, run
 KEY = "0199b7a4-0000-7000-8000-000000000001"
 REQUEST = "0199b7a4-0000-7000-8000-000000000002"
 
-# command line, operation, arguments; the answers are empty, which every view must bear
+# command line, operation, arguments; the results are empty, which every view must accept
 COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
     ("users create alice", "user.create", {"user_id": "alice"}),
     (
@@ -246,7 +246,7 @@ def empty(operation: str) -> Any:
 
 
 @pytest.mark.parametrize(("line", "operation", "arguments"), COMMANDS, ids=[line for line, *_ in COMMANDS])
-def test_a_command_is_an_operation(
+def test_command_sends_one_operation(
     deployment: Deployment, line: str, operation: str, arguments: dict[str, Any]
 ) -> None:
     done = deployment.run(*line.split(), answers=empty(operation))
@@ -261,20 +261,20 @@ def leaves(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str
     return [path]
 
 
-def test_no_command_is_left_out_above() -> None:
+def test_list_of_commands_is_complete() -> None:
     for path in leaves(cli):
         assert any(tuple(line.split())[: len(path)] == path for line, *_ in COMMANDS), path
 
 
 @pytest.mark.parametrize("path", leaves(cli), ids=" ".join)
-def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
     shown = run(*path, "--help")
     assert shown.exit_code == 0
     assert f"Usage: sluice {' '.join(path)}" in shown.stdout
     assert "--json" in shown.stdout
 
 
-def test_since_is_so_long_ago(deployment: Deployment) -> None:
+def test_since_is_relative_to_now(deployment: Deployment) -> None:
     before = dt.datetime.now(dt.UTC)
     deployment.run("audit", "list", "--since", "2h", answers={"entries": [], "next_cursor": None})
     asked = dt.datetime.fromisoformat(deployment.asked[0].arguments["start"])
@@ -341,7 +341,7 @@ def test_since_is_so_long_ago(deployment: Deployment) -> None:
         "users list --profile production",
     ],
 )
-def test_what_can_not_be_meant_is_wrong_usage(deployment: Deployment, line: str) -> None:
+def test_invalid_usage_is_refused(deployment: Deployment, line: str) -> None:
     done = run(*line.split())
     # `sluice users` alone shows its help.
     assert done.exit_code == (0 if line == "users" else 2)

@@ -1,4 +1,4 @@
-"""What is printed, and where: results on standard output, for people or as JSON, all else on standard error."""
+"""Output: results on standard output, as text or JSON; everything else on standard error."""
 
 import json
 from typing import Any
@@ -31,10 +31,10 @@ KEY = {
 }
 
 
-# For people -----------------------------------------------------------------------------------------------------------
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_a_field_a_line(deployment: Deployment) -> None:
+def test_record_has_one_field_per_line(deployment: Deployment) -> None:
     shown = deployment.run("users", "show", "alice", answers=USER)
     assert fields(shown.stdout) == {
         "user_id": "alice",
@@ -48,7 +48,7 @@ def test_a_record_is_a_field_a_line(deployment: Deployment) -> None:
     assert shown.stderr == ""
 
 
-def test_a_table_has_a_header_and_a_line_for_each_row(deployment: Deployment) -> None:
+def test_table_has_a_header_and_one_line_per_row(deployment: Deployment) -> None:
     keys = [KEY, KEY | {"name": "a longer name", "revoked_at": "2027-02-01T00:00:00+00:00"}]
     shown = deployment.run("keys", "list", "alice", answers=keys)
     header, first, second = shown.stdout.splitlines()
@@ -59,7 +59,7 @@ def test_a_table_has_a_header_and_a_line_for_each_row(deployment: Deployment) ->
     assert first.split()[-3:] == ["never", "never", "-"]
 
 
-def test_nothing_is_cut_and_nothing_is_for_a_terminal(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_gets_full_values_without_escape_codes(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("TERM", "xterm-256color")
     long = "x" * 300
@@ -85,7 +85,9 @@ def test_nothing_is_cut_and_nothing_is_for_a_terminal(deployment: Deployment, mo
     ],
 )
 @pytest.mark.parametrize("command", [("users", "show", "alice"), ("users", "list")])
-def test_names_are_only_text(deployment: Deployment, name: str, shown_as: str, command: tuple[str, ...]) -> None:
+def test_names_are_printed_as_plain_text(
+    deployment: Deployment, name: str, shown_as: str, command: tuple[str, ...]
+) -> None:
     user = USER | {"name": name}
     shown = deployment.run(*command, answers=user if "show" in command else [user])
     assert shown.exit_code == 0
@@ -93,13 +95,13 @@ def test_names_are_only_text(deployment: Deployment, name: str, shown_as: str, c
     assert len(shown.stdout.splitlines()) == (len(USER) if "show" in command else 2)
 
 
-def test_wide_letters_keep_columns_in_line(deployment: Deployment) -> None:
+def test_wide_characters_keep_columns_aligned(deployment: Deployment) -> None:
     users = [USER | {"name": "日本"}, USER | {"name": "abcd"}]
     _, wide, narrow = deployment.run("users", "list", answers=users).stdout.splitlines()
     assert narrow.index("alice@") == wide.index("alice@") + 2
 
 
-def test_a_limit_that_is_null_is_unlimited(deployment: Deployment) -> None:
+def test_null_limit_is_shown_as_unlimited(deployment: Deployment) -> None:
     tier = {
         "tier": "gold",
         "reset_frequency": "daily",
@@ -113,12 +115,12 @@ def test_a_limit_that_is_null_is_unlimited(deployment: Deployment) -> None:
     shown = fields(deployment.run("tiers", "set", "gold", "--daily-tokens", "7", answers=tier).stdout)
     assert (shown["minute_requests"], shown["minute_tokens"]) == ("5", "unlimited")
     assert (shown["daily_requests"], shown["daily_tokens"]) == ("0", "7")
-    # What this service does not tell is not unlimited.
+    # A limit that the service did not send is not unlimited.
     assert shown["monthly_tokens"] == "-"
     assert shown["users_changed"] == "2"
 
 
-def test_quotas_are_a_plan_and_its_periods(deployment: Deployment) -> None:
+def test_quota_shows_plan_and_periods(deployment: Deployment) -> None:
     period = {"period": "daily", "max_requests": None, "requests_used": 3, "max_tokens": 100, "tokens_used": 30}
     quota = {"user_id": "alice", "tier": "gold", "unfinished": 1, "max_unfinished": 20, "periods": [period]}
     plan, table = deployment.run("quotas", "show", "alice", answers=quota).stdout.split("\n\n")
@@ -132,7 +134,7 @@ def test_quotas_are_a_plan_and_its_periods(deployment: Deployment) -> None:
     } == dict(zip(header, row, strict=True))
 
 
-def test_prices_models_and_figures_are_tables(deployment: Deployment) -> None:
+def test_prices_models_and_rollup_figures_are_tables(deployment: Deployment) -> None:
     price = {"price_list": "standard", "model_id": "nova", "token_class": "prompt", "price_per_million": "0.035"}
     assert "0.035" in deployment.run("prices", "list", answers=[price]).stdout
     model = {"model_id": "nova", "backend": "bedrock", "prices": {"prompt": "0.0350"}, "is_default": False}
@@ -172,7 +174,7 @@ def usage_answer() -> dict[str, Any]:
     }
 
 
-def test_usage_is_shown_in_sums_or_by_model(deployment: Deployment) -> None:
+def test_usage_shows_totals_or_models(deployment: Deployment) -> None:
     user, limits, days, months = deployment.run("usage", "show", "alice", answers=usage_answer()).stdout.split("\n\n")
     assert fields(user)["max_unfinished"] == "20"
     assert "unlimited" in limits
@@ -188,7 +190,7 @@ def test_usage_is_shown_in_sums_or_by_model(deployment: Deployment) -> None:
     ]
 
 
-def test_tiers_are_compared_in_a_column_each(deployment: Deployment) -> None:
+def test_tier_comparison_has_a_column_per_tier(deployment: Deployment) -> None:
     compared = {"user_id": "alice", "tier": "gold", "months": 12, "max_requests": 5, "max_tokens": 9}
     tiers = [
         {"tier": "basic", "fits": False, "currency": "USD", "cost": "1.00"},
@@ -201,7 +203,7 @@ def test_tiers_are_compared_in_a_column_each(deployment: Deployment) -> None:
     assert bob[-2:] == ["-", "-"]
 
 
-def test_an_invoice_has_a_head_and_lines(deployment: Deployment) -> None:
+def test_invoice_has_a_summary_and_lines(deployment: Deployment) -> None:
     line = {"model": "nova", "token_class": "prompt", "tokens": 10, "price_per_million": None, "amount": "0.00"}
     invoice = {"user_id": "alice", "month": "2027-01", "status": "final", "total": "12.30", "lines": [line]}
     head, table = deployment.run("invoice", "alice", "2027-01", answers=invoice).stdout.split("\n\n")
@@ -210,7 +212,7 @@ def test_an_invoice_has_a_head_and_lines(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_csv_is_printed_as_it_came(deployment: Deployment, end: str) -> None:
+def test_csv_is_printed_unchanged(deployment: Deployment, end: str) -> None:
     csv = end.join(["model,amount", '"a ""b"", [c]",1.00', "日本,2.00", ""])
     shown = deployment.run("invoice", "alice", "2027-01", "--csv", answers={"csv": csv})
     assert shown.stdout_bytes == csv.encode()
@@ -220,7 +222,7 @@ def test_csv_is_printed_as_it_came(deployment: Deployment, end: str) -> None:
 
 
 @pytest.mark.parametrize("command", [("create", "alice"), ("rotate", KEY["key_id"])])
-def test_a_new_key_is_shown_once_with_a_word_of_warning(deployment: Deployment, command: tuple[str, ...]) -> None:
+def test_new_key_is_shown_once_with_a_warning(deployment: Deployment, command: tuple[str, ...]) -> None:
     old = KEY | {"key_id": "the-old-one", "expires_at": "2027-01-03T00:00:00+00:00"}
     made = deployment.run("keys", *command, answers=KEY | {"api_key": API_KEY, "replaces": old})
     assert fields(made.stdout)["api_key"] == API_KEY
@@ -232,7 +234,7 @@ def test_a_new_key_is_shown_once_with_a_word_of_warning(deployment: Deployment, 
         assert fields(made.stdout)["replaced_until"] == "2027-01-03T00:00:00Z"
 
 
-# As JSON --------------------------------------------------------------------------------------------------------------
+# JSON -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_new_key_is_shown_once_with_a_word_of_warning(deployment: Deployment, 
         ("rollup usage", {"usage": {"rows": 1}}),
     ],
 )
-def test_json_is_the_result_and_nothing_else(deployment: Deployment, line: str, result: object) -> None:
+def test_json_is_exactly_the_result(deployment: Deployment, line: str, result: object) -> None:
     for command in (["--json", *line.split()], [*line.split(), "--json"]):
         done = deployment.run(*command, answers=result)
         assert done.exit_code == 0
@@ -259,5 +261,5 @@ def test_json_is_the_result_and_nothing_else(deployment: Deployment, line: str, 
         assert done.stderr == ""
 
 
-def test_json_may_stand_in_the_middle(deployment: Deployment) -> None:
+def test_json_option_between_group_and_command(deployment: Deployment) -> None:
     assert json.loads(deployment.run("users", "--json", "show", "alice", answers=USER).stdout) == USER

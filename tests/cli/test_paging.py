@@ -1,4 +1,4 @@
-"""Lists that are longer than one answer."""
+"""Lists that take more than one call."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ def users(first: int, last: int) -> list[dict[str, Any]]:
     return [{"user_id": f"user-{n:04}"} for n in range(first, last + 1)]
 
 
-def test_users_are_followed_to_the_end(deployment: Deployment) -> None:
+def test_reads_users_to_the_end(deployment: Deployment) -> None:
     pages = (ok(users(1, 500)), ok(users(501, 1000)), ok(users(1001, 1001)))
     shown = deployment.run("users", "list", answers=pages)
     assert [words[0] for words in lines(shown.stdout)] == ["user_id", *(f"user-{n:04}" for n in range(1, 1002))]
@@ -22,14 +22,14 @@ def test_users_are_followed_to_the_end(deployment: Deployment) -> None:
     assert shown.stderr == ""
 
 
-def test_a_limit_ends_a_list_and_tells_where_to_go_on(deployment: Deployment) -> None:
+def test_limit_ends_the_list_and_prints_the_cursor(deployment: Deployment) -> None:
     shown = deployment.run("users", "list", "--limit", "501", answers=(ok(users(1, 500)), ok(users(501, 501))))
     assert len(shown.stdout.splitlines()) == 502
     assert [each.arguments["limit"] for each in deployment.asked] == [500, 1]
     assert "--after user-0501" in shown.stderr
 
 
-def test_pages_are_one_list_in_json(deployment: Deployment) -> None:
+def test_json_joins_the_pages(deployment: Deployment) -> None:
     shown = deployment.run("users", "list", "--json", answers=(ok(users(1, 500)), ok([])))
     assert json.loads(shown.stdout) == users(1, 500)
 
@@ -38,7 +38,7 @@ def entries(*ids: str, cursor: str | None) -> dict[str, Any]:
     return {"entries": [{"audit_id": each, "after": {"tier": "gold"}} for each in ids], "next_cursor": cursor}
 
 
-def test_audit_entries_are_followed_by_their_cursor(deployment: Deployment) -> None:
+def test_reads_audit_entries_by_cursor(deployment: Deployment) -> None:
     pages = (ok(entries("1", "2", cursor="2")), ok(entries("a-longer-id", cursor=None)))
     shown = deployment.run("audit", "list", "--user", "alice", answers=pages)
     assert [each.arguments for each in deployment.asked] == [
@@ -56,16 +56,16 @@ def test_audit_entries_are_followed_by_their_cursor(deployment: Deployment) -> N
     assert [each.arguments["limit"] for each in deployment.asked[2:]] == [3, 1]
 
 
-def test_a_page_is_shown_before_the_next_is_asked_for(deployment: Deployment) -> None:
+def test_prints_a_page_before_fetching_the_next(deployment: Deployment) -> None:
     pages = (ok(entries("1", cursor="1")), refused("database_unavailable", "Try again."))
     shown = deployment.run("audit", "list", answers=pages)
     assert shown.exit_code == 1
     assert len(shown.stdout.splitlines()) == 2
-    # A part of the entries would not be a result.
+    # Some of the entries would not be a result.
     assert deployment.run("audit", "list", "--json", answers=pages).stdout == ""
 
 
-def test_users_are_compared_to_the_last(deployment: Deployment) -> None:
+def test_tier_comparison_reads_all_users(deployment: Deployment) -> None:
     shown = deployment.run("usage", "tiers", "--json", answers=(ok(users(1, 500)), ok(users(501, 501))))
     assert json.loads(shown.stdout) == users(1, 501)
     assert [each.arguments for each in deployment.asked] == [{"limit": 500}, {"limit": 500, "after": "user-0500"}]

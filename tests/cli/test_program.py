@@ -1,4 +1,4 @@
-"""The installed program, as a process: pipes, terminals, signals; and what is distributed of it."""
+"""The installed program as a process: pipes, terminals, signals; and the contents of its wheel."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PROGRAM = Path(sys.executable).with_name("sluice")
 LONG = "0123456789" * 20
 
 
-def test_the_installed_program_and_the_module_are_the_same(deployment: Deployment) -> None:
+def test_program_and_module_are_the_same(deployment: Deployment) -> None:
     for program in ([PROGRAM], [sys.executable, "-m", "sluice_cli"]):
         deployment.server.replies(ok([{"user_id": "alice"}]))
         done = subprocess.run([*program, "users", "list", "--json"], check=False, capture_output=True, text=True)
@@ -28,7 +28,7 @@ def test_the_installed_program_and_the_module_are_the_same(deployment: Deploymen
         assert json.loads(done.stdout) == [{"user_id": "alice"}]
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure_to_talk_about(deployment: Deployment) -> None:
+def test_closed_pipe_ends_it_silently(deployment: Deployment) -> None:
     for page in range(1, 41):
         rows = [{"audit_id": f"{page}-{row}", "before": LONG} for row in range(500)]
         deployment.server.replies(ok({"entries": rows, "next_cursor": str(page) if page < 40 else None}))
@@ -36,10 +36,10 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_talk_about(deployment: D
     done = subprocess.run(piped, shell=True, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2
-    assert len(deployment.asked) < 40, "it went on after its reader had left"
+    assert len(deployment.asked) < 40, "it continued after the pipe was closed"
 
 
-def test_an_interruption_ends_it_quietly(deployment: Deployment) -> None:
+def test_interrupt_exits_with_130(deployment: Deployment) -> None:
     deployment.server.replies(Exchange.wait)
     with subprocess.Popen([PROGRAM, "verify"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         while not deployment.server.received:
@@ -49,7 +49,7 @@ def test_an_interruption_ends_it_quietly(deployment: Deployment) -> None:
     assert (running.returncode, stdout, stderr) == (130, "", "sluice: Interrupted.\n")
 
 
-def test_a_name_that_the_encoding_lacks_is_escaped(deployment: Deployment) -> None:
+def test_characters_missing_from_the_encoding_are_escaped(deployment: Deployment) -> None:
     deployment.server.replies(ok([{"user_id": "alice", "name": "Jürgen 日本"}]))
     done = subprocess.run(
         [PROGRAM, "users", "list"],
@@ -63,7 +63,7 @@ def test_a_name_that_the_encoding_lacks_is_escaped(deployment: Deployment) -> No
 
 
 @pytest.mark.parametrize(("columns", "is_table"), [(400, True), (80, False)])
-def test_a_terminal_shows_a_table_where_it_fits_and_records_where_not(
+def test_terminal_shows_a_table_if_it_fits_and_records_otherwise(
     deployment: Deployment, columns: int, is_table: bool
 ) -> None:
     deployment.server.replies(ok([{"user_id": "alice", "name": LONG}, {"user_id": "bob"}]))
@@ -71,8 +71,8 @@ def test_a_terminal_shows_a_table_where_it_fits_and_records_where_not(
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     with subprocess.Popen([PROGRAM, "users", "list"], stdout=theirs, env=environment):
         os.close(theirs)
-        shown = everything(ours)
-    assert LONG in shown, "cut or broken"
+        shown = read_all(ours)
+    assert LONG in shown, "cut or wrapped"
     assert "\x1b[1m" in shown, "bold"
     lines = shown.splitlines()
     if is_table:
@@ -82,13 +82,13 @@ def test_a_terminal_shows_a_table_where_it_fits_and_records_where_not(
         assert sum("user_id" in each for each in lines) == 2
 
 
-def everything(terminal: int) -> str:
-    """What is written to a terminal until it is closed."""
+def read_all(terminal: int) -> str:
+    """Read a terminal until it is closed."""
     parts: list[bytes] = []
     while True:
         try:
             part = os.read(terminal, 65536)
-        except OSError:  # Linux's way to say that it was closed
+        except OSError:  # on Linux: it was closed
             part = b""
         if not part:
             os.close(terminal)
@@ -96,7 +96,7 @@ def everything(terminal: int) -> str:
         parts.append(part)
 
 
-def test_the_wheel_holds_the_command_line_and_nothing_else(tmp_path: Path) -> None:
+def test_wheel_contains_only_the_command_line(tmp_path: Path) -> None:
     from hatchling.builders.wheel import WheelBuilder
 
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])

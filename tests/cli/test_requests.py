@@ -1,4 +1,4 @@
-"""Requests found, cancelled, and queued again: what is asked for page by page, and what is told of it."""
+"""Listing, cancelling and redriving requests, page by page."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ WAITING = REQUEST | {
 }
 ONE = ("requests", "redrive", ID.format(1))
 MANY = ("requests", "redrive", "--reason", "model_unavailable", "--from", "2027-01-01", "--to", "2027-01-02")
-SENT = "The recovery task sends them within a minute.\n"
+SENT = "The recovery task sends them to the queue within a minute.\n"
 
 
 # List and cancel ------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def listed(*requests: dict[str, Any], cursor: str | None) -> dict[str, Any]:
     return {"requests": list(requests), "next_cursor": cursor}
 
 
-def test_requests_are_a_table_that_says_why_they_failed_or_wait(deployment: Deployment) -> None:
+def test_table_shows_why_requests_failed_or_wait(deployment: Deployment) -> None:
     shown = deployment.run("requests", "list", answers=listed(WAITING, REQUEST, cursor=None))
     header, *rows = lines(shown.stdout)
     waiting, failed = (dict(zip(header, row, strict=True)) for row in rows)
@@ -70,7 +70,7 @@ def test_requests_are_a_table_that_says_why_they_failed_or_wait(deployment: Depl
     assert shown.stderr == ""
 
 
-def test_requests_are_followed_by_their_cursor(deployment: Deployment) -> None:
+def test_reads_requests_by_cursor(deployment: Deployment) -> None:
     pages = (ok(listed(WAITING, cursor=ID.format(2))), ok(listed(REQUEST, cursor=None)))
     shown = deployment.run("requests", "list", "--status", "failed", answers=pages)
     assert len(shown.stdout.splitlines()) == 3
@@ -83,7 +83,7 @@ def test_requests_are_followed_by_their_cursor(deployment: Deployment) -> None:
     assert json.loads(shown.stdout) == listed(WAITING, REQUEST, cursor=None)
 
 
-def test_a_limit_ends_the_list_and_tells_where_to_go_on(deployment: Deployment) -> None:
+def test_limit_ends_the_list_and_prints_the_cursor(deployment: Deployment) -> None:
     shown = deployment.run("requests", "list", "--limit", "1", answers=listed(WAITING, cursor=ID.format(2)))
     assert deployment.asked[0].arguments == {"limit": 1}
     assert shown.stderr == f"There may be more: --after {ID.format(2)}\n"
@@ -95,11 +95,11 @@ def test_a_limit_ends_the_list_and_tells_where_to_go_on(deployment: Deployment) 
         ("cancelled", ""),
         (
             "processing",
-            "A worker is at it: the request is cancelled when that has answered, and the answer is dropped.\n",
+            "A worker is processing it: it is cancelled when the worker is done, and the result is discarded.\n",
         ),
     ],
 )
-def test_cancelling_tells_what_became_of_it(deployment: Deployment, status: str, note: str) -> None:
+def test_cancel_shows_the_new_status(deployment: Deployment, status: str, note: str) -> None:
     result = {"request_id": ID.format(1), "user_id": "alice", "status": status}
     done = deployment.run("requests", "cancel", ID.format(1), answers=result)
     assert (done.exit_code, fields(done.stdout), done.stderr) == (0, result, note)
@@ -109,7 +109,7 @@ def test_cancelling_tells_what_became_of_it(deployment: Deployment, status: str,
 
 
 @pytest.mark.parametrize("code", ["request_not_found", "request_finished"])
-def test_what_can_not_be_cancelled_is_refused(deployment: Deployment, code: str) -> None:
+def test_cancel_is_refused(deployment: Deployment, code: str) -> None:
     done = deployment.run("requests", "cancel", ID.format(1), answers=(refused(code, "Why not."),))
     assert line(done) == "Why not."
 
@@ -118,7 +118,7 @@ def test_what_can_not_be_cancelled_is_refused(deployment: Deployment, code: str)
 
 
 def redriven(*outcomes: str, first: int = 1, cursor: str | None = None) -> dict[str, Any]:
-    """The answer about requests of these outcomes, numbered from the first."""
+    """An answer about requests with these outcomes, with ids numbered from `first`."""
     return {
         "redriven": outcomes.count("redriven"),
         "requests": [{"request_id": ID.format(n), "outcome": each} for n, each in enumerate(outcomes, first)],
@@ -126,7 +126,7 @@ def redriven(*outcomes: str, first: int = 1, cursor: str | None = None) -> dict[
     }
 
 
-def test_one_that_is_queued_again(deployment: Deployment) -> None:
+def test_redrive_one_request(deployment: Deployment) -> None:
     done = deployment.run(*ONE, answers=redriven("redriven"))
     assert lines(done.stdout) == [["outcome", "requests"], ["redriven", "1"]]
     assert (done.exit_code, done.stderr) == (0, SENT)
@@ -146,7 +146,7 @@ def test_one_that_is_queued_again(deployment: Deployment) -> None:
         "quota_exceeded",
     ],
 )
-def test_one_that_can_not_be_queued_again_is_refused(deployment: Deployment, code: str) -> None:
+def test_redrive_of_one_request_is_refused(deployment: Deployment, code: str) -> None:
     assert line(deployment.run(*ONE, answers=(refused(code, "Why not."),))) == "Why not."
     done = deployment.run(*ONE, "--json", answers=(refused(code, "Why not."),))
     assert (done.exit_code, done.stdout, json.loads(done.stderr)["code"]) == (1, "", code)
@@ -159,7 +159,7 @@ PAGES = (
 )
 
 
-def test_many_are_followed_to_the_end_and_counted(deployment: Deployment) -> None:
+def test_redrive_many_reads_to_the_end_and_counts(deployment: Deployment) -> None:
     done = deployment.run(*MANY, answers=PAGES)
     asked = {
         "error_code": "model_unavailable",
@@ -184,13 +184,13 @@ def test_many_are_followed_to_the_end_and_counted(deployment: Deployment) -> Non
     assert (done.exit_code, done.stderr) == (0, SENT)
 
 
-def test_many_are_one_object_in_json(deployment: Deployment) -> None:
+def test_redrive_many_as_json_is_one_object(deployment: Deployment) -> None:
     done = deployment.run(*MANY, "--json", answers=PAGES)
     outcomes = ("redriven", "quota_exceeded", "quota_exceeded", "redriven", "user_inactive")
     assert (json.loads(done.stdout), done.stderr) == (redriven(*outcomes), "")
 
 
-def test_a_dry_run_shows_which_and_promises_nothing(deployment: Deployment) -> None:
+def test_dry_run_lists_requests_without_redriving(deployment: Deployment) -> None:
     done = deployment.run(
         *MANY, "--dry-run", answers=(ok(redriven("found", cursor="a")), ok(redriven("found", first=2)))
     )
@@ -201,20 +201,20 @@ def test_a_dry_run_shows_which_and_promises_nothing(deployment: Deployment) -> N
     assert done.stderr == ""
 
 
-def test_what_failed_twice_in_the_period_is_counted_once(deployment: Deployment) -> None:
+def test_request_on_two_pages_is_counted_once(deployment: Deployment) -> None:
     pages = (ok(redriven("found", "found", cursor="a")), ok(redriven("found", "found", first=2)))
     done = deployment.run(*MANY, "--dry-run", "--json", answers=pages)
     assert json.loads(done.stdout) == redriven("found", "found", "found")
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_none_that_failed_so(deployment: Deployment, more: tuple[str, ...]) -> None:
+def test_redrive_finds_no_requests(deployment: Deployment, more: tuple[str, ...]) -> None:
     done = deployment.run(*MANY, *more, answers=redriven())
     assert lines(done.stdout) == [["outcome", "requests"], ["redriven", "0"]]
     assert (done.exit_code, done.stderr) == (0, "")
 
 
-def test_what_was_done_before_a_failure_is_told(deployment: Deployment) -> None:
+def test_failure_after_a_page_still_shows_that_page(deployment: Deployment) -> None:
     first = redriven("redriven", "user_inactive", cursor="a")
     pages = (ok(first), refused("database_unavailable", "Try again."))
     done = deployment.run(*MANY, answers=pages)
@@ -227,7 +227,7 @@ def test_what_was_done_before_a_failure_is_told(deployment: Deployment) -> None:
     assert json.loads(done.stderr)["code"] == "database_unavailable"
 
 
-def test_a_period_that_is_refused(deployment: Deployment) -> None:
+def test_invalid_period_is_refused(deployment: Deployment) -> None:
     answer = refused("invalid_input", "start must be before end")
     assert line(deployment.run(*MANY, answers=(answer,))) == "start must be before end"
 
@@ -235,19 +235,19 @@ def test_a_period_that_is_refused(deployment: Deployment) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Name a request by its ID, or many by --reason, --from and --to: no --reason is given."),
+        ([], "Give the ID of one request, or --reason, --from and --to for many: --reason is missing."),
         (
             ["--reason", "model_unavailable", "--to", "2027-01-02"],
-            "Name a request by its ID, or many by --reason, --from and --to: no --from is given.",
+            "Give the ID of one request, or --reason, --from and --to for many: --from is missing.",
         ),
-        ([ID.format(1), "--dry-run"], "ID is one request and takes no --dry-run."),
+        ([ID.format(1), "--dry-run"], "ID is a single request and cannot be combined with --dry-run."),
         (
             [ID.format(1), "--reason", "model_unavailable", "--user", "alice"],
-            "ID is one request and takes no --reason or --user.",
+            "ID is a single request and cannot be combined with --reason or --user.",
         ),
     ],
 )
-def test_a_wrong_combination_is_told_in_a_line(deployment: Deployment, arguments: list[str], said: str) -> None:
+def test_invalid_combination_of_options(deployment: Deployment, arguments: list[str], said: str) -> None:
     done = deployment.run("requests", "redrive", *arguments)
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == f"Error: {said}"

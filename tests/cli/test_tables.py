@@ -1,4 +1,4 @@
-"""Whatever is in a cell: each row is one line, and holds all of it."""
+"""Tables and records: whatever a cell contains, each row is one line and complete."""
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ COLUMNS = (text("name"), number("count"), text("other"))
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
-def test_a_row_is_a_line_and_nothing_is_lost(names: list[str]) -> None:
+def test_row_is_one_complete_line(names: list[str]) -> None:
     rows = [{"name": name, "count": 1, "other": "end"} for name in names]
     lines = table(COLUMNS, rows).split("\n")
     assert len(lines) == 1 + len(rows)
@@ -25,18 +25,18 @@ def test_a_row_is_a_line_and_nothing_is_lost(names: list[str]) -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(st.text())
-def test_what_is_printable_is_left_alone_and_all_else_is_escaped(value: str) -> None:
+def test_only_unprintable_characters_are_escaped(value: str) -> None:
     shown = printable(value)
     assert shown.isprintable()
     assert (shown == value) == value.isprintable()
 
 
-def test_an_empty_record_and_an_empty_table() -> None:
+def test_empty_record_and_empty_table() -> None:
     assert record([text("a")], {"a": ""}) == "a"
     assert table(COLUMNS, []) == "name  count  other"
 
 
-def test_later_pages_have_no_header_and_keep_the_columns() -> None:
+def test_later_pages_keep_the_columns_without_a_header() -> None:
     listing = Listing((text("a"), text("b")))
     assert listing.page([{"a": "long-word", "b": "x"}]) == "a          b\nlong-word  x"
     assert listing.page([{"a": "s", "b": "x"}]) == "s          x"
@@ -53,5 +53,5 @@ def test_later_pages_have_no_header_and_keep_the_columns() -> None:
         (12, "12"),
     ],
 )
-def test_moments_are_shown_in_utc(moment: object, shown: str) -> None:
+def test_times_are_shown_in_utc(moment: object, shown: str) -> None:
     assert record([time("at")], {"at": moment}) == f"at  {shown}"

@@ -1,4 +1,4 @@
-"""Whether the books balance, as text, as JSON and as an exit code."""
+"""The result of verify as text, as JSON and as an exit code."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ BALANCED: dict[str, Any] = {
 }
 
 
-def test_verify_tells_that_the_books_balance(deployment: Deployment) -> None:
+def test_verify_succeeds_if_the_books_balance(deployment: Deployment) -> None:
     done = deployment.run("verify", answers=BALANCED)
     assert done.exit_code == 0
     head, checked = done.stdout.split("\n\n")
@@ -42,7 +42,7 @@ VIOLATION = {
 CHAIN = {"kind": "missing", "audit_id": "an-id", "batch_no": 2, "detail": "A row is gone."}
 
 
-def test_verify_fails_when_the_books_do_not_balance(deployment: Deployment) -> None:
+def test_verify_fails_if_the_books_do_not_balance(deployment: Deployment) -> None:
     result = BALANCED | {"balanced": False, "violations": [VIOLATION]}
     done = deployment.run("verify", answers=result)
     assert done.exit_code == 1
@@ -55,7 +55,7 @@ def test_verify_fails_when_the_books_do_not_balance(deployment: Deployment) -> N
     assert json.loads(done.stderr)["code"] == "unbalanced"
 
 
-def test_verify_fails_among_other_tasks_too(deployment: Deployment) -> None:
+def test_rollup_fails_if_verify_does(deployment: Deployment) -> None:
     found = BALANCED | {"balanced": False, "violations": [VIOLATION]}
     done = deployment.run("rollup", "usage", "verify", answers={"usage": {"changed": 1}, "verify": found})
     assert done.exit_code == 1
@@ -65,9 +65,9 @@ def test_verify_fails_among_other_tasks_too(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("balanced", [True, False])
-def test_verify_fails_when_the_audit_log_is_not_whole(deployment: Deployment, balanced: bool) -> None:
+def test_verify_fails_if_the_audit_log_is_not_intact(deployment: Deployment, balanced: bool) -> None:
     audit = {**BALANCED["audit"], "problem": CHAIN}
     done = deployment.run("verify", answers=BALANCED | {"balanced": balanced, "audit": audit})
     assert done.exit_code == 1
     assert fields(done.stdout)["audit_problem"] == "missing"
-    assert done.stderr == "sluice: The audit log is not whole: missing (batch 2, entry an-id): A row is gone.\n"
+    assert done.stderr == "sluice: The audit log is not intact: missing (batch 2, entry an-id): A row is gone.\n"

@@ -1,4 +1,4 @@
-"""What the tests of the local stack share: processes that end with the test, and a PostgreSQL that leaves nothing."""
+"""Fixtures for the local stack: processes and a PostgreSQL server that are cleaned up after each test."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts processes; all are ended with the test."""
+    """Starts processes and stops them after the test."""
     started: list[Process] = []
 
     def start(command: list[str] = SLEEPER, *, name: str = "a server", keep_stdin: bool = False) -> Process:
@@ -35,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def orphan() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads its own group and that nobody of ours watches, as a killed run leaves it."""
+    """A process that leads its own group and is not watched, as left behind by a killed run."""
     process = subprocess.Popen(SLEEPER, start_new_session=True)
     yield process
     with contextlib.suppress(ProcessLookupError):
@@ -53,7 +53,7 @@ def postgres(tmp_path: Path) -> Iterator[Postgres]:
 
 @pytest.fixture
 def busy_port() -> Iterator[int]:
-    """A port of 127.0.0.1 on which somebody listens."""
+    """A port of 127.0.0.1 that is in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""A build is skipped only while nothing that it reads has changed."""
+"""A build is skipped only if its inputs have not changed."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_same_files_have_the_same_digest(project: Path) -> None:
+def test_unchanged_files_have_the_same_digest(project: Path) -> None:
     before = inputs_digest(project)
     (project / "functions/submit/app.py").touch()
     assert inputs_digest(project) == before
@@ -33,14 +33,14 @@ def test_the_same_files_have_the_same_digest(project: Path) -> None:
     ],
     ids=["template", "function", "added", "removed", "renamed"],
 )
-def test_every_change_shows(project: Path, change: object) -> None:
+def test_changed_input_changes_the_digest(project: Path, change: object) -> None:
     before = inputs_digest(project)
     assert callable(change)
     change(project)
     assert inputs_digest(project) != before
 
 
-def test_what_the_build_does_not_read_does_not_count(project: Path) -> None:
+def test_other_files_do_not_change_the_digest(project: Path) -> None:
     before = inputs_digest(project)
     (project / "README.md").write_text("new")
     (project / "layers/shared/sluice/__pycache__").mkdir()

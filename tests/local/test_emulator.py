@@ -1,4 +1,4 @@
-"""The AWS emulator as a process: what a crash takes with it, and what a snapshot brings back."""
+"""The AWS emulator as a process: crashes and snapshots."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from local.errors import LocalError
 
 @pytest.fixture
 def emulator(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
-    """Makes emulators, which are stopped with the test."""
+    """Creates emulators and stops them after the test."""
     made: list[Emulator] = []
 
     def make(**options: bool) -> Emulator:
@@ -24,7 +24,7 @@ def emulator(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
         emulator.stop()
 
 
-def test_a_crash_takes_messages_and_leaves_what_the_snapshot_held(emulator: Callable[..., Emulator]) -> None:
+def test_restart_restores_the_snapshot_and_loses_messages(emulator: Callable[..., Emulator]) -> None:
     account = emulator(snapshots=True)
     account.launch()
     account.wait_ready()
@@ -48,7 +48,7 @@ def test_a_crash_takes_messages_and_leaves_what_the_snapshot_held(emulator: Call
     assert not first.alive
 
 
-def test_without_snapshots_there_is_nothing_to_come_back_to(emulator: Callable[..., Emulator]) -> None:
+def test_restart_needs_snapshots(emulator: Callable[..., Emulator]) -> None:
     account = emulator()
     for act in (account.snapshot, account.restart):
         with pytest.raises(LocalError, match="no snapshot"):

@@ -1,4 +1,4 @@
-"""Nothing of the caller's AWS configuration reaches the stack: it can never deploy into a real account."""
+"""The stack ignores the caller's AWS configuration, so it can never deploy into a real account."""
 
 from pathlib import Path
 
@@ -29,24 +29,24 @@ def real_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_children_see_none_of_it() -> None:
+def test_child_environment_has_no_aws_variables() -> None:
     assert not [name for name in child_environment() if name.startswith(("AWS_", "SAM_"))]
 
 
-def test_what_children_get_instead_names_the_emulator_alone() -> None:
+def test_aws_variables_point_to_the_emulator() -> None:
     variables = child_environment(**aws_variables("http://127.0.0.1:1"))
     assert not set(REAL.values()) & set(variables.values())
     assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert variables["AWS_CONFIG_FILE"] == variables["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
 
 
-def test_clients_ignore_a_profile_that_does_not_even_exist() -> None:
+def test_client_ignores_the_profile() -> None:
     client = aws_client("lambda", "http://127.0.0.1:1")
     assert client.meta.endpoint_url == "http://127.0.0.1:1"
     assert client._request_signer._credentials.access_key == "local"
 
 
-def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_bypasses_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "intranet")
     variables = child_environment()
@@ -54,20 +54,18 @@ def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) ->
     assert variables["NO_PROXY"] == variables["no_proxy"] == "intranet,127.0.0.1,localhost"
 
 
-def test_an_empty_home_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_home_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "")
     assert "HOME" not in child_environment()
 
 
 @pytest.mark.parametrize(("machine", "expected"), [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("aarch64", "arm64")])
-def test_the_processor_is_named_as_lambda_names_it(
-    monkeypatch: pytest.MonkeyPatch, machine: str, expected: str
-) -> None:
+def test_architecture_uses_the_names_of_lambda(monkeypatch: pytest.MonkeyPatch, machine: str, expected: str) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert architecture() == expected
 
 
-def test_another_processor_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_processor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(LocalError, match="riscv64"):
         architecture()

@@ -1,4 +1,4 @@
-"""The files of the stack's folder: replaced whole, private, locked by one run at a time."""
+"""Files in the stack's folder: atomic writes, permissions, locks, ends of logs."""
 
 import subprocess
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from local.files import Lock, kept, tail, write_atomically
+from local.files import Lock, read_or_create, tail, write_atomically
 
 
-def test_a_file_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_a_written_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "stack.json", "{}")
     assert (tmp_path / "stack.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_write_replaces_the_file_atomically(tmp_path: Path) -> None:
     target = tmp_path / "stack.json"
     write_atomically(target, "old")
     with target.open() as reader:
@@ -23,7 +23,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert target.read_text() == "new"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "stack.json"
     write_atomically(target, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -32,12 +32,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert target.read_text() == "old"
 
 
-def test_a_kept_text_is_made_once(tmp_path: Path) -> None:
-    assert kept(tmp_path / "password", lambda: "first") == "first"
-    assert kept(tmp_path / "password", lambda: "second") == "first"
+def test_text_is_created_only_once(tmp_path: Path) -> None:
+    assert read_or_create(tmp_path / "password", lambda: "first") == "first"
+    assert read_or_create(tmp_path / "password", lambda: "second") == "first"
 
 
-def test_a_lock_has_one_holder_who_is_known(tmp_path: Path) -> None:
+def test_lock_has_one_known_holder(tmp_path: Path) -> None:
     first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
     assert first.acquire()
     assert not second.acquire()
@@ -47,7 +47,7 @@ def test_a_lock_has_one_holder_who_is_known(tmp_path: Path) -> None:
     second.release()
 
 
-def test_a_lock_falls_with_its_holder_however_it_dies(tmp_path: Path) -> None:
+def test_killed_holder_releases_the_lock(tmp_path: Path) -> None:
     take_and_die = (
         "import os, signal, sys; from pathlib import Path; from local.files import Lock; "
         "assert Lock(Path(sys.argv[1])).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
@@ -60,7 +60,7 @@ def test_a_lock_falls_with_its_holder_however_it_dies(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+def test_tail_returns_the_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_bytes(b"\xff first\nsecond\nthird\n")
     assert tail(log, 2) == "second\nthird"

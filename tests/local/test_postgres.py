@@ -1,4 +1,4 @@
-"""PostgreSQL: started, stopped, restarted and killed without remainder; whatever a crash leaves is mended."""
+"""PostgreSQL: starting, stopping, restarting and killing it, and repair of what a crash leaves behind."""
 
 import os
 from pathlib import Path
@@ -19,12 +19,12 @@ def ask(url: str, query: str) -> object:
 
 
 def children(pid: int) -> list[int]:
-    """Ids of the processes that a server has started (Linux; elsewhere nothing is claimed)."""
+    """Ids of the processes that a server has started; empty on systems other than Linux."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in listing.read_text().split()] if listing.exists() else []
 
 
-def test_it_serves_and_stops_without_a_process_left(postgres: Postgres) -> None:
+def test_stop_leaves_no_process(postgres: Postgres) -> None:
     postgres.start()
     assert ask(postgres.url(), "SELECT current_setting('server_version_num')::int / 10000") == 18
     process = postgres.process
@@ -37,19 +37,19 @@ def test_it_serves_and_stops_without_a_process_left(postgres: Postgres) -> None:
     postgres.stop()
 
 
-def test_it_listens_on_the_loopback_interface_alone(postgres: Postgres) -> None:
+def test_listens_only_on_the_loopback_interface(postgres: Postgres) -> None:
     postgres.start()
     query = "SELECT current_setting('listen_addresses') || ';' || current_setting('unix_socket_directories')"
     assert ask(postgres.url(), query) == "127.0.0.1;"
 
 
-def test_it_asks_for_the_password(postgres: Postgres) -> None:
+def test_wrong_password_is_refused(postgres: Postgres) -> None:
     postgres.start()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(postgres.url(password="wrong"))
 
 
-def test_settings_are_ours_and_may_be_overridden(tmp_path: Path) -> None:
+def test_settings_can_be_overridden(tmp_path: Path) -> None:
     server = Postgres(tmp_path / "postgres", durable=False, settings={"max_connections": "17"})
     try:
         server.start()
@@ -61,21 +61,21 @@ def test_settings_are_ours_and_may_be_overridden(tmp_path: Path) -> None:
         server.destroy()
 
 
-def test_a_database_belongs_to_an_owner_with_the_rights_that_rds_gives(postgres: Postgres) -> None:
+def test_database_owner_has_the_rights_of_an_owner_on_rds(postgres: Postgres) -> None:
     postgres.start()
     for password in ("a secret", "another'\\ secret"):
         postgres.ensure_database("sluice", "sluice_owner", password)
     url = postgres.url("sluice", user="sluice_owner", password="another'\\ secret")
     assert ask(url, "SELECT rolcreaterole AND rolcreatedb AND NOT rolsuper FROM pg_roles WHERE rolname = user")
     assert ask(url, "SELECT count(*) > 0 FROM pg_stat_statements")
-    assert ask(url, "SELECT pg_stat_statements_reset() IS NOT NULL"), "an owner may start a measurement"
+    assert ask(url, "SELECT pg_stat_statements_reset() IS NOT NULL"), "an owner may reset the statistics"
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE t ()")
         connection.execute("CREATE ROLE sluice_reader")
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
-def test_a_restart_keeps_port_and_data(postgres: Postgres, mode: StopMode) -> None:
+def test_restart_keeps_port_and_data(postgres: Postgres, mode: StopMode) -> None:
     postgres.start()
     port = postgres.port
     with psycopg.connect(postgres.url()) as connection:
@@ -85,7 +85,7 @@ def test_a_restart_keeps_port_and_data(postgres: Postgres, mode: StopMode) -> No
     assert ask(postgres.url(), "SELECT answer FROM t") == 42
 
 
-def test_it_starts_again_after_having_been_killed(postgres: Postgres) -> None:
+def test_starts_again_after_a_kill(postgres: Postgres) -> None:
     postgres.start()
     with psycopg.connect(postgres.url()) as connection:
         connection.execute("CREATE TABLE t AS SELECT 42 AS answer")
@@ -95,14 +95,14 @@ def test_it_starts_again_after_having_been_killed(postgres: Postgres) -> None:
     assert ask(postgres.url(), "SELECT answer FROM t") == 42
 
 
-def test_a_second_server_on_the_same_data_is_refused(postgres: Postgres, tmp_path: Path) -> None:
+def test_second_server_on_the_same_data_is_refused(postgres: Postgres, tmp_path: Path) -> None:
     postgres.start()
     with pytest.raises(LocalError, match=f"in use by process {os.getpid()}"):
         Postgres(tmp_path / "postgres").start()
     assert ask(postgres.url(), "SELECT 1") == 1
 
 
-def test_a_server_left_by_a_killed_run_is_stopped(postgres: Postgres, tmp_path: Path) -> None:
+def test_server_of_a_killed_run_is_stopped(postgres: Postgres, tmp_path: Path) -> None:
     postgres.start()
     orphan = postgres.process
     assert orphan is not None
@@ -117,7 +117,7 @@ def test_a_server_left_by_a_killed_run_is_stopped(postgres: Postgres, tmp_path: 
         second.stop()
 
 
-def test_a_stale_pid_file_that_names_a_stranger_is_removed(postgres: Postgres) -> None:
+def test_stale_pid_file_of_another_process_is_removed(postgres: Postgres) -> None:
     postgres.start()
     postgres.stop()
     (postgres.data_dir / "postmaster.pid").write_text(f"{os.getpid()}\n{postgres.data_dir}\n")
@@ -126,7 +126,7 @@ def test_a_stale_pid_file_that_names_a_stranger_is_removed(postgres: Postgres) -
 
 
 @pytest.mark.parametrize("content", ["", "no number\n", "-1\n"])
-def test_a_damaged_pid_file_is_removed(postgres: Postgres, content: str) -> None:
+def test_damaged_pid_file_is_removed(postgres: Postgres, content: str) -> None:
     postgres.start()
     postgres.stop()
     (postgres.data_dir / "postmaster.pid").write_text(content)
@@ -134,7 +134,7 @@ def test_a_damaged_pid_file_is_removed(postgres: Postgres, content: str) -> None
     assert ask(postgres.url(), "SELECT 1") == 1
 
 
-def test_a_half_finished_data_directory_is_set_aside(postgres: Postgres) -> None:
+def test_incomplete_data_directory_is_moved_aside(postgres: Postgres) -> None:
     (postgres.data_dir / "base").mkdir(parents=True)
     if os.geteuid() == 0:
         os.chown(postgres.data_dir, 65534, 65534)
@@ -144,14 +144,14 @@ def test_a_half_finished_data_directory_is_set_aside(postgres: Postgres) -> None
     assert postgres.data_dir.with_name(postgres.data_dir.name + ".incomplete-1").is_dir()
 
 
-def test_an_interrupted_first_start_is_begun_again(postgres: Postgres) -> None:
+def test_interrupted_first_start_is_repeated(postgres: Postgres) -> None:
     (postgres.data_dir.with_name(postgres.data_dir.name + ".new") / "base").mkdir(parents=True)
     postgres.start()
     assert ask(postgres.url(), "SELECT 1") == 1
     assert any("interrupted" in note for note in postgres.notes)
 
 
-def test_a_lost_password_is_replaced(postgres: Postgres, tmp_path: Path) -> None:
+def test_lost_password_is_replaced(postgres: Postgres, tmp_path: Path) -> None:
     postgres.start()
     postgres.stop()
     (tmp_path / "postgres.password").unlink()
@@ -161,7 +161,7 @@ def test_a_lost_password_is_replaced(postgres: Postgres, tmp_path: Path) -> None
     assert second.password != postgres.password
 
 
-def test_data_of_another_version_is_not_touched(postgres: Postgres) -> None:
+def test_data_of_another_version_is_refused(postgres: Postgres) -> None:
     postgres.start()
     postgres.stop()
     (postgres.data_dir / "PG_VERSION").write_text("17\n")
@@ -170,7 +170,7 @@ def test_data_of_another_version_is_not_touched(postgres: Postgres) -> None:
     assert not postgres.alive
 
 
-def test_a_port_in_use_is_one_sentence(tmp_path: Path, busy_port: int) -> None:
+def test_port_in_use_is_an_error(tmp_path: Path, busy_port: int) -> None:
     server = Postgres(tmp_path / "postgres", busy_port, durable=False)
     try:
         with pytest.raises(LocalError, match=f"^Port {busy_port}.* is in use"):
@@ -179,8 +179,8 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, busy_port: int) -> None:
         server.destroy()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
-def test_under_root_it_runs_as_nobody_even_where_nobody_may_not_go(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another account")
+def test_under_root_it_runs_as_nobody_in_a_private_folder(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     server = Postgres(private / "postgres", durable=False)

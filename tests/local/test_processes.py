@@ -1,4 +1,4 @@
-"""Processes: recognised again by another run, ended with all that they started, never mistaken for others."""
+"""Processes: identified by later runs, stopped with their children, never confused with others."""
 
 import os
 import signal
@@ -21,16 +21,14 @@ from local.processes import (
     wait_until,
 )
 
-# Starts a child that ignores every request to end, says so, and waits.
+# Starts a child that ignores SIGTERM, prints a line when it does, and waits.
 CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 PARENT = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {CHILD!r}]); time.sleep(600)"
 FAMILY = [sys.executable, "-c", PARENT]
 
 
 @pytest.mark.parametrize("ending", [Process.stop, Process.kill])
-def test_a_process_ends_when_told_and_leaves_no_member_of_its_group(
-    start: Callable[..., Process], ending: Callable[[Process], None]
-) -> None:
+def test_stop_and_kill_end_the_whole_group(start: Callable[..., Process], ending: Callable[[Process], None]) -> None:
     family = start(FAMILY)
     assert wait_until(lambda: family.log.read_text() == "1\n", 30)
     assert len(group_members(family.pid)) == 2
@@ -40,7 +38,7 @@ def test_a_process_ends_when_told_and_leaves_no_member_of_its_group(
     ending(family)
 
 
-def test_stopping_one_that_has_died_ends_what_it_left(start: Callable[..., Process]) -> None:
+def test_stop_ends_the_children_of_a_dead_leader(start: Callable[..., Process]) -> None:
     family = start(FAMILY)
     assert wait_until(lambda: family.log.read_text() == "1\n", 30)
     family.signal(signal.SIGKILL)
@@ -50,21 +48,21 @@ def test_stopping_one_that_has_died_ends_what_it_left(start: Callable[..., Proce
     assert group_members(family.pid) == []
 
 
-def test_a_kept_stdin_closes_with_its_holder(start: Callable[..., Process]) -> None:
+def test_stop_closes_stdin(start: Callable[..., Process]) -> None:
     reader = start([sys.executable, "-c", "import sys; sys.stdin.read()"], keep_stdin=True)
     assert reader.alive
     reader.stop()
     assert not reader.alive
 
 
-def test_the_log_gets_what_the_process_says(start: Callable[..., Process]) -> None:
+def test_log_has_both_output_streams(start: Callable[..., Process]) -> None:
     speaker = start([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"])
     assert speaker.wait(30)
     assert speaker.exit_code == 3
     assert sorted(speaker.log_tail().splitlines()) == ["err", "out"]
 
 
-def test_an_identity_holds_while_the_process_lives(orphan: subprocess.Popen[bytes]) -> None:
+def test_identity_is_valid_while_the_process_runs(orphan: subprocess.Popen[bytes]) -> None:
     identity = ProcessIdentity.of(orphan.pid, "a server")
     assert identity is not None
     assert identity.alive()
@@ -74,16 +72,16 @@ def test_an_identity_holds_while_the_process_lives(orphan: subprocess.Popen[byte
     assert ProcessIdentity.of(orphan.pid, "a server") is None
 
 
-def test_a_process_with_the_same_id_but_another_start_is_left_alone(orphan: subprocess.Popen[bytes]) -> None:
+def test_process_with_a_reused_id_is_not_stopped(orphan: subprocess.Popen[bytes]) -> None:
     identity = ProcessIdentity.of(orphan.pid, "a server")
     assert identity is not None
-    stranger = replace(identity, started="another time")
-    assert not stranger.alive()
-    assert not end(stranger)
+    other = replace(identity, started="another time")
+    assert not other.alive()
+    assert not end(other)
     assert orphan.poll() is None
 
 
-def test_a_leftover_is_ended_by_its_record(tmp_path: Path, start: Callable[..., Process]) -> None:
+def test_recorded_process_can_be_stopped(tmp_path: Path, start: Callable[..., Process]) -> None:
     path = tmp_path / "processes.json"
     process = start(name="the emulator")
     ProcessRecord(path).add(process)
@@ -96,12 +94,12 @@ def test_a_leftover_is_ended_by_its_record(tmp_path: Path, start: Callable[..., 
 @pytest.mark.parametrize(
     "content", ["", "{", "[1]", '[{"name": "x"}]', '{"pid": 1}', '[{"name": 1, "pid": [], "started": 1}]']
 )
-def test_a_damaged_record_counts_as_empty(tmp_path: Path, content: str) -> None:
+def test_damaged_record_counts_as_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / "processes.json").write_text(content)
     assert list(ProcessRecord(tmp_path / "processes.json").leftovers()) == []
 
 
-def test_a_record_that_was_cleared_is_gone(tmp_path: Path, start: Callable[..., Process]) -> None:
+def test_cleared_record_is_removed(tmp_path: Path, start: Callable[..., Process]) -> None:
     record = ProcessRecord(tmp_path / "processes.json")
     record.add(start())
     record.clear()
@@ -110,14 +108,14 @@ def test_a_record_that_was_cleared_is_gone(tmp_path: Path, start: Callable[..., 
     assert not (tmp_path / "processes.json").exists()
 
 
-def test_killing_an_empty_group_does_nothing(orphan: subprocess.Popen[bytes]) -> None:
+def test_kill_of_an_empty_group_does_nothing(orphan: subprocess.Popen[bytes]) -> None:
     orphan.kill()
     orphan.wait()
     kill_group(orphan.pid)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_every_signal_to_stop_takes_one_way_out(signum: signal.Signals) -> None:
+def test_stop_signals_raise_keyboard_interrupt(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
 
     def be_interrupted() -> None:

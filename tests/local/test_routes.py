@@ -1,4 +1,4 @@
-"""Routes are read from the processed template; nothing else says what they are."""
+"""Routes are read from the processed template."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ def integration(template: dict[str, Any], path: str, method: str) -> dict[str, A
     return found["x-amazon-apigateway-integration"]
 
 
-def test_routes_are_those_of_the_open_api_document(template: dict[str, Any]) -> None:
+def test_routes_come_from_the_openapi_document(template: dict[str, Any]) -> None:
     api, routes = find_api(template)
     assert api == "Api"
     assert {route.key: route for route in routes} == {
@@ -35,20 +35,20 @@ def test_routes_are_those_of_the_open_api_document(template: dict[str, Any]) -> 
     }
 
 
-def test_a_route_to_something_else_is_said_to_be_one(template: dict[str, Any]) -> None:
+def test_route_to_something_else_is_an_error(template: dict[str, Any]) -> None:
     integration(template, "/generate", "post")["uri"] = "https://example.com"
     with pytest.raises(LocalError, match="post /generate leads to something other than a function"):
         find_api(template)
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_one_http_api_is_served(template: dict[str, Any], number: int) -> None:
+def test_template_needs_exactly_one_http_api(template: dict[str, Any], number: int) -> None:
     api = template["Resources"].pop("Api")
     template["Resources"] |= {f"Api{i}": api for i in range(number)}
     with pytest.raises(LocalError, match=f"declares {number} HTTP APIs"):
         find_api(template)
 
 
-def test_an_api_without_paths_has_no_routes(template: dict[str, Any]) -> None:
+def test_api_without_paths_has_no_routes(template: dict[str, Any]) -> None:
     del template["Resources"]["Api"]["Properties"]["Body"]["paths"]
     assert find_api(template) == ("Api", [])

@@ -1,4 +1,4 @@
-"""The command: what stops it is one sentence, and what a killed run left is cleaned up by the next."""
+"""The command `python -m local`: errors are one sentence, and the next run cleans up after a killed one."""
 
 import contextlib
 import json
@@ -19,20 +19,20 @@ from local.stack import Stack
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_run_in_the_same_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = Lock(tmp_path / "stack.lock")
     assert lock.acquire()
-    (tmp_path / "stack.json").write_text("of the first")
+    (tmp_path / "stack.json").write_text("from the first run")
     try:
         assert main(["run", "--state", str(tmp_path)]) == 1
     finally:
         lock.release()
     assert f"already running in {tmp_path} (process {os.getpid()})" in capsys.readouterr().err
-    assert (tmp_path / "stack.json").read_text() == "of the first"
+    assert (tmp_path / "stack.json").read_text() == "from the first run"
 
 
 @pytest.mark.parametrize("option", ["--api-port", "--llm-port", "--database-port"])
-def test_a_port_in_use_is_one_sentence(
+def test_port_in_use_is_one_sentence(
     state: Path, busy_port: int, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--state", str(state), option, str(busy_port)]) == 1
@@ -42,7 +42,7 @@ def test_a_port_in_use_is_one_sentence(
     assert not (state / "processes.json").exists()
 
 
-def test_what_a_killed_run_left_is_cleaned_up(
+def test_leftovers_of_a_killed_run_are_removed(
     tmp_path: Path, busy_port: int, start: Callable[..., Process], capsys: pytest.CaptureFixture[str]
 ) -> None:
     leftover = start(name="the AWS emulator")
@@ -50,7 +50,7 @@ def test_what_a_killed_run_left_is_cleaned_up(
     (tmp_path / "stack.json").write_text("{}")
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp" / "unpacked").touch()
-    # It is stopped by the port after it has cleaned up, and before it starts anything.
+    # The busy port stops it after the clean-up and before it starts anything.
     assert main(["run", "--state", str(tmp_path), "--api-port", str(busy_port)]) == 1
     assert wait_until(lambda: not leftover.alive, 30)
     assert not (tmp_path / "stack.json").exists()
@@ -58,7 +58,7 @@ def test_what_a_killed_run_left_is_cleaned_up(
     assert f"Stopped the AWS emulator (process {leftover.pid}), left behind" in capsys.readouterr().out
 
 
-def test_signals_are_as_before_after_a_run(tmp_path: Path, busy_port: int) -> None:
+def test_run_restores_signal_handlers(tmp_path: Path, busy_port: int) -> None:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(each) for each in signals]
     main(["run", "--state", str(tmp_path), "--api-port", str(busy_port)])
@@ -66,7 +66,7 @@ def test_signals_are_as_before_after_a_run(tmp_path: Path, busy_port: int) -> No
 
 
 class Run:
-    """`python -m local run` as a person starts it."""
+    """`python -m local run` as a process."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
@@ -80,15 +80,15 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        assert wait_until(lambda: "Serving until" in self.said or self.process.poll() is not None, 180)
-        assert self.process.poll() is None, self.said
+        assert wait_until(lambda: "Serving until" in self.text or self.process.poll() is not None, 180)
+        assert self.process.poll() is None, self.text
         self.servers = list(ProcessRecord(state / "processes.json").leftovers())
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text()
 
-    def left(self) -> list[ProcessIdentity]:
+    def still_running(self) -> list[ProcessIdentity]:
         return [each for each in self.servers if each.alive() or group_members(each.pid)]
 
 
@@ -106,23 +106,21 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
-def test_a_run_that_is_killed_is_mended_by_the_next_and_so_is_a_lost_database_but_not_the_emulator(
-    state: Path,
-) -> None:
+def test_next_run_cleans_up_after_a_kill_and_restarts_only_the_database(state: Path) -> None:
     killed = Run(state)
     killed.process.kill()
     killed.process.wait()
     assert (state / "stack.json").exists()
 
     run = Run(state)
-    assert killed.left() == []
-    assert "left behind by a run that was killed" in run.said
+    assert killed.still_running() == []
+    assert "left behind by a run that was killed" in run.text
     info = json.loads((state / "stack.json").read_text())
     assert set(info["pids"].values()) <= {server.pid for server in run.servers}
 
     os.kill(info["pids"]["postgres"], signal.SIGKILL)
-    assert wait_until(lambda: "It runs again." in run.said, 60), run.said
-    assert "PostgreSQL ended by itself (exit code -9)" in run.said
+    assert wait_until(lambda: "It runs again." in run.text, 60), run.text
+    assert "PostgreSQL ended by itself (exit code -9)" in run.text
     revived = json.loads((state / "stack.json").read_text())
     assert revived["pids"]["postgres"] != info["pids"]["postgres"]
     assert revived | {"pids": info["pids"]} == info
@@ -130,18 +128,18 @@ def test_a_run_that_is_killed_is_mended_by_the_next_and_so_is_a_lost_database_bu
 
     os.kill(info["pids"]["ministack"], signal.SIGKILL)
     assert run.process.wait(60) == 1
-    assert "sluice: The AWS emulator ended by itself (exit code -9)" in run.said
-    assert run.left() == []
+    assert "sluice: The AWS emulator ended by itself (exit code -9)" in run.text
+    assert run.still_running() == []
     assert not (state / "stack.json").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
-def test_a_run_ends_in_good_order_when_asked(state: Path) -> None:
+def test_terminated_run_shuts_down_cleanly(state: Path) -> None:
     run = Run(state)
     run.process.terminate()
     assert run.process.wait(60) == 0
-    assert run.left() == []
+    assert run.still_running() == []
     assert not (state / "stack.json").exists()
     assert not (state / "tmp").exists()
     assert (state / "logs" / "functions" / "migrate.log").read_text().startswith("START")

@@ -1,0 +1,20 @@
+"""The closed sets of words that the service defines and the command line offers.
+
+The command line ships without the service, so it needs copies of them. tests/cli/test_vocabulary.py holds each of them
+equal to the service's.
+"""
+
+from typing import Final
+
+STATUSES: Final = ("queued", "processing", "completed", "failed", "cancelled", "expired")
+"""Statuses of a request."""
+SCOPES: Final = ("submit", "read")
+"""Permissions of an API key."""
+PERIODS: Final = ("minute", "daily", "monthly")
+"""Periods of limits."""
+RESET_FREQUENCIES: Final = ("daily", "monthly")
+"""Intervals at which used quota is reset."""
+BACKENDS: Final = ("openai", "bedrock")
+"""Kinds of servers that run models."""
+ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
+"""Scheduled tasks that can be run on demand."""

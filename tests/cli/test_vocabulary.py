@@ -1,0 +1,83 @@
+"""The command line's copies of the service's closed sets, and the operations that it sends, match the service."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from sluice import arguments
+from sluice.services.admin import OPERATIONS
+from sluice_cli import vocabulary
+from tests.cli.conftest import run
+from tests.cli.test_commands import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+# Operations without a command, and why.
+WITHOUT_COMMAND: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("words", "defined"),
+    [
+        (vocabulary.STATUSES, arguments.Status),
+        (vocabulary.SCOPES, arguments.Scope),
+        (vocabulary.PERIODS, arguments.Period),
+        (vocabulary.RESET_FREQUENCIES, arguments.Frequency),
+        (vocabulary.BACKENDS, arguments.ModelSet.model_fields["backend"].annotation),
+        (vocabulary.ROLLUP_TASKS, arguments.RollupTask),
+    ],
+    ids=["status", "scope", "period", "reset frequency", "backend", "rollup task"],
+)
+def test_words_are_those_of_the_service(words: Sequence[str], defined: Any) -> None:
+    assert sorted(words) == sorted(get_args(defined))
+
+
+def test_periods_are_the_fields_of_limits() -> None:
+    assert set(vocabulary.PERIODS) == set(arguments.Limits.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (vocabulary.STATUSES, ("requests", "list")),
+        (vocabulary.SCOPES, ("keys", "create")),
+        (vocabulary.PERIODS, ("quotas", "clear")),
+        (vocabulary.RESET_FREQUENCIES, ("tiers", "set")),
+        (vocabulary.BACKENDS, ("models", "set")),
+        (vocabulary.ROLLUP_TASKS, ("rollup",)),
+    ],
+    ids=["status", "scope", "period", "reset frequency", "backend", "rollup task"],
+)
+def test_help_and_documentation_name_every_word(words: Sequence[str], command: Sequence[str]) -> None:
+    shown = run(*command, "--help").stdout
+    documented = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert [word for word in words if word not in shown] == []
+    assert [word for word in words if word not in documented] == []
+
+
+def operations_in_source() -> Iterator[str]:
+    """The operations that the commands' source names: the first argument of `session.run` and `session.show`."""
+    for path in sorted((ROOT / "sluice_cli" / "commands").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("session"), attr="run" | "show"), args=[name, *_]):
+                    assert isinstance(name, ast.Constant), f"{path.name}:{node.lineno} computes the operation's name"
+                    yield str(name.value)
+
+
+def test_every_operation_sent_exists() -> None:
+    assert sorted(set(operations_in_source()) - set(OPERATIONS)) == []
+
+
+def test_every_operation_has_a_command() -> None:
+    sent = {operation for _, operation, _ in COMMANDS}
+    assert sent == set(operations_in_source())
+    assert set(OPERATIONS) - sent == set(WITHOUT_COMMAND)
+
+
+@pytest.mark.parametrize(("line", "operation", "given"), COMMANDS, ids=[line for line, *_ in COMMANDS])
+def test_every_argument_sent_exists(line: str, operation: str, given: dict[str, Any]) -> None:
+    assert set(given) <= set(OPERATIONS[operation].arguments.model_fields), line
