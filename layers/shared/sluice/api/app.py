@@ -25,6 +25,11 @@ def api_app(*routers: APIGatewayHttpRouter) -> APIGatewayHttpResolver:
     return app
 
 
+def new_router() -> APIGatewayHttpRouter:
+    """A router for api_app()."""
+    return APIGatewayHttpRouter()  # type: ignore[no-untyped-call]
+
+
 def _answer_problem(error: SluiceError) -> Response[str]:
     problem = problem_details(error)
     headers = HEADERS | rate_limit_headers(error.quotas)

@@ -1,7 +1,7 @@
 """The ledger's door for the functions that handle requests: one method for each entry point of the database.
 
-An entry point is a function of sql/functions that a database role may call; sql/functions/roles/roles.sql says which. The
-method calls the SQL function named in it. Tests hold both sides together.
+An entry point is a function of sql/functions that a database role may call; sql/functions/roles/roles.sql says which.
+Each method calls the SQL function that it names. Tests hold both sides together.
 """
 
 from collections.abc import Sequence

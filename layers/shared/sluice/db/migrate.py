@@ -1,8 +1,8 @@
 """Brings a database to the schema that this code needs: forward only, safe to run twice and by many at once.
 
-Everything is in the schema `sluice`, so that a database may hold other things too. sql/migrations holds the numbered steps,
-each applied once in a transaction of its own; sql/functions holds what may be replaced at any time, applied whole, in the
-order of its manifest, when any of it changed; sql/seed holds rows to start with, never touched again.
+Everything is in the schema `sluice`, so that a database may hold other things too. sql/migrations holds the numbered
+steps, each applied once in a transaction of its own; sql/functions holds what may be replaced at any time, applied
+whole, in the order of its manifest, when any of it changed; sql/seed holds rows to start with, never touched again.
 """
 
 import hashlib

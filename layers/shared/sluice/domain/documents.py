@@ -1,6 +1,6 @@
 """What a request asks and what it answers, as documents: stored as JSONB, so that a new field changes no signature.
 
-Documents are read from rows of any age: a field that is added later has a default, and one that is not known is ignored.
+Documents are read from rows of any age: a field that is added later has a default, and an unknown one is ignored.
 """
 
 from typing import Any, Literal, Self

@@ -1,4 +1,4 @@
-"""The forms of single values that come from outside: types that pydantic checks, with errors that say what is expected."""
+"""The forms of single values from outside: types that pydantic checks, with errors that say what is expected."""
 
 import re
 from datetime import date, datetime

@@ -100,19 +100,17 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
 def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:
     """For each user of a tier analysis: the largest month, the tier to recommend, and what each would have cost.
 
-    Recommended is the cheapest of the tiers that would have held the largest month; of equally priced ones that with the
-    lowest limit, as rows come in that order. A price that is missing or in another currency cannot be compared: then
-    the lowest limit decides. If none would have held it, the one with the highest limit is recommended.
+    Recommended is the cheapest of the tiers that would have held the largest month; of equally priced ones, that with
+    the lowest limit, as rows come in that order. If a price is missing or in another currency, costs cannot be
+    compared: then the lowest limit decides. If none would have held it, the one with the highest limit is recommended.
     """
     found = []
     for _, group in groupby(rows, lambda row: row.user_id):
         candidates = list(group)
         fitting = [row for row in candidates if row.fits]
         comparable = len({row.currency for row in fitting}) <= 1 and not any(row.unpriced_tokens for row in fitting)
-        if not fitting:
-            best = candidates[-1]
-        else:
-            best = min(fitting, key=lambda row: row.cost) if comparable else fitting[0]
+        cheapest_first = sorted(fitting, key=lambda row: row.cost) if comparable else fitting
+        best = cheapest_first[0] if fitting else candidates[-1]
         user = candidates[0]
         found.append(
             {

@@ -17,6 +17,6 @@ def send_or_undispatch(ledger: Ledger, queue: Sender, messages: Sequence[Message
         try:
             ledger.undispatch(unsent)
         except SluiceError:
-            # They stay marked as sent; the recovery task finds them missing from the queue and sends them a little later.
+            # They stay marked as sent; the recovery task finds them missing from the queue and sends them later.
             logger.warning("unsent requests could not be marked", extra={"requests": len(unsent)})
     return len(messages) - len(unsent)

@@ -76,7 +76,7 @@ class Worker:
         *,
         ledger: Ledger,
         queue: Sender,
-        backends: Mapping[str, Backend],
+        backends: Mapping[BackendName, Backend],
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
     ) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
+from sluice.api.app import new_router
 from sluice.api.exchange import POLL_AFTER_SECONDS, answer, body_text, caller_key, uuid_or_none
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.ratelimit import rate_limit_headers
@@ -22,8 +23,8 @@ IDEMPOTENCY_KEY_MAX: Final = 255
 def submission_routes(
     *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller]
 ) -> APIGatewayHttpRouter:
-    """The routes, with what finds their services when a request arrives."""
-    router = APIGatewayHttpRouter()
+    """The routes; the providers are asked for their services when a request arrives."""
+    router = new_router()
 
     @router.post("/generate")
     def _generate() -> Response[str]:

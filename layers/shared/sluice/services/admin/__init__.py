@@ -1,1 +1,1 @@
-"""Administration, a module for each subject: an operation's arguments beside what it does, and both in its OPERATIONS."""
+"""Administration, a module for each subject: the arguments of its operations, what they do, and a table of both."""

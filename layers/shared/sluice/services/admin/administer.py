@@ -61,7 +61,7 @@ def _administer(context: AdminContext, event: Any) -> Any:
 
 
 def _note_refusal(context: AdminContext, event: Any, refused: SluiceError) -> None:
-    """Audit a refused operation. Only names of existing things are kept: the rest of what was sent may hold anything."""
+    """Audit a refused operation. Only names of existing things are kept: the rest may hold anything."""
     event = event if isinstance(event, dict) else {}
     given = event.get("arguments")
     given = given if isinstance(given, dict) else {}
