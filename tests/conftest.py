@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from local.postgres import Postgres
 from sluice.db.connection import Connection
-from sluice.db.migrations import migrate
+from sluice.db.migrate import migrate
 
 # A helper's assertion is to say as much as a test's; before anything imports them.
 pytest.register_assert_rewrite("tests.support")
+
+from tests.support.database import with_schema  # noqa: E402
 
 # Read when the layer's telemetry is imported, as on Lambda.
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "Sluice"
@@ -38,9 +39,7 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def open_database(dsn: str, name: str) -> Connection:
     """Connect as the functions do, apart from their roles."""
-    return psycopg.connect(
-        make_conninfo(dsn, dbname=name), autocommit=True, prepare_threshold=None, row_factory=dict_row
-    )
+    return psycopg.connect(with_schema(dsn, name), autocommit=True, prepare_threshold=None, row_factory=dict_row)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +73,7 @@ def template_database(server_dsn: str, create_database: Callable[..., str]) -> s
 @pytest.fixture
 def empty_dsn(server_dsn: str, create_database: Callable[..., str]) -> str:
     """A database without a schema."""
-    return make_conninfo(server_dsn, dbname=create_database())
+    return with_schema(server_dsn, create_database())
 
 
 @pytest.fixture
@@ -83,6 +82,6 @@ def dsn(server_dsn: str, create_database: Callable[..., str], template_database:
     name = create_database(template_database)
     with open_database(server_dsn, name) as connection:
         # A role's settings belong to one database and are not copied with it.
-        connection.execute("UPDATE schema_functions SET checksum = 'copied'")
+        connection.execute("UPDATE sluice.schema_functions SET checksum = 'copied'")
         migrate(connection)
-    return make_conninfo(server_dsn, dbname=name)
+    return with_schema(server_dsn, name)

@@ -10,9 +10,10 @@ import boto3
 import psycopg
 import pytest
 from moto import mock_aws
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.books import KEYS, Books, make_history
+from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
 from tests.support.seed import SEED_VIEWS
@@ -95,7 +96,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 def history(server_dsn: str, create_database: Callable[..., str], template_database: str) -> tuple[str, Books]:
     """The database with the history: to be copied, not to be changed."""
     name = create_database(template_database)
-    with closing(Service(make_conninfo(server_dsn, dbname=name))) as service:
+    with closing(Service(with_schema(server_dsn, name))) as service:
         stop_the_clock(service.owner, datetime(2031, 1, 30, 9, tzinfo=UTC))
         tiers = {"alice": "premium", "bob": "standard", "carol": "basic", "dora": "basic"}
         books = Books(service, {user: service.add_user(user, key, tiers[user]) for user, key in KEYS.items()})
@@ -111,7 +112,7 @@ def books(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
     name = f"{template}_copy"
     with psycopg.connect(server_dsn, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
-        with closing(Service(make_conninfo(server_dsn, dbname=name))) as service:
+        with closing(Service(with_schema(server_dsn, name))) as service:
             yield Books(service, made.keys, dict(made.ids))
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -121,7 +122,7 @@ def untouched(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
     """The history itself, for one connection and one transaction, which is rolled back."""
     name, made = history
     with (
-        closing(Service(make_conninfo(server_dsn, dbname=name))) as service,
+        closing(Service(with_schema(server_dsn, name))) as service,
         service.owner.transaction(force_rollback=True),
     ):
         yield Books(service, made.keys, dict(made.ids), is_one_transaction=True)
@@ -164,6 +165,6 @@ def writer(service: Service) -> Iterator[str]:
     """A role that may do nothing but write and read the view."""
     name = f"writer_{uuid4().hex}"
     service.owner.execute(f"CREATE ROLE {name}")
-    service.owner.execute(f"GRANT INSERT, SELECT ON submissions TO {name}")
+    service.owner.execute(f"GRANT USAGE ON SCHEMA sluice TO {name}; GRANT INSERT, SELECT ON submissions TO {name}")
     yield name
     service.owner.execute(f"RESET ROLE; DROP OWNED BY {name}; DROP ROLE {name}")

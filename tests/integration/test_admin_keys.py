@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from sluice.errors import SluiceError
+from sluice.domain.errors import SluiceError
 from tests.support.functions import post
 from tests.support.service import Service
 

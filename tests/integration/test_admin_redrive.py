@@ -8,7 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from sluice.services.rollup import recover, run
+from sluice.services.tasks import recover
+from sluice.services.tasks.run import run_tasks
 from tests.support.functions import Context, administer
 from tests.support.ledger import SMALL, assert_books_balance, set_clock, settled_down, stop_the_clock
 from tests.support.redrive import counters, fail, now_ish, outcomes, request_state, statuses
@@ -22,7 +23,7 @@ def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
     def rolled_up() -> None:
         if is_rolled_up:
             settled_down(service)
-            run(service.rollup(), ["usage", "stats"])
+            run_tasks(service.tasks(), ["usage", "stats"])
 
     request_id, other = service.submit(alice), service.submit(alice)
     fail(service, request_id, other, prompt_tokens=5, completion_tokens=2)
@@ -39,7 +40,7 @@ def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
     assert (row["status"], row["attempts"]) == ("queued", 2)
     assert {row[name] for name in ("error_code", "error_message", "completed_at", "total_tokens")} == {None}
     (waits,) = service.rows("SELECT * FROM inflight")
-    assert (waits["attempt"], waits["failures"], waits["max_attempts"]) == (2, 0, 20)
+    assert (waits["attempt"], waits["failed_attempts"], waits["max_attempts"]) == (2, 0, 20)
     lifetime = waits["expires_at"] - datetime.now(UTC)
     assert timedelta(hours=23) < lifetime <= timedelta(hours=24)
     assert counters(service) == [(2, 7, reserved)], "its place is reserved again, and it is not counted again"
@@ -52,7 +53,7 @@ def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
     rolled_up()
     assert_books_balance(service)
 
-    recover(service.rollup())
+    recover.run(service.tasks())
     assert service.queue.take() == [request_id]
     (claim,) = service.claim(request_id)
     assert claim["attempt"] == 3
@@ -195,7 +196,7 @@ def test_what_is_archived_is_left_as_it_is(admin: Callable[..., Any], service: S
     request_id = service.submit(service.add_user())
     fail(service, request_id)
     set_clock(service.owner, today)
-    assert run(service.rollup(), ["archive"])["archive"]["archived"]
+    assert run_tasks(service.tasks(), ["archive"])["archive"]["archived"]
     state = request_state(service)
 
     for operation, code in (("request.redrive", "request_archived"), ("request.cancel", "request_finished")):

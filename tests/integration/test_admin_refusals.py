@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from sluice.services.admin import OPERATIONS
+from sluice.services.admin.administer import OPERATIONS
 from tests.support.functions import Context, administer
 from tests.support.service import Service, completed
 

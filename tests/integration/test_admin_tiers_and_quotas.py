@@ -58,7 +58,7 @@ def test_who_enters_a_tier_that_is_being_changed_follows_it_as_it_will_be(
     service.add_user("mover", "sluice_" + "m" * 43)
     changed = {"tier": "gold", "price_list": "golden", "limits": {period: {"max_requests": 3} for period in limits}}
     with psycopg.connect(service.dsn) as changing, ThreadPoolExecutor(2) as pool:
-        changing.execute("SELECT admin_act('tier.set', %s, NULL)", (json.dumps(changed),))
+        changing.execute("SELECT admin_run('tier.set', %s, NULL)", (json.dumps(changed),))
         entering = [
             pool.submit(service.act, "user.create", user_id="racer", tier="gold"),
             pool.submit(service.act, "user.update", user_id="mover", tier="gold"),
@@ -72,7 +72,7 @@ def test_who_enters_a_tier_that_is_being_changed_follows_it_as_it_will_be(
     assert [row["max_requests"] for row in rows] == [3]
     lists = service.rows("SELECT DISTINCT price_list FROM billing_terms")
     assert [row["price_list"] for row in lists] == ["golden"]
-    assert service.value("SELECT violations FROM books_check(true)") == []
+    assert service.value("SELECT violations FROM ledger_verify(true)") == []
 
 
 def test_a_refusal_tells_the_counters_without_the_request(
@@ -92,7 +92,7 @@ def test_a_user_whose_limits_are_gone_is_not_let_in(deploy: Any, alice: bytes, s
     deploy("submit")
     assert post('{"prompt": "hello"}')[2]["code"] == "internal_error"
     assert service.value("SELECT count(*) FROM requests") == 0
-    (found,) = service.value("SELECT violations FROM books_check(false)")
+    (found,) = service.value("SELECT violations FROM ledger_verify(false)")
     assert (found["invariant"], found["user_id"]) == ("plan_is_whole", "alice")
 
 

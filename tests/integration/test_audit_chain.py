@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from sluice.services import rollup
+from sluice.services.tasks import audit
 from tests.support.books import Books
 from tests.support.ledger import (
     at_once,
@@ -207,13 +207,13 @@ def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_l
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('bob', 'slow')")
         idle.execute("SELECT pg_current_xact_id()")
         books.answer("meanwhile", "alice")
-        head = books.service.database("rollup").row("audit_seal", {"at_most": 1000})["head"]
+        head = books.service.database("rollup").call_row("audit_seal", limit=1000)["head"]
         assert head.startswith("3:"), "nothing is sealed beyond a transaction that still runs"
         assert problem(books) is None
         slow.commit()
         books.answer("after", "alice")
         idle.execute("INSERT INTO submissions (user_id, prompt) VALUES ('dora', 'idle')")
-        assert books.service.database("rollup").row("audit_seal", {"at_most": 1000})["sealed"] == 1
+        assert books.service.database("rollup").call_row("audit_seal", limit=1000)["sealed"] == 1
         assert problem(books) is None
         idle.commit()
     seal(books.service)
@@ -244,7 +244,7 @@ def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, mon
     settled_down(books.service)
     batches, is_more = 0, True
     while is_more:
-        row = books.service.database("rollup").row("audit_seal", {"at_most": 8})
+        row = books.service.database("rollup").call_row("audit_seal", limit=8)
         assert 0 < row["sealed"] <= 8
         batches, is_more = batches + 1, row["is_more"]
 
@@ -264,14 +264,14 @@ def test_a_transaction_of_more_rows_than_a_batch_is_sealed_whole(books: Books) -
         books.service.owner.execute("INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 9)")
     settled_down(books.service)
 
-    assert books.service.database("rollup").row("audit_seal", {"at_most": 5})["sealed"] == 9
+    assert books.service.database("rollup").call_row("audit_seal", limit=5)["sealed"] == 9
     assert problem(books) is None
 
 
 def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollup, "SEAL_AT_MOST", 4)
+    monkeypatch.setattr(audit, "ROWS_PER_BATCH", 4)
     for _ in range(4):
         with books.service.owner.transaction():
             books.service.owner.execute(
@@ -279,6 +279,6 @@ def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
             )
     settled_down(books.service)
 
-    report = rollup.run(books.service.rollup(), ["audit"])
+    report = {"audit": audit.run(books.service.tasks())}
 
     assert report["audit"]["sealed"] == 12

@@ -63,7 +63,7 @@ def rolled_up(service: Service) -> None:
     """Waits until a rollup has seen everything: another database's transaction may hold it up."""
     before = service.value("SELECT pg_current_xact_id()::text::bigint")
     while service.value("SELECT xact_id FROM rollup_watermarks WHERE task = 'usage'") <= before:
-        service.database("rollup").row("rollup_usage")
+        service.database("rollup").call_row("rollup_usage")
 
 
 def test_usage_is_there_before_and_after_the_rollup(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
@@ -100,7 +100,7 @@ def test_usage_is_whole_while_a_long_transaction_holds_the_rollup_up(
         somebody.execute("SELECT pg_current_xact_id()")
         answered(service, alice, 1000, 500)
         service.owner.execute("UPDATE rollup_watermarks SET updated_at = now() + interval '2 hours'")
-        service.database("rollup").row("rollup_usage")
+        service.database("rollup").call_row("rollup_usage")
         assert service.value("SELECT count(*) FROM usage") == 0
         assert admin("usage.get", user_id="alice")["months"][0]["total_tokens"] == 1500
         assert admin("invoice.get", user_id="alice", month=MONTH)["requests"] == 1

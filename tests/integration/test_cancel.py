@@ -11,23 +11,21 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
-from sluice.errors import SluiceError
-from sluice.services.cancel import cancel
-from sluice.services.rollup import recover
-from sluice.services.status import status
+from sluice.domain.errors import SluiceError
+from sluice.services.tasks import recover
 from tests.support.functions import KEYED, Context, event, load
 from tests.support.ledger import assert_books_balance, set_clock, stop_the_clock
-from tests.support.service import Service, completed, failed, retry
+from tests.support.service import Service, completed, failed, retry, status_of
 
 NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
 
 
 def cancelled(service: Service, key_hash: bytes, request_id: UUID) -> str:
-    return cancel(service.database("submit"), service.queue, key_hash, request_id)
+    return service.canceller().cancel(key_hash, request_id)
 
 
 def seen(service: Service, key_hash: bytes, request_id: UUID) -> dict[str, Any]:
-    return status(service.database("status"), key_hash, str(request_id))
+    return service.status(key_hash, str(request_id))
 
 
 def counters(service: Service) -> list[tuple[int, int, int]]:
@@ -102,7 +100,7 @@ def test_what_was_cancelled_and_its_worker_lost_is_cancelled_by_the_sweep(servic
     service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s'")
     assert service.claim(request_id) == [], "nobody begins it again"
 
-    assert recover(service.rollup())["cancelled"] == 1
+    assert recover.run(service.tasks())["cancelled"] == 1
 
     assert seen(service, alice, request_id)["status"] == "cancelled"
     (row,) = service.settle(completed(request_id))
@@ -136,7 +134,7 @@ def test_what_has_ended_is_not_cancelled(service: Service, alice: bytes) -> None
     with pytest.raises(SluiceError) as refused:
         cancelled(service, alice, request_id)
 
-    assert (refused.value.code, refused.value.status) == ("request_finished", 409)
+    assert (refused.value.code, status_of(refused.value)) == ("request_finished", 409)
     assert refused.value.extra == {"request_status": "completed"}
 
 
@@ -145,7 +143,7 @@ def test_what_is_not_ones_own_cannot_be_cancelled(service: Service, alice: bytes
     request_id = service.submit(alice)
     for key_hash, wanted in ((bob, request_id), (alice, uuid4()), (alice, None)):
         with pytest.raises(SluiceError, match="request_not_found"):
-            cancel(service.database("submit"), service.queue, key_hash, wanted)
+            service.canceller().cancel(key_hash, wanted)
     assert seen(service, alice, request_id)["status"] == "queued"
 
 
@@ -155,12 +153,11 @@ def test_a_cancel_and_an_answer_at_once_end_it_once(service: Service, alice: byt
     workers, doors = ([service.database(role) for _ in range(4)] for role in ("worker", "submit"))
 
     def answer(n: int) -> None:
-        outcomes = {"outcomes": Jsonb([completed(ids[n])]), "actor": "worker"}
-        workers[n % 4].rows("request_settle", outcomes)
+        workers[n % 4].call("request_settle", outcomes=Jsonb([completed(ids[n])]), actor="worker")
 
     def give_up(n: int) -> None:
         with suppress(SluiceError):  # it was answered first
-            cancel(doors[n % 4], service.queue, alice, ids[n])
+            service.canceller(doors[n % 4]).cancel(alice, ids[n])
 
     # Each database is one connection: its calls stay in one thread.
     with ThreadPoolExecutor(8) as pool:
@@ -225,7 +222,7 @@ def test_a_request_lives_as_long_as_it_asks(service: Service, alice: bytes) -> N
 
     set_clock(service.owner, NOON + timedelta(seconds=6))
     assert service.claim(short) == [], "whoever comes late does not begin it"
-    assert recover(service.rollup())["expired"] == 1
+    assert recover.run(service.tasks())["expired"] == 1
 
     assert seen(service, alice, short)["status"] == "expired"
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'daily'") == 0
@@ -241,10 +238,10 @@ def test_a_request_waits_for_its_time(service: Service, alice: bytes) -> None:
     queue = seen(service, alice, request_id)["queue"]
     assert (queue["waits_for"], queue["until"], queue["position"]) == ("not_before", "2031-01-30T12:30:00.000Z", None)
     assert queue["expires_at"] == "2031-01-30T12:31:00.000Z", "its lifetime counts from there"
-    assert recover(service.rollup())["dispatched"] == 0
+    assert recover.run(service.tasks())["dispatched"] == 0
 
     set_clock(service.owner, NOON + timedelta(minutes=30))
-    assert recover(service.rollup())["dispatched"] == 1
+    assert recover.run(service.tasks())["dispatched"] == 1
     assert service.queue.take() == [request_id]
     assert len(service.claim(request_id)) == 1
 
@@ -276,7 +273,7 @@ def test_an_impossible_lifetime_is_refused_and_nothing_written(
     stop_the_clock(service.owner, NOON)
     with pytest.raises(SluiceError, match=says) as refused:
         service.submit(alice, **given)
-    assert (refused.value.code, refused.value.status) == ("lifetime_invalid", 422)
+    assert (refused.value.code, status_of(refused.value)) == ("lifetime_invalid", 422)
     assert service.value("SELECT count(*) FROM requests") == 0
     assert counters(service) == [(0, 0, 0)]
 

@@ -11,10 +11,12 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from sluice.config import Settings
-from sluice.db.connection import Connection, Database, PatientConnection, connect
-from sluice.errors import DatabaseError, SluiceError
+from sluice.db.connection import Connection, PatientConnection, connect
+from sluice.domain.errors import DatabaseError, SluiceError
+from sluice.domain.requests import ModelOffer
+from tests.support.database import RoleDatabase
 from tests.support.functions import KEYED, get, post
-from tests.support.service import Service
+from tests.support.service import Service, status_of
 
 
 def counting_opener(dsn: str, opened: list[int]) -> Any:
@@ -28,20 +30,20 @@ def counting_opener(dsn: str, opened: list[int]) -> Any:
 
 def test_one_connection_serves_many_queries(dsn: str) -> None:
     opened: list[int] = []
-    database = Database(counting_opener(dsn, opened))
+    database = RoleDatabase(counting_opener(dsn, opened))
     for _ in range(5):
-        assert database.row("health") == {"answer": 1}
+        database.ping()
     assert len(opened) == 1
     database.close()
 
 
 def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(service: Service) -> None:
     opened: list[int] = []
-    database = Database(counting_opener(service.dsn, opened))
-    database.row("health")
+    database = RoleDatabase(counting_opener(service.dsn, opened))
+    database.ping()
     service.owner.execute("SELECT pg_terminate_backend(%s, 5000)", (opened[0],))
 
-    assert database.row("health", repeatable=False) == {"answer": 1}
+    assert database.value("clock_now", repeatable=False)
     assert len(opened) == 2
     database.close()
 
@@ -50,12 +52,11 @@ def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(servic
 def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
     """A query that may run twice does; of another nobody knows whether it was done, and it is not done again."""
     opened: list[int] = []
-    database = Database(counting_opener(service.dsn, opened))
-    database.row("health")
+    database = RoleDatabase(counting_opener(service.dsn, opened))
+    database.ping()
     service.owner.execute(
         """
-        CREATE OR REPLACE FUNCTION model_offer(key_hash bytea)
-            RETURNS TABLE (outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer)
+        CREATE OR REPLACE FUNCTION model_offers(p_key_hash bytea) RETURNS SETOF model_offer
             LANGUAGE plpgsql AS $$ BEGIN
                 IF pg_backend_pid() = PID THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
                 PERFORM pg_sleep(0.1);
@@ -63,32 +64,36 @@ def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable
     )
 
     if repeatable:
-        assert database.rows("model_offer", {"key_hash": b""}, repeatable=True) == []
+        assert database.rows(ModelOffer, "model_offers", repeatable=True, key_hash=b"") == []
         assert len(opened) == 2
     else:
         with pytest.raises(SluiceError) as raised:
-            database.rows("model_offer", {"key_hash": b""})
-        assert (raised.value.code, raised.value.status, raised.value.retry_after) == ("database_unavailable", 503, 5)
-    assert database.row("health") == {"answer": 1}
+            database.call("model_offers", key_hash=b"")
+        assert (raised.value.code, status_of(raised.value), raised.value.retry_after) == (
+            "database_unavailable",
+            503,
+            5,
+        )
+    database.ping()
     database.close()
 
 
 def test_a_server_that_is_not_there(dsn: str) -> None:
     nowhere = conninfo_to_dict(dsn) | {"port": 1, "connect_timeout": 2}
-    database = Database(lambda: psycopg.connect(**nowhere, row_factory=dict_row))
+    database = RoleDatabase(lambda: psycopg.connect(**nowhere, row_factory=dict_row))
     with pytest.raises(SluiceError) as raised:
-        database.row("health")
-    assert (raised.value.status, raised.value.retry_after) == (503, 5)
+        database.ping()
+    assert (status_of(raised.value), raised.value.retry_after) == (503, 5)
 
 
 def test_a_query_that_takes_too_long(dsn: str, service: Service) -> None:
     service.owner.execute("""
         CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(5); SELECT 1'""")
-    database = Database(
+    database = RoleDatabase(
         lambda: psycopg.connect(dsn, options="-c statement_timeout=100", row_factory=dict_row, autocommit=True)
     )
     with pytest.raises(SluiceError) as raised:
-        database.row("rollup_usage")
+        database.call_row("rollup_usage")
     assert raised.value.code == "database_unavailable"
     database.close()
 
@@ -100,17 +105,17 @@ def test_deadlocks_are_run_again(service: Service) -> None:
             IF nextval('tries') < 3 THEN RAISE EXCEPTION 'x' USING ERRCODE = 'deadlock_detected'; END IF;
             RETURN currval('tries');
         END $$""")
-    database = Database(counting_opener(service.dsn, []))
-    assert database.row("rollup_usage") == {"changed": 3}
+    database = RoleDatabase(counting_opener(service.dsn, []))
+    assert database.value("rollup_usage") == 3
     database.close()
 
 
 def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
-    database = Database(counting_opener(service.dsn, []))
+    database = RoleDatabase(counting_opener(service.dsn, []))
     service.add_user("alice")
     arguments = Jsonb({"user_id": "alice", "tier": "basic"})
     with pytest.raises(DatabaseError) as raised:
-        database.row("admin_act", {"operation": "user.create", "arguments": arguments, "invocation": None})
+        database.call_row("admin_run", operation="user.create", arguments=arguments, invocation=None)
     assert str(raised.value) == "SQLSTATE 23505, constraint users_pkey"
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
@@ -130,12 +135,12 @@ def test_a_server_that_falls_silent_is_given_up(dsn: str, service: Service) -> N
         opened.append(connection)
         return connection
 
-    database = Database(opener)
+    database = RoleDatabase(opener)
     with pytest.raises(SluiceError) as raised:
-        database.row("rollup_usage")
+        database.call_row("rollup_usage")
     assert raised.value.code == "database_unavailable"
     assert opened[0].closed
-    assert database.row("health") == {"answer": 1}
+    database.ping()
     database.close()
 
 

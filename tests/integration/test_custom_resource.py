@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from sluice.db.migrations import migrations
+from sluice.db.migrate import migrations
 from tests.support.functions import Context, event, load
 
 

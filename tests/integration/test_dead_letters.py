@@ -3,7 +3,7 @@
 import json
 from uuid import UUID, uuid4
 
-from sluice.queue import Delivery
+from sluice.messaging import Delivery
 from tests.support.recovery import state, sweep
 from tests.support.service import Service, completed
 

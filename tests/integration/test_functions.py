@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from sluice import runtime
-from sluice.models import Claim, Completion
+from sluice import bootstrap
+from sluice.domain.requests import Claim, Completion
 from tests.support.functions import KEYED, Context, call, event, get, load, post
 from tests.support.service import KEY, Service
 
@@ -26,7 +26,7 @@ def test_a_prompt_is_accepted_and_sent(deploy: Any, service: Service, alice: byt
     assert headers["Content-Type"] == "application/json"
     assert headers["x-ratelimit-limit-requests"] == "3000"
     assert headers["x-ratelimit-remaining-requests"] == "2999"
-    (message,) = sqs.receive_message(QueueUrl=runtime.settings().queue_url, AttributeNames=["All"])["Messages"]
+    (message,) = sqs.receive_message(QueueUrl=bootstrap.settings().queue_url, AttributeNames=["All"])["Messages"]
     assert json.loads(message["Body"]) == {"request_id": body["request_id"]}
     assert service.value("SELECT prompt FROM prompts") == "hello"
 
@@ -162,7 +162,6 @@ def test_a_database_that_is_away_is_a_503(deploy: Any, service: Service, alice: 
 
     deploy("status", nowhere)
     assert get(f"/status/{uuid4()}", KEYED)[0] == 503
-    load("status.app").database_answers.cache_clear()
     status, _, body = get("/health")
     assert (status, body["database"]) == (503, "unavailable")
 
@@ -177,7 +176,7 @@ def test_what_nobody_foresaw_is_a_500_without_details(
     deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deploy("submit")
-    monkeypatch.setattr(load("submit.app"), "submit", lambda *_: 1 / 0)
+    monkeypatch.setattr("sluice.services.submit.Submitter.submit", lambda *_: 1 / 0)
     status, _, problem = post('{"prompt": "a zebra"}')
     assert (status, problem["code"]) == (500, "internal_error")
     logged = capsys.readouterr().out
@@ -187,7 +186,7 @@ def test_what_nobody_foresaw_is_a_500_without_details(
 
 class Parrot:
     def complete(self, claim: Claim, timeout: float) -> Completion:
-        return Completion(claim.prompt[::-1], 2, 1)
+        return Completion.of_text(claim.input.messages[0].text[::-1], 2, 1)
 
 
 def test_a_request_from_beginning_to_end(
@@ -198,8 +197,8 @@ def test_a_request_from_beginning_to_end(
     request_id = post('{"prompt": "zebra"}')[2]["request_id"]
 
     deploy("worker")
-    monkeypatch.setattr(runtime, "backends", lambda: {"bedrock": Parrot()})
-    received = sqs.receive_message(QueueUrl=runtime.settings().queue_url)["Messages"]
+    monkeypatch.setattr(bootstrap, "backends", lambda: {"bedrock": Parrot()})
+    received = sqs.receive_message(QueueUrl=bootstrap.settings().queue_url)["Messages"]
     batch = event("worker")
     template = batch["Records"][0]
     batch["Records"] = [template | {"messageId": m["MessageId"], "body": m["Body"]} for m in received]
@@ -243,7 +242,6 @@ def test_ids_that_are_none(deploy: Any, service: Service, alice: bytes) -> None:
 
 def test_health_asks_the_database_now_and_then(deploy: Any, service: Service) -> None:
     deploy("status")
-    load("status.app").database_answers.cache_clear()
     service.rows("SELECT pg_stat_statements_reset()")
     for _ in range(20):
         assert get("/health")[::2] == (200, {"status": "ok", "database": "ok"})
@@ -253,7 +251,7 @@ def test_health_asks_the_database_now_and_then(deploy: Any, service: Service) ->
 
 @pytest.mark.parametrize("wrong", [{}, {"tasks": []}, {"tasks": ["no-such"]}, {"tasks": "usage"}, {"task": "usage"}])
 def test_the_rollup_refuses_what_it_does_not_know(deploy: Any, service: Service, wrong: Any) -> None:
-    from sluice.errors import SluiceError
+    from sluice.domain.errors import SluiceError
 
     deploy("rollup")
     with pytest.raises(SluiceError, match="invalid_input"):

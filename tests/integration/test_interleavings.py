@@ -10,14 +10,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Connection
-from sluice.db.queries import query
+from sluice.domain.documents import Output
+from tests.support.database import call
 from tests.support.interleavings import (
     ENDED,
     MAX_ATTEMPTS,
@@ -39,9 +40,9 @@ CLAIMS = 2 if "SLUICE_EXAMPLES" in os.environ else 1
 NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
 LEASE_SECONDS, PAUSE_SECONDS = 60, 30
 _ITEMS = """
-    SELECT r.status, r.attempts AS attempt, coalesce(i.failures, 0) AS failures, coalesce(i.lost, 0) AS lost,
+    SELECT r.status, r.attempts AS attempt, coalesce(i.failed_attempts, 0) AS failures, coalesce(i.lost_attempts, 0) AS lost,
            i.dispatched_at IS NOT NULL AS is_dispatched, coalesce(i.not_before > clock_now(), false) AS is_paused,
-           coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancelled_at IS NOT NULL AS is_cancelled,
+           coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancel_requested_at IS NOT NULL AS is_cancelled,
            s.content::integer AS answered_by, r.total_tokens AS tokens,
            (SELECT count(*) FROM audit_log a WHERE a.request_id = r.request_id
             AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')) AS ends
@@ -64,8 +65,8 @@ class Ledger:
         self.trail = [State(self.items(), workers)]
         self.sql.execute("SAVEPOINT state_1")
 
-    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
-        return self.sql.execute(query(name), parameters).fetchall()
+    def rows(self, name: LiteralString, **parameters: Any) -> list[dict[str, Any]]:
+        return call(self.sql, name, **parameters)
 
     def items(self) -> Items:
         return tuple(Item(**row) for row in self.sql.execute(_ITEMS).fetchall())
@@ -91,9 +92,9 @@ class Ledger:
             case ("settle", n, outcomes):
                 return self.settle(dict(zip(state.workers[n].holds, outcomes, strict=True)))
             case ("sweep",):
-                return tuple(self.rows("request_sweep", at_most=100)[0].values())
+                return tuple(self.rows("request_recover", limit=100)[0].values())
             case ("dispatch",):
-                return self.places(row["request_id"] for row in self.rows("request_dispatch", at_most=100))
+                return self.places(row["request_id"] for row in self.rows("request_dispatch", limit=100))
             case ("time",):
                 self.now += timedelta(seconds=LEASE_SECONDS + 1)
                 set_clock(self.sql, self.now)
@@ -132,7 +133,7 @@ class Ledger:
                 self.assert_everything_ends()
 
     def assert_books_balance(self) -> None:
-        assert self.rows("books_check", every=True)[0]["violations"] == []
+        assert self.rows("ledger_verify", full=True)[0]["violations"] == []
 
     def assert_everything_ends(self) -> None:
         """Each sweep, and the worker that answers after it, leads on; until where it is known how it ends."""
@@ -159,7 +160,12 @@ def _all_ended(items: Items) -> bool:
 def _told(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
     told: dict[str, Any] = {"request_id": str(request_id), "attempt": attempt, "outcome": outcome}
     if outcome == "completed":
-        told |= {"content": str(attempt), "fingerprint": "00" * 32, "prompt_tokens": TOKENS, "completion_tokens": 0}
+        told |= {
+            "output": Output.of_text(str(attempt)).to_json(),
+            "fingerprint": "00" * 32,
+            "prompt_tokens": TOKENS,
+            "completion_tokens": 0,
+        }
     if outcome == "retry":
         told |= {"error_code": "model_unavailable", "error_message": "Away.", "retry_after": PAUSE_SECONDS}
     return told

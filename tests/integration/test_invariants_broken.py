@@ -387,7 +387,7 @@ WRONGS = {
 def test_a_healthy_history_balances(books: Books) -> None:
     assert_books_balance(books.service)
     assert books.verify(full=True)["balanced"]
-    checked = books.service.value("SELECT checked FROM books_check(true)")
+    checked = books.service.value("SELECT checked FROM ledger_verify(true)")
     assert checked == {"quotas": 12, "requests": len(books.ids) - 1, "inflight": 3}
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sluice.errors import SluiceError
+from sluice.domain.errors import SluiceError
 from tests.support.books import PERIODS, Books
 from tests.support.ledger import (
     assert_books_balance,

@@ -108,9 +108,9 @@ class LedgerMachine(Machine):
 
     def outcome(self, data: st.DataObject, request: Request) -> dict[str, Any]:
         attempt = request.attempt - (request.attempt > 1 and data.draw(st.integers(0, 4)) == 0)
-        kinds = ["completed", "retry", "overrun", "failed", "retry", "too_large", "cancelled", "retry", "handed_back"]
+        kinds = ["completed", "retry", "overrun", "failed", "retry", "too_large", "cancelled", "retry", "released"]
         if request.is_ended and request.status in kinds:
-            kinds = [request.status, request.status, "retry", "completed", "handed_back"]  # the same again, or too late
+            kinds = [request.status, request.status, "retry", "completed", "released"]  # the same again, or too late
         kind = data.draw(st.sampled_from(kinds))
         told: dict[str, Any] = {"request_id": str(request.request_id), "attempt": attempt, "outcome": kind}
         if kind in {"completed", "overrun", "too_large"}:
@@ -119,7 +119,7 @@ class LedgerMachine(Machine):
             told |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
         if kind in {"completed", "overrun"}:
             return told | {"outcome": "completed", "content": "an answer", "fingerprint": "00" * 32}
-        if kind in {"cancelled", "handed_back"}:
+        if kind in {"cancelled", "released"}:
             return told
         if kind == "retry":
             told |= {"retry_after": data.draw(st.sampled_from([0, 30, 1000, 100_000]))}
@@ -325,9 +325,7 @@ class LedgerMachine(Machine):
         waiting = {request.request_id: age for age, request in out if request.status == "queued"}
         has_stale = any(age > timedelta(seconds=long) for age in _ages(self.ledger.unfinished(), now))
         wanted = min(at_most, max(len(out) - depth, int(has_stale)), len(waiting))
-        rows = self.rows(
-            "request_redispatch", queue_depth=depth, grace_seconds=grace, long_seconds=long, at_most=at_most
-        )
+        rows = self.rows("request_redispatch", queue_depth=depth, grace_seconds=grace, long_seconds=long, limit=at_most)
         again = {row["request_id"] for row in rows}
         assert len(again) == wanted
         left = [age for request_id, age in waiting.items() if request_id not in again]
@@ -343,7 +341,7 @@ class LedgerMachine(Machine):
             case "usage" | "stats":
                 self.rows(f"rollup_{task}")
             case "seal":
-                self.rows("audit_seal", at_most=at_most)
+                self.rows("audit_seal", limit=at_most)
             case "archive":
                 names = {row["name"] for row in self.rows("archive_months", older_than_days=1)}
                 for request in self.ledger.requests.values():
@@ -351,7 +349,7 @@ class LedgerMachine(Machine):
                     assert not request.is_archived or request.is_ended
             case "expire":
                 old = [key for key, (_, _, expires_at) in self.ledger.repeats.items() if expires_at <= self.ledger.now]
-                assert self.rows("idempotency_expire", at_most=at_most) == [{"expired": len(old)}]
+                assert self.rows("idempotency_expire", limit=at_most) == [{"expired": len(old)}]
                 for key in old:
                     del self.ledger.repeats[key]
             case "verify":

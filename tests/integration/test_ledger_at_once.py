@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from random import Random
 from threading import Event
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -20,10 +20,10 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from sluice.db.queries import query
+from tests.support.database import call
 from tests.support.ledger import assert_books_balance, at_once
 from tests.support.model import PERIODS
-from tests.support.service import Service, completed, failed, retry
+from tests.support.service import Service, completed, failed, retry, submission
 
 ACTORS, STEPS, WINDOW = 6, 80, 2
 NAMES = ("ann", "bob", "cyd")
@@ -62,9 +62,8 @@ class Actor:
                 (act,) = self.random.choices(list(self.acts), weights=list(self.acts.values()))
                 act()
 
-    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
-        cursor = self.sql.execute(query(name), parameters)
-        return cursor.fetchall() if cursor.description else []
+    def rows(self, name: LiteralString, **parameters: Any) -> list[dict[str, Any]]:
+        return call(self.sql, name, **parameters)
 
     def some(self) -> list[UUID]:
         """Of the newest, in any order, as messages come."""
@@ -72,10 +71,8 @@ class Actor:
         return self.random.sample(newest, min(len(newest), self.random.randint(1, 8)))
 
     def submit(self) -> None:
-        lifetime = {"ttl_seconds": None, "ends_at": None, "begins_at": None, "longest_seconds": 3600}
-        repeat = {"idempotency_key": None, "body_hash": None}
-        asked = {"prompt": "x", "model": None, "parameters": Jsonb({}), "metadata": None, "max_attempts": 3}
-        (row,) = self.rows("request_create", key_hash=self.random.choice(self.keys), **asked, **repeat, **lifetime)
+        asked = submission(ttl_seconds=None, longest_seconds=3600)
+        (row,) = self.rows("request_submit", key_hash=self.random.choice(self.keys), submission=asked)
         self.known.append(row["request_id"])
 
     def claim(self) -> None:
@@ -99,12 +96,12 @@ class Actor:
             self.rows("request_settle", outcomes=Jsonb(outcomes), actor="worker")
 
     def outcome(self, request_id: UUID, attempt: int) -> dict[str, Any]:
-        handed_back = {"request_id": str(request_id), "attempt": attempt, "outcome": "handed_back"}
+        released = {"request_id": str(request_id), "attempt": attempt, "outcome": "released"}
         outcomes = [
             completed(request_id, attempt),
             failed(request_id, attempt),
             retry(request_id, attempt),
-            handed_back,
+            released,
         ]
         (outcome,) = self.random.choices(outcomes, weights=[3, 1, 4, 2])
         return outcome
@@ -113,14 +110,14 @@ class Actor:
         self.rows("request_cancel", key_hash=self.random.choice(self.keys), request_id=self.some()[0])
 
     def sweep(self) -> None:
-        self.rows("request_sweep", at_most=self.random.choice([2, 100]))
-        self.rows("request_dispatch", at_most=self.random.choice([2, 100]))
+        self.rows("request_recover", limit=self.random.choice([2, 100]))
+        self.rows("request_dispatch", limit=self.random.choice([2, 100]))
 
     def send(self) -> None:
         """Messages again, or not at all."""
         match self.random.choice(["redispatch", "resend", "undispatch"]):
             case "redispatch":
-                self.rows("request_redispatch", queue_depth=0, grace_seconds=0, long_seconds=0, at_most=5)
+                self.rows("request_redispatch", queue_depth=0, grace_seconds=0, long_seconds=0, limit=5)
             case "resend":
                 self.rows("request_resend", ids=self.some())
             case "undispatch":
@@ -137,7 +134,7 @@ class Actor:
         else:
             arguments |= {"request_id": str(self.some()[0])}
         try:
-            self.rows("admin_act", operation="request.redrive", arguments=Jsonb(arguments), invocation=None)
+            self.rows("admin_run", operation="request.redrive", arguments=Jsonb(arguments), invocation=None)
         except psycopg.Error as refused:
             if refused.sqlstate != "SL409":
                 raise
@@ -165,8 +162,8 @@ def drain(service: Service, known: list[UUID]) -> None:
     service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s' WHERE status = 'processing'")
     rollup = service.database("rollup")
     for _ in known:
-        rollup.rows("request_sweep", {"at_most": 1000})
-        rollup.rows("request_dispatch", {"at_most": 1000})
+        rollup.call("request_recover", limit=1000)
+        rollup.call("request_dispatch", limit=1000)
         claims = service.claim(*known)
         if not claims:
             break

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from sluice.states import TRANSITIONS, Status
+from sluice.domain.documents import Input
+from sluice.domain.states import TRANSITIONS, Status
 from tests.support.service import Service, completed, failed, retry
 
 
@@ -31,7 +32,10 @@ def test_a_claim_brings_all_that_the_model_needs(service: Service, alice: bytes)
     (claim,) = service.claim(request_id)
 
     assert claim["attempt"] == 1
-    assert (claim["prompt"], claim["parameters"]) == ("hello", {"temperature": 0.5, "max_tokens": 512})
+    assert (Input.model_validate(claim["input"]), claim["parameters"]) == (
+        Input.of_prompt("hello"),
+        {"temperature": 0.5, "max_tokens": 512},
+    )
     assert (claim["backend"], claim["backend_model"]) == ("bedrock", "amazon.nova-micro-v1:0")
     row = request(service, request_id)
     assert (row["status"], row["attempts"]) == ("processing", 1)
@@ -44,7 +48,7 @@ def test_a_claim_takes_only_what_is_due(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE inflight SET not_before = now() + interval '1 hour' WHERE request_id = %s", (early,))
     service.owner.execute("UPDATE inflight SET expires_at = now() WHERE request_id = %s", (late,))
     service.owner.execute(
-        "UPDATE inflight SET status = 'processing', attempt = 3, failures = 2, lease_until = now() - interval '1 s'"
+        "UPDATE inflight SET status = 'processing', attempt = 3, failed_attempts = 2, lease_until = now() - interval '1 s'"
         " WHERE request_id = %s",
         (spent,),  # max_attempts is 3: the sweep will end it
     )
@@ -264,7 +268,7 @@ def test_every_change_of_state_is_audited_and_legal(service: Service, alice: byt
     service.claim(answered)
     service.settle(completed(answered, attempt=2))
     service.claim(lost, lease_seconds=-1)
-    service.database("rollup").rows("request_sweep", {"at_most": 10})
+    service.database("rollup").call("request_recover", limit=10)
 
     for request_id in (answered, refused, lost):
         rows = service.rows(
@@ -283,7 +287,7 @@ def test_a_late_answer_to_a_request_that_failed_meanwhile_is_waste(service: Serv
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET max_attempts = 1")
     service.claim(request_id, lease_seconds=-1)
-    service.database("rollup").rows("request_sweep", {"at_most": 10})
+    service.database("rollup").call("request_recover", limit=10)
     assert request(service, request_id)["error_code"] == "worker_lost"
 
     assert kinds(service.settle(completed(request_id))) == {request_id: "superseded"}
@@ -319,4 +323,4 @@ def test_half_a_report_is_booked_whole(
     (row,) = service.rows("SELECT prompt_tokens, completion_tokens, total_tokens FROM requests")
     assert tuple(row.values()) == booked
     assert {q["tokens_used"] for q in service.rows("SELECT tokens_used FROM quotas")} == {booked[2] or 0}
-    assert service.value("SELECT violations FROM books_check(true)") == []
+    assert service.value("SELECT violations FROM ledger_verify(true)") == []

@@ -15,18 +15,20 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from local.processes import wait_until
+from sluice.api.ratelimit import rate_limit_headers
 from sluice.db.connection import Connection, Database
-from sluice.errors import SluiceError
-from sluice.keys import digest
-from sluice.models import GenerateRequest, Parameters
-from sluice.services.submit import Accepted, submit
+from sluice.domain.documents import Input
+from sluice.domain.errors import SluiceError
+from sluice.domain.keys import digest
+from sluice.domain.requests import Submission
+from sluice.services.submit import Accepted
+from tests.support.database import with_schema
 from tests.support.ledger import SMALL, assert_books_balance, at_once, set_clock, stop_the_clock
-from tests.support.service import LIMITS, Service, completed, retry
+from tests.support.service import Service, completed, retry, status_of, submission
 
 CROWD = 400
 OVERHEAD = 64 + 1  # beside the prompt's bytes: the model's overhead_tokens, and max_tokens=1
@@ -61,11 +63,11 @@ class Crowd:
 
     def act(self, operation: str, **arguments: Any) -> None:
         """By the one connection of the owner: there are not many left."""
-        self.service.owner.execute("SELECT admin_act(%s, %s, NULL)", (operation, Jsonb(arguments)))
+        self.service.owner.execute("SELECT admin_run(%s, %s, NULL)", (operation, Jsonb(arguments)))
 
     def submit(self, door: Database, key_hash: bytes, length: int = 5, idempotency_key: str | None = None) -> Accepted:
-        request = GenerateRequest(prompt="x" * length, parameters=Parameters(max_tokens=1))
-        return submit(door, self.service.queue, key_hash, request, LIMITS, idempotency_key)
+        asked = Submission(Input.of_prompt("x" * length), parameters={"max_tokens": 1}, idempotency_key=idempotency_key)
+        return self.service.submitter(door).submit(key_hash, asked)
 
     def quota(self, user_id: str, period: str) -> dict[str, Any]:
         (row,) = self.service.rows("SELECT * FROM quotas WHERE user_id = %s AND quota_period = %s", user_id, period)
@@ -75,7 +77,7 @@ class Crowd:
 @pytest.fixture(scope="module")
 def crowd(server_dsn: str, create_database: Callable[..., str], template_database: str) -> Iterator[Crowd]:
     # A copy as it is: without the roles' settings no statement_timeout ends the wait of the last in the queue.
-    service = Service(make_conninfo(server_dsn, dbname=create_database(template_database)))
+    service = Service(with_schema(server_dsn, create_database(template_database)))
 
     stop_the_clock(service.owner, NOON)
 
@@ -120,10 +122,10 @@ def test_of_400_requests_at_once_exactly_as_many_are_accepted_as_the_limit_allow
     accepted, refused = told_apart(answers)
     assert (len(accepted), len(refused)) == (50, 350)
     for refusal in refused:
-        assert (refusal.code, refusal.status, refusal.retry_after) == ("quota_exceeded", 429, 25)
-        assert refusal.headers["x-ratelimit-limit-requests"] == "50"
-        assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
-        assert refusal.headers["x-ratelimit-reset-requests"] == "25"
+        assert (refusal.code, status_of(refusal), refusal.retry_after) == ("quota_exceeded", 429, 25)
+        assert rate_limit_headers(refusal.quotas)["x-ratelimit-limit-requests"] == "50"
+        assert rate_limit_headers(refusal.quotas)["x-ratelimit-remaining-requests"] == "0"
+        assert rate_limit_headers(refusal.quotas)["x-ratelimit-reset-requests"] == "25"
     for period in PERIODS:
         quota = crowd.quota(user_id, period)
         assert (quota["requests_used"], quota["tokens_used"]) == (50, 0)
@@ -152,9 +154,9 @@ def test_of_400_requests_at_once_none_is_accepted_beyond_a_token_limit(crowd: Cr
     left = limit - sum(taken)
     assert 0 <= left < min(size for size, _ in turned_away)
     for size, refusal in turned_away:
-        assert (refusal.code, refusal.status, refusal.retry_after) == ("quota_exceeded", 429, UNTIL[period])
-        assert refusal.headers["x-ratelimit-limit-tokens"] == str(limit)
-        assert left <= int(refusal.headers["x-ratelimit-remaining-tokens"]) < size
+        assert (refusal.code, status_of(refusal), refusal.retry_after) == ("quota_exceeded", 429, UNTIL[period])
+        assert rate_limit_headers(refusal.quotas)["x-ratelimit-limit-tokens"] == str(limit)
+        assert left <= int(rate_limit_headers(refusal.quotas)["x-ratelimit-remaining-tokens"]) < size
     for each in PERIODS:
         quota = crowd.quota(user_id, each)
         assert (quota["requests_used"], quota["tokens_used"], quota["tokens_reserved"]) == (len(taken), 0, sum(taken))
@@ -237,7 +239,7 @@ def test_of_two_bodies_under_one_idempotency_key_at_once_one_is_refused_always(c
 @pytest.mark.parametrize(
     "door",
     [
-        "SELECT outcome FROM request_create(%(key)s, 'x', NULL, '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)",
+        "SELECT outcome FROM request_submit(%(key)s, %(submission)s)",
         "INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'x') RETURNING 'accepted' AS outcome",
     ],
     ids=["submit", "submissions"],
@@ -250,13 +252,13 @@ def test_whoever_waits_at_the_gate_while_the_user_is_deactivated_is_refused(
     def knock() -> str:
         with psycopg.connect(service.dsn, autocommit=True) as connection:
             try:
-                return connection.execute(door, {"key": alice}).fetchall()[0][0]
+                return connection.execute(door, {"key": alice, "submission": submission()}).fetchall()[0][0]
             except psycopg.Error as refusal:
                 return refusal.diag.constraint_name or ""
 
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(service.dsn) as admin, ThreadPoolExecutor(1) as pool:
-        admin.execute('SELECT admin_act(\'user.update\', \'{"user_id": "alice", "is_active": false}\', NULL)')
+        admin.execute('SELECT admin_run(\'user.update\', \'{"user_id": "alice", "is_active": false}\', NULL)')
         answer = pool.submit(knock)
         assert wait_until(lambda: service.value(waiting) == 1, 30)
         admin.commit()
@@ -272,9 +274,7 @@ def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(ser
     set_clock(service.owner, NOON + timedelta(minutes=1))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with psycopg.connect(service.dsn) as submitter, ThreadPoolExecutor(1) as pool:
-        submitter.execute(
-            "SELECT request_create(%s, 'new', 'nova-micro', '{}', NULL, NULL, NULL, 60, NULL, NULL, 60, 3)", (alice,)
-        )
+        submitter.execute("SELECT request_submit(%s, %s)", (alice, submission("new", model="nova-micro")))
         settlement = pool.submit(service.settle, completed(old))
         assert wait_until(lambda: service.value(waiting) == 1, 30)
         submitter.commit()
@@ -300,17 +300,18 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
                 break
             ids = []
             for n in range(6):
-                request = GenerateRequest(prompt="x", model=("small", None)[n % 2])
+                key_of_n = str(n) if n < 3 else None
+                asked = Submission(Input.of_prompt("x"), ("small", None)[n % 2], idempotency_key=key_of_n)
                 key = keys[(number + n) % 3 if n < 3 else (number + turn) % 3]
                 with suppress(SluiceError):  # the limits change, and bert is refused at times
-                    ids.append(submit(door, service.queue, key, request, LIMITS, str(n) if n < 3 else None).request_id)
+                    ids.append(service.submitter(door).submit(key, asked).request_id)
             lease = -1 if turn % 3 == 0 else 60
-            claims = worker.rows("request_claim", {"ids": ids, "lease_seconds": lease})
-            sweeper.rows("request_sweep", {"at_most": 100})
+            claims = worker.call("request_claim", ids=ids, lease_seconds=lease)
+            sweeper.call("request_recover", limit=100)
             kinds = (completed, retry, partial(completed, prompt_tokens=5000), partial(completed, outcome="cancelled"))
             outcomes = [kinds[(n + turn) % 4](c["request_id"], c["attempt"]) for n, c in enumerate(claims)]
             for _ in range(1 + turn % 2):
-                worker.rows("request_settle", {"outcomes": Jsonb(outcomes), "actor": "worker"})
+                worker.call("request_settle", outcomes=Jsonb(outcomes), actor="worker")
 
     def administer() -> None:
         rollup, admin = service.database("rollup"), service.database("admin")
@@ -322,17 +323,17 @@ def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Ser
                 "daily": {"max_tokens": 10**6 * (1 + turn % 2)},
             }
             arguments = Jsonb({"user_id": "bert", "limits": limits})
-            admin.row("admin_act", {"operation": "quota.set", "arguments": arguments, "invocation": None})
+            admin.call_row("admin_run", operation="quota.set", arguments=arguments, invocation=None)
             for task in ("rollup_usage", "rollup_stats"):
-                rollup.row(task)
-            rollup.row("audit_seal", {"at_most": 1000})
+                rollup.call(task)
+            rollup.call_row("audit_seal", limit=1000)
 
     def check(every: bool) -> None:
         database = service.database("rollup")
         try:
             while not over.is_set():
-                assert database.row("books_check", {"every": every})["violations"] == []
-                assert database.row("audit_verify", {"after_batch": 0, "at_most": 1000})["kind"] is None
+                assert database.call_row("ledger_verify", full=every)["violations"] == []
+                assert database.call_row("audit_verify", after_batch=0, limit=1000)["kind"] is None
                 looked[every] += 1
         finally:
             over.set()
@@ -357,11 +358,11 @@ def pages_of_a_submit(service: Service, door: Database, key_hash: bytes) -> int:
     costs = []
     for _ in range(15):
         service.rows("SELECT pg_stat_statements_reset()")
-        submit(door, service.queue, key_hash, GenerateRequest(prompt="x"), LIMITS)
+        service.submitter(door).submit(key_hash, Submission(Input.of_prompt("x")))
         costs.append(
             service.value(
                 "SELECT shared_blks_hit + shared_blks_read FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
-                " WHERE d.datname = current_database() AND query LIKE '%%request_create(%%'"
+                " WHERE d.datname = current_database() AND query LIKE '%%request_submit%%' AND query LIKE 'SELECT%%'"
             )
         )
     return statistics.median_low(costs)

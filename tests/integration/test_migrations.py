@@ -1,8 +1,6 @@
 """Migrations: applied once, by however many at once; a newer schema is left alone; the schema is the one written down."""
 
 import os
-import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +10,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from sluice.db.connection import Connection
-from sluice.db.migrations import Migration, migrate, migrations
-from sluice.db.queries import query
-from sluice.errors import SluiceError
+from sluice.db.migrate import Migration, migrate, migrations
+from sluice.domain.errors import SluiceError
 
 SNAPSHOT = Path(__file__).with_name("schema.txt")
 EXTRA = Migration(2, "extra", "CREATE TABLE extra (id integer PRIMARY KEY)", min_compatible_version=1)
@@ -42,62 +39,6 @@ def test_twenty_at_once_apply_each_step_once(empty_dsn: str) -> None:
         applied = [version for versions in pool.map(one, range(20)) for version in versions]
 
     assert sorted(applied) == list(range(1, len(migrations()) + 2))
-
-
-def test_books_of_version_1_are_taken_over(empty_dsn: str) -> None:
-    first = migrations()[0]
-    with connect(empty_dsn) as connection:
-        connection.execute(query("migration_ledger"))
-        connection.execute(first.sql)
-        connection.execute(
-            query("migration_record"),
-            {
-                "version": 1,
-                "name": first.name,
-                "checksum": first.checksum,
-                "min_compatible_version": first.min_compatible_version,
-            },
-        )
-        connection.execute(
-            "DO $$ BEGIN EXECUTE format('CREATE TABLE %I PARTITION OF audit_log FOR VALUES FROM (%L) TO (%L)',"
-            " to_char(now() AT TIME ZONE 'UTC', '\"audit_log_y\"YYYY\"m\"MM'), uuidv7_floor(date_trunc('month', now(), 'UTC')),"
-            " uuidv7_floor(date_trunc('month', now(), 'UTC') + interval '1 month')); END $$"
-        )
-        connection.execute(
-            "INSERT INTO tiers (tier, max_unfinished, dispatch_window) VALUES ('basic', 10, 5);"
-            "INSERT INTO users (user_id, created_at) VALUES ('alice', '2026-03-04T23:59:00Z');"
-            "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)"
-            " VALUES ('alice', 'basic', 'monthly', 10, 5);"
-            "INSERT INTO tier_limits SELECT 'basic', p, 100, 1000 FROM unnest('{minute,daily,monthly}'::text[]) AS p;"
-            "INSERT INTO quotas (user_id, quota_period, max_requests, max_tokens, period_start, reset_at)"
-            " SELECT 'alice', p.name, 100, CASE p.name WHEN 'daily' THEN 7 ELSE 1000 END, p.at, p.at + p.long::interval"
-            " FROM (VALUES ('minute', timestamptz '2026-03-05T00:00:00Z', '1 minute'), ('daily', '2026-03-05T00:00:00Z', '1 day'),"
-            " ('monthly', '2026-03-01T00:00:00Z', '1 month')) AS p (name, at, long);"
-            "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit)"
-            " VALUES ('m', 'bedrock', 'm', 1, 1);"
-            "INSERT INTO prices (model_id, token_class, valid_from, price_per_million) VALUES"
-            " ('m', 'prompt', '2026-03-04T08:00:00Z', 1), ('m', 'prompt', '2026-03-04T09:00:00Z', 2),"
-            " ('m', 'prompt', '2026-03-05T00:00:00Z', 3);"
-            "INSERT INTO prices (price_list, model_id, token_class, valid_from, price_per_million, currency)"
-            " VALUES ('euro', 'm', 'prompt', '2026-03-04T08:00:00Z', 1, 'EUR')"
-        )
-        assert migrate(connection).applied == [m.version for m in migrations()[1:]]
-
-        prices = connection.execute(
-            "SELECT valid_from::text, price_per_million::integer AS price FROM prices"
-            " WHERE model_id = 'm' AND price_list = 'standard' ORDER BY 1"
-        ).fetchall()
-        assert [tuple(row.values()) for row in prices] == [("2026-03-04", 2), ("2026-03-05", 3)]
-        lists = connection.execute("SELECT price_list, currency FROM price_lists ORDER BY 1").fetchall()
-        assert [tuple(row.values()) for row in lists] == [("euro", "EUR"), ("standard", "USD")]
-        (terms,) = connection.execute(
-            "SELECT user_id, valid_from::text, tier, price_list FROM billing_terms"
-        ).fetchall()
-        assert tuple(terms.values()) == ("alice", "2026-03-04", "basic", "standard")
-        own = connection.execute("SELECT quota_period FROM quotas WHERE is_override").fetchall()
-        assert own == [{"quota_period": "daily"}], "what was changed by hand is the user's own"
-        (check,) = connection.execute("SELECT violations FROM books_check(true)").fetchall()
-        assert check["violations"] == []
 
 
 def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:
@@ -169,24 +110,24 @@ def describe(connection: Connection) -> str:
             "   coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')) AS line"
             " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             " LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)"
-            " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+            " WHERE c.relnamespace = 'sluice'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
             "   AND c.relname NOT LIKE 'pg_stat_%%'"
         ),
         (
             "SELECT format('%s: %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS line FROM pg_constraint"
-            " WHERE connamespace = 'public'::regnamespace AND contype <> 'n'"
+            " WHERE connamespace = 'sluice'::regnamespace AND contype <> 'n'"
             "   AND NOT (SELECT relispartition FROM pg_class WHERE oid = conrelid)"
         ),
         (
             "SELECT pg_get_indexdef(i.indexrelid) AS line FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid"
-            " WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition"
+            " WHERE c.relnamespace = 'sluice'::regnamespace AND NOT c.relispartition"
         ),
         (
             "SELECT format('%s -> %s%s %s', p.oid::regprocedure, pg_get_function_result(p.oid),"
             "   CASE WHEN prosecdef THEN ' security definer' ELSE '' END,"
             "   CASE WHEN prosecdef THEN (SELECT string_agg(coalesce(nullif(r.rolname, current_user), 'owner'), ' ' ORDER BY r.rolname)"
             "     FROM aclexplode(proacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee) END) AS line"
-            " FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND proname NOT LIKE 'pg_stat_%%'"
+            " FROM pg_proc p WHERE pronamespace = 'sluice'::regnamespace AND proname NOT LIKE 'pg_stat_%%'"
         ),
         (
             "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
@@ -213,7 +154,7 @@ def test_no_function_with_the_owners_rights_is_open_to_everybody(dsn: str) -> No
     with connect(dsn) as connection:
         open_to_all = connection.execute(
             "SELECT p.oid::regprocedure::text AS name FROM pg_proc p"
-            " WHERE pronamespace = 'public'::regnamespace AND prosecdef"
+            " WHERE pronamespace = 'sluice'::regnamespace AND prosecdef"
             " AND (proacl IS NULL OR EXISTS (SELECT FROM aclexplode(proacl) x WHERE x.grantee = 0))"
         ).fetchall()
     assert open_to_all == []
@@ -222,8 +163,8 @@ def test_no_function_with_the_owners_rights_is_open_to_everybody(dsn: str) -> No
 def test_functions_with_the_owners_rights_fix_their_search_path(dsn: str) -> None:
     with connect(dsn) as connection:
         loose = connection.execute(
-            "SELECT p.oid::regprocedure::text AS name FROM pg_proc p WHERE pronamespace = 'public'::regnamespace"
-            " AND prosecdef AND NOT coalesce(proconfig, '{}') @> ARRAY['search_path=public, pg_temp']"
+            "SELECT p.oid::regprocedure::text AS name FROM pg_proc p WHERE pronamespace = 'sluice'::regnamespace"
+            " AND prosecdef AND NOT coalesce(proconfig, '{}') @> ARRAY['search_path=sluice, pg_temp']"
         ).fetchall()
     assert loose == []
 
@@ -249,19 +190,3 @@ def test_the_audit_log_only_grows(dsn: str) -> None:
                     connection.execute(change.format(table))
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
                 connection.execute(f"TRUNCATE {table}")
-
-
-def test_every_query_is_one_that_the_schema_understands(
-    dsn: str, server_dsn: str, create_database: Callable[..., str]
-) -> None:
-    from sluice.db.queries import _all
-
-    with connect(dsn) as connection:
-        for name, sql in _all().items():
-            if name == "migration_ledger":
-                continue  # two statements, run by every migration above
-            names = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))
-            numbered = sql
-            for position, parameter in enumerate(names, 1):
-                numbered = numbered.replace(f"%({parameter})s", f"${position}")
-            connection.execute(f"PREPARE {name} AS {numbered.replace('%%', '%')}")

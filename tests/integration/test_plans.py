@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
+from sluice.db.ledger import Ledger
+from sluice.domain.documents import Input, Output
+from sluice.domain.requests import Outcome, Submission
+from sluice.services.read import Reader
 from tests.support.service import Service, completed
 
 
@@ -18,7 +22,7 @@ def statements(service: Service) -> dict[str, int]:
     )
     found: dict[str, int] = {}
     for row in rows:
-        name = re.search(r"\b(request_\w+|role_assume|set_config)\(", row["query"])
+        name = re.search(r'\b(request_\w+|set_config)"?\(', row["query"])
         found[name[1] if name else row["query"]] = row["calls"]
     return found
 
@@ -31,23 +35,19 @@ def commits(service: Service) -> int:
 
 def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice: bytes) -> None:
     submitter, worker, reader = (service.database(role) for role in ("submit", "worker", "status"))
-    from sluice.models import GenerateRequest
-    from sluice.services import status
-    from sluice.services.submit import submit
-    from tests.support.service import LIMITS
-
     for database in (submitter, worker, reader):
-        database.row("health")
+        database.ping()
     service.rows("SELECT pg_stat_statements_reset()")
 
-    ids = [submit(submitter, service.queue, alice, GenerateRequest(prompt="x"), LIMITS).request_id for _ in range(10)]
-    worker.rows("request_claim", {"ids": ids, "lease_seconds": 60})
-    worker.rows("request_settle", {"outcomes": Jsonb([completed(i) for i in ids]), "actor": "worker"})
-    status.status(reader, alice, str(ids[0]))
-    status.history(reader, alice, None, None)
+    submit = service.submitter(submitter).submit
+    ids = [submit(alice, Submission(Input.of_prompt("x"))).request_id for _ in range(10)]
+    Ledger(worker).claim(ids, 60)
+    Ledger(worker).settle([Outcome(i, 1, "completed", Output.of_text("x"), "00" * 32, 7, 3) for i in ids])
+    Reader(Ledger(reader)).request(alice, ids[0])
+    Reader(Ledger(reader)).history(alice, None, 20)
 
     assert statements(service) == {
-        "request_create": 10,
+        "request_submit": 10,
         "request_claim": 1,
         "request_settle": 1,
         "request_show": 1,
@@ -56,15 +56,12 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
 
 
 def test_one_commit_per_submit(service: Service, alice: bytes) -> None:
-    from sluice.models import GenerateRequest
-    from sluice.services.submit import submit
-    from tests.support.service import LIMITS
-
     database = service.database("submit")
-    database.row("health")
+    database.ping()
     rows = "SELECT DISTINCT xmin::text FROM {} WHERE request_id = %s"
     for _ in range(3):
-        request_id = submit(database, service.queue, alice, GenerateRequest(prompt="x"), LIMITS, "key").request_id
+        asked = Submission(Input.of_prompt("x"), idempotency_key="key")
+        request_id = service.submitter(database).submit(alice, asked).request_id
         found = {
             service.value(rows.format(t), request_id)
             for t in ("requests", "prompts", "inflight", "audit_log", "idempotency_keys")
@@ -130,7 +127,8 @@ def busy(service: Service, alice: bytes) -> tuple[Service, bytes]:
         SELECT i, 'user' || (1 + n % 200), 'nova-micro', 'completed', uuid_extract_timestamp(i), now(), now(), now(),
                i, 9, 9, 4, 5, 9
         FROM (SELECT n, uuidv7(interval '-1 minute') AS i FROM generate_series(1, 20000) n) AS s;
-        INSERT INTO prompts (request_id, prompt) SELECT request_id, 'x' FROM requests;
+        INSERT INTO prompts (request_id, input)
+        SELECT request_id, '{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}' FROM requests;
         INSERT INTO results (result_id, request_id, content) SELECT request_id, request_id, 'y' FROM requests;
         INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, expires_at)
         SELECT request_id, user_id, 3, now(), now() + interval '1 hour' FROM requests LIMIT 2000;
@@ -161,9 +159,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
 
-    submit = plans.of(
-        "SELECT * FROM request_create(%s, 'hello', NULL, '{}', NULL, 'key', sha256('x'), 60, NULL, NULL, 60, 3)", alice
-    )
+    submit = plans.of("SELECT * FROM request_submit(%s, %s)", alice)
     assert_nothing_is_scanned_whole(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_nothing_is_scanned_whole(claim)
@@ -193,6 +189,6 @@ def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
 
 def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
-    nodes = Plans(service).of("SELECT * FROM request_sweep(100)")
+    nodes = Plans(service).of("SELECT * FROM request_recover(100)")
     tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}
     assert tables <= {"inflight", "quota_plans"} | {t for t in tables if t.startswith("pg_")}

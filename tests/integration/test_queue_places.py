@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-from sluice.services.status import status
 from tests.support.service import Service, completed, retry
 
 
@@ -12,7 +11,7 @@ def test_status_tells_what_a_request_waits_for_and_its_place(service: Service, a
     service.claim(running)
 
     def place(request_id: UUID) -> tuple[str, int | None]:
-        queue = status(service.database("status"), alice, str(request_id))["queue"]
+        queue = service.status(alice, str(request_id))["queue"]
         return queue["waits_for"], queue["position"]
 
     assert place(running) == ("model", None)
@@ -22,14 +21,14 @@ def test_status_tells_what_a_request_waits_for_and_its_place(service: Service, a
     service.queue.down = True
     service.settle(retry(running, after=600, error_code="model_throttled"))
     assert place(running) == ("retry", None)
-    queue = status(service.database("status"), alice, str(running))["queue"]
+    queue = service.status(alice, str(running))["queue"]
     assert (queue["last_error"], queue["failed_attempts"], queue["max_attempts"]) == ("model_throttled", 1, 3)
 
 
 def test_an_estimate_comes_with_its_basis_or_not_at_all(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=1)
     ids = [service.submit(alice) for _ in range(6)]
-    queue = status(service.database("status"), alice, str(ids[-1]))["queue"]
+    queue = service.status(alice, str(ids[-1]))["queue"]
     assert (queue["estimated_wait_seconds"], queue["estimate_basis"]) == (None, None)
     # As if they had been queued a minute ago, and two answered since.
     service.owner.execute("ALTER TABLE requests DROP CONSTRAINT requests_created_at_is_the_ids")
@@ -38,7 +37,7 @@ def test_an_estimate_comes_with_its_basis_or_not_at_all(service: Service, alice:
         service.claim(request_id)
         service.settle(completed(request_id))
 
-    queue = status(service.database("status"), alice, str(ids[-1]))["queue"]
+    queue = service.status(alice, str(ids[-1]))["queue"]
 
     assert queue["position"] == 4
     assert queue["estimate_basis"]["answered"] == 2

@@ -5,9 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from sluice.errors import SluiceError
-from sluice.services import status
-from tests.support.service import Service, completed, failed
+from sluice.domain.errors import SluiceError
+from tests.support.service import Service, completed, failed, status_of
 
 
 def test_status_tells_all_about_an_answered_request(service: Service, alice: bytes) -> None:
@@ -15,7 +14,7 @@ def test_status_tells_all_about_an_answered_request(service: Service, alice: byt
     service.claim(request_id)
     service.settle(completed(request_id))
 
-    found = status.status(service.database("status"), alice, str(request_id))
+    found = service.status(alice, str(request_id))
 
     times = {name: found.pop(name) for name in ("created_at", "started_at", "completed_at")}
     took = found.pop("processing_time_ms")
@@ -39,7 +38,7 @@ def test_status_tells_all_about_an_answered_request(service: Service, alice: byt
 
 
 def test_status_of_a_request_that_waits(service: Service, alice: bytes) -> None:
-    found = status.status(service.database("status"), alice, str(service.submit(alice)))
+    found = service.status(alice, str(service.submit(alice)))
 
     assert (found["status"], found["result"], found["error"], found["completed_at"]) == ("queued", None, None, None)
     assert found["usage"] == {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
@@ -52,7 +51,7 @@ def test_status_tells_why_a_request_failed(service: Service, alice: bytes) -> No
     service.claim(request_id)
     service.settle(failed(request_id))
 
-    found = status.status(service.database("status"), alice, str(request_id))
+    found = service.status(alice, str(request_id))
 
     assert (found["status"], found["error"]) == ("failed", {"code": "model_rejected", "message": "no"})
 
@@ -61,12 +60,12 @@ def test_status_tells_why_a_request_failed(service: Service, alice: bytes) -> No
 def test_what_is_not_ones_own_is_not_found(service: Service, alice: bytes, whose: str) -> None:
     service.add_user("bob", bob_key := "sluice_" + "b" * 43)
     ids = {"another's": str(service.submit(alice)), "nobody's": str(uuid4()), "no id at all": "12; DROP TABLE requests"}
-    from sluice.keys import digest
+    from sluice.domain.keys import digest
 
     with pytest.raises(SluiceError) as refused:
-        status.status(service.database("status"), digest(bob_key), ids[whose])
+        service.status(digest(bob_key), ids[whose])
 
-    assert (refused.value.code, refused.value.status, refused.value.title) == (
+    assert (refused.value.code, status_of(refused.value), refused.value.title) == (
         "request_not_found",
         404,
         "Request not found",
@@ -86,12 +85,11 @@ def test_what_is_not_ones_own_is_not_found(service: Service, alice: bytes, whose
 def test_reading_needs_a_key_that_may_read(service: Service, alice: bytes, spoil: str, code: str) -> None:
     request_id = str(service.submit(alice))
     service.owner.execute(spoil)
-    database = service.database("status")
 
     for read in (
-        lambda: status.status(database, alice, request_id),
-        lambda: status.history(database, alice, None, None),
-        lambda: status.models(database, alice),
+        lambda: service.status(alice, request_id),
+        lambda: service.history(alice),
+        lambda: service.models(alice),
     ):
         with pytest.raises(SluiceError) as refused:
             read()
@@ -102,12 +100,11 @@ def test_history_goes_page_by_page_newest_first(service: Service, alice: bytes) 
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     mine = [str(service.submit(alice, f"prompt {n}")) for n in range(5)]
     service.submit(bob)
-    database = service.database("status")
 
     pages: list[list[dict[str, Any]]] = []
     cursor: str | None = None
     while cursor is not None or not pages:
-        page = status.history(database, alice, cursor, "2")
+        page = service.history(alice, cursor, "2")
         pages.append(page["requests"])
         cursor = page["next_cursor"]
 
@@ -120,7 +117,7 @@ def test_history_goes_page_by_page_newest_first(service: Service, alice: bytes) 
 def test_a_full_last_page_has_no_next(service: Service, alice: bytes) -> None:
     for _ in range(2):
         service.submit(alice)
-    page = status.history(service.database("status"), alice, None, "2")
+    page = service.history(alice, None, "2")
     assert (len(page["requests"]), page["next_cursor"]) == (2, None)
 
 
@@ -129,7 +126,7 @@ def test_a_full_last_page_has_no_next(service: Service, alice: bytes) -> None:
 )
 def test_a_bad_page_is_refused(service: Service, alice: bytes, cursor: str | None, limit: str | None) -> None:
     with pytest.raises(SluiceError) as refused:
-        status.history(service.database("status"), alice, cursor, limit)
+        service.history(alice, cursor, limit)
     assert refused.value.code == "invalid_input"
 
 
@@ -138,7 +135,7 @@ def test_models_are_those_one_may_name(service: Service, alice: bytes) -> None:
         "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit, is_active)"
         " VALUES ('old', 'bedrock', 'old', 1, 1, false)"
     )
-    assert status.models(service.database("status"), alice) == {
+    assert service.models(alice) == {
         "models": [
             {"model": "nova-micro", "is_default": True, "max_tokens_default": 512, "max_tokens_limit": 5000},
         ]
@@ -147,12 +144,12 @@ def test_models_are_those_one_may_name(service: Service, alice: bytes) -> None:
 
 def test_history_shows_the_beginning_of_a_long_prompt(service: Service, alice: bytes) -> None:
     service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', repeat('é', 5000))")
-    (entry,) = status.history(service.database("status"), alice, None, None)["requests"]
+    (entry,) = service.history(alice)["requests"]
     assert entry["prompt"] == "é" * 1000
 
 
 def test_the_key_is_looked_at_before_the_id(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE api_keys SET revoked_at = now()")
     with pytest.raises(SluiceError) as refused:
-        status.status(service.database("status"), alice, "no id at all")
+        service.status(alice, "no id at all")
     assert refused.value.code == "key_revoked"

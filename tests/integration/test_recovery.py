@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
 
-from sluice.queue import Message
+from sluice.messaging import Message
 from tests.support.ledger import set_clock, stop_the_clock
 from tests.support.recovery import NOON, state, sweep
 from tests.support.service import Service, completed, retry
@@ -212,7 +212,7 @@ def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> No
     databases = [service.database("rollup") for _ in range(6)]
 
     with ThreadPoolExecutor(6) as pool:
-        sent = list(pool.map(lambda d: len(d.rows("request_dispatch", {"at_most": 5000})), databases))
+        sent = list(pool.map(lambda d: len(d.call("request_dispatch", limit=5000)), databases))
 
     assert sum(sent) == 10
     assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 10
@@ -225,7 +225,7 @@ def test_sweeping_while_others_submit_and_settle_never_deadlocks(service: Servic
     def work(number: int) -> None:
         ids = [service.submit(alice if (number + n) % 2 else bob) for n in range(4)]
         service.claim(*ids[:2], lease_seconds=-1)
-        service.database("rollup").rows("request_sweep", {"at_most": 100})
+        service.database("rollup").call("request_recover", limit=100)
         service.claim(*ids)
         service.settle(*[completed(i, attempt) for i in ids for attempt in (1, 2)])
 

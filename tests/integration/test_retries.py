@@ -11,9 +11,9 @@ from uuid import UUID
 import pytest
 
 from sluice.config import Settings
-from sluice.models import GenerateRequest
-from sluice.services.submit import submit
-from sluice.services.work import MAX_BACKOFF_SECONDS, backoff
+from sluice.domain.documents import Input
+from sluice.domain.requests import Submission
+from sluice.services.process import MAX_BACKOFF_SECONDS, backoff
 from tests.support.ledger import assert_books_balance, set_clock, stop_the_clock
 from tests.support.recovery import NOON, state, sweep
 from tests.support.service import LIMITS, Service, completed, failed, retry
@@ -43,7 +43,7 @@ def test_retries_that_wake_all_at_once_keep_to_the_window(service: Service, alic
             row["request_id"] for row in service.rows("SELECT request_id FROM inflight WHERE status = 'processing'")
         ]
         service.settle(*[retry(i, after=60) for i in running])
-    assert service.value("SELECT count(*) FROM inflight WHERE failures = 1") == 9
+    assert service.value("SELECT count(*) FROM inflight WHERE failed_attempts = 1") == 9
     set_clock(service.owner, NOON + timedelta(seconds=61))
     workers = [service.database("worker") for _ in range(3)]
 
@@ -62,11 +62,9 @@ def test_retries_that_wake_all_at_once_keep_to_the_window(service: Service, alic
 def test_an_hours_outage_of_the_model_fails_nothing(service: Service, alice: bytes) -> None:
     """With the pauses that the worker makes as shipped, and the attempts that are shipped."""
     stop_the_clock(service.owner, NOON)
-    shipped = replace(LIMITS, ttl_seconds=86_400, max_attempts=Settings().max_attempts)
-    ids = [
-        submit(service.database("submit"), service.queue, alice, GenerateRequest(prompt="x"), shipped).request_id
-        for _ in range(5)
-    ]
+    shipped = replace(LIMITS, longest_seconds=86_400, max_attempts=Settings().max_attempts)
+    submitter = service.submitter(limits=shipped)
+    ids = [submitter.submit(alice, Submission(Input.of_prompt("x"))).request_id for _ in range(5)]
     due = dict.fromkeys(ids, NOON)
     attempts: Counter[UUID] = Counter()
     over = NOON + timedelta(hours=1)
@@ -118,7 +116,7 @@ def test_what_is_handed_back_has_lost_no_attempt(service: Service, alice: bytes)
     for attempt in range(1, 8):  # max_attempts is 3
         (claim,) = service.claim(request_id)
         assert claim["attempt"] == attempt
-        rows = service.settle({"request_id": str(request_id), "attempt": attempt, "outcome": "handed_back"})
+        rows = service.settle({"request_id": str(request_id), "attempt": attempt, "outcome": "released"})
         assert ("dispatch", request_id) in {(row["kind"], row["request_id"]) for row in rows}
     service.claim(request_id)
     service.settle(completed(request_id, 8))
@@ -131,7 +129,7 @@ def test_a_repeated_flush_of_retries_counts_one_attempt(service: Service, alice:
     service.claim(request_id)
     for _ in range(3):
         service.settle(retry(request_id, after=60))
-    assert service.value("SELECT failures FROM inflight") == 1
+    assert service.value("SELECT failed_attempts FROM inflight") == 1
     assert service.value("SELECT count(*) FROM audit_log WHERE action = 'request.requeued'") == 1
 
 
@@ -152,7 +150,9 @@ def test_a_flush_that_names_a_request_twice_settles_it_once(service: Service, al
 
 def test_what_was_lost_with_its_worker_twice_is_tried_alone(service: Service, alice: bytes) -> None:
     poison, *innocent = (service.submit(alice) for _ in range(4))
-    service.owner.execute("UPDATE inflight SET failures = 2, lost = 2, attempt = 2 WHERE request_id = %s", (poison,))
+    service.owner.execute(
+        "UPDATE inflight SET failed_attempts = 2, lost_attempts = 2, attempt = 2 WHERE request_id = %s", (poison,)
+    )
     service.owner.execute("UPDATE inflight SET max_attempts = 5")
 
     assert [claim["request_id"] for claim in service.claim(poison, *innocent)] == [poison]

@@ -8,8 +8,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from sluice.errors import SluiceError
-from sluice.services.rollup import TASKS, Context, run
+from sluice.domain.errors import SluiceError
+from sluice.domain.vocabulary import TASKS as TASK_NAMES
+from sluice.services.tasks.context import TaskContext
+from sluice.services.tasks.run import TASKS, run_tasks
 from tests.support.service import Service, completed, failed
 
 # The two queries of the seed, over requests and their archive; only the names of its columns are ours (model_id).
@@ -28,9 +30,9 @@ SEED_STATS = """
 
 
 @pytest.fixture
-def context(service: Service) -> Context:
+def context(service: Service) -> TaskContext:
     service.owner.execute("SET timezone = 'UTC'")
-    return service.rollup()
+    return service.tasks()
 
 
 def some_work(service: Service, alice: bytes, bob: bytes) -> None:
@@ -46,11 +48,11 @@ def assert_figures_are_the_seeds(service: Service) -> None:
     assert service.rows(ours) == service.rows(SEED_STATS)
 
 
-def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: bytes, context: Context) -> None:
+def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: bytes, context: TaskContext) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     for _ in range(3):
         some_work(service, alice, bob)
-        run(context, ["usage", "stats"])
+        run_tasks(context, ["usage", "stats"])
         assert_figures_are_the_seeds(service)
 
     # What was still open settles later; only the difference is added.
@@ -58,26 +60,26 @@ def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: 
         if open_request["status"] == "queued":
             service.claim(open_request["request_id"])
         service.settle(completed(open_request["request_id"]))
-    run(context, ["usage", "stats"])
+    run_tasks(context, ["usage", "stats"])
     assert_figures_are_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage_by_model WHERE period = 'daily'") == 15
     by_model = "SELECT sum(prompt_tokens + completion_tokens) FROM usage_by_model WHERE period = 'monthly'"
     assert service.value(by_model) == service.value("SELECT sum(total_tokens) FROM requests")
 
 
-def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: Context) -> None:
+def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: TaskContext) -> None:
     some_work(service, alice, alice)
-    run(context, ["usage", "stats"])
+    run_tasks(context, ["usage", "stats"])
     before = service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats")
 
-    assert run(context, ["usage", "stats"]) == {"usage": {"changed": 0}, "stats": {"changed": 0}}
+    assert run_tasks(context, ["usage", "stats"]) == {"usage": {"changed": 0}, "stats": {"changed": 0}}
 
     assert service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats") == before
 
 
-def test_periods_are_the_calendars(service: Service, alice: bytes, context: Context) -> None:
+def test_periods_are_the_calendars(service: Service, alice: bytes, context: TaskContext) -> None:
     service.submit(alice)
-    run(context, ["usage"])
+    run_tasks(context, ["usage"])
 
     today = service.value("SELECT (now() AT TIME ZONE 'UTC')::date")
     rows = {r["period"]: r for r in service.rows("SELECT * FROM usage")}
@@ -89,15 +91,15 @@ def test_periods_are_the_calendars(service: Service, alice: bytes, context: Cont
     )
 
 
-def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: Context) -> None:
+def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: TaskContext) -> None:
     """A transaction that began before others and commits after a rollup is in the next one."""
     with psycopg.connect(service.dsn) as slow:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'slow')")
         bob = service.add_user("bob", "sluice_" + "b" * 43)
         service.submit(bob)
-        run(context, ["usage", "stats"])
+        run_tasks(context, ["usage", "stats"])
         slow.commit()
-    run(context, ["usage", "stats"])
+    run_tasks(context, ["usage", "stats"])
 
     assert_figures_are_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage WHERE period = 'monthly'") == 2
@@ -125,32 +127,32 @@ def partitions(service: Service, parent: str) -> list[str]:
     return [row["relname"] for row in rows]
 
 
-def test_whole_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: Context) -> None:
-    from sluice.services import status
+def test_whole_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: TaskContext) -> None:
 
     old, recent = backdate(service, 3), service.submit(alice)
 
-    (moved,) = run(context, ["archive"])["archive"]["archived"]
+    (moved,) = run_tasks(context, ["archive"])["archive"]["archived"]
 
     assert partitions(service, "requests_archive") == [moved]
     assert moved not in partitions(service, "requests")
-    assert status.status(service.database("status"), alice, str(old))["usage"]["total_tokens"] == 9
-    listed = status.history(service.database("status"), alice, None, None)["requests"]
+    assert service.status(alice, str(old))["usage"]["total_tokens"] == 9
+    listed = service.history(alice, None, None)["requests"]
     assert [entry["request_id"] for entry in listed] == [str(recent), str(old)]
-    assert run(context, ["archive"]) == {"archive": {"archived": []}}
+    assert run_tasks(context, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_a_month_with_an_unfinished_request_is_not_archived(service: Service, alice: bytes, context: Context) -> None:
+def test_a_month_with_an_unfinished_request_is_not_archived(
+    service: Service, alice: bytes, context: TaskContext
+) -> None:
     old = backdate(service, 3)
     service.owner.execute(
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (old,)
     )
-    assert run(context, ["archive"]) == {"archive": {"archived": []}}
+    assert run_tasks(context, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: bytes, context: Context) -> None:
+def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: bytes, context: TaskContext) -> None:
     """Pages of a history go through requests first: what is in the archive must be older than all of them."""
-    from sluice.services import status
 
     oldest, held, younger, recent = (
         backdate(service, 5),
@@ -161,10 +163,10 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
     service.owner.execute(
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (held,)
     )
-    assert len(run(context, ["archive"])["archive"]["archived"]) == 1
+    assert len(run_tasks(context, ["archive"])["archive"]["archived"]) == 1
     listed, cursor = [], None
     while len(listed) < 5:
-        page = status.history(service.database("status"), alice, cursor, "1")
+        page = service.history(alice, cursor, "1")
         listed += [entry["request_id"] for entry in page["requests"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -174,24 +176,26 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
 
 def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
     backdate(service, 3)
-    patient = replace(service.rollup(), archive_after_days=3000)
-    assert run(patient, ["archive"]) == {"archive": {"archived": []}}
+    patient = replace(service.tasks(), archive_after_days=3000)
+    assert run_tasks(patient, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_partitions_are_made_ahead_and_only_once(service: Service, context: Context) -> None:
-    assert run(context, ["partitions"]) == {"partitions": {"created": []}}
+def test_partitions_are_made_ahead_and_only_once(service: Service, context: TaskContext) -> None:
+    assert run_tasks(context, ["partitions"]) == {"partitions": {"created": []}}
     for parent in ("requests", "prompts", "results", "binary_results", "audit_log"):
         assert len(partitions(service, parent)) == 4, "this month and three ahead"
     service.owner.execute(f"DROP TABLE {partitions(service, 'results')[-1]}")
-    assert len(run(context, ["partitions"])["partitions"]["created"]) == 1
+    assert len(run_tasks(context, ["partitions"])["partitions"]["created"]) == 1
 
 
-def test_a_task_that_fails_does_not_keep_others_from_running(service: Service, alice: bytes, context: Context) -> None:
+def test_a_task_that_fails_does_not_keep_others_from_running(
+    service: Service, alice: bytes, context: TaskContext
+) -> None:
     service.submit(alice)
     service.owner.execute("DROP FUNCTION rollup_stats()")
 
     with pytest.raises(SluiceError) as raised:
-        run(context, ["stats", "usage"])
+        run_tasks(context, ["stats", "usage"])
 
     assert raised.value.code == "task_failed"
     assert list(raised.value.extra["failed"]) == ["stats"]
@@ -199,11 +203,7 @@ def test_a_task_that_fails_does_not_keep_others_from_running(service: Service, a
 
 
 def test_every_task_has_a_name_that_events_may_use() -> None:
-    from typing import get_args
-
-    from sluice.arguments import RollupTask
-
-    assert set(get_args(RollupTask)) == set(TASKS)
+    assert set(TASK_NAMES) == set(TASKS)
 
 
 def test_the_same_month_in_two_time_zones(service: Service, alice: bytes) -> None:

@@ -4,7 +4,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sluice.services import admin, billing
+from sluice.db.administration import Administration
+from sluice.db.reports import Reports
+from sluice.services import billing
+from sluice.services.admin.administer import administer
+from sluice.services.admin.operation import AdminContext
 from tests.support.seed import (
     OTHER_KEY,
     SEED_TIERS,
@@ -39,7 +43,7 @@ def mixed_work(service: Service, alice: bytes, bob: bytes) -> None:
     service.owner.execute(
         "UPDATE inflight SET expires_at = clock_now() WHERE request_id = ANY (%s)", ([ids[5], ids[10]],)
     )
-    service.database("rollup").row("request_sweep", {"at_most": 100})
+    service.database("rollup").call_row("request_recover", limit=100)
     assert service.value("SELECT count(*) FROM requests WHERE status = 'expired'") > 0
 
 
@@ -66,8 +70,9 @@ def test_figures_are_those_of_the_seeds_statements(seed: Service, user123: bytes
 
 def recommended(service: Service, **arguments: Any) -> dict[str, str]:
     """The tier that the operation usage.tiers recommends to each user."""
-    context = admin.Context(service.database("admin"), lambda event: None, 60, 3)
-    found = admin.administer(context, {"operation": "usage.tiers", "arguments": arguments})
+    database = service.database("admin")
+    context = AdminContext(Administration(database, None), Reports(database), lambda event: None, 60, 3)
+    found = administer(context, {"operation": "usage.tiers", "arguments": arguments})
     return {user["user_id"]: user["recommended_tier"] for user in found}
 
 

@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from sluice.errors import DatabaseError
-from sluice.keys import digest
+from sluice.domain.errors import DatabaseError
+from sluice.domain.keys import digest
 from tests.support.seed import accept, ask, claim, one, plan_of, rows_read, settle
 from tests.support.service import KEY, Service, completed
 

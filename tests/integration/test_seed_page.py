@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sluice.services import admin
+from sluice.services.admin import administer
 from tests.support.seed import DRAWINGS, PAGE, ROOT, STATEMENTS
 from tests.support.service import Service
 
@@ -114,14 +114,14 @@ def test_what_the_page_calls_unchanged_is(service: Service, section: str) -> Non
 def test_every_name_in_the_column_here_exists(service: Service) -> None:
     known = (
         set(columns(service))
-        | set(admin.OPERATIONS)
+        | set(administer.OPERATIONS)
         | set(STATEMENTS)
         | {"queued", "request_not_found", "output.sql_raw"}
     )
     for catalogue in (
-        "SELECT relname AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace",
-        "SELECT proname AS name FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
-        "SELECT conname AS name FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+        "SELECT relname AS name FROM pg_class WHERE relnamespace = 'sluice'::regnamespace",
+        "SELECT proname AS name FROM pg_proc WHERE pronamespace = 'sluice'::regnamespace",
+        "SELECT conname AS name FROM pg_constraint WHERE connamespace = 'sluice'::regnamespace",
     ):
         known |= {row["name"] for row in service.rows(catalogue)}
 
@@ -138,8 +138,9 @@ def test_every_name_in_the_column_here_exists(service: Service) -> None:
 
 
 def test_every_route_on_the_page_is_one() -> None:
-    handlers = "".join((ROOT / f"functions/{name}/app.py").read_text(encoding="utf-8") for name in ("submit", "status"))
-    routes = set(re.findall(r'@app\.(get|post)\("(/\w+)', handlers))
+    native = ROOT / "layers/shared/sluice/api/native"
+    handlers = "".join((native / f"{name}.py").read_text(encoding="utf-8") for name in ("submission", "reading"))
+    routes = set(re.findall(r'@router\.(get|post)\("(/\w+)', handlers))
     named = re.findall(r"`(GET|POST) (/\w+)", PAGE)
     assert len(named) > 5
     assert {(method.lower(), path) for method, path in named} <= routes

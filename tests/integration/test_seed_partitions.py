@@ -96,7 +96,7 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
     assert ask(seed, "archive", timedelta(days=30)) == []
 
     # Once the last one has ended, here because its time is over, its month follows.
-    seed.database("rollup").row("request_sweep", {"at_most": 10})
+    seed.database("rollup").call_row("request_recover", limit=10)
     assert len(ask(seed, "archive", timedelta(days=30))) == 1
     assert seed.rows("SELECT request_id FROM requests_archive WHERE status = 'expired'") == [{"request_id": unfinished}]
     assert [row["request_id"] for row in ask(seed, "everything")] == newest[::-1]

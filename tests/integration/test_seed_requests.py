@@ -6,7 +6,8 @@ from uuid import uuid4
 
 import pytest
 
-from sluice.errors import DatabaseError
+from sluice.domain.documents import Input
+from sluice.domain.errors import DatabaseError
 from tests.support.seed import (
     OTHER_KEY,
     SEED_HISTORY,
@@ -69,7 +70,7 @@ def test_completion_is_one_commit(service: Service, user123: bytes) -> None:
     request_id = accept(service, user123)
     assert service.value("SELECT sum(requests_used) FROM quotas") == 3, "counted when accepted, once in each period"
     (claimed,) = claim(service, request_id)
-    assert (claimed["attempt"], claimed["prompt"]) == (1, "hello")
+    assert (claimed["attempt"], Input.model_validate(claimed["input"])) == (1, Input.of_prompt("hello"))
     assert one(service, "status", request_id)["status"] == "processing"
     time.sleep(0.02)
 

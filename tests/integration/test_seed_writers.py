@@ -23,7 +23,7 @@ def test_the_node_writer(service: Service, user123: bytes, writer: str) -> None:
     assert service.value("SELECT requests_used FROM quotas WHERE quota_period = 'monthly'") == 1, (
         "counted like any other"
     )
-    assert service.database("rollup").rows("request_dispatch", {"at_most": 10}) == [
+    assert service.database("rollup").call("request_dispatch", limit=10) == [
         {"request_id": made["request_id"], "user_id": "user123"}
     ]
     claim(service, made["request_id"])

@@ -7,11 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from sluice.errors import SluiceError
-from sluice.keys import digest
-from sluice.models import GenerateRequest
-from sluice.services.submit import Accepted, submit
-from tests.support.service import LIMITS, Service
+from sluice.api.native.bodies import GenerateRequest
+from sluice.api.ratelimit import rate_limit_headers
+from sluice.domain.errors import SluiceError
+from sluice.domain.keys import digest
+from sluice.services.submit import Accepted
+from tests.support.service import Service, status_of
 
 TABLES = ("requests", "prompts", "inflight", "idempotency_keys", "audit_log")
 
@@ -20,7 +21,7 @@ def try_submit(
     service: Service, key_hash: bytes, prompt: str = "hello", idempotency_key: str | None = None, **given: Any
 ) -> Accepted:
     request = GenerateRequest(prompt=prompt, **given)
-    return submit(service.database("submit"), service.queue, key_hash, request, LIMITS, idempotency_key)
+    return service.submitter().submit(key_hash, request.submission(idempotency_key))
 
 
 def written(service: Service) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def test_a_refusal_says_why_and_writes_nothing(
     with pytest.raises(SluiceError) as refused:
         try_submit(service, alice, **given)
 
-    assert (refused.value.code, refused.value.status) == (code, status)
+    assert (refused.value.code, status_of(refused.value)) == (code, status)
     assert (refused.value.retry_after is not None) == (status == 429)
     assert written(service) == before
     assert service.queue.take() == []
@@ -150,8 +151,9 @@ def test_a_refusal_over_a_limit_tells_when_to_come_back(service: Service, alice:
 
     reset_in = service.value("SELECT extract(epoch FROM reset_at - now()) FROM quotas WHERE quota_period = 'minute'")
     assert refused.value.retry_after == pytest.approx(float(reset_in), abs=2)
-    assert refused.value.headers["x-ratelimit-remaining-requests"] == "0"
-    assert int(refused.value.headers["x-ratelimit-reset-requests"]) == refused.value.retry_after
+    headers = rate_limit_headers(refused.value.quotas)
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert int(headers["x-ratelimit-reset-requests"]) == refused.value.retry_after
 
 
 def test_a_period_that_is_over_starts_anew(service: Service, alice: bytes) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from sluice.backends.protocol import ModelError
-from sluice.errors import SluiceError
-from sluice.models import Claim, Completion
-from sluice.services.work import Delivery, Limits, Report, Worker
+from sluice.backends.protocol import Backend, ModelError
+from sluice.db.ledger import Ledger
+from sluice.domain.errors import SluiceError
+from sluice.domain.requests import Claim, Completion
+from sluice.domain.vocabulary import BackendName
+from sluice.messaging import Delivery
+from sluice.services.process import BatchReport, Worker, WorkerSettings
 from tests.support.service import Service
 
-LIMITS = Limits(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4, lease_margin_seconds=30)
+SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.05, retry_base_seconds=4, lease_margin_seconds=30)
 
 
 class ScriptedModel:
@@ -25,21 +29,35 @@ class ScriptedModel:
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
         self.claims.append(claim)
-        answer = self.script.get(claim.prompt, f"answer to {claim.prompt}")
+        answer = self.script.get(claim.input.messages[0].text, f"answer to {claim.input.messages[0].text}")
         if isinstance(answer, Exception):
             raise answer
-        return Completion(answer(timeout) if callable(answer) else answer, 7, 3)
+        return Completion.of_text(answer(timeout) if callable(answer) else answer, 7, 3)
 
 
 def deliver(*ids: UUID) -> list[Delivery]:
     return [Delivery(f"message-{position}", json.dumps({"request_id": str(i)})) for position, i in enumerate(ids)]
 
 
-def work(service: Service, model: ScriptedModel, deliveries: list[Delivery], seconds: float = 30) -> Report:
+def work(service: Service, model: ScriptedModel, deliveries: list[Delivery], seconds: float = 30) -> BatchReport:
     ends = time.monotonic() + seconds
-    backends = {"bedrock": model}
-    worker = Worker(service.database("worker"), service.queue, backends, LIMITS, lambda: ends - time.monotonic())
-    return worker.work(deliveries)
+    return new_worker(service, {"bedrock": model}, lambda: ends - time.monotonic()).work(deliveries)
+
+
+def new_worker(
+    service: Service,
+    backends: Mapping[BackendName, Backend],
+    remaining_seconds: Callable[[], float] = lambda: 30.0,
+    ledger: Ledger | None = None,
+    settings: WorkerSettings = SETTINGS,
+) -> Worker:
+    return Worker(
+        ledger=ledger or service.ledger("worker"),
+        queue=service.queue,
+        backends=backends,
+        settings=settings,
+        remaining_seconds=remaining_seconds,
+    )
 
 
 def outcome(service: Service, request_id: UUID) -> dict[str, Any]:
@@ -138,12 +156,12 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
 def test_a_result_that_no_answer_can_carry_fails(service: Service, alice: bytes) -> None:
     """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
     request_id = service.submit(alice, "long")
-    limits = Limits(max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1, lease_margin_seconds=30)
+    settings = WorkerSettings(
+        max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1, lease_margin_seconds=30
+    )
     model = ScriptedModel({"long": "\n" * 2_000_001})
 
-    Worker(service.database("worker"), service.queue, {"bedrock": model}, limits, lambda: 30.0).work(
-        deliver(request_id)
-    )
+    new_worker(service, {"bedrock": model}, settings=settings).work(deliver(request_id))
 
     assert outcome(service, request_id)["error_code"] == "result_too_large"
 
@@ -209,14 +227,14 @@ def test_what_there_is_no_time_for_is_handed_back_unbegun(service: Service, alic
     service.queue.take()
     model = ScriptedModel()
     left = iter([30.0])
-    worker = Worker(service.database("worker"), service.queue, {"bedrock": model}, LIMITS, lambda: next(left, 10.0))
+    worker = new_worker(service, {"bedrock": model}, lambda: next(left, 10.0))
 
     report = worker.work(deliver(request_id))
 
     assert (model.claims, report.failed_message_ids, report.counts) == ([], [], {"queued": 1})
     assert service.queue.take() == [request_id], "for another worker, at once"
-    assert service.rows("SELECT status, attempt, failures, not_before FROM inflight") == [
-        {"status": "queued", "attempt": 1, "failures": 0, "not_before": None}
+    assert service.rows("SELECT status, attempt, failed_attempts, not_before FROM inflight") == [
+        {"status": "queued", "attempt": 1, "failed_attempts": 0, "not_before": None}
     ]
 
 
@@ -260,12 +278,12 @@ def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: by
 
 
 def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Service, alice: bytes) -> None:
-    class Away:
-        def rows(self, *_: Any, **__: Any) -> Any:
+    class Away(Ledger):
+        def claim(self, *_: Any) -> Any:
             raise SluiceError("database_unavailable", "away")
 
     request_id = service.submit(alice)
-    worker = Worker(Away(), service.queue, {"bedrock": ScriptedModel()}, LIMITS, lambda: 30.0)  # type: ignore[arg-type]
+    worker = new_worker(service, {"bedrock": ScriptedModel()}, ledger=Away(service.database("worker")))
 
     assert worker.work(deliver(request_id)).failed_message_ids == ["message-0"]
     assert outcome(service, request_id)["status"] == "queued"
@@ -273,18 +291,17 @@ def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Servi
 
 def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
-    real = service.database("worker")
 
-    class Flaky:
+    class Flaky(Ledger):
         refusals = 2
 
-        def rows(self, name: str, *given: Any, **options: Any) -> Any:
-            if name == "request_settle" and self.refusals:
+        def settle(self, *given: Any) -> Any:
+            if self.refusals:
                 self.refusals -= 1
                 raise SluiceError("database_unavailable", "away")
-            return real.rows(name, *given, **options)
+            return super().settle(*given)
 
-    worker = Worker(Flaky(), service.queue, {"bedrock": ScriptedModel()}, LIMITS, lambda: 30.0)  # type: ignore[arg-type]
+    worker = new_worker(service, {"bedrock": ScriptedModel()}, ledger=Flaky(service.database("worker")))
 
     assert worker.work(deliver(request_id)).failed_message_ids == []
     assert outcome(service, request_id)["status"] == "completed"
@@ -303,7 +320,7 @@ def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: 
 
 def test_a_backend_that_does_not_exist_is_the_operators_mistake(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
-    worker = Worker(service.database("worker"), service.queue, {}, LIMITS, lambda: 30.0)
+    worker = new_worker(service, {})
 
     worker.work(deliver(request_id))
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sluice.db.connection import Connection, Row
-from sluice.db.queries import query
+from sluice.db.connection import Connection, Database, Row
+from sluice.db.maintenance import Maintenance
 from sluice.services.verify import verify
 from tests.support.ledger import cancelled, seal, set_clock, settled_down, violations
 from tests.support.service import Service, completed, failed, retry
@@ -21,20 +21,16 @@ Violation = tuple[str, str | None, str | None, str | None]  # invariant, user, r
 PERIODS = ("minute", "daily", "monthly")
 
 
-class Inside:
+class Inside(Database):
     """A database as verify() uses it, inside of a transaction that is open."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(lambda: connection)
+        self._open = connection
 
-    def rows(self, name: str, parameters: Mapping[str, Any] | None = None, *, repeatable: bool = False) -> list[Row]:
+    def _call(self, statement: Any, arguments: Mapping[str, Any], repeatable: bool) -> list[Row]:
         assert repeatable
-        cursor = self._connection.execute(query(name), parameters)
-        return cursor.fetchall() if cursor.description else []
-
-    def row(self, name: str, parameters: Mapping[str, Any] | None = None, *, repeatable: bool = False) -> Row:
-        (row,) = self.rows(name, parameters, repeatable=repeatable)
-        return row
+        return self._open.execute(statement, arguments).fetchall()
 
 
 @dataclass
@@ -47,8 +43,8 @@ class Books:
     is_one_transaction: bool = False
 
     @property
-    def prover(self) -> Any:
-        return Inside(self.service.owner) if self.is_one_transaction else self.service.database("rollup")
+    def prover(self) -> Maintenance:
+        return Maintenance(Inside(self.service.owner)) if self.is_one_transaction else self.service.maintenance()
 
     def at(self, *when: int) -> None:
         set_clock(self.service.owner, datetime(*when, tzinfo=UTC))
@@ -76,12 +72,12 @@ class Books:
             self.service.owner.execute(sql, self.ids)
 
     def sweep(self) -> dict[str, Any]:
-        return self.service.database("rollup").row("request_sweep", {"at_most": 100})
+        return self.service.database("rollup").call_row("request_recover", limit=100)
 
     def rollup(self) -> None:
         settled_down(self.service)
         for task in ("rollup_usage", "rollup_stats"):
-            self.service.database("rollup").row(task)
+            self.service.database("rollup").call(task)
 
     def verify(self, *, full: bool = False, head: str | None = None) -> dict[str, Any]:
         return verify(self.prover, full=full, head=head)

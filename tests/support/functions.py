@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from sluice import runtime
+from sluice import bootstrap
 from sluice.db import credentials
 from sluice.telemetry import logger
 from tests.support.service import KEY
@@ -17,13 +17,17 @@ Answer = tuple[int, dict[str, str], Any]
 KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
 CACHED = (
-    runtime.settings,
-    runtime.database,
-    runtime.queue,
-    runtime.dead_letters,
-    runtime.backends,
-    runtime._secret_text,
-    runtime._bedrock,
+    bootstrap.settings,
+    bootstrap.submitter,
+    bootstrap.canceller,
+    bootstrap.reader,
+    bootstrap.database,
+    bootstrap.ledger,
+    bootstrap.queue,
+    bootstrap.dead_letters,
+    bootstrap.backends,
+    bootstrap._secret_text,
+    bootstrap._bedrock,
     credentials._secret,
     credentials._rds,
 )
@@ -49,8 +53,8 @@ def event(name: str, **changes: Any) -> dict[str, Any]:
 
 def new_environment() -> None:
     """As if Lambda had started another execution environment."""
-    if runtime.database.cache_info().currsize:
-        runtime.database().close()
+    if bootstrap.database.cache_info().currsize:
+        bootstrap.database().close()
     for cached in CACHED:
         cached.cache_clear()
     log_to(sys.stdout)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 MAX_ATTEMPTS = 2
 # What a completed answer is booked with.
 TOKENS = 10
-OUTCOMES = ("completed", "retry", "handed_back")
+OUTCOMES = ("completed", "retry", "released")
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
 Action = tuple[Any, ...]
@@ -259,7 +259,7 @@ def _settled(item: Item, attempt: int, outcome: str) -> tuple[str, Item]:
         return "settled", item.ended("completed", tokens)
     if item.status == "queued":
         return "requeued", item
-    if outcome == "handed_back":
+    if outcome == "released":
         return "requeued", item.back()
     if item.failures + 1 >= MAX_ATTEMPTS:
         return "settled", item.ended("failed", tokens)

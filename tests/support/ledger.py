@@ -9,7 +9,7 @@ from uuid import UUID
 
 from local.processes import wait_until
 from sluice.db.connection import Connection
-from sluice.errors import SluiceError
+from sluice.domain.errors import SluiceError
 from tests.support.service import Service
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ _CLOCK = """
         RETURN (SELECT c.at FROM test_clock c);
     CREATE OR REPLACE FUNCTION request_id_now() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE
         RETURN (substr(uuidv7_floor(clock_now())::text, 1, 24) || lpad(to_hex(nextval('test_ids')), 12, '0'))::uuid;
+    GRANT SELECT ON test_clock TO sluice_definer;
+    GRANT USAGE ON SEQUENCE test_ids TO sluice_definer;
 """
 
 
@@ -65,15 +67,15 @@ def settled_down(service: Service) -> None:
     assert wait_until(lambda: service.value(oldest) > wanted, 30), "a transaction of somebody else does not end"
 
 
-def seal(service: Service, at_most: int = 10_000) -> str:
-    """Seal what is in the audit log, as one batch where at_most allows; the chain's head."""
+def seal(service: Service, limit: int = 10_000) -> str:
+    """Seal what is in the audit log, as one batch where the limit allows; the chain's head."""
     settled_down(service)
-    return service.database("rollup").row("audit_seal", {"at_most": at_most})["head"]
+    return service.database("rollup").call_row("audit_seal", limit=limit)["head"]
 
 
 def violations(service: Service, *, every: bool = True) -> list[dict[str, Any]]:
     """What breaks an invariant: of everything, or of what an incremental check looks at."""
-    return service.value("SELECT violations FROM books_check(%s)", every)
+    return service.value("SELECT violations FROM ledger_verify(%s)", every)
 
 
 def assert_books_balance(service: Service) -> None:

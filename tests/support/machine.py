@@ -7,19 +7,19 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Connection
-from sluice.db.queries import query
-from sluice.keys import digest
+from sluice.domain.documents import Input, Output
+from sluice.domain.keys import digest
+from tests.support.database import call, with_schema
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
 from tests.support.model import PERIODS, Ledger, Request, Tier, User, end_of, json_limits, start_of
 
@@ -35,8 +35,8 @@ LONGEST = 200_000
 # Requests as they are, with what the unfinished ones wait for.
 _STATES = """
     SELECT r.request_id, r.status, r.attempts, r.reserved_tokens, r.prompt_tokens, r.completion_tokens, r.error_code,
-           i.attempt, i.failures, i.lost, i.last_error, i.dispatched_at, i.lease_until, i.not_before, i.expires_at,
-           i.cancelled_at IS NOT NULL
+           i.attempt, i.failed_attempts, i.lost_attempts, i.last_error, i.dispatched_at, i.lease_until, i.not_before, i.expires_at,
+           i.cancel_requested_at IS NOT NULL
     FROM requests_all r LEFT JOIN inflight i ON i.request_id = r.request_id
 """
 # Those that have room in their window and something that could be in it.
@@ -65,11 +65,11 @@ class Place:
             acts.append(("user.create", {"user_id": user, "tier": "small"}))
             shown = {"key_hash": digest(key).hex(), "key_prefix": key[:13], "scopes": ["submit", "read"]}
             acts.append(("key.create", {"user_id": user, **shown}))
-        dsn = make_conninfo(self.server_dsn, dbname=self.template)
+        dsn = with_schema(self.server_dsn, self.template)
         with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as owner:
             stop_the_clock(owner, BASE)
             for operation, arguments in acts:
-                owner.execute("SELECT admin_act(%s, %s, NULL)", (operation, Jsonb(arguments)))
+                owner.execute("SELECT admin_run(%s, %s, NULL)", (operation, Jsonb(arguments)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Machine(RuleBasedStateMachine):
         self.admin: Connection = psycopg.connect(place.server_dsn, autocommit=True, row_factory=dict_row)
         self.admin.execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{place.template}" STRATEGY file_copy')
         self.sql: Connection = psycopg.connect(
-            make_conninfo(place.server_dsn, dbname=self.name),
+            with_schema(place.server_dsn, self.name),
             autocommit=True,
             prepare_threshold=None,
             row_factory=dict_row,
@@ -108,15 +108,14 @@ class Machine(RuleBasedStateMachine):
 
     # Calls
 
-    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
-        cursor = self.sql.execute(query(name), parameters)
-        return cursor.fetchall() if cursor.description else []
+    def rows(self, name: LiteralString, **parameters: Any) -> list[dict[str, Any]]:
+        return call(self.sql, name, **parameters)
 
     def values(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return [tuple(row.values()) for row in self.sql.execute(sql, parameters).fetchall()]
 
     def act(self, operation: str, **arguments: Any) -> Any:
-        (row,) = self.rows("admin_act", operation=operation, arguments=Jsonb(arguments), invocation=None)
+        (row,) = self.rows("admin_run", operation=operation, arguments=Jsonb(arguments), invocation=None)
         return row["result"]
 
     @contextmanager
@@ -157,19 +156,22 @@ class Machine(RuleBasedStateMachine):
         if verdict != "user_inactive" and earlier is not None and earlier[2] > ledger.now:
             verdict, wait = "replayed" if earlier[0] == body else "idempotency_conflict", 0
         (row,) = self.rows(
-            "request_create",
+            "request_submit",
             key_hash=digest(KEYS[user]),
-            prompt="x" * length,
-            model=model,
-            parameters=Jsonb({"max_tokens": max_tokens}),
-            metadata=None,
-            idempotency_key=key,
-            body_hash=None if key is None else digest(body),
-            ttl_seconds=lifetime.ttl,
-            ends_at=ends,
-            begins_at=begins,
-            longest_seconds=LONGEST,
-            max_attempts=max_attempts,
+            submission=Jsonb(
+                {
+                    "input": Input.of_prompt("x" * length).to_json(),
+                    "model": model,
+                    "parameters": {"max_tokens": max_tokens},
+                    "idempotency_key": key,
+                    "body_hash": None if key is None else digest(body).hex(),
+                    "ttl_seconds": lifetime.ttl,
+                    "expires_at": ends and ends.isoformat(),
+                    "not_before": begins and begins.isoformat(),
+                    "longest_seconds": LONGEST,
+                    "max_attempts": max_attempts,
+                }
+            ),
         )
         assert (row["outcome"], (row["detail"] or {}).get("retry_after", 0)) == (verdict, wait)
         if verdict == "replayed":
@@ -246,12 +248,12 @@ class Machine(RuleBasedStateMachine):
 
     def sweep(self) -> None:
         """What the minute's sweep does; after it nothing that could be begun is without a message."""
-        assert self.rows("request_sweep", at_most=1000) == [self.ledger.sweep()]
+        assert self.rows("request_recover", limit=1000) == [self.ledger.sweep()]
         self.dispatch()
         assert self.values(_FORGOTTEN) == []
 
     def dispatch(self) -> None:
-        dispatched = self.rows("request_dispatch", at_most=1000)
+        dispatched = self.rows("request_dispatch", limit=1000)
         assert {row["request_id"] for row in dispatched} == set(self.ledger.fill(KEYS))
 
     # What must be so at any time
@@ -304,7 +306,7 @@ class Machine(RuleBasedStateMachine):
             self.the_books_balance()
 
     def the_books_balance(self) -> None:
-        assert self.values("SELECT violations FROM books_check(true)") == [([],)]
+        assert self.values("SELECT violations FROM ledger_verify(true)") == [([],)]
         shown = self.values(
             "SELECT u.user_id::text, n.model_id, n.day, n.requests_count, n.prompt_tokens, n.completion_tokens"
             " FROM users u, usage_now(u.user_id, '2031-01-01', '2039-12-31') AS n"
@@ -312,9 +314,9 @@ class Machine(RuleBasedStateMachine):
         assert {row[:3]: row[3:] for row in shown} == self.ledger.usage(), "usage as of now, rolled up or not"
 
     def checks_what_is_new(self) -> None:
-        (found,) = self.rows("books_check", every=False)
+        (found,) = self.rows("ledger_verify", full=False)
         assert found["violations"] == []
-        self.rows("books_checked", seen_to=found["seen_to"])
+        self.rows("ledger_verified", seen_to=found["seen_to"])
 
     # The end
 
@@ -369,7 +371,7 @@ class Machine(RuleBasedStateMachine):
             "SELECT request_id, array_agg(action::text ORDER BY audit_id) FROM audit_log WHERE request_id IS NOT NULL GROUP BY 1"
         )
         assert dict(audited) == {request.request_id: request.audited for request in self.ledger.requests.values()}
-        self.rows("audit_seal", at_most=10_000)
+        self.rows("audit_seal", limit=10_000)
         assert self.values("SELECT kind FROM audit_verify(0, 1000)") == [(None,)]
 
 
@@ -385,4 +387,9 @@ def _state(r: Request) -> tuple[Any, ...]:
 def completed(request: Request) -> dict[str, Any]:
     """An outcome: answered, with one token of the completion."""
     told = {"request_id": str(request.request_id), "attempt": request.attempt, "outcome": "completed"}
-    return told | {"content": "an answer", "fingerprint": "00" * 32, "prompt_tokens": 0, "completion_tokens": 1}
+    return told | {
+        "output": Output.of_text("an answer").to_json(),
+        "fingerprint": "00" * 32,
+        "prompt_tokens": 0,
+        "completion_tokens": 1,
+    }

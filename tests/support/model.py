@@ -11,7 +11,7 @@ MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
 ENDED = ("completed", "failed", "cancelled", "expired")
 # What does not end a request.
-GOES_BACK = ("retry", "handed_back")
+GOES_BACK = ("retry", "released")
 # Claims that were lost with their workers before a request is tried alone.
 SUSPECT = 2
 

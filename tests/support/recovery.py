@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sluice.services.rollup import recover
+from sluice.services.tasks import recover
 from tests.support.service import Service
 
 NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
 
 
 def sweep(service: Service) -> dict[str, Any]:
-    return recover(service.rollup())
+    return recover.run(service.tasks())
 
 
 def state(service: Service, request_id: UUID) -> tuple[str, str | None]:

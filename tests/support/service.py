@@ -1,24 +1,36 @@
 """The layer on a real PostgreSQL, each function's part under its own role; the queue is a list."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import psycopg
+from aws_lambda_powertools.event_handler import Response
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from sluice.db.connection import Connection, Database
-from sluice.db.queries import query
-from sluice.keys import digest
-from sluice.models import GenerateRequest
-from sluice.queue import Delivery, Message
-from sluice.services import rollup
-from sluice.services.submit import Limits, submit
+from sluice.api.exchange import uuid_or_none
+from sluice.api.native import reading
+from sluice.api.native.bodies import GenerateRequest
+from sluice.api.problems import STATUSES
+from sluice.db.connection import ASSUME_ROLE, Connection, Database
+from sluice.db.ledger import Ledger
+from sluice.db.maintenance import Maintenance
+from sluice.domain.documents import Input, Output
+from sluice.domain.errors import SluiceError
+from sluice.domain.keys import digest
+from sluice.domain.requests import RequestLimits
+from sluice.messaging import Delivery, Message
+from sluice.services.cancel import Canceller
+from sluice.services.read import Reader
+from sluice.services.submit import Submitter
+from sluice.services.tasks.context import TaskContext
+from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
-LIMITS = Limits(max_prompt_bytes=1000, ttl_seconds=3600, max_attempts=3)
+LIMITS = RequestLimits(max_prompt_bytes=1000, longest_seconds=3600, max_attempts=3)
 
 
 @dataclass
@@ -67,17 +79,17 @@ class Service:
         self.queue = FakeQueue()
         self.dead_letters = FakeDeadLetters()
         self.owner: Connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
-        self._databases: list[Database] = []
+        self._databases: list[RoleDatabase] = []
 
-    def database(self, role: str) -> Database:
+    def database(self, role: str) -> RoleDatabase:
         """A database that acts as sluice_<role>."""
 
         def opener() -> Connection:
             connection = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None, row_factory=dict_row)
-            connection.execute(query("role_assume"), {"role": f"sluice_{role}"})
+            connection.execute(ASSUME_ROLE, {"role": f"sluice_{role}"})
             return connection
 
-        database = Database(opener)
+        database = RoleDatabase(opener)
         self._databases.append(database)
         return database
 
@@ -106,26 +118,65 @@ class Service:
         return digest(key)
 
     def act(self, operation: str, **arguments: Any) -> Any:
-        """admin_act as the admin function."""
-        parameters = {"operation": operation, "arguments": Jsonb(arguments), "invocation": None}
-        return self.database("admin").row("admin_act", parameters)["result"]
+        """admin_run as the admin function."""
+        return self.database("admin").value(
+            "admin_run", operation=operation, arguments=Jsonb(arguments), invocation=None
+        )
 
     def settle(self, *outcomes: dict[str, Any]) -> list[dict[str, Any]]:
         """request_settle as the worker."""
-        return self.database("worker").rows("request_settle", {"outcomes": Jsonb(outcomes), "actor": "worker"})
+        return self.database("worker").call("request_settle", outcomes=Jsonb(outcomes), actor="worker")
 
     def claim(self, *ids: UUID, lease_seconds: float = 60) -> list[dict[str, Any]]:
         """request_claim as the worker."""
-        return self.database("worker").rows("request_claim", {"ids": list(ids), "lease_seconds": lease_seconds})
+        return self.database("worker").call("request_claim", ids=list(ids), lease_seconds=lease_seconds)
 
     def submit(self, key_hash: bytes, prompt: str = "hello", **given: Any) -> UUID:
         """A request that must be accepted."""
-        request = GenerateRequest(prompt=prompt, **given)
-        return submit(self.database("submit"), self.queue, key_hash, request, LIMITS).request_id
+        return self.submitter().submit(key_hash, GenerateRequest(prompt=prompt, **given).submission()).request_id
 
-    def rollup(self) -> rollup.Context:
+    def ledger(self, role: str) -> Ledger:
+        """The ledger as a function sees it."""
+        return Ledger(self.database(role))
+
+    def submitter(self, database: Database | None = None, limits: RequestLimits = LIMITS) -> Submitter:
+        return Submitter(ledger=Ledger(database or self.database("submit")), queue=self.queue, limits=limits)
+
+    def canceller(self, database: Database | None = None) -> Canceller:
+        return Canceller(ledger=Ledger(database or self.database("submit")), queue=self.queue)
+
+    def reader(self) -> Reader:
+        return Reader(ledger=self.ledger("status"))
+
+    def status(self, key_hash: bytes, request_id: UUID | str) -> dict[str, Any]:
+        """What GET /status answers."""
+        return body_of(reading.get_request(self.reader(), key_hash, uuid_or_none(str(request_id))))
+
+    def history(self, key_hash: bytes, cursor: str | None = None, limit: str | None = None) -> dict[str, Any]:
+        """What GET /requests answers."""
+        before, size = reading.parse_cursor(cursor), reading.parse_page_size(limit)
+        return body_of(reading.get_history(self.reader(), key_hash, before, size))
+
+    def models(self, key_hash: bytes) -> dict[str, Any]:
+        """What GET /models answers."""
+        return body_of(reading.get_models(self.reader(), key_hash))
+
+    def maintenance(self) -> Maintenance:
+        """What the rollup function's tasks do in the database."""
+        return Maintenance(self.database("rollup"))
+
+    def tasks(self, **changes: Any) -> TaskContext:
         """What the rollup function's tasks work with."""
-        return rollup.Context(self.database("rollup"), self.queue, self.dead_letters, 30, 60)
+        database = self.database("rollup")
+        context: dict[str, Any] = {
+            "ledger": Ledger(database),
+            "maintenance": Maintenance(database),
+            "queue": self.queue,
+            "dead_letters": self.dead_letters,
+            "archive_after_days": 30,
+            "redispatch_grace_seconds": 60,
+        }
+        return TaskContext(**context | changes)
 
     def close(self) -> None:
         for database in self._databases:
@@ -133,13 +184,30 @@ class Service:
         self.owner.close()
 
 
-def completed(request_id: UUID, attempt: int = 1, **changes: Any) -> dict[str, Any]:
+def body_of(response: Response[str]) -> dict[str, Any]:
+    """The JSON object in an answer."""
+    body: dict[str, Any] = json.loads(response.body or "")
+    return body
+
+
+def status_of(error: SluiceError) -> int:
+    """The HTTP status that an error is answered with."""
+    return STATUSES[error.kind]
+
+
+def submission(prompt: str = "x", **fields: Any) -> Jsonb:
+    """The argument of request_submit: it lives for a minute, has three attempts, and `fields`."""
+    usual = {"input": Input.of_prompt(prompt).to_json(), "ttl_seconds": 60, "longest_seconds": 60, "max_attempts": 3}
+    return Jsonb(usual | fields)
+
+
+def completed(request_id: UUID, attempt: int = 1, *, content: str = "an answer", **changes: Any) -> dict[str, Any]:
     """An outcome: answered with 7 + 3 tokens."""
     return {
         "request_id": str(request_id),
         "attempt": attempt,
         "outcome": "completed",
-        "content": "an answer",
+        "output": Output.of_text(content).to_json(),
         "fingerprint": "00" * 32,
         "prompt_tokens": 7,
         "completion_tokens": 3,

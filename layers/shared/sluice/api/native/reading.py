@@ -39,7 +39,7 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     @router.get("/requests")
     def _history() -> Response[str]:
         key_hash, query = caller_key(router.current_event), router.current_event.query_string_parameters
-        return get_history(reader(), key_hash, _cursor(query.get("cursor")), _page_size(query.get("limit")))
+        return get_history(reader(), key_hash, parse_cursor(query.get("cursor")), parse_page_size(query.get("limit")))
 
     @router.get("/usage")
     def _usage() -> Response[str]:
@@ -87,14 +87,24 @@ def get_health(*, is_healthy: bool) -> Response[str]:
     return answer(503, {"status": "unavailable", "database": "unavailable"}, {"Retry-After": str(HEALTH_SECONDS)})
 
 
-def _cursor(text: str | None) -> UUID | None:
+def parse_cursor(text: str | None) -> UUID | None:
+    """The cursor of a page, as text in the query; None for the first.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
     cursor = None if text is None else uuid_or_none(text)
     if text is not None and cursor is None:
         raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.")
     return cursor
 
 
-def _page_size(text: str | None) -> int:
+def parse_page_size(text: str | None) -> int:
+    """The size of a page, 1 to MAX_PAGE, as text in the query.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
     if text is None:
         return DEFAULT_PAGE
     # Python reads no number of more than 4,300 digits.

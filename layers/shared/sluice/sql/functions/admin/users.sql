@@ -94,28 +94,28 @@ DECLARE
     plan   quota_plans;
     old    users;
     new    users;
-    tier   text;
+    new_tier  text;
     fields text[];
 BEGIN
     PERFORM tiers_hold();
     plan := admin_user_lock(id);
     SELECT * INTO old FROM users u WHERE u.user_id = id;
     new := jsonb_populate_record(old, a - 'tier');
-    tier := coalesce(a->>'tier', plan.tier);
+    new_tier := coalesce(a->>'tier', plan.tier);
     fields := array_remove(ARRAY[
         CASE WHEN new.name IS DISTINCT FROM old.name THEN 'name' END,
         CASE WHEN new.email IS DISTINCT FROM old.email THEN 'email' END,
         CASE WHEN new.is_active <> old.is_active THEN 'is_active' END,
-        CASE WHEN tier <> plan.tier THEN 'tier' END], NULL);
+        CASE WHEN new_tier <> plan.tier THEN 'tier' END], NULL);
     IF cardinality(fields) > 0 THEN
         UPDATE users u SET name = new.name, email = new.email, is_active = new.is_active, updated_at = clock_now()
         WHERE u.user_id = id;
         PERFORM admin_audit('user.updated', id, NULL,
                             jsonb_build_object('tier', plan.tier, 'is_active', old.is_active),
-                            jsonb_build_object('tier', tier, 'is_active', new.is_active, 'changed', to_jsonb(fields)));
+                            jsonb_build_object('tier', new_tier, 'is_active', new.is_active, 'changed', to_jsonb(fields)));
     END IF;
-    IF tier <> plan.tier THEN
-        UPDATE quota_plans p SET tier = admin_user_update.tier WHERE p.user_id = id;
+    IF new_tier <> plan.tier THEN
+        UPDATE quota_plans p SET tier = new_tier WHERE p.user_id = id;
         PERFORM plans_follow(ARRAY[id]);
         PERFORM billing_terms_begin(ARRAY[id]);
     END IF;
