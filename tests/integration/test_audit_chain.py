@@ -229,7 +229,7 @@ def test_seals_at_once_take_turns(books: Books) -> None:
     settled_down(books.service)
     doors = [books.service.database("rollup") for _ in range(6)]
 
-    rows = at_once([partial(door.row, "audit_seal", {"at_most": 4}) for door in doors])
+    rows = at_once([partial(door.call_row, "audit_seal", limit=4) for door in doors])
 
     assert sum(row["sealed"] for row in rows if isinstance(row, dict)) == 15
     assert len({row["head"] for row in rows if isinstance(row, dict) and row["sealed"]}) >= 4

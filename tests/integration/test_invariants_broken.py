@@ -370,11 +370,11 @@ WRONGS = {
         seen=(("result_is_kept", "dora", "once"),),
     ),
     "a second result": wrong(
-        "INSERT INTO results (result_id, request_id, content) VALUES (%(nobody)s, %(today)s, 'another')",
+        "INSERT INTO results (result_id, request_id, output) VALUES (%(nobody)s, %(today)s, '{\"items\": []}')",
         ("result_is_kept", "alice", "today"),
     ),
     "a result of a request that failed": wrong(
-        "INSERT INTO results (result_id, request_id, content) VALUES (%(nobody)s, %(rejected)s, 'an answer')",
+        "INSERT INTO results (result_id, request_id, output) VALUES (%(nobody)s, %(rejected)s, '{\"items\": []}')",
         ("result_is_kept", "carol", "rejected"),
     ),
     "another result of the request": wrong(

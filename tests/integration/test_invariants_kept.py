@@ -66,7 +66,7 @@ def test_a_limit_lowered_in_an_earlier_period_excuses_nothing_in_this_one(books:
 def test_a_model_may_report_more_than_was_reserved_and_only_that_much_is_excused(books: Books) -> None:
     reserved = len("hello") + 10 + 1
     state = books.service.rows("SELECT * FROM quota_state('carol', clock_now())")
-    used = {row["period"]: row["tokens_used"] + row["tokens_reserved"] for row in state}
+    used = {row["quota_period"]: row["tokens_used"] + row["tokens_reserved"] for row in state}
     books.service.act(
         "quota.set", user_id="carol", limits={period: {"max_tokens": used[period] + reserved} for period in PERIODS}
     )
@@ -155,7 +155,7 @@ def test_archived_months_balance_and_are_looked_at(books: Books) -> None:
     books.at(2031, 2, 3)
     books.sweep()
     books.at(2031, 5, 15, 12)
-    archived = books.service.rows("SELECT archive_months(interval '30 days') AS name")
+    archived = books.service.rows("SELECT archive_months(30) AS name")
     assert {"requests_y2031m01", "requests_y2031m02"} <= {row["name"] for row in archived}
     assert_books_balance(books.service)
     assert books.service.value("SELECT count(*) FROM requests") == 0

@@ -129,7 +129,8 @@ def busy(service: Service, alice: bytes) -> tuple[Service, bytes]:
         FROM (SELECT n, uuidv7(interval '-1 minute') AS i FROM generate_series(1, 20000) n) AS s;
         INSERT INTO prompts (request_id, input)
         SELECT request_id, '{"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}' FROM requests;
-        INSERT INTO results (result_id, request_id, content) SELECT request_id, request_id, 'y' FROM requests;
+        INSERT INTO results (result_id, request_id, output)
+        SELECT request_id, request_id, '{"items": [{"type": "message", "content": [{"type": "text", "text": "y"}]}]}' FROM requests;
         INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, expires_at)
         SELECT request_id, user_id, 3, now(), now() + interval '1 hour' FROM requests LIMIT 2000;
         INSERT INTO audit_log (actor, action, user_id, request_id) SELECT 'x', 'x', user_id, request_id FROM requests;

@@ -162,12 +162,12 @@ def test_two_sweeps_at_once_send_a_loss_once(service: Service, alice: bytes) -> 
         service.submit(alice)
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
     databases = [service.database("rollup") for _ in range(4)]
-    lost = {"queue_depth": 10, "grace_seconds": 60, "long_seconds": 900, "at_most": 5000}
+    lost = {"queue_depth": 10, "grace_seconds": 60, "long_seconds": 900, "limit": 5000}
 
     with ThreadPoolExecutor(4) as pool:
         sent = [
             row["request_id"]
-            for rows in pool.map(lambda d: d.rows("request_redispatch", lost), databases)
+            for rows in pool.map(lambda d: d.call("request_redispatch", **lost), databases)
             for row in rows
         ]
 

@@ -50,7 +50,7 @@ def test_retries_that_wake_all_at_once_keep_to_the_window(service: Service, alic
     with ThreadPoolExecutor(3) as pool:
         parameters = [{"ids": ids[n::3], "lease_seconds": 60} for n in range(3)]
         claimed = [
-            row for rows in pool.map(lambda w, p: w.rows("request_claim", p), workers, parameters) for row in rows
+            row for rows in pool.map(lambda w, p: w.call("request_claim", **p), workers, parameters) for row in rows
         ]
 
     assert len(claimed) == 3

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sluice.db.administration import Administration
-from sluice.db.reports import Reports
+from sluice.db.reports import Reports, TierCandidate
 from sluice.services import billing
 from sluice.services.admin.administer import administer
 from sluice.services.admin.operation import AdminContext
@@ -80,7 +80,7 @@ def in_tier_order(service: Service) -> dict[str, str]:
     """The same from the page's statement."""
     this_month = datetime.now(UTC).date().replace(day=1)
     rows = ask(service, "tier_analysis", None, this_month.replace(year=this_month.year - 1), this_month, "", 1000)
-    return {user["user_id"]: user["recommended_tier"] for user in billing.tiers(rows)}
+    return {user["user_id"]: user["recommended_tier"] for user in billing.tiers(TierCandidate(**row) for row in rows)}
 
 
 def test_the_recommended_tier_is_the_seeds(seed: Service) -> None:

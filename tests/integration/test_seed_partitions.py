@@ -25,7 +25,7 @@ from tests.support.service import Service, failed
 def test_a_requests_month_is_the_seeds_partition(service: Service) -> None:
     service.owner.execute("SET timezone = 'UTC'; CREATE SCHEMA volume; SET search_path = volume")
     service.owner.execute(VOLUME)
-    service.owner.execute("SET search_path = public")
+    service.owner.execute("SET search_path = sluice, public")
     made = [one(service, "partition", month)["name"] for month in ("2023-01-01", "2023-02-01")]
     assert made == ["requests_y2023m01", "requests_y2023m02"]
     assert one(service, "partition", "2023-01-01")["name"] is None, "it is there"
@@ -79,7 +79,7 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
         )
     }
 
-    moved = [row["name"] for row in ask(seed, "archive", timedelta(days=30))]
+    moved = [row["name"] for row in ask(seed, "archive", 30)]
 
     assert moved == sorted({f"requests_y{now - timedelta(days=age):%Ym%m}" for age in (130, 100)})
     archived = {row["request_id"] for row in seed.rows("SELECT request_id FROM requests_archive")}
@@ -93,11 +93,11 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
     assert [one(seed, "status_read", key, i)["status"] for i in by_age[130]] == ["completed", "failed"]
     newest = [row["request_id"] for row in everything[::-1]]
     assert [row["request_id"] for row in ask(seed, "history", key)] == newest[:10]
-    assert ask(seed, "archive", timedelta(days=30)) == []
+    assert ask(seed, "archive", 30) == []
 
     # Once the last one has ended, here because its time is over, its month follows.
     seed.database("rollup").call_row("request_recover", limit=10)
-    assert len(ask(seed, "archive", timedelta(days=30))) == 1
+    assert len(ask(seed, "archive", 30)) == 1
     assert seed.rows("SELECT request_id FROM requests_archive WHERE status = 'expired'") == [{"request_id": unfinished}]
     assert [row["request_id"] for row in ask(seed, "everything")] == newest[::-1]
     assert_figures_are_the_seeds(seed)
