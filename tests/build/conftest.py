@@ -1,4 +1,4 @@
-"""What `sam build` makes, for this machine and for Lambda; each build once a session, outside the repository."""
+"""The results of `sam build`, for this machine and for Lambda; each build runs once per session, outside the repository."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# All in one worker of pytest-xdist, so that a build is made once.
+# All in one worker of pytest-xdist, so that each build runs once.
 GROUP = pytest.mark.xdist_group("build")
 
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Little of this process's environment: what a build needs must be in the repository."""
+    """A minimum of this process's environment: what a build needs must be in the repository."""
     names = {"HOME", "LANG", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
     kept = {name: value for name, value in os.environ.items() if name in names or name.startswith("PIP_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

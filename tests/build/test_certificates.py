@@ -1,4 +1,4 @@
-"""The certificates that the layer ships can do what they are for."""
+"""The certificates that the layer ships are usable for their purpose."""
 
 import re
 import ssl
@@ -18,20 +18,20 @@ def name(certificate: x509.Certificate) -> str:
 
 
 @pytest.mark.parametrize("certificate", CERTIFICATES, ids=name)
-def test_a_certificate_is_an_authority_that_signed_itself_and_lasts(certificate: x509.Certificate) -> None:
+def test_certificate_is_a_self_signed_authority_valid_for_years(certificate: x509.Certificate) -> None:
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.value.ca
     certificate.verify_directly_issued_by(certificate)
     assert certificate.not_valid_after_utc > datetime.now(UTC) + timedelta(days=3 * 365)
 
 
-def test_the_bundle_names_its_certificates_truthfully() -> None:
+def test_bundle_names_its_certificates_correctly() -> None:
     text = BUNDLE.read_text()
     stated = re.findall(r"^# (.*?)(?: \(RDS Proxy\))?, valid until (\S+)\n-----BEGIN", text, re.MULTILINE)
     assert stated == [(name(each), f"{each.not_valid_after_utc:%Y-%m-%d}") for each in CERTIFICATES]
 
 
-def test_the_bundle_serves_rds_and_its_proxy() -> None:
+def test_bundle_covers_rds_and_its_proxy() -> None:
     names = [name(certificate) for certificate in CERTIFICATES]
     assert len(names) == len(set(names))
     assert "Amazon Root CA 1" in names

@@ -1,4 +1,4 @@
-"""The host build runs as it is deployed: nothing is importable but what was built."""
+"""The host build runs as it is deployed: only what was built can be imported."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from tests.template.stack import handlers
 
 HANDLERS = {function: module for function, (_, module) in handlers().items()}
-# What Lambda and the template set for every function; the handlers need no more to be imported.
+# What Lambda and the template set for every function; importing a handler needs nothing else.
 ENVIRONMENT = {
     "AWS_REGION": "eu-west-1",
     "AWS_DEFAULT_REGION": "eu-west-1",
@@ -36,7 +36,7 @@ print(json.dumps({"origins": origins, "standard": sorted(standard)}))
 
 
 @pytest.mark.parametrize(("function", "module"), HANDLERS.items())
-def test_a_handler_imports_from_the_artefacts_alone(host_build: Path, function: str, module: str) -> None:
+def test_handler_imports_only_from_the_artefacts(host_build: Path, function: str, module: str) -> None:
     paths = [str(host_build / function), str(host_build / "SharedLayer" / "python")]
     # A virtual environment's interpreter finds its own site-packages from pyvenv.cfg even so; the base one has none.
     interpreter = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
@@ -57,16 +57,18 @@ def test_a_handler_imports_from_the_artefacts_alone(host_build: Path, function: 
     assert outside == {}
 
 
-def test_a_function_carries_its_handler_alone(host_build: Path) -> None:
+def test_function_contains_only_its_handler(host_build: Path) -> None:
     for function, module in HANDLERS.items():
         assert [path.name for path in (host_build / function).iterdir()] == [f"{module}.py"]
 
 
-def test_the_layer_carries_the_package_with_its_sql_and_the_certificates(host_build: Path) -> None:
+def test_layer_contains_the_package_with_its_sql_and_the_certificates(host_build: Path) -> None:
     layer = host_build / "SharedLayer"
     assert sorted(path.name for path in layer.iterdir()) == ["certs", "python"]
     assert (layer / "certs" / "rds-ca.pem").is_file()
     package = layer / "python" / "sluice"
     source = Path(__file__).parents[2] / "layers" / "shared" / "sluice"
-    expected = {path.relative_to(source) for path in source.rglob("*") if path.suffix in {".py", ".sql", ".json"}}
+    expected = {
+        path.relative_to(source) for path in source.rglob("*") if path.suffix in {".py", ".sql", ".json", ".txt"}
+    }
     assert expected <= {path.relative_to(package) for path in package.rglob("*")}

@@ -1,4 +1,4 @@
-"""Who may import whom, where import-linter cannot see: a function's folder is no package."""
+"""Imports of the functions, which import-linter cannot check: a function's folder is not a package."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from tests.template.stack import ROOT, handlers
 
 FUNCTIONS = sorted({folder for folder, _ in handlers().values()})
-# The handler's view of the world: the event and the answer (Powertools), and the project's own package.
+# What handlers need: the event and the answer (Powertools), and the project's own package.
 ALLOWED = {"aws_lambda_powertools", "sluice", "pydantic"}
 
 
@@ -25,7 +25,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_imports_the_layer_and_never_another_function(function: str) -> None:
+def test_function_imports_only_the_layer(function: str) -> None:
     import sys
 
     for path in (ROOT / "functions" / function).rglob("*.py"):
@@ -38,7 +38,7 @@ def test_there_are_no_other_functions() -> None:
     assert sorted(path.name for path in (ROOT / "functions").iterdir() if path.is_dir()) == FUNCTIONS
 
 
-def test_what_ships_imports_nothing_of_the_local_stack_or_the_tests() -> None:
+def test_shipped_code_does_not_import_the_local_stack_or_the_tests() -> None:
     shipped = [*(ROOT / "functions").rglob("*.py"), *(ROOT / "layers/shared/sluice").rglob("*.py")]
     for path in shipped:
         for module in imported(path):
@@ -55,4 +55,4 @@ def test_only_the_configuration_reads_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    assert readers <= {"config.py", "runtime.py"}
+    assert readers <= {"config.py", "bootstrap.py"}

@@ -1,4 +1,4 @@
-"""The layer for Lambda holds wheels for Lambda's platform, whatever machine built it, and little else."""
+"""The layer for Lambda holds wheels for Lambda's platform, on whichever machine it was built, and little else."""
 
 import re
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def test_every_library_is_for_lambdas_processor(lambda_layer: Layer, architectur
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_layer_holds_what_its_lock_names_and_nothing_else(lambda_layer: Layer, architecture: str) -> None:
+def test_layer_holds_exactly_the_packages_of_its_lock(lambda_layer: Layer, architecture: str) -> None:
     lock = (ROOT / "layers" / "shared" / "requirements.txt").read_text()
     locked = {
         name
@@ -66,9 +66,7 @@ def test_the_layer_holds_what_its_lock_names_and_nothing_else(lambda_layer: Laye
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_layer_is_small(
-    lambda_layer: Layer, architecture: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_layer_is_small(lambda_layer: Layer, architecture: str, record_property: Callable[[str, object], None]) -> None:
     size = sum(path.stat().st_size for path in lambda_layer(architecture).rglob("*") if path.is_file()) / MEGABYTE
     record_property("megabytes", round(size, 1))
     print(f"layer for {architecture}: {size:.1f} MB unzipped")
@@ -76,13 +74,13 @@ def test_the_layer_is_small(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nothing_compiled_or_private_is_shipped(lambda_layer: Layer, architecture: str) -> None:
+def test_no_compiled_or_private_files_are_shipped(lambda_layer: Layer, architecture: str) -> None:
     stray = {"__pycache__", "tests", ".git", ".env", "RECORD", "INSTALLER"}
     assert not [path for path in lambda_layer(architecture).rglob("*") if path.name in stray]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_botocore_knows_the_services_that_are_called(lambda_layer: Layer, architecture: str) -> None:
+def test_botocore_has_the_services_that_are_called(lambda_layer: Layer, architecture: str) -> None:
     known = {path.name for path in (lambda_layer(architecture) / "python/botocore/data").iterdir() if path.is_dir()}
     sources = [*(ROOT / "layers/shared/sluice").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
     called = {
@@ -93,7 +91,7 @@ def test_botocore_knows_the_services_that_are_called(lambda_layer: Layer, archit
     assert called <= known
 
 
-def test_the_layer_is_built_for_the_templates_default_processor() -> None:
+def test_layer_is_built_for_the_default_processor_of_the_template() -> None:
     makefile = (ROOT / "layers" / "shared" / "Makefile").read_text()
     template = (ROOT / "template.yaml").read_text()
     (built,) = re.findall(r"^SLUICE_BUILD \?= (\S+)$", makefile, re.MULTILINE)

@@ -3,12 +3,14 @@
 import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from sluice import arguments
-from sluice.services.admin import OPERATIONS
+from sluice.domain.states import Status
+from sluice.domain.vocabulary import BACKENDS, FREQUENCIES, PERIODS, SCOPES, TASKS
+from sluice.services.admin.administer import OPERATIONS
+from sluice.services.admin.tiers import PeriodLimits
 from sluice_cli import vocabulary
 from tests.cli.conftest import run
 from tests.cli.test_commands import COMMANDS
@@ -22,21 +24,21 @@ WITHOUT_COMMAND: dict[str, str] = {}
 @pytest.mark.parametrize(
     ("words", "defined"),
     [
-        (vocabulary.STATUSES, arguments.Status),
-        (vocabulary.SCOPES, arguments.Scope),
-        (vocabulary.PERIODS, arguments.Period),
-        (vocabulary.RESET_FREQUENCIES, arguments.Frequency),
-        (vocabulary.BACKENDS, arguments.ModelSet.model_fields["backend"].annotation),
-        (vocabulary.ROLLUP_TASKS, arguments.RollupTask),
+        (vocabulary.STATUSES, tuple(Status)),
+        (vocabulary.SCOPES, SCOPES),
+        (vocabulary.PERIODS, PERIODS),
+        (vocabulary.RESET_FREQUENCIES, FREQUENCIES),
+        (vocabulary.BACKENDS, BACKENDS),
+        (vocabulary.ROLLUP_TASKS, TASKS),
     ],
     ids=["status", "scope", "period", "reset frequency", "backend", "rollup task"],
 )
-def test_words_are_those_of_the_service(words: Sequence[str], defined: Any) -> None:
-    assert sorted(words) == sorted(get_args(defined))
+def test_words_are_those_of_the_service(words: Sequence[str], defined: Sequence[str]) -> None:
+    assert sorted(words) == sorted(defined)
 
 
 def test_periods_are_the_fields_of_limits() -> None:
-    assert set(vocabulary.PERIODS) == set(arguments.Limits.model_fields)
+    assert set(vocabulary.PERIODS) == set(PeriodLimits.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ def template() -> dict[str, Any]:
 
 
 def integration(template: dict[str, Any], path: str, method: str) -> dict[str, Any]:
-    found: dict[str, Any] = template["Resources"]["Api"]["Properties"]["Body"]["paths"][path][method]
-    return found["x-amazon-apigateway-integration"]
+    operation = template["Resources"]["Api"]["Properties"]["Body"]["paths"][path][method]
+    found: dict[str, Any] = operation["x-amazon-apigateway-integration"]
+    return found
 
 
 def test_routes_come_from_the_openapi_document(template: dict[str, Any]) -> None:

@@ -11,16 +11,17 @@ import pytest
 
 from sluice.backends.openai import OpenAIBackend
 from sluice.backends.protocol import ModelError
-from sluice.models import Claim, Completion
+from sluice.domain.documents import Input
+from sluice.domain.requests import Claim, Completion
 from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
 
-PROMPT = "a prompt that nobody else may read"
+PROMPT = "a confidential prompt"
 WORDS = "words of the model"
 KEY = "sk-a-key"
 MAX_RESULT_BYTES = 1000
-# Long enough for any answer that does come, on a busy machine too.
+# Long enough for any answer that arrives, even on a busy machine.
 PATIENT = 30.0
-# For those that never come; nothing depends on how long it really takes.
+# For answers that never arrive; no result depends on how long the call takes.
 IMPATIENT = 0.25
 
 
@@ -35,7 +36,7 @@ def answer(content: Any = WORDS, **changes: Any) -> dict[str, Any]:
 
 
 GOOD = Reply(body=answer())
-COMPLETION = Completion(WORDS, 11, 5)
+COMPLETION = Completion.of_text(WORDS, 11, 5, "stop")
 
 
 def claim(server: ScriptedServer, **changes: Any) -> Claim:
@@ -44,7 +45,7 @@ def claim(server: ScriptedServer, **changes: Any) -> Claim:
         attempt=1,
         user_id="alice",
         model_id="small",
-        prompt=PROMPT,
+        input=Input.of_prompt(PROMPT),
         parameters={"max_tokens": 7, "temperature": 0.5, "stop": ["\n"], "seed": 3},
         backend="openai",
         backend_model="org/small-1b",
@@ -56,12 +57,12 @@ def claim(server: ScriptedServer, **changes: Any) -> Claim:
 
 
 def failure(backend: OpenAIBackend, asked: Claim, timeout: float = PATIENT) -> ModelError:
-    """The error that a call ends in, which must not repeat a word of what was said."""
+    """The error of a call; it must not quote the prompt or the answer."""
     with pytest.raises(ModelError) as caught:
         backend.complete(asked, timeout)
-    told = f"{caught.value!r} {caught.value} {caught.value.message} {caught.value.args}"
-    assert PROMPT not in told
-    assert WORDS not in told
+    shown = f"{caught.value!r} {caught.value} {caught.value.message} {caught.value.args}"
+    assert PROMPT not in shown
+    assert WORDS not in shown
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return caught.value
 
@@ -78,7 +79,7 @@ def chunked(payload: bytes, size: int) -> Callable[[Exchange], None]:
 
 
 def until_closed(payload: bytes) -> Callable[[Exchange], None]:
-    """An answer as of HTTP/1.0: its end is the connection's."""
+    """An answer as in HTTP/1.0: it ends with the connection."""
 
     def reply(exchange: Exchange) -> None:
         exchange.write(head(200, {"Connection": "close"}) + payload)
@@ -88,7 +89,7 @@ def until_closed(payload: bytes) -> Callable[[Exchange], None]:
 
 
 def dripping(payload: bytes, **headers: str) -> Callable[[Exchange], None]:
-    """Slowly, but surely."""
+    """An answer that arrives byte by byte."""
 
     def reply(exchange: Exchange) -> None:
         exchange.write(head(200, {"Content-Length": str(len(payload)), **headers}))
@@ -102,7 +103,7 @@ ZIPPED = gzip.compress(ENCODED)
 
 
 def dripping_head(exchange: Exchange) -> None:
-    # Should nobody give up, all of it comes, and it is a good answer.
+    # A client that does not give up receives all of it, a valid answer.
     exchange.drip(head(200, {"X-Slow": "x" * 250, "Content-Length": str(len(ENCODED))}))
     exchange.write(ENCODED)
 

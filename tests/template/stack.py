@@ -92,14 +92,16 @@ class Stack:
 
     @property
     def resources(self) -> dict[str, Any]:
-        return self.template["Resources"]
+        resources: dict[str, Any] = self.template["Resources"]
+        return resources
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """The properties of every resource of a type, by logical id."""
         return {name: body.get("Properties", {}) for name, body in self.resources.items() if body["Type"] == kind}
 
     def variables(self, function: str) -> dict[str, Any]:
-        return self.of_type("AWS::Lambda::Function")[function]["Environment"]["Variables"]
+        variables: dict[str, Any] = self.of_type("AWS::Lambda::Function")[function]["Environment"]["Variables"]
+        return variables
 
     def statements(self, role: str) -> list[dict[str, Any]]:
         """The policy statements of a role: its own, those of the policies beside it, and of the managed ones it names."""
@@ -117,7 +119,7 @@ class Stack:
 
 def read() -> dict[str, Any]:
     """template.yaml, its short forms (!Ref) and its loops written out."""
-    template = yaml_parse((ROOT / "template.yaml").read_text())
+    template: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
     template["Resources"] = _write_out_loops(template["Resources"], template["Mappings"])
     return template
 
@@ -187,4 +189,6 @@ def transform(template: dict[str, Any]) -> dict[str, Any]:
     class Session:
         region_name = PSEUDO_PARAMETERS["AWS::Region"]
 
-    return Translator({}, Parser(), boto_session=Session()).translate(template, PSEUDO_PARAMETERS)
+    translator = Translator({}, Parser(), boto_session=Session())
+    transformed: dict[str, Any] = translator.translate(template, PSEUDO_PARAMETERS)
+    return transformed

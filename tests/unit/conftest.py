@@ -1,4 +1,4 @@
-"""What unit tests share: a scripted HTTP server, and an AWS that exists in memory only."""
+"""Shared by unit tests: a scripted HTTP server, and an AWS that exists only in memory."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from sluice.backends.openai import OpenAIBackend
 from tests.support.openai_backend import KEY, MAX_RESULT_BYTES
 from tests.unit.scripted_server import ScriptedServer
 
-# A slow machine is no defect, and what fails once must fail again when run again.
+# A slow machine is not a defect, and a failure must be reproducible.
 settings.register_profile("sluice", deadline=None, derandomize=True)
 settings.load_profile("sluice")
 
@@ -23,7 +23,7 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture(autouse=True)
 def no_real_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that open nothing, and no others; no endpoint of somebody's shell."""
+    """Invalid credentials, and none of the caller's; no endpoint from the caller's environment."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -34,7 +34,7 @@ def no_real_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def aws() -> Iterator[None]:
-    """SQS and Secrets Manager of moto."""
+    """SQS and Secrets Manager, imitated by moto."""
     with mock_aws():
         yield
 

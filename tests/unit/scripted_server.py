@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that answers as a script says, well or badly."""
+"""A real HTTP server on this machine that answers as a script says, correctly or not."""
 
 import json
 import ssl
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer in good order; a body that is no bytes is sent as JSON."""
+    """A correct answer; a body that is not bytes is sent as JSON."""
 
     status: int = 200
     body: Any = b""
@@ -26,7 +26,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came; `client` tells connections apart."""
+    """A request as it was received; `client` identifies its connection."""
 
     method: str
     path: str
@@ -40,7 +40,7 @@ class Received:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection; each of its requests takes the script's next line."""
+    """One connection; each of its requests takes the next step of the script."""
 
     protocol_version = "HTTP/1.1"
     server: "ScriptedServer"
@@ -63,18 +63,18 @@ class Exchange(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def wait(self) -> None:
-        """Say nothing more until the server stops."""
+        """Send nothing more until the server stops."""
         self.server.stopping.wait()
         self.hang_up()
 
     def drip(self, data: bytes, pause: float = 0.02) -> None:
-        """Byte by byte, until all is sent, the client has gone or the server stops."""
+        """Send byte by byte until everything is sent, the client has disconnected or the server stops."""
         *most, last = (data[position : position + 1] for position in range(len(data)))
         for byte in most:
             self.write(byte)
             if self.server.stopping.wait(pause):
                 return
-        # Noted first: with the last byte the client may be done, and ask.
+        # Recorded first: with its last byte the client may return, and the test may look.
         self.server.dripped.append(data)
         self.write(last)
 
@@ -86,7 +86,7 @@ class ScriptedServer(ThreadingHTTPServer):
     """Listens on a free port of 127.0.0.1 while used as a context.
 
     Attributes:
-        script: what to do with the requests to come.
+        script: what to do with the next requests.
         received: the requests so far.
         dripped: what was sent byte by byte, to a client that waited for all of it.
     """
@@ -110,11 +110,11 @@ class ScriptedServer(ThreadingHTTPServer):
         return f"{self._scheme}://127.0.0.1:{self.server_port}"
 
     def replies(self, *script: Callable[[Exchange], None]) -> None:
-        """Answer the next requests so."""
+        """Answer the next requests with these."""
         self.script.extend(script)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave in the middle are part of the script."""
+        """Clients that disconnect early are part of the script."""
 
     def __enter__(self) -> "ScriptedServer":
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()

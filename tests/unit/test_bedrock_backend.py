@@ -1,4 +1,4 @@
-"""The Bedrock backend: the real SDK against a server that speaks Converse, or not."""
+"""The Bedrock backend: the real SDK against a server that answers as Converse does, or otherwise."""
 
 import json
 import socket
@@ -15,12 +15,13 @@ from botocore.exceptions import NoCredentialsError
 
 from sluice.backends.bedrock import BedrockBackend
 from sluice.backends.protocol import ModelError
-from sluice.models import Claim, Completion
+from sluice.domain.documents import FinishReason, Input, Message, TextPart
+from sluice.domain.requests import Claim, Completion
 from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
 
-PROMPT = "a prompt that nobody else may read"
+PROMPT = "a confidential prompt"
 WORDS = "words of the model"
-COMPLETION = Completion(WORDS, 11, 5)
+COMPLETION = Completion.of_text(WORDS, 11, 5, "stop")
 PATIENT = 30
 
 
@@ -41,7 +42,7 @@ CLAIM = Claim(
     attempt=1,
     user_id="alice",
     model_id="nova",
-    prompt=PROMPT,
+    input=Input.of_prompt(PROMPT),
     parameters={},
     backend="bedrock",
     backend_model="eu.amazon.nova-lite-v1:0",
@@ -52,14 +53,14 @@ CLAIM = Claim(
 
 
 class Bedrock:
-    """A backend whose clients call a server on this machine, and the time limits that it asked them for."""
+    """A backend whose clients call a server on this machine, and the time limits of the clients that it asked for."""
 
     def __init__(self, url: str) -> None:
         self.limits: list[int] = []
         self._url = url
         self._clients: dict[float, Any] = {}
         self.backend = BedrockBackend(self._client)
-        # Instead of waiting whole seconds for what never comes.
+        # Set where the answer never arrives, so that the test need not wait for seconds.
         self.read_timeout: float | None = None
 
     def _client(self, timeout_seconds: int) -> Any:
@@ -74,12 +75,12 @@ class Bedrock:
         return self.backend.complete(replace(CLAIM, **changes), PATIENT)
 
     def failure(self, **changes: Any) -> ModelError:
-        """The error that a call ends in, which must not repeat a word of what was said."""
+        """The error of a call; it must not quote the prompt or the answer."""
         with pytest.raises(ModelError) as caught:
             self.complete(**changes)
-        told = f"{caught.value!r} {caught.value} {caught.value.message} {caught.value.args}"
-        assert PROMPT not in told
-        assert WORDS not in told
+        shown = f"{caught.value!r} {caught.value} {caught.value.message} {caught.value.args}"
+        assert PROMPT not in shown
+        assert WORDS not in shown
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
         return caught.value
 
@@ -101,7 +102,7 @@ def bedrock(server: ScriptedServer) -> Iterator[Bedrock]:
         yield made
 
 
-def test_the_request_is_a_converse_with_the_prompt(server: ScriptedServer, bedrock: Bedrock) -> None:
+def test_request_is_a_converse_call_with_the_prompt(server: ScriptedServer, bedrock: Bedrock) -> None:
     server.replies(GOOD)
     assert bedrock.complete() == COMPLETION
     (asked,) = server.received
@@ -110,17 +111,17 @@ def test_the_request_is_a_converse_with_the_prompt(server: ScriptedServer, bedro
     assert asked.headers["authorization"].startswith("AWS4-HMAC-SHA256 ")
 
 
-def test_parameters_go_by_their_names_in_converse(server: ScriptedServer, bedrock: Bedrock) -> None:
+def test_parameters_have_the_names_of_converse(server: ScriptedServer, bedrock: Bedrock) -> None:
     server.replies(GOOD, GOOD)
     bedrock.complete(parameters={"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ["a", "b"], "seed": 3})
     bedrock.complete(parameters={"max_tokens": 7})
     everything, one = (request.json["inferenceConfig"] for request in server.received)
-    # Converse knows no seed, and refuses what it does not know.
+    # Converse has no seed, and refuses unknown parameters.
     assert everything == {"maxTokens": 7, "temperature": 0.5, "topP": 0.9, "stopSequences": ["a", "b"]}
     assert one == {"maxTokens": 7}
 
 
-def test_the_client_is_the_one_of_the_models_own_time_limit(server: ScriptedServer, bedrock: Bedrock) -> None:
+def test_client_has_the_time_limit_of_the_model(server: ScriptedServer, bedrock: Bedrock) -> None:
     server.replies(GOOD, GOOD)
     bedrock.complete(timeout_seconds=20)
     bedrock.complete(timeout_seconds=40)
@@ -140,16 +141,65 @@ def test_the_client_is_the_one_of_the_models_own_time_limit(server: ScriptedServ
         ([{"text": "Grüße 😀 \x00"}], "Grüße 😀 \x00"),
     ],
 )
-def test_the_answer_is_the_text_of_all_blocks(
+def test_answer_is_the_text_of_all_blocks(
     server: ScriptedServer, bedrock: Bedrock, content: list[Any], text: str
 ) -> None:
     server.replies(Reply(body=answer(*content)))
-    assert bedrock.complete() == Completion(text, 11, 5)
+    assert bedrock.complete() == Completion.of_text(text, 11, 5, "stop")
 
 
-def test_no_blocks_are_an_empty_answer(server: ScriptedServer, bedrock: Bedrock) -> None:
+def test_answer_without_blocks_is_empty(server: ScriptedServer, bedrock: Bedrock) -> None:
     server.replies(Reply(body=answer(output={"message": {"role": "assistant", "content": []}})))
-    assert bedrock.complete().text == ""
+    assert bedrock.complete().output.text == ""
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "finish_reason"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("content_filtered", "content_filter"),
+        ("guardrail_intervened", "content_filter"),
+        ("tool_use", "tool_calls"),
+        ("something_new", None),
+        # A word of another API.
+        ("length", None),
+        ("", None),
+        (None, None),
+        (5, None),
+        ([], None),
+        ({"reason": "end_turn"}, None),
+    ],
+)
+def test_stop_reason_is_kept_as_finish_reason(
+    server: ScriptedServer, bedrock: Bedrock, stop_reason: Any, finish_reason: FinishReason | None
+) -> None:
+    server.replies(Reply(body=answer(stopReason=stop_reason)))
+    assert bedrock.complete() == Completion.of_text(WORDS, 11, 5, finish_reason)
+
+
+def test_conversation_keeps_its_order_and_system_messages_are_separate(
+    server: ScriptedServer, bedrock: Bedrock
+) -> None:
+    server.replies(GOOD)
+    bedrock.complete(
+        input=Input(
+            messages=(
+                Message(role="system", content=(TextPart(text="be "), TextPart(text="brief"))),
+                Message(role="user", content=(TextPart(text="one"), TextPart(text="two"))),
+                Message(role="assistant", content=(TextPart(text="three"),)),
+                Message(role="user", content=(TextPart(text="four"),)),
+            )
+        )
+    )
+    (asked,) = server.received
+    assert asked.json["system"] == [{"text": "be brief"}]
+    assert asked.json["messages"] == [
+        {"role": "user", "content": [{"text": "one"}, {"text": "two"}]},
+        {"role": "assistant", "content": [{"text": "three"}]},
+        {"role": "user", "content": [{"text": "four"}]},
+    ]
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -175,7 +225,7 @@ def error(status: int, code: str) -> Reply:
         (403, "ExpiredTokenException", "model_unauthorized"),
         (404, "ResourceNotFoundException", "model_rejected"),
         (400, "ValidationException", "model_rejected"),
-        # Names that nobody told us: the status has to do.
+        # Unknown names: the status decides.
         (403, "InvalidSignatureException", "model_unauthorized"),
         (401, "SomethingNew", "model_unauthorized"),
         (429, "SomethingNew", "model_throttled"),
@@ -189,16 +239,14 @@ def error(status: int, code: str) -> Reply:
         (503, "", "model_unavailable"),
     ],
 )
-def test_each_error_has_its_meaning(
-    server: ScriptedServer, bedrock: Bedrock, status: int, name: str, code: str
-) -> None:
+def test_each_error_has_a_code(server: ScriptedServer, bedrock: Bedrock, status: int, name: str, code: str) -> None:
     server.replies(error(status, name), GOOD)
     assert bedrock.failure().code == code
     assert bedrock.complete() == COMPLETION
 
 
-def test_nothing_is_tried_twice(server: ScriptedServer, bedrock: Bedrock) -> None:
-    # The next attempt is PostgreSQL's to decide.
+def test_call_is_not_repeated(server: ScriptedServer, bedrock: Bedrock) -> None:
+    # PostgreSQL decides whether there is another attempt.
     server.replies(error(429, "ThrottlingException"), GOOD)
     bedrock.failure()
     assert len(server.received) == 1
@@ -206,7 +254,7 @@ def test_nothing_is_tried_twice(server: ScriptedServer, bedrock: Bedrock) -> Non
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
 @pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"\xff\xfe", b"[]", b"null", b"5", b"[" * 100_000])
-def test_errors_in_no_known_form_are_model_errors_all_the_same(
+def test_errors_of_unknown_form_are_model_errors(
     server: ScriptedServer, bedrock: Bedrock, status: int, body: bytes
 ) -> None:
     server.replies(Reply(status, body), GOOD)
@@ -215,17 +263,17 @@ def test_errors_in_no_known_form_are_model_errors_all_the_same(
     assert bedrock.complete() == COMPLETION
 
 
-# No answer, and answers that are none ---------------------------------------------------------------------------------
+# No answer, and answers of another form --------------------------------------------------------------------------------
 
 
-def test_nobody_listening_is_an_outage() -> None:
+def test_refused_connection_is_an_outage() -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         with bedrock_at(f"http://127.0.0.1:{reserved.getsockname()[1]}") as nowhere:
             assert nowhere.failure().code == "model_unavailable"
 
 
-def test_a_role_without_credentials_is_an_outage() -> None:
+def test_missing_credentials_are_an_outage() -> None:
     def client(_: int) -> Any:
         raise NoCredentialsError
 
@@ -244,7 +292,7 @@ def half_a_body(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("reply", [never, half_a_body])
-def test_silence_is_a_timeout_and_the_next_call_works(
+def test_missing_answer_is_a_timeout_and_the_next_call_works(
     server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None]
 ) -> None:
     server.replies(reply, GOOD)
@@ -266,7 +314,7 @@ def closed_midway(exchange: Exchange) -> None:
 @pytest.mark.parametrize(
     ("reply", "code"), [(closed_at_once, "model_unavailable"), (closed_midway, "model_bad_response")]
 )
-def test_a_connection_that_breaks_is_tried_again_and_the_next_call_works(
+def test_broken_connection_is_transient_and_the_next_call_works(
     server: ScriptedServer, bedrock: Bedrock, reply: Callable[[Exchange], None], code: str
 ) -> None:
     server.replies(reply, GOOD)
@@ -274,6 +322,9 @@ def test_a_connection_that_breaks_is_tried_again_and_the_next_call_works(
     assert error.code == code
     assert error.is_transient
     assert bedrock.complete() == COMPLETION
+
+
+NOT_BLOCKS: list[Any] = [None, 5, WORDS, {"text": WORDS}, [5], [[]], ["text"], [{"text": 5}], [{"text": None}]]
 
 
 @pytest.mark.parametrize(
@@ -295,20 +346,7 @@ def test_a_connection_that_breaks_is_tried_again_and_the_next_call_works(
                 {"output": {}},
                 {"output": {"message": 5}},
                 {"output": {"message": {"role": "assistant"}}},
-                *(
-                    answer(output={"message": {"content": content}})
-                    for content in (
-                        None,
-                        5,
-                        WORDS,
-                        {"text": WORDS},
-                        [5],
-                        [[]],
-                        ["text"],
-                        [{"text": 5}],
-                        [{"text": None}],
-                    )
-                ),
+                *(answer(output={"message": {"content": content}}) for content in NOT_BLOCKS),
                 answer(usage=[]),
                 answer(usage=7),
                 answer(usage="7"),
@@ -316,7 +354,7 @@ def test_a_connection_that_breaks_is_tried_again_and_the_next_call_works(
         ),
     ],
 )
-def test_what_is_not_converse_is_not_understood(server: ScriptedServer, bedrock: Bedrock, body: bytes) -> None:
+def test_answer_of_another_form_is_a_bad_response(server: ScriptedServer, bedrock: Bedrock, body: bytes) -> None:
     server.replies(Reply(body=body), GOOD)
     assert bedrock.failure().code == "model_bad_response"
     assert bedrock.complete() == COMPLETION
@@ -337,9 +375,9 @@ def test_what_is_not_converse_is_not_understood(server: ScriptedServer, bedrock:
         {"inputTokens": 11, "outputTokens": 2**64},
     ],
 )
-def test_no_books_are_kept_without_sound_counts(server: ScriptedServer, bedrock: Bedrock, usage: Any) -> None:
+def test_answer_without_valid_token_counts_is_an_error(server: ScriptedServer, bedrock: Bedrock, usage: Any) -> None:
     server.replies(Reply(body=answer(usage=usage)))
     error = bedrock.failure()
     assert error.code == "model_usage_missing"
-    # The model would be paid again, and say no more the second time.
+    # Another call would cost again, and its answer would lack the counts too.
     assert not error.is_transient

@@ -1,29 +1,29 @@
-"""Settings: what the environment may say, and what is said when it says nonsense."""
+"""Settings: which values the environment may have, and the errors about unusable ones."""
 
 import pytest
 
 from sluice.config import Settings
-from sluice.errors import ConfigurationError
+from sluice.domain.errors import ConfigurationError
 
 
-def test_an_empty_environment_gives_the_defaults() -> None:
+def test_empty_environment_gives_the_defaults() -> None:
     settings = Settings.from_environment({})
     assert settings == Settings()
     assert (settings.database_port, settings.max_attempts, settings.aws_region) == (5432, 20, "us-east-1")
 
 
-def test_every_setting_is_a_variable_of_its_name() -> None:
+def test_every_setting_is_read_from_the_variable_of_its_name() -> None:
     given = dict.fromkeys(Settings.model_fields, "7")
     settings = Settings.from_environment({name.upper(): value for name, value in given.items()})
     assert {name: str(value).removesuffix(".0") for name, value in settings.model_dump().items()} == given
 
 
-def test_an_empty_variable_is_an_absent_one() -> None:
-    # CloudFormation writes an empty text for a parameter that was left out.
+def test_empty_variable_counts_as_absent() -> None:
+    # CloudFormation sets an empty text for a parameter that was left out.
     assert Settings.from_environment({"DATABASE_PORT": "", "QUEUE_URL": ""}) == Settings()
 
 
-def test_what_concerns_others_is_ignored() -> None:
+def test_other_variables_are_ignored() -> None:
     assert Settings.from_environment({"PATH": "/bin", "database_port": "7"}) == Settings()
 
 
@@ -44,22 +44,22 @@ def test_what_concerns_others_is_ignored() -> None:
         ("ARCHIVE_AFTER_DAYS", "0"),
     ],
 )
-def test_nonsense_is_refused_by_name_and_its_value_kept_to_ourselves(variable: str, value: str) -> None:
+def test_unusable_value_is_refused_with_its_name_and_not_shown(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_environment({variable: value})
     assert f"{variable}: " in str(caught.value)
     if len(value) > 3:
         assert value not in str(caught.value)
-    # A traceback of the original would show it.
+    # A traceback of the original error would show it.
     assert caught.value.__suppress_context__
 
 
-def test_all_that_is_wrong_is_named_at_once() -> None:
+def test_every_unusable_variable_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"DATABASE_PORT: .*; MAX_ATTEMPTS: "):
         Settings.from_environment({"MAX_ATTEMPTS": "x", "DATABASE_PORT": "x"})
 
 
-def test_what_a_function_cannot_do_without_is_asked_for_by_name() -> None:
+def test_missing_required_setting_is_named() -> None:
     settings = Settings.from_environment({"QUEUE_URL": "https://queue"})
     assert settings.require("queue_url") == "https://queue"
     with pytest.raises(ConfigurationError, match=r"^ROLLUP_FUNCTION is not set$"):

@@ -1,4 +1,4 @@
-"""How the functions log in: the secret of a database brought along, or a token of IAM's."""
+"""How the functions log in: with the secret of a bring-your-own database, or with an IAM token."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from botocore.exceptions import ClientError
 from sluice.config import Settings
 from sluice.db import credentials
 from sluice.db.credentials import CA_BUNDLE, connection_parameters, forget_secret
-from sluice.errors import ConfigurationError
+from sluice.domain.errors import ConfigurationError
 
 SECRET = {"host": "db.example", "username": "owner", "password": "hunter2"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered(aws: None) -> Iterator[None]:
+def empty_caches(aws: None) -> Iterator[None]:
     forget_secret()
     credentials._rds.cache_clear()
     yield
@@ -40,7 +40,7 @@ def stored(secrets: Any, value: Any, **given: Any) -> Settings:
     return Settings(database_secret_arn=arn, **given)
 
 
-def test_a_secret_says_where_and_who_and_tls_is_verified_unless_it_says_otherwise(secrets: Any) -> None:
+def test_secret_gives_address_and_user_and_tls_is_verified_by_default(secrets: Any) -> None:
     assert connection_parameters(stored(secrets, SECRET)) == {
         "host": "db.example",
         "port": 5432,
@@ -54,23 +54,23 @@ def test_a_secret_says_where_and_who_and_tls_is_verified_unless_it_says_otherwis
     }
 
 
-def test_a_secret_may_say_everything(secrets: Any) -> None:
+def test_secret_may_set_every_parameter(secrets: Any) -> None:
     more = {"port": "6543", "dbname": "other", "sslmode": "require", "sslrootcert": "/etc/ca.pem", "engine": "postgres"}
     found = connection_parameters(stored(secrets, SECRET | more, database_role="sluice_worker"))
     assert found["port"] == 6543
     assert [found[name] for name in ("dbname", "sslmode", "sslrootcert")] == ["other", "require", "/etc/ca.pem"]
-    # Whom to blame in pg_stat_activity; the role is assumed after login.
+    # The name in pg_stat_activity; the role is assumed after login.
     assert (found["user"], found["application_name"]) == ("owner", "sluice_worker")
 
 
 @pytest.mark.parametrize("member", SECRET)
-def test_a_secret_that_lacks_something_is_a_configuration_error(secrets: Any, member: str) -> None:
+def test_missing_member_of_a_secret_is_a_configuration_error(secrets: Any, member: str) -> None:
     settings = stored(secrets, {name: value for name, value in SECRET.items() if name != member})
     with pytest.raises(ConfigurationError, match=f"^the database secret lacks {member}$"):
         connection_parameters(settings)
 
 
-def test_all_that_a_secret_lacks_is_named(secrets: Any) -> None:
+def test_every_missing_member_of_a_secret_is_named(secrets: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"lacks host, password, username$"):
         connection_parameters(stored(secrets, {}))
 
@@ -78,9 +78,7 @@ def test_all_that_a_secret_lacks_is_named(secrets: Any) -> None:
 @pytest.mark.parametrize(
     "text", ["hunter2", "{'host': 'hunter2'}", "5", "null", "true", '["host", "username", "password"]']
 )
-def test_a_secret_that_is_no_json_object_is_a_configuration_error_that_does_not_show_it(
-    secrets: Any, text: str
-) -> None:
+def test_secret_that_is_not_a_json_object_is_refused_and_not_shown(secrets: Any, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         connection_parameters(stored(secrets, text))
     assert str(caught.value) == "the database secret is not a JSON object with a number for its port"
@@ -88,17 +86,17 @@ def test_a_secret_that_is_no_json_object_is_a_configuration_error_that_does_not_
 
 
 @pytest.mark.parametrize("port", ["hunter2", None, []])
-def test_a_port_that_is_no_number_is_a_configuration_error(secrets: Any, port: Any) -> None:
+def test_port_that_is_not_a_number_is_a_configuration_error(secrets: Any, port: Any) -> None:
     with pytest.raises(ConfigurationError, match="number for its port"):
         connection_parameters(stored(secrets, SECRET | {"port": port}))
 
 
-def test_a_secret_that_cannot_be_read_is_told_by_the_client(secrets: Any) -> None:
+def test_unreadable_secret_raises_the_error_of_the_client(secrets: Any) -> None:
     with pytest.raises(ClientError, match="ResourceNotFoundException"):
         connection_parameters(Settings(database_secret_arn="arn:aws:secretsmanager:us-east-1:123456789012:secret:no"))
 
 
-def test_a_secret_is_read_once_and_anew_after_it_was_forgotten(secrets: Any) -> None:
+def test_secret_is_read_once_and_again_after_forget_secret(secrets: Any) -> None:
     settings = stored(secrets, SECRET)
     assert connection_parameters(settings)["password"] == "hunter2"
     secrets.put_secret_value(SecretId="database", SecretString=json.dumps(SECRET | {"password": "rotated"}))
@@ -107,7 +105,7 @@ def test_a_secret_is_read_once_and_anew_after_it_was_forgotten(secrets: Any) -> 
     assert connection_parameters(settings)["password"] == "rotated"
 
 
-def test_a_bad_secret_is_not_remembered(secrets: Any) -> None:
+def test_unusable_secret_is_not_cached(secrets: Any) -> None:
     settings = stored(secrets, "{}")
     with pytest.raises(ConfigurationError):
         connection_parameters(settings)
@@ -126,7 +124,7 @@ def test_without_a_secret_iam_signs_a_token_for_the_role() -> None:
         "port": 6432,
         "dbname": "sluice",
         "user": "sluice_worker",
-        # A token in the clear opens the database for fifteen minutes.
+        # Sent without TLS, a token would give access to the database for fifteen minutes.
         "sslmode": "verify-full",
         "sslrootcert": str(CA_BUNDLE),
         "connect_timeout": 3,
@@ -138,7 +136,7 @@ def test_without_a_secret_iam_signs_a_token_for_the_role() -> None:
     assert "/eu-central-1/rds-db/" in asked["X-Amz-Credential"][0]
 
 
-def test_a_token_is_made_for_each_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_connection_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     class Signer:
         made = 0
 
@@ -157,11 +155,11 @@ def test_a_token_is_made_for_each_connect(monkeypatch: pytest.MonkeyPatch) -> No
     ("settings", "missing"),
     [(Settings(), "DATABASE_HOST"), (Settings(database_host="db.rds"), "DATABASE_ROLE")],
 )
-def test_without_a_secret_and_an_address_the_variable_is_named(settings: Settings, missing: str) -> None:
+def test_missing_address_is_named(settings: Settings, missing: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{missing} is not set$"):
         connection_parameters(settings)
 
 
-def test_a_secret_goes_before_an_address(secrets: Any) -> None:
+def test_secret_has_precedence_over_an_address(secrets: Any) -> None:
     settings = stored(secrets, SECRET, database_host="db.rds", database_role="sluice_worker")
     assert connection_parameters(settings)["host"] == "db.example"

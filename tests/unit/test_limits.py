@@ -1,26 +1,27 @@
 """The arithmetic of limits: x-ratelimit headers and the pause before another attempt."""
 
 import math
-from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sluice.services.submit import rate_limit_headers
-from sluice.services.work import MAX_BACKOFF_SECONDS, MAX_RETRY_AFTER_SECONDS, backoff
+from sluice.api.ratelimit import rate_limit_headers
+from sluice.domain.requests import QuotaCounter
+from sluice.services.process import MAX_BACKOFF_SECONDS, MAX_RETRY_AFTER_SECONDS, backoff
 
 
-def quota(max_requests: int | None, requests: int, max_tokens: int | None, tokens: int, reset: float) -> dict[str, Any]:
-    return {
-        "max_requests": max_requests,
-        "requests_used": requests,
-        "max_tokens": max_tokens,
-        "tokens_used": tokens,
-        "reset_seconds": reset,
-    }
+def quota(max_requests: int | None, requests: int, max_tokens: int | None, tokens: int, reset: int) -> QuotaCounter:
+    return QuotaCounter(
+        period="daily",
+        max_requests=max_requests,
+        requests_used=requests,
+        max_tokens=max_tokens,
+        tokens_used=tokens,
+        reset_seconds=reset,
+    )
 
 
-def test_the_headers_speak_of_the_period_nearest_its_limit() -> None:
+def test_headers_describe_the_period_nearest_its_limit() -> None:
     minute = quota(10, 2, 1000, 990, 30)
     day = quota(100, 90, 10_000, 2_000, 5000)
     assert rate_limit_headers([minute, day]) == {
@@ -33,12 +34,12 @@ def test_the_headers_speak_of_the_period_nearest_its_limit() -> None:
     }
 
 
-def test_of_two_as_near_the_one_that_lasts_longer_counts() -> None:
+def test_of_two_periods_equally_near_the_longer_one_counts() -> None:
     headers = rate_limit_headers([quota(10, 5, None, 0, 30), quota(100, 50, None, 0, 5000)])
     assert headers["x-ratelimit-reset-requests"] == "5000"
 
 
-def test_where_nothing_is_limited_nothing_is_said() -> None:
+def test_unlimited_quotas_have_no_headers() -> None:
     assert rate_limit_headers([]) == {}
     assert rate_limit_headers([quota(None, 5, None, 5, 30)]) == {}
     assert set(rate_limit_headers([quota(None, 5, 100, 5, 30)])) == {
@@ -50,27 +51,26 @@ def test_where_nothing_is_limited_nothing_is_said() -> None:
 
 LIMIT = st.none() | st.integers(min_value=1, max_value=2**31)
 USED = st.integers(min_value=0, max_value=2**31)
-QUOTA = st.builds(quota, LIMIT, USED, LIMIT, USED, st.floats(min_value=0, max_value=3e6))
+QUOTA = st.builds(quota, LIMIT, USED, LIMIT, USED, st.integers(min_value=0, max_value=3_000_000))
 
 
 @given(st.lists(QUOTA, max_size=4))
-# Used beyond its limit: a plan was made smaller.
-@example([quota(1, 5, None, 0, 1.5)])
-def test_the_headers_are_whole_numbers_that_agree_with_one_of_the_periods(quotas: list[dict[str, Any]]) -> None:
+# More is used than the limit allows: the limit was lowered.
+@example([quota(1, 5, None, 0, 1)])
+def test_headers_are_the_whole_numbers_of_one_period(quotas: list[QuotaCounter]) -> None:
     headers = rate_limit_headers(quotas)
-    for kind in ("requests", "tokens"):
-        limited = [q for q in quotas if q[f"max_{kind}"] is not None]
+    requests = [(q.max_requests, q.requests_used, q.reset_seconds) for q in quotas if q.max_requests is not None]
+    tokens = [(q.max_tokens, q.tokens_used, q.reset_seconds) for q in quotas if q.max_tokens is not None]
+    for kind, limited in (("requests", requests), ("tokens", tokens)):
         found = [headers.get(f"x-ratelimit-{part}-{kind}") for part in ("limit", "remaining", "reset")]
         if not limited:
             assert found == [None] * 3
             continue
         limit, remaining, reset = (int(value or "") for value in found)
         assert 0 <= remaining <= limit
-        assert (limit, remaining, reset) in [
-            (q[f"max_{kind}"], max(0, q[f"max_{kind}"] - q[f"{kind}_used"]), int(q["reset_seconds"])) for q in limited
-        ]
+        assert (limit, remaining, reset) in [(most, max(0, most - used), seconds) for most, used, seconds in limited]
         # No period leaves a smaller share.
-        assert all(remaining / limit <= max(0, 1 - q[f"{kind}_used"] / q[f"max_{kind}"]) + 1e-9 for q in limited)
+        assert all(remaining / limit <= max(0, 1 - used / most) + 1e-9 for most, used, _ in limited)
 
 
 # The pause before another attempt -------------------------------------------------------------------------------------
@@ -80,19 +80,19 @@ BASE = st.floats(min_value=0.001, max_value=10_000)
 
 
 def longest(attempt: int, base: float) -> float:
-    """What the pause can be at most: double each time, until it is fifteen minutes."""
-    return min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt - 1, 20))
+    """The longest possible pause: it doubles with each attempt, up to fifteen minutes."""
+    return min(MAX_BACKOFF_SECONDS, base * math.pow(2.0, min(attempt - 1, 20)))
 
 
 @given(ATTEMPT, BASE)
-def test_a_pause_is_between_half_and_all_of_what_doubling_gives(attempt: int, base: float) -> None:
+def test_pause_is_between_half_and_all_of_the_longest(attempt: int, base: float) -> None:
     pause = backoff(attempt, base)
     assert longest(attempt, base) / 2 <= pause <= longest(attempt, base)
 
 
 @given(ATTEMPT, BASE)
-def test_the_longest_pause_never_becomes_shorter(attempt: int, base: float) -> None:
-    # Each is at least half of the longest that it could have been.
+def test_longest_pause_never_becomes_shorter(attempt: int, base: float) -> None:
+    # Each pause is at least half of the longest.
     assert backoff(attempt, base) <= 2 * backoff(attempt + 1, base)
 
 
@@ -102,19 +102,19 @@ def test_pauses_double_and_stop_at_fifteen_minutes() -> None:
         assert all(shortest <= backoff(attempt, 10) <= longest_ for _ in range(50))
 
 
-def test_pauses_differ_so_that_not_all_come_back_at_once() -> None:
+def test_pauses_differ_so_that_attempts_are_spread_out() -> None:
     assert len({backoff(1, 10) for _ in range(50)}) > 40
 
 
 @given(ATTEMPT, BASE, st.floats(min_value=0, allow_infinity=True, allow_nan=False))
 @example(1, 10.0, math.inf)
-def test_who_asks_for_a_pause_gets_it_up_to_an_hour(attempt: int, base: float, asked: float) -> None:
+def test_pause_that_a_model_asks_for_is_kept_up_to_an_hour(attempt: int, base: float, asked: float) -> None:
     pause = backoff(attempt, base, asked)
     assert pause >= min(asked, MAX_RETRY_AFTER_SECONDS)
     assert pause <= max(longest(attempt, base), min(asked, MAX_RETRY_AFTER_SECONDS))
     assert MAX_RETRY_AFTER_SECONDS == 3600
 
 
-def test_a_pause_that_was_asked_for_does_not_shorten_ours() -> None:
+def test_pause_that_a_model_asks_for_does_not_shorten_the_pause() -> None:
     assert all(backoff(8, 10, retry_after=1) >= 450 for _ in range(50))
     assert 5 <= backoff(1, 10, None) <= 10

@@ -1,18 +1,21 @@
-"""The OpenAI-compatible backend: good answers, however they travel."""
+"""The OpenAI-compatible backend: valid answers, in every form of transfer."""
 
 import json
 import socket
 from collections.abc import Callable
+from typing import Any, get_args
 
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
-from sluice.models import Completion
+from sluice.domain.documents import FinishReason
+from sluice.domain.requests import Completion
 from tests.support.openai_backend import (
     COMPLETION,
     ENCODED,
     GOOD,
     PATIENT,
+    WORDS,
     ZIPPED,
     answer,
     chunked,
@@ -32,40 +35,74 @@ from tests.unit.scripted_server import Exchange, Reply, ScriptedServer
         until_closed(ENCODED),
         dripping(ENCODED),
         Reply(body=ZIPPED, headers={"Content-Encoding": "gzip"}),
-        # The first bytes of a compressed stream decode to nothing: that is not the end.
+        # The first bytes of a compressed stream decode to an empty text, which is not the end.
         dripping(ZIPPED, **{"Content-Encoding": "gzip"}),
         Reply(body=b"\xef\xbb\xbf" + ENCODED),
         Reply(body=b"\n  " + json.dumps(answer(), ensure_ascii=False, indent=2).encode()),
     ],
     ids=["chunks", "one chunk", "until closed", "slow", "gzip", "slow gzip", "byte order mark", "indented"],
 )
-def test_an_answer_is_understood_however_it_travels(
+def test_answer_is_read_in_every_form_of_transfer(
     server: ScriptedServer, backend: OpenAIBackend, reply: Callable[[Exchange], None]
 ) -> None:
     server.replies(reply)
     assert backend.complete(claim(server), PATIENT) == COMPLETION
 
 
-@pytest.mark.parametrize("text", ["", "Grüße 😀", "\ud83d half a pair", "nul \x00", "</s>\r\n\t"])
-def test_the_model_may_say_anything(server: ScriptedServer, backend: OpenAIBackend, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", ""),
+        ("Grüße 😀", "Grüße 😀"),
+        ("\ud83d half a pair", "\ufffd half a pair"),
+        ("nul \x00", "nul \ufffd"),
+        ("</s>\r\n\t", "</s>\r\n\t"),
+    ],
+)
+def test_answer_may_be_any_text(server: ScriptedServer, backend: OpenAIBackend, text: str, kept: str) -> None:
     server.replies(Reply(body=answer(text)))
-    assert backend.complete(claim(server), PATIENT).text == text
+    assert backend.complete(claim(server), PATIENT).output.text == kept
 
 
 def test_content_null_is_an_empty_answer(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(Reply(body=answer(None)))
-    assert backend.complete(claim(server), PATIENT) == Completion("", 11, 5)
+    assert backend.complete(claim(server), PATIENT) == Completion.of_text("", 11, 5, "stop")
 
 
-def test_a_text_of_the_largest_size_arrives_even_if_every_character_is_escaped(server: ScriptedServer) -> None:
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        *((reason, reason) for reason in get_args(FinishReason)),
+        # Older and other servers' words.
+        ("function_call", None),
+        ("eos_token", None),
+        ("", None),
+        (None, None),
+        (5, None),
+        (["stop"], None),
+        ({"reason": "stop"}, None),
+    ],
+)
+def test_finish_reason_is_kept_if_it_is_known(
+    server: ScriptedServer, backend: OpenAIBackend, given: Any, kept: FinishReason | None
+) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": given}
+    server.replies(Reply(body=answer(choices=[choice])))
+    assert backend.complete(claim(server), PATIENT) == Completion.of_text(WORDS, 11, 5, kept)
+
+
+def test_finish_reason_may_be_missing(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    server.replies(Reply(body=answer(choices=[{"message": {"content": WORDS}}])))
+    assert backend.complete(claim(server), PATIENT) == Completion.of_text(WORDS, 11, 5)
+
+
+def test_largest_text_is_accepted_even_if_every_character_is_escaped(server: ScriptedServer) -> None:
     size = 50_000
     server.replies(Reply(body=json.dumps(answer("@")).replace("@", "\\u0041" * size).encode()))
-    assert OpenAIBackend(str, size).complete(claim(server), PATIENT).text == "A" * size
+    assert OpenAIBackend(str, size).complete(claim(server), PATIENT).output.text == "A" * size
 
 
-def test_connections_are_used_again_after_success_and_after_refusals(
-    server: ScriptedServer, backend: OpenAIBackend
-) -> None:
+def test_connection_is_reused_after_success_and_after_refusals(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(GOOD, Reply(400, {"error": {}}), chunked(ENCODED, 50), Reply(503, b"busy"), GOOD)
     assert backend.complete(claim(server), PATIENT) == COMPLETION
     assert failure(backend, claim(server)).code == "model_rejected"
@@ -75,13 +112,13 @@ def test_connections_are_used_again_after_success_and_after_refusals(
     assert len({request.client for request in server.received}) == 1
 
 
-def test_a_connection_that_was_closed_while_idle_is_replaced(server: ScriptedServer, backend: OpenAIBackend) -> None:
-    def last_words(exchange: Exchange) -> None:
+def test_connection_that_was_closed_while_idle_is_replaced(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    def answer_and_close(exchange: Exchange) -> None:
         GOOD(exchange)
-        # Unannounced: the client is to find out by itself, before it sends anything.
+        # Without a header that announces it: the client must notice by itself, before it sends anything.
         exchange.connection.shutdown(socket.SHUT_RDWR)
         exchange.hang_up()
 
-    server.replies(last_words, GOOD)
+    server.replies(answer_and_close, GOOD)
     assert [backend.complete(claim(server), PATIENT) for _ in range(2)] == [COMPLETION] * 2
     assert len({request.client for request in server.received}) == 2

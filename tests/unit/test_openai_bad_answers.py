@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend: answers that are none, and those without end."""
+"""The OpenAI-compatible backend: answers of another form, and endless ones."""
 
 import gzip
 import json
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
-from sluice.models import Completion
+from sluice.domain.requests import Completion
 from tests.support.openai_backend import COMPLETION, ENCODED, GOOD, PATIENT, PROMPT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
 
 
 def deep(opening: bytes) -> bytes:
-    """Nested further than Python reads."""
+    """Nested deeper than Python can read."""
     return (opening * 60_000)[:60_000]
 
 
@@ -44,16 +44,14 @@ def deep(opening: bytes) -> bytes:
         json.dumps({"detail": PROMPT}).encode(),
     ],
 )
-def test_an_answer_of_another_shape_is_not_understood(
-    server: ScriptedServer, backend: OpenAIBackend, body: bytes
-) -> None:
+def test_answer_of_another_form_is_a_bad_response(server: ScriptedServer, backend: OpenAIBackend, body: bytes) -> None:
     server.replies(Reply(body=body), GOOD)
     assert failure(backend, claim(server)).code == "model_bad_response"
     assert backend.complete(claim(server), PATIENT) == COMPLETION
 
 
 @pytest.mark.parametrize("content", [5, True, [{"type": "text", "text": WORDS}], {"text": WORDS}])
-def test_content_that_is_no_text_is_not_understood(
+def test_content_that_is_not_a_text_is_a_bad_response(
     server: ScriptedServer, backend: OpenAIBackend, content: Any
 ) -> None:
     server.replies(Reply(body=answer(content)))
@@ -62,37 +60,37 @@ def test_content_that_is_no_text_is_not_understood(
 
 @pytest.mark.parametrize("count", [None, -1, True, 2**30, 2**64, 7.0, 7.5, "7", [], {}])
 @pytest.mark.parametrize("member", ["prompt_tokens", "completion_tokens"])
-def test_no_books_are_kept_with_a_strange_count(
+def test_answer_with_an_invalid_token_count_is_an_error(
     server: ScriptedServer, backend: OpenAIBackend, member: str, count: Any
 ) -> None:
     server.replies(Reply(body=answer(usage={"prompt_tokens": 1, "completion_tokens": 1} | {member: count})))
     error = failure(backend, claim(server))
     assert error.code == "model_usage_missing"
-    # The model would be paid again, and say no more the second time.
+    # Another call would cost again, and its answer would lack the counts too.
     assert not error.is_transient
 
 
 @pytest.mark.parametrize("usage", [None, [], "7", 7, {}, {"total_tokens": 7}, {"prompt_tokens": 7}])
-def test_without_usage_there_is_no_result(server: ScriptedServer, backend: OpenAIBackend, usage: Any) -> None:
+def test_answer_without_usage_is_an_error(server: ScriptedServer, backend: OpenAIBackend, usage: Any) -> None:
     server.replies(Reply(body=answer(usage=usage)))
     assert failure(backend, claim(server)).code == "model_usage_missing"
 
 
 @pytest.mark.parametrize(("prompt", "completion"), [(0, 0), (2**30 - 1, 2**30 - 1)])
-def test_counts_at_the_edges_are_taken(
+def test_smallest_and_largest_counts_are_accepted(
     server: ScriptedServer, backend: OpenAIBackend, prompt: int, completion: int
 ) -> None:
     server.replies(Reply(body=answer(usage={"prompt_tokens": prompt, "completion_tokens": completion})))
-    assert backend.complete(claim(server), PATIENT) == Completion(WORDS, prompt, completion)
+    assert backend.complete(claim(server), PATIENT) == Completion.of_text(WORDS, prompt, completion, "stop")
 
 
-# Answers without end --------------------------------------------------------------------------------------------------
+# Endless answers ------------------------------------------------------------------------------------------------------
 
 
 def endless(exchange: Exchange) -> None:
     exchange.write(head(200, {"Transfer-Encoding": "chunked"}))
     piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    # Far beyond what is accepted; then it ends well, so that a client without a limit is found out.
+    # Much more than is accepted; then a valid end, which a client without a limit would accept.
     for _ in range(100):
         exchange.write(piece)
     exchange.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(ENCODED), ENCODED))
@@ -103,7 +101,7 @@ def bomb(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("reply", [endless, bomb])
-def test_an_answer_without_end_is_left_alone_and_the_next_call_works(
+def test_endless_answer_is_abandoned_and_the_next_call_works(
     server: ScriptedServer, backend: OpenAIBackend, reply: Callable[[Exchange], None]
 ) -> None:
     server.replies(reply, GOOD)

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend: no answer, one that does not end in time, one cut short."""
+"""The OpenAI-compatible backend: missing, slow and truncated answers."""
 
 import socket
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tests.support.openai_backend import (
 from tests.unit.scripted_server import Exchange, Reply, ScriptedServer, head
 
 
-def test_nobody_listening_is_an_outage(server: ScriptedServer, backend: OpenAIBackend) -> None:
+def test_refused_connection_is_an_outage(server: ScriptedServer, backend: OpenAIBackend) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -30,7 +30,7 @@ def test_nobody_listening_is_an_outage(server: ScriptedServer, backend: OpenAIBa
 
 
 @pytest.mark.parametrize("endpoint", ["ftp://127.0.0.1", "http://[::1", "http://a..b", "http://127.0.0.1:99999"])
-def test_an_endpoint_that_does_not_exist_is_an_outage(
+def test_endpoint_that_does_not_exist_is_an_outage(
     server: ScriptedServer, backend: OpenAIBackend, endpoint: str
 ) -> None:
     assert failure(backend, claim(server, endpoint=endpoint)).code == "model_unavailable"
@@ -79,7 +79,7 @@ def dripping_refusal(exchange: Exchange) -> None:
         dripping_refusal,
     ],
 )
-def test_who_does_not_finish_in_time_timed_out_and_the_next_call_works(
+def test_slow_answer_is_a_timeout_and_the_next_call_works(
     server: ScriptedServer, backend: OpenAIBackend, reply: Callable[[Exchange], None]
 ) -> None:
     server.replies(reply, GOOD)
@@ -127,7 +127,7 @@ def cut(data: bytes) -> Callable[[Exchange], None]:
         "half a gzip",
     ],
 )
-def test_an_answer_cut_short_or_garbled_is_tried_again_and_the_next_call_works(
+def test_truncated_or_garbled_answer_is_transient_and_the_next_call_works(
     server: ScriptedServer, backend: OpenAIBackend, reply: Callable[[Exchange], None], code: str
 ) -> None:
     server.replies(reply, GOOD)

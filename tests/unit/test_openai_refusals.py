@@ -1,4 +1,4 @@
-"""The OpenAI-compatible backend: answers that say no, and when to ask again."""
+"""The OpenAI-compatible backend: refusals, and when to try again."""
 
 import datetime as dt
 from email.utils import format_datetime
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.backends.openai import OpenAIBackend, _retry_after
-from sluice.backends.protocol import MODEL_ERRORS, STATUS_ERRORS
+from sluice.backends.protocol import STATUS_ERRORS
+from sluice.domain.failures import FAILURES
 from tests.support.openai_backend import COMPLETION, GOOD, PATIENT, PROMPT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
 
@@ -40,7 +41,7 @@ from tests.unit.scripted_server import Reply, ScriptedServer
     [{"error": {"message": f"{WORDS}: {PROMPT}", "code": None}}, f"<html>{PROMPT}".encode(), b""],
     ids=["json", "html", "empty"],
 )
-def test_each_status_has_its_meaning(
+def test_each_status_has_a_code(
     server: ScriptedServer, backend: OpenAIBackend, status: int, code: str, body: Any
 ) -> None:
     server.replies(Reply(status, body), GOOD)
@@ -48,8 +49,9 @@ def test_each_status_has_its_meaning(
     assert backend.complete(claim(server), PATIENT) == COMPLETION
 
 
-def test_only_what_the_client_did_wrong_is_final() -> None:
-    final = {code for code, (is_transient, _) in MODEL_ERRORS.items() if not is_transient}
+def test_failures_that_the_client_caused_are_final() -> None:
+    # Those without a message are the database's own.
+    final = {code for code, failure in FAILURES.items() if failure.message is not None and not failure.is_transient}
     assert final.isdisjoint(STATUS_ERRORS.values())
     assert final == {
         "model_usage_missing",
@@ -79,7 +81,7 @@ CONTEXT_ERRORS = [
 
 @pytest.mark.parametrize("status", [200, 400, 413])
 @pytest.mark.parametrize("body", CONTEXT_ERRORS, ids=["OpenAI", "llama.cpp", "vLLM"])
-def test_a_prompt_that_is_too_long_is_told_apart(
+def test_prompt_that_is_too_long_has_a_code_of_its_own(
     server: ScriptedServer, backend: OpenAIBackend, status: int, body: dict[str, Any]
 ) -> None:
     server.replies(Reply(status, body))
@@ -89,21 +91,25 @@ def test_a_prompt_that_is_too_long_is_told_apart(
 
 
 @pytest.mark.parametrize("error", [None, "context_length_exceeded", [], {}, {"code": ["context_length_exceeded"]}, 1])
-def test_an_error_of_another_shape_is_just_an_error(server: ScriptedServer, backend: OpenAIBackend, error: Any) -> None:
+def test_error_of_another_form_is_a_rejection_or_a_bad_response(
+    server: ScriptedServer, backend: OpenAIBackend, error: Any
+) -> None:
     server.replies(Reply(400, {"error": error}), Reply(200, {"error": error}))
     assert [failure(backend, claim(server)).code for _ in range(2)] == ["model_rejected", "model_bad_response"]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(server: ScriptedServer, backend: OpenAIBackend, status: int) -> None:
-    # The key and the prompt were meant for the endpoint alone.
+    # The key and the prompt are for this endpoint only.
     server.replies(Reply(status, headers={"Location": f"{server.url}/elsewhere"}))
     assert failure(backend, claim(server, secret_arn="arn:key")).code == "model_bad_response"
     assert len(server.received) == 1
 
 
 @pytest.mark.parametrize("status", [201, 202, 204])
-def test_other_successes_are_no_answers(server: ScriptedServer, backend: OpenAIBackend, status: int) -> None:
+def test_other_successful_statuses_are_bad_responses(
+    server: ScriptedServer, backend: OpenAIBackend, status: int
+) -> None:
     server.replies(Reply(status, b"" if status == 204 else answer()))
     assert failure(backend, claim(server)).code == "model_bad_response"
 
@@ -120,11 +126,11 @@ def test_retry_after_in_seconds_is_passed_on(server: ScriptedServer, backend: Op
 def test_retry_after_as_a_date_is_passed_on(server: ScriptedServer, backend: OpenAIBackend) -> None:
     when = dt.datetime.now(dt.UTC) + dt.timedelta(hours=10)
     server.replies(Reply(429, headers={"Retry-After": format_datetime(when, usegmt=True)}))
-    # An hour of tolerance: it is the unit and the zone that could be wrong.
+    # An hour of tolerance: the unit or the time zone could be wrong.
     assert failure(backend, claim(server)).retry_after == pytest.approx(36_000, abs=3600)
 
 
-def test_retry_after_in_the_past_is_now(server: ScriptedServer, backend: OpenAIBackend) -> None:
+def test_retry_after_in_the_past_is_zero(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(Reply(503, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}))
     assert failure(backend, claim(server)).retry_after == 0
 
@@ -132,7 +138,7 @@ def test_retry_after_in_the_past_is_now(server: ScriptedServer, backend: OpenAIB
 @pytest.mark.parametrize(
     "value", ["", "soon", "-5", "1.5", "5, 10", "1e3", "NaN", "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"]
 )
-def test_a_retry_after_that_makes_no_sense_is_none(server: ScriptedServer, backend: OpenAIBackend, value: str) -> None:
+def test_unreadable_retry_after_is_ignored(server: ScriptedServer, backend: OpenAIBackend, value: str) -> None:
     server.replies(Reply(429, headers={"Retry-After": value}))
     error = failure(backend, claim(server))
     assert (error.code, error.retry_after) == ("model_throttled", None)
@@ -141,6 +147,6 @@ def test_a_retry_after_that_makes_no_sense_is_none(server: ScriptedServer, backe
 @given(
     st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ ([+-]\d+|[A-Z]{3})", fullmatch=True)
 )
-def test_whatever_retry_after_says_it_is_none_or_no_less_than_zero(value: str) -> None:
+def test_any_retry_after_is_none_or_not_negative(value: str) -> None:
     seconds = _retry_after(value)
     assert seconds is None or seconds >= 0

@@ -1,13 +1,14 @@
-"""The OpenAI-compatible backend: what it asks."""
+"""The OpenAI-compatible backend: the requests that it sends."""
 
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
+from sluice.domain.documents import Input, Message, TextPart
 from tests.support.openai_backend import COMPLETION, GOOD, KEY, MAX_RESULT_BYTES, PATIENT, PROMPT, claim, failure
 from tests.unit.scripted_server import ScriptedServer
 
 
-def test_the_request_is_a_chat_completion(server: ScriptedServer, backend: OpenAIBackend) -> None:
+def test_request_is_a_chat_completion(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(GOOD)
     assert backend.complete(claim(server), PATIENT) == COMPLETION
     (asked,) = server.received
@@ -24,13 +25,13 @@ def test_the_request_is_a_chat_completion(server: ScriptedServer, backend: OpenA
     }
 
 
-def test_a_slash_at_the_end_of_the_endpoint_changes_nothing(server: ScriptedServer, backend: OpenAIBackend) -> None:
+def test_slash_at_the_end_of_the_endpoint_is_ignored(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(GOOD)
     backend.complete(claim(server, endpoint=f"{server.url}/v1/"), PATIENT)
     assert server.received[0].path == "/v1/chat/completions"
 
 
-def test_the_key_comes_from_the_secret(server: ScriptedServer, backend: OpenAIBackend) -> None:
+def test_key_is_read_from_the_secret(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(GOOD)
     backend.complete(claim(server, secret_arn="arn:key"), PATIENT)
     assert server.received[0].headers["authorization"] == f"Bearer {KEY}"
@@ -43,14 +44,31 @@ def test_without_a_secret_no_key_is_sent(server: ScriptedServer, backend: OpenAI
 
 
 @pytest.mark.parametrize("key", ["sk-secret\n", "sk-sécret-€"])
-def test_a_key_that_no_header_can_hold_is_not_shown(server: ScriptedServer, key: str) -> None:
+def test_key_that_does_not_fit_a_header_is_not_shown(server: ScriptedServer, key: str) -> None:
     error = failure(OpenAIBackend(lambda _: key, MAX_RESULT_BYTES), claim(server, secret_arn="arn:key"))
     assert error.code == "model_unauthorized"
     assert key.strip() not in str(error)
 
 
 @pytest.mark.parametrize("prompt", ['"quoted" \\ and\nbroken', "Grüße, 世界 😀", "x" * 200_000])
-def test_any_prompt_arrives_as_it_is(server: ScriptedServer, backend: OpenAIBackend, prompt: str) -> None:
+def test_any_prompt_is_sent_unchanged(server: ScriptedServer, backend: OpenAIBackend, prompt: str) -> None:
     server.replies(GOOD)
-    backend.complete(claim(server, prompt=prompt), PATIENT)
+    backend.complete(claim(server, input=Input.of_prompt(prompt)), PATIENT)
     assert server.received[0].json["messages"][0]["content"] == prompt
+
+
+def test_conversation_is_sent_in_order(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    server.replies(GOOD)
+    conversation = Input(
+        messages=(
+            Message(role="system", content=(TextPart(text="be "), TextPart(text="brief"))),
+            Message(role="user", content=(TextPart(text="one"),)),
+            Message(role="assistant", content=(TextPart(text="two"),)),
+        )
+    )
+    backend.complete(claim(server, input=conversation), PATIENT)
+    assert server.received[0].json["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+    ]

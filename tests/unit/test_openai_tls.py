@@ -27,7 +27,7 @@ from tests.unit.scripted_server import ScriptedServer
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed but itself, with its key."""
+    """A self-signed certificate for 127.0.0.1, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a model")])
     now = dt.datetime.now(dt.UTC)
@@ -70,8 +70,6 @@ def test_https_works_like_http(
     assert tls_server.received[-1].client == tls_server.received[-2].client
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_the_call_before_anything_is_sent(
-    tls_server: ScriptedServer, backend: OpenAIBackend
-) -> None:
+def test_nothing_is_sent_if_the_certificate_is_not_trusted(tls_server: ScriptedServer, backend: OpenAIBackend) -> None:
     assert failure(backend, claim(tls_server, secret_arn="arn:key")).code == "model_unavailable"
     assert tls_server.received == []

@@ -1,4 +1,4 @@
-"""Whatever comes in, there is an answer, and it never repeats what came."""
+"""Every input gets an answer, and no answer repeats the input."""
 
 import json
 from typing import Any
@@ -7,12 +7,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sluice.arguments import AdminEvent, KeyCreate, ModelSet, RollupEvent, UserCreate
-from sluice.errors import SluiceError
-from sluice.models import GenerateRequest, QueueMessage
+from sluice.api.native.bodies import GenerateRequest
+from sluice.api.problems import STATUSES, problem_details
+from sluice.domain.errors import SluiceError
+from sluice.messaging import QueueMessage
+from sluice.services.admin.administer import AdminEvent
+from sluice.services.admin.keys import KeyCreate
+from sluice.services.admin.models import ModelSet
+from sluice.services.admin.users import UserCreate
+from sluice.services.tasks.run import TasksEvent
 from sluice.validation import parse_json, parse_object
 
-# Nothing of this stands in any message of ours.
+# No message of Sluice contains it.
 MARK = "§prompt§"
 
 JSON = st.recursive(
@@ -27,8 +33,8 @@ def outcome(body: str | bytes, model: Any = GenerateRequest) -> Any:
     try:
         return parse_json(model, body)
     except SluiceError as error:
-        # The original, which repeats everything, does not hang on to it.
-        return error.problem() if error.__suppress_context__ else error.__context__
+        # The original error, which quotes the input, is not attached to it.
+        return problem_details(error) if error.__suppress_context__ else error.__context__
 
 
 @given(JSON)
@@ -36,7 +42,7 @@ def test_any_json_is_a_request_or_a_problem(value: Any) -> None:
     outcome(json.dumps(value))
 
 
-# The same, near enough to a request that every rule is met.
+# JSON so similar to a request that every rule is applied.
 SHAPED = st.fixed_dictionaries(
     {},
     optional={
@@ -53,11 +59,11 @@ SHAPED = st.fixed_dictionaries(
 
 
 @given(SHAPED)
-def test_what_looks_like_a_request_is_one_or_a_problem(value: dict[str, Any]) -> None:
+def test_json_similar_to_a_request_is_a_request_or_a_problem(value: dict[str, Any]) -> None:
     found = outcome(json.dumps(value))
     if isinstance(found, GenerateRequest):
         assert found.prompt == value["prompt"]
-        # What is accepted is what PostgreSQL can store: UTF-8 without U+0000, JSON without NaN.
+        # PostgreSQL can store what is accepted: UTF-8 without U+0000, JSON without NaN.
         assert "\x00" not in json.dumps(found.model_dump(), allow_nan=False).replace("\\u0000", "\x00")
         found.prompt.encode()
     else:
@@ -105,9 +111,9 @@ def test_no_value_is_repeated_in_a_problem(body: dict[str, Any], cut: int) -> No
             assert MARK not in json.dumps(found, ensure_ascii=False)
 
 
-@pytest.mark.parametrize("model", [AdminEvent, KeyCreate, ModelSet, QueueMessage, RollupEvent, UserCreate])
+@pytest.mark.parametrize("model", [AdminEvent, KeyCreate, ModelSet, QueueMessage, TasksEvent, UserCreate])
 @given(data=st.data())
-def test_what_operators_send_is_not_repeated_either(model: Any, data: st.DataObject) -> None:
+def test_no_value_of_an_operator_is_repeated(model: Any, data: st.DataObject) -> None:
     body = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys([*model.model_fields, "other"], MARKED)))
     found = outcome(json.dumps(body), model)
     if not isinstance(found, model):
@@ -115,18 +121,18 @@ def test_what_operators_send_is_not_repeated_either(model: Any, data: st.DataObj
 
 
 @pytest.mark.parametrize("body", ["", "{", "prompt", "{'prompt': 'a'}", '{"prompt": "a",}', '{"prompt": "a"} b'])
-def test_what_is_not_json_is_told_so(body: str) -> None:
+def test_body_that_is_not_json_is_refused(body: str) -> None:
     with pytest.raises(SluiceError) as caught:
         parse_json(GenerateRequest, body)
-    assert (caught.value.code, caught.value.status) == ("body_not_json", 400)
+    assert (caught.value.code, STATUSES[caught.value.kind]) == ("body_not_json", 400)
     assert caught.value.detail.startswith("The body must be a JSON object. Invalid JSON: ")
 
 
 @pytest.mark.parametrize("body", ["null", "[]", "5", '"prompt"', "true"])
-def test_json_that_is_no_object_is_invalid_as_a_whole(body: str) -> None:
+def test_json_that_is_not_an_object_is_invalid(body: str) -> None:
     with pytest.raises(SluiceError) as caught:
         parse_json(GenerateRequest, body)
-    assert caught.value.problem() == {
+    assert problem_details(caught.value) == {
         "type": "urn:sluice:problem:invalid_input",
         "title": "Invalid input",
         "status": 422,
@@ -136,23 +142,23 @@ def test_json_that_is_no_object_is_invalid_as_a_whole(body: str) -> None:
     }
 
 
-def test_the_detail_names_the_first_finding_and_counts_the_others() -> None:
+def test_detail_names_the_first_finding_and_counts_the_others() -> None:
     with pytest.raises(SluiceError) as caught:
         parse_json(GenerateRequest, '{"prompt": 5, "other": 1, "more": 1}')
     assert caught.value.detail == "/prompt: Input should be a valid string (2 more in errors)."
 
 
-def test_a_decoded_value_is_held_to_the_rules_for_json() -> None:
-    # Strict about types, but an id is a text in JSON: so it must be here.
+def test_decoded_value_follows_the_rules_for_json() -> None:
+    # Types are strict, but an id is a text in JSON and must be accepted as one.
     parsed = parse_object(QueueMessage, {"request_id": "01890a5d-ac96-774b-bcce-b302099a8057"})
     assert parsed.request_id.version == 7
 
 
-# Each step of a pointer is a name with its ~ and / escaped (RFC 6901).
+# Each step of a pointer is a name with ~ and / escaped (RFC 6901).
 @given(st.text(min_size=1, max_size=100).filter(lambda name: name not in {"prompt", "[key]"}))
 @example("a/b")
 @example("~1")
-def test_a_pointer_leads_to_what_it_is_about(name: str) -> None:
+def test_pointer_leads_to_the_invalid_value(name: str) -> None:
     body = {"prompt": "hello", "metadata": {name: 5}}
     found = outcome(json.dumps(body))
     assert isinstance(found, dict)

@@ -72,10 +72,10 @@ class BedrockBackend:
             raise ModelError("model_unavailable") from None
         except _UNREADABLE:
             raise ModelError("model_bad_response") from None
-        usage = answer.get("usage", {})
-        return completion(
-            text, usage.get("inputTokens"), usage.get("outputTokens"), _FINISH_REASONS.get(answer.get("stopReason"))
-        )
+        usage, reason = answer.get("usage", {}), answer.get("stopReason")
+        # The SDK passes on whatever JSON is there.
+        finish_reason = _FINISH_REASONS.get(reason) if isinstance(reason, str) else None
+        return completion(text, usage.get("inputTokens"), usage.get("outputTokens"), finish_reason)
 
 
 def _conversation(conversation: Input) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What clients and operators may send, at and beyond the edges."""
+"""What clients and operators may send, at the limits and beyond them."""
 
 import json
 from typing import Any
@@ -6,14 +6,20 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sluice.arguments import AdminEvent, KeyCreate, ModelSet, RollupEvent, UserCreate, UserList
-from sluice.errors import SluiceError
-from sluice.models import GenerateRequest, Parameters, QueueMessage
+from sluice.api.native.bodies import GenerateRequest
+from sluice.domain.errors import SluiceError
+from sluice.domain.parameters import Parameters
+from sluice.messaging import QueueMessage
+from sluice.services.admin.administer import AdminEvent
+from sluice.services.admin.keys import KeyCreate
+from sluice.services.admin.models import ModelSet
+from sluice.services.admin.users import UserCreate, UserList
+from sluice.services.tasks.run import TasksEvent
 from sluice.validation import parse_json
 
 
 def refused_at(model: type[BaseModel], body: Any) -> list[str]:
-    """Where the findings point to."""
+    """The JSON pointers of the findings."""
     with pytest.raises(SluiceError) as caught:
         parse_json(model, body if isinstance(body, str) else json.dumps(body))
     assert caught.value.code == "invalid_input"
@@ -23,7 +29,7 @@ def refused_at(model: type[BaseModel], body: Any) -> list[str]:
 # GenerateRequest ------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_enough() -> None:
+def test_prompt_is_the_only_required_field() -> None:
     request = parse_json(GenerateRequest, '{"prompt": "hello"}')
     assert request == GenerateRequest(prompt="hello")
     assert (request.model, request.metadata) == (None, None)
@@ -31,11 +37,11 @@ def test_a_prompt_is_enough() -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "model_id"])
-def test_the_model_has_two_names(name: str) -> None:
+def test_model_can_be_given_under_two_names(name: str) -> None:
     assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", name: "small"})).model == "small"
 
 
-def test_both_names_at_once_are_one_too_many() -> None:
+def test_model_under_both_names_is_refused() -> None:
     assert refused_at(GenerateRequest, {"prompt": "hello", "model": "a", "model_id": "a"}) == [""]
 
 
@@ -65,21 +71,21 @@ def test_both_names_at_once_are_one_too_many() -> None:
         ({"x" * 5000: 1}, "/" + "x" * 100),
     ],
 )
-def test_what_is_wrong_is_pointed_to(change: dict[str, Any], pointer: str) -> None:
+def test_finding_points_to_the_invalid_value(change: dict[str, Any], pointer: str) -> None:
     assert refused_at(GenerateRequest, {"prompt": "hello"} | change) == [pointer]
 
 
-def test_metadata_reaches_its_limits() -> None:
+def test_metadata_of_the_largest_size_is_accepted() -> None:
     metadata = {f"{n:02}".ljust(64, "k"): "v" * 512 for n in range(16)} | {"00".ljust(64, "k"): ""}
     assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", "metadata": metadata})).metadata == metadata
 
 
-def test_every_finding_is_reported_up_to_twenty() -> None:
+def test_at_most_twenty_findings_are_reported() -> None:
     assert len(refused_at(GenerateRequest, {"prompt": "hello", "a": 1, "b": 2})) == 2
     assert len(refused_at(GenerateRequest, {"prompt": "hello"} | {str(n): n for n in range(50)})) == 20
 
 
-def test_texts_are_told_apart_from_lists_in_what_a_person_reads() -> None:
+def test_detail_about_a_text_counts_characters() -> None:
     with pytest.raises(SluiceError) as caught:
         parse_json(GenerateRequest, '{"prompt": ""}')
     assert caught.value.detail == "/prompt: String should have at least 1 character."
@@ -98,7 +104,7 @@ def test_texts_are_told_apart_from_lists_in_what_a_person_reads() -> None:
         ("seed", [0, 2**31 - 1]),
     ],
 )
-def test_parameters_within_their_range_are_kept(name: str, values: list[Any]) -> None:
+def test_parameters_within_their_range_are_accepted(name: str, values: list[Any]) -> None:
     for value in values:
         parsed = parse_json(Parameters, json.dumps({name: value}))
         assert parsed.model_dump(exclude_none=True) == {name: value}
@@ -107,7 +113,7 @@ def test_parameters_within_their_range_are_kept(name: str, values: list[Any]) ->
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        # More than PostgreSQL's integer holds must be refused here: there it would be an error without a name.
+        # A number too large for PostgreSQL's integer must be refused here: there it would be an internal error.
         ("max_tokens", [0, -1, 10**9 + 1, 2**31, 2**64, 1.0, 1.5, "5", True, []]),
         ("temperature", [-0.000001, 2.000001, 10**30, "1", True, "NaN"]),
         ("top_p", [0, 0.0, -0.5, 1.000001, "1", True]),
@@ -122,16 +128,16 @@ def test_parameters_beyond_their_range_are_refused(name: str, values: list[Any])
 
 @pytest.mark.parametrize("name", ["temperature", "top_p"])
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_number_to_postgresql_is_refused(name: str, word: str) -> None:
+def test_numbers_that_json_cannot_hold_are_refused(name: str, word: str) -> None:
     assert refused_at(Parameters, f'{{"{name}": {word}}}') == [f"/{name}"]
 
 
-def test_one_stop_sequence_may_come_without_a_list() -> None:
+def test_single_stop_sequence_needs_no_list() -> None:
     assert parse_json(Parameters, '{"stop": "END"}').stop == ["END"]
 
 
 @pytest.mark.parametrize("sequence", ["", "x" * 101, "\x00", 5])
-def test_a_stop_sequence_has_its_own_limits(sequence: Any) -> None:
+def test_invalid_stop_sequence_is_refused(sequence: Any) -> None:
     assert refused_at(Parameters, {"stop": [sequence]}) == ["/stop/0"]
 
 
@@ -139,7 +145,7 @@ def test_a_stop_sequence_has_its_own_limits(sequence: Any) -> None:
 
 
 @pytest.mark.parametrize("identifier", ["a", "7", "Alice", "alice@example.com", "org/model-1.5_b:2+x", "a" * 50])
-def test_identifiers_are_what_fits_a_url_a_csv_and_a_message_group(identifier: str) -> None:
+def test_identifiers_fit_a_url_a_csv_and_a_message_group(identifier: str) -> None:
     assert parse_json(UserCreate, json.dumps({"user_id": identifier})).user_id == identifier
 
 
@@ -166,7 +172,7 @@ def test_identifiers_are_what_fits_a_url_a_csv_and_a_message_group(identifier: s
         "٣",
     ],
 )
-def test_anything_else_is_no_identifier(identifier: str) -> None:
+def test_other_identifiers_are_refused(identifier: str) -> None:
     assert refused_at(UserCreate, {"user_id": identifier}) == ["/user_id"]
     assert refused_at(GenerateRequest, {"prompt": "hello", "model": identifier}) == ["/model"]
 
@@ -175,7 +181,7 @@ def test_anything_else_is_no_identifier(identifier: str) -> None:
 
 
 @pytest.mark.parametrize("email", ["no-at", "a@", "@b", "a b@c", "a@b\n", "a@b\x00", "a@" + "b" * 254, 5])
-def test_an_email_address_has_two_sides_and_no_space(email: Any) -> None:
+def test_email_address_has_two_parts_and_no_space(email: Any) -> None:
     assert parse_json(UserCreate, '{"user_id": "a", "email": "a@b"}').email == "a@b"
     assert refused_at(UserCreate, {"user_id": "a", "email": email}) == ["/email"]
 
@@ -186,22 +192,22 @@ def test_names_are_short_and_storable(name: str) -> None:
     assert refused_at(KeyCreate, {"user_id": "a", "name": name}) == ["/name"]
 
 
-def test_where_a_list_goes_on_is_storable_too() -> None:
+def test_position_in_a_list_is_storable() -> None:
     assert refused_at(UserList, {"after": "\x00"}) == ["/after"]
 
 
 @pytest.mark.parametrize("limit", [0, 1001, True, "5"])
-def test_lists_are_of_a_thousand_at_most(limit: Any) -> None:
+def test_page_has_at_most_a_thousand_rows(limit: Any) -> None:
     assert refused_at(UserList, {"limit": limit}) == ["/limit"]
 
 
 @pytest.mark.parametrize("scopes", [[], ["admin"], ["submit", "admin"], "submit", None])
-def test_a_key_has_scopes_that_exist(scopes: Any) -> None:
+def test_unknown_scopes_are_refused(scopes: Any) -> None:
     (pointer,) = refused_at(KeyCreate, {"user_id": "a", "scopes": scopes})
     assert pointer.startswith("/scopes")
 
 
-def test_an_expiry_names_its_zone() -> None:
+def test_expiry_needs_a_time_zone() -> None:
     assert parse_json(KeyCreate, '{"user_id": "a", "expires_at": "2030-01-01T00:00:00+02:00"}').expires_at
     assert refused_at(KeyCreate, {"user_id": "a", "expires_at": "2030-01-01T00:00:00"}) == ["/expires_at"]
 
@@ -210,7 +216,7 @@ MODEL = {"model_id": "small", "backend": "openai", "backend_model": "small-1b", 
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:8080", "https://models.example/v1", "https://a/b/c/"])
-def test_a_model_has_an_endpoint(endpoint: str) -> None:
+def test_valid_endpoints_are_accepted(endpoint: str) -> None:
     assert parse_json(ModelSet, json.dumps(MODEL | {"endpoint": endpoint})).endpoint == endpoint
 
 
@@ -242,7 +248,7 @@ def test_a_model_has_an_endpoint(endpoint: str) -> None:
         ({"prices": {"cached": "1"}}, "/prices/cached"),
     ],
 )
-def test_a_model_that_cannot_work_is_refused(change: dict[str, Any], pointer: str) -> None:
+def test_model_that_cannot_work_is_refused(change: dict[str, Any], pointer: str) -> None:
     assert refused_at(ModelSet, MODEL | change) == [pointer]
 
 
@@ -253,27 +259,27 @@ def test_prices_keep_every_digit() -> None:
     assert [str(prices.prompt), str(prices.completion)] == ["0.1", "2.0000000001"]
 
 
-# What functions send one another --------------------------------------------------------------------------------------
+# What functions send each other ----------------------------------------------------------------------------------------
 
 
-def test_a_message_may_say_more_than_is_needed() -> None:
+def test_unknown_fields_of_a_message_are_ignored() -> None:
     body = '{"request_id": "01890a5d-ac96-774b-bcce-b302099a8057", "sent_by": "a newer version"}'
     assert str(parse_json(QueueMessage, body).request_id) == "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
 @pytest.mark.parametrize("body", [{}, {"request_id": None}, {"request_id": "no"}, {"request_id": 5}, [], "x"])
-def test_a_message_without_an_id_is_unreadable(body: Any) -> None:
+def test_message_without_an_id_is_unreadable(body: Any) -> None:
     refused_at(QueueMessage, json.dumps(body))
 
 
 @pytest.mark.parametrize("tasks", [[], ["vacuum"], "usage", None])
-def test_a_rollup_names_tasks_that_exist(tasks: Any) -> None:
-    (pointer,) = refused_at(RollupEvent, {"tasks": tasks})
+def test_unknown_tasks_are_refused(tasks: Any) -> None:
+    (pointer,) = refused_at(TasksEvent, {"tasks": tasks})
     assert pointer.startswith("/tasks")
 
 
 @pytest.mark.parametrize(
     "event", [{}, {"operation": 5}, {"operation": "a", "arguments": []}, {"operation": "a", "x": 1}]
 )
-def test_an_administrative_event_has_an_operation_and_arguments(event: Any) -> None:
+def test_administrative_event_has_an_operation_and_arguments(event: Any) -> None:
     assert len(refused_at(AdminEvent, event)) == 1

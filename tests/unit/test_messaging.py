@@ -1,4 +1,4 @@
-"""The queue on moto's SQS, and in front of clients that fail as SQS can."""
+"""The queue on the SQS of moto, and with clients that fail as SQS can."""
 
 import json
 from collections import Counter
@@ -10,8 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from sluice.models import QueueMessage
-from sluice.queue import Message, Queue
+from sluice.messaging import Message, Queue, QueueMessage
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def receive_all(sqs: Any, url: str) -> list[dict[str, Any]]:
     return received
 
 
-def test_a_message_is_the_id_of_a_request_in_its_users_group(sqs: Any, url: str) -> None:
+def test_message_holds_the_request_id_in_the_group_of_the_user(sqs: Any, url: str) -> None:
     (message,) = messages(1)
     assert Queue(sqs, url).send([message]) == []
     (received,) = receive_all(sqs, url)
@@ -53,20 +52,20 @@ def test_a_message_is_the_id_of_a_request_in_its_users_group(sqs: Any, url: str)
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 37])
-def test_any_number_is_sent_each_of_them_once(sqs: Any, url: str, count: int) -> None:
+def test_every_message_is_sent_once(sqs: Any, url: str, count: int) -> None:
     sent = messages(count)
     assert Queue(sqs, url).send(sent) == []
     received = Counter(UUID(json.loads(message["Body"])["request_id"]) for message in receive_all(sqs, url))
     assert received == Counter(ids(sent))
 
 
-def test_a_delayed_message_is_held_back(sqs: Any, url: str) -> None:
+def test_delayed_message_is_not_received_yet(sqs: Any, url: str) -> None:
     queue = Queue(sqs, url)
     assert queue.send(messages(2, delay_seconds=900)) == []
     assert receive_all(sqs, url) == []
 
 
-def test_the_depth_counts_what_waits_and_what_is_in_flight_but_no_wake_up_calls(sqs: Any, url: str) -> None:
+def test_depth_counts_waiting_and_received_messages_without_delayed_ones(sqs: Any, url: str) -> None:
     queue = Queue(sqs, url)
     assert queue.depth() == 0
     queue.send(messages(3))
@@ -75,7 +74,7 @@ def test_the_depth_counts_what_waits_and_what_is_in_flight_but_no_wake_up_calls(
     assert queue.depth() == 3
 
 
-def test_a_queue_that_is_gone_sends_nothing_and_says_so(sqs: Any, url: str) -> None:
+def test_deleted_queue_returns_all_messages_as_unsent(sqs: Any, url: str) -> None:
     sqs.delete_queue(QueueUrl=url)
     queue, sent = Queue(sqs, url), messages(12)
     assert queue.send(sent) == ids(sent)
@@ -83,7 +82,7 @@ def test_a_queue_that_is_gone_sends_nothing_and_says_so(sqs: Any, url: str) -> N
 
 
 class FakeSQS:
-    """Records what it is sent; refuses the positions it is told to, and fails in the calls it is told to."""
+    """Records what it is sent; refuses entries at given positions, and fails in given calls."""
 
     def __init__(self, refused: tuple[int, ...] = (), failures: dict[int, Exception] | None = None) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -98,7 +97,7 @@ class FakeSQS:
         refused = [entries[position] for position in self._refused if position < len(entries)]
         return {
             "Successful": [{"Id": entry} for entry in entries if entry not in refused],
-            # SQS leaves the member out when there is none.
+            # SQS leaves the member out if nothing failed.
             **(
                 {"Failed": [{"Id": i, "SenderFault": False, "Code": "InternalError"} for i in refused]}
                 if refused
@@ -118,7 +117,7 @@ FAILURES = [
 ]
 
 
-def test_messages_go_in_tens_under_ids_of_their_own() -> None:
+def test_messages_are_sent_in_batches_of_ten_with_distinct_ids() -> None:
     client = FakeSQS()
     Queue(client, "https://queue").send(messages(23))
     assert [len(call["Entries"]) for call in client.calls] == [10, 10, 3]
@@ -127,7 +126,7 @@ def test_messages_go_in_tens_under_ids_of_their_own() -> None:
         assert len({entry["Id"] for entry in call["Entries"]}) == len(call["Entries"])
 
 
-def test_a_delay_is_sent_only_where_there_is_one() -> None:
+def test_delay_of_zero_is_left_out() -> None:
     client = FakeSQS()
     Queue(client, "https://queue").send([*messages(1), *messages(1, delay_seconds=7)])
     undelayed, delayed = client.calls[0]["Entries"]
@@ -135,14 +134,14 @@ def test_a_delay_is_sent_only_where_there_is_one() -> None:
     assert delayed["DelaySeconds"] == 7
 
 
-def test_what_sqs_refuses_comes_back_and_nothing_else() -> None:
+def test_refused_entries_are_returned() -> None:
     sent = messages(23)
     unsent = Queue(FakeSQS(refused=(0, 4)), "https://queue").send(sent)
     assert unsent == [sent[n].request_id for n in (0, 4, 10, 14, 20)]
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_batch_that_fails_comes_back_and_the_others_are_sent(failure: Exception) -> None:
+def test_failed_batch_is_returned_and_the_others_are_sent(failure: Exception) -> None:
     sent = messages(25)
     client = FakeSQS(failures={2: failure})
     assert Queue(client, "https://queue").send(sent) == ids(sent[10:20])
@@ -150,5 +149,5 @@ def test_a_batch_that_fails_comes_back_and_the_others_are_sent(failure: Exceptio
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
-def test_a_queue_that_cannot_be_asked_has_no_depth(failure: Exception) -> None:
+def test_queue_that_cannot_be_reached_has_no_depth(failure: Exception) -> None:
     assert Queue(FakeSQS(failures={1: failure}), "https://queue").depth() is None
