@@ -55,7 +55,7 @@ def verify(session: Session, full: bool, head: str | None) -> None:
     _conclude(session, result)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, epilog=f"The tasks are {', '.join(ROLLUP_TASKS)}.")
 @click.argument("tasks", type=click.Choice(ROLLUP_TASKS), nargs=-1, required=True, metavar="TASK...")
 @_full_option
 @_head_option
@@ -63,8 +63,7 @@ def verify(session: Session, full: bool, head: str | None) -> None:
 def rollup(session: Session, tasks: tuple[str, ...], full: bool, head: str | None) -> None:
     """Run scheduled tasks now, in the given order.
 
-    TASK is recover, usage, stats, partitions, archive, audit, expire or verify. --full and --head are for verify. The
-    exit code is 1 if verify finds a problem, as with `sluice verify`.
+    --full and --head are for verify. The exit code is 1 if verify finds a problem, as with `sluice verify`.
     """
     arguments = given(tasks=tasks, full=full or None, head=head)
     result = session.show("rollup.run", arguments, _show_figures, LONG_READ_SECONDS)

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from sluice.backends.registry import BACKENDS
 from sluice.domain.states import Status
-from sluice.domain.vocabulary import BACKENDS, FREQUENCIES, PERIODS, SCOPES, TASKS
+from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.tiers import PeriodLimits
+from sluice.services.tasks.run import TASKS
 from sluice_cli import vocabulary
 from tests.cli.conftest import run
 from tests.cli.test_commands import COMMANDS

@@ -76,7 +76,9 @@ def test_two_workers_never_hold_the_same_request(service: Service, alice: bytes)
     with ThreadPoolExecutor(8) as pool:
         parameters = {"ids": ids, "lease_seconds": 60}
         taken = [
-            c["request_id"] for rows in pool.map(lambda d: d.call("request_claim", **parameters), databases) for c in rows
+            c["request_id"]
+            for rows in pool.map(lambda d: d.call("request_claim", **parameters), databases)
+            for c in rows
         ]
 
     assert sorted(taken) == sorted(ids)

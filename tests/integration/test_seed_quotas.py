@@ -44,10 +44,7 @@ def test_what_remains_of_the_quota_is_the_seeds_sum(seed: Service, user123: byte
     reserved = seed.value("SELECT reserved_tokens FROM requests WHERE request_id = %s", running)
     assert reserved > 0
     assert seed_says(seed, SEED_QUOTA) == [{"remaining_tokens": remaining(seed) + reserved}]
-    assert (
-        seed.database("admin").value("quota_report", user_id="user123")["periods"][2]["tokens_reserved"]
-        == reserved
-    )
+    assert seed.database("admin").value("quota_report", user_id="user123")["periods"][2]["tokens_reserved"] == reserved
 
     claim(seed, running)
     settle(seed, completed(running))

@@ -12,7 +12,6 @@ from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
 from sluice.domain.requests import Claim, Completion
-from sluice.domain.vocabulary import BackendName
 from sluice.messaging import Delivery
 from sluice.services.process import BatchReport, Worker, WorkerSettings
 from tests.support.service import Service
@@ -46,7 +45,7 @@ def work(service: Service, model: ScriptedModel, deliveries: list[Delivery], sec
 
 def new_worker(
     service: Service,
-    backends: Mapping[BackendName, Backend],
+    backends: Mapping[str, Backend],
     remaining_seconds: Callable[[], float] = lambda: 30.0,
     ledger: Ledger | None = None,
     settings: WorkerSettings = SETTINGS,

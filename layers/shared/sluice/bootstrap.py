@@ -18,9 +18,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sluice.backends.bedrock import BedrockBackend
-from sluice.backends.openai import OpenAIBackend
 from sluice.backends.protocol import Backend
+from sluice.backends.registry import BACKENDS, Resources
 from sluice.config import Settings
 from sluice.db.administration import Administration
 from sluice.db.connection import Database, connect
@@ -30,7 +29,6 @@ from sluice.db.maintenance import Maintenance
 from sluice.db.reports import Reports
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
-from sluice.domain.vocabulary import BackendName
 from sluice.messaging import Queue
 from sluice.services.admin.operation import AdminContext
 from sluice.services.cancel import Canceller
@@ -159,12 +157,10 @@ def dead_letters() -> Queue:
 
 
 @cache
-def backends() -> Mapping[BackendName, Backend]:
+def backends() -> Mapping[str, Backend]:
     """The model backends by name."""
-    return {
-        "openai": OpenAIBackend(model_api_key, settings().max_result_bytes),
-        "bedrock": BedrockBackend(_bedrock),
-    }
+    resources = Resources(api_key=model_api_key, bedrock_client=_bedrock, max_result_bytes=settings().max_result_bytes)
+    return {name: make(resources) for name, make in BACKENDS.items()}
 
 
 def run_rollup(event: Mapping[str, Any]) -> Any:

@@ -150,20 +150,13 @@ class Ledger:
 
 
 def _submission(submission: Submission, limits: RequestLimits) -> dict[str, Any]:
-    given = {name: getattr(submission, name) for name in ("model", "metadata", "idempotency_key", "ttl_seconds")}
-    times = {name: getattr(submission, name) for name in ("expires_at", "not_before")}
-    content = (
-        given
-        | {name: None if at is None else at.isoformat() for name, at in times.items()}
-        | {
-            "input": submission.input.to_json(),
-            "parameters": dict(submission.parameters),
-            "body_hash": None if submission.idempotency_key is None else submission_digest(submission).hex(),
-            "longest_seconds": limits.longest_seconds,
-            "max_attempts": limits.max_attempts,
-        }
-    )
-    return {name: value for name, value in content.items() if value is not None}
+    content = submission.to_json() | {
+        "longest_seconds": limits.longest_seconds,
+        "max_attempts": limits.max_attempts,
+    }
+    if submission.idempotency_key is not None:
+        content["body_hash"] = submission_digest(submission).hex()
+    return content
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -12,16 +12,7 @@ def submission_digest(submission: Submission) -> bytes:
 
     Fields that are not given are left out: a repeat may meet a newer version, with more fields, than the first.
     """
-    content = {
-        "input": submission.input.to_json(),
-        "model": submission.model,
-        "parameters": submission.parameters,
-        "metadata": submission.metadata,
-        "ttl_seconds": submission.ttl_seconds,
-        "expires_at": None if submission.expires_at is None else submission.expires_at.isoformat(),
-        "not_before": None if submission.not_before is None else submission.not_before.isoformat(),
-    }
-    return _sha256({name: value for name, value in content.items() if value is not None})
+    return _sha256({name: value for name, value in submission.to_json().items() if name != "idempotency_key"})
 
 
 def question_fingerprint(claim: Claim) -> str:

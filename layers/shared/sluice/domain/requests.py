@@ -1,14 +1,13 @@
 """A request from submission to settlement, as the database and the services exchange it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from sluice.domain.documents import FinishReason, Input, Output
+from sluice.domain.documents import Document, FinishReason, Input, Output
 from sluice.domain.states import Status
-from sluice.domain.vocabulary import BackendName
 
 # Submitting -----------------------------------------------------------------------------------------------------------
 
@@ -47,6 +46,11 @@ class Submission:
     expires_at: datetime | None = None
     not_before: datetime | None = None
     idempotency_key: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field that has a value: what is not given is left out."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: _json(value) for name, value in content.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,18 @@ class Cancellation:
     send: Sequence[UUID]
 
 
+def _json(value: Any) -> Any:
+    match value:
+        case Document():
+            return value.to_json()
+        case datetime():
+            return value.isoformat()
+        case Mapping():
+            return dict(value)
+        case _:
+            return value
+
+
 # Processing -----------------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +127,7 @@ class Claim:
     model_id: str
     input: Input
     parameters: Mapping[str, Any]
-    backend: BackendName
+    backend: str
     backend_model: str
     endpoint: str | None
     secret_arn: str | None

@@ -1,6 +1,7 @@
 """The closed sets of the system, each written once; tests hold the schema, the template and the command line to them.
 
-The states of a request are in states.py, the codes of errors in errors.py and failures.py.
+The states of a request are in states.py, the codes of errors in errors.py and failures.py, the backends in
+sluice.backends.registry, the scheduled tasks in sluice.services.tasks.run, the functions in template.yaml.
 """
 
 from typing import Final, Literal, get_args
@@ -17,14 +18,6 @@ Scope = Literal["submit", "read"]
 """Of API keys."""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-BackendName = Literal["openai", "bedrock"]
-"""Protocols that models speak; sluice.backends has a module for each."""
-BACKENDS: Final[tuple[BackendName, ...]] = get_args(BackendName)
-
 TokenClass = Literal["prompt", "completion"]
 """Of prices, in the order of invoices."""
 TOKEN_CLASSES: Final[tuple[TokenClass, ...]] = get_args(TokenClass)
-
-TaskName = Literal["recover", "usage", "stats", "partitions", "archive", "expire", "audit", "verify"]
-"""Scheduled tasks; sluice.services.tasks has a module for each."""
-TASKS: Final[tuple[TaskName, ...]] = get_args(TaskName)

@@ -16,7 +16,6 @@ from sluice.db.ledger import Ledger
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome
-from sluice.domain.vocabulary import BackendName
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.dispatch import send_or_undispatch
 
@@ -76,7 +75,7 @@ class Worker:
         *,
         ledger: Ledger,
         queue: Sender,
-        backends: Mapping[BackendName, Backend],
+        backends: Mapping[str, Backend],
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
     ) -> None:

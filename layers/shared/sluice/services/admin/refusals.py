@@ -3,6 +3,9 @@
 from typing import Final
 
 from sluice.domain.errors import SluiceError
+from sluice.domain.vocabulary import PERIODS
+
+_PERIODS: Final = f"{', '.join(PERIODS[:-1])} and {PERIODS[-1]}"
 
 REFUSALS: Final = {
     "users_pkey": ("user_exists", "A user with this id exists."),
@@ -13,7 +16,7 @@ REFUSALS: Final = {
     "expiry_in_past": ("expiry_in_past", "expires_at must be in the future. To end a key now, revoke it."),
     "tier_unknown": ("tier_unknown", "There is no tier of this name."),
     "quota_plans_tier_known": ("tier_unknown", "There is no tier of this name."),
-    "limits_missing": ("limits_missing", "A new tier needs limits for minute, daily and monthly; null is unlimited."),
+    "limits_missing": ("limits_missing", f"A new tier needs limits for {_PERIODS}; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
     "model_unknown": ("model_unknown", "There is no model of this name, or it is no longer offered."),
     "request_not_found": ("request_not_found", "There is no request with this id."),

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Count, Identifier, Strict, TierName
-from sluice.domain.vocabulary import Frequency, Period
+from sluice.domain.vocabulary import PERIODS, Frequency, Period
 from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 from sluice.services.admin.refusals import refusal
 from sluice.services.admin.users import UserNamed
@@ -19,10 +19,13 @@ class PeriodLimit(Strict):
     max_tokens: int | None = Field(default=None, ge=0, le=10**15)
 
 
-class PeriodLimits(Strict):
-    minute: PeriodLimit = PeriodLimit()
-    daily: PeriodLimit = PeriodLimit()
-    monthly: PeriodLimit = PeriodLimit()
+def _limits_model() -> type[Strict]:
+    """A model with a field for each period."""
+    fields: dict[str, Any] = {period: (PeriodLimit, PeriodLimit()) for period in PERIODS}
+    return create_model("PeriodLimits", __base__=Strict, **fields)
+
+
+PeriodLimits = _limits_model()
 
 
 class TierNamed(Strict):
@@ -35,12 +38,12 @@ class TierSet(Change):
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     price_list: Identifier = "standard"
-    limits: PeriodLimits = PeriodLimits()
+    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]
 
 
 class QuotaSet(Change):
     user_id: Identifier
-    limits: PeriodLimits = PeriodLimits()
+    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     reset_frequency: Frequency = "monthly"

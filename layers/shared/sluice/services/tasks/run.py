@@ -4,17 +4,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import ChainHead, Strict
-from sluice.domain.vocabulary import TaskName
 from sluice.services.tasks import archive, audit, expire, partitions, recover, stats, usage, verify
 from sluice.services.tasks.context import TaskContext
 
 logger = logging.getLogger(__name__)
 
-TASKS: Final[dict[TaskName, Callable[[TaskContext], dict[str, Any]]]] = {
+TASKS: Final[dict[str, Callable[[TaskContext], dict[str, Any]]]] = {
     "recover": recover.run,
     "usage": usage.run,
     "stats": stats.run,
@@ -26,6 +25,12 @@ TASKS: Final[dict[TaskName, Callable[[TaskContext], dict[str, Any]]]] = {
 }
 
 
+def _known(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"must be one of {', '.join(TASKS)}")
+    return name
+
+
 class TasksEvent(Strict):
     """What RollupFunction is invoked with.
 
@@ -35,12 +40,12 @@ class TasksEvent(Strict):
         head: verify: must still be in the audit log's chain.
     """
 
-    tasks: Annotated[list[TaskName], Field(min_length=1)]
+    tasks: Annotated[list[Annotated[str, AfterValidator(_known)]], Field(min_length=1)]
     full: bool = False
     head: ChainHead | None = None
 
 
-def run_tasks(context: TaskContext, names: Sequence[TaskName]) -> dict[str, dict[str, Any]]:
+def run_tasks(context: TaskContext, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Run tasks in the order given, all of them even if one fails.
 
     Returns:

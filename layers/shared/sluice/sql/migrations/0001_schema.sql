@@ -141,7 +141,6 @@ CREATE TABLE models (
     is_active          boolean      NOT NULL DEFAULT true,
     created_at         timestamptz  NOT NULL DEFAULT now(),
     updated_at         timestamptz  NOT NULL DEFAULT now(),
-    CONSTRAINT models_backend_known CHECK (backend IN ('openai', 'bedrock')),
     CONSTRAINT models_openai_has_endpoint CHECK (backend <> 'openai' OR endpoint IS NOT NULL),
     CONSTRAINT models_max_tokens_in_order CHECK (0 < max_tokens_default AND max_tokens_default <= max_tokens_limit),
     CONSTRAINT models_overhead_not_negative CHECK (overhead_tokens >= 0),

@@ -60,3 +60,7 @@ BEGIN
     PERFORM admin_audit('model.set', NULL, NULL, before, after);
     RETURN after;
 END $$;
+
+CREATE OR REPLACE FUNCTION admin_model_set(a jsonb) RETURNS jsonb
+    LANGUAGE sql
+    RETURN model_set(a, 'admin');

@@ -1,25 +1,19 @@
 -- The entry point of administration: which operation, with which arguments, in which invocation of AdminFunction; all of
--- it in one commit. A new operation changes no signature.
+-- it in one commit. The operation user.create is the function admin_user_create(jsonb), and so on: a new operation changes
+-- nothing here.
 
 CREATE OR REPLACE FUNCTION admin_run(p_operation text, p_arguments jsonb, p_invocation uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    operation regprocedure := to_regprocedure(format('%I(jsonb)', 'admin_' || replace(p_operation, '.', '_')));
+    result    jsonb;
 BEGIN
+    IF operation IS NULL THEN
+        RAISE EXCEPTION 'there is no operation %', p_operation USING ERRCODE = 'undefined_function';
+    END IF;
     PERFORM set_config('sluice.invocation', coalesce(p_invocation::text, ''), true);
-    RETURN CASE p_operation
-        WHEN 'user.create' THEN admin_user_create(p_arguments)
-        WHEN 'user.update' THEN admin_user_update(p_arguments)
-        WHEN 'key.create' THEN admin_key_create(p_arguments)
-        WHEN 'key.rotate' THEN admin_key_rotate(p_arguments)
-        WHEN 'key.expire' THEN admin_key_expire(p_arguments)
-        WHEN 'key.revoke' THEN admin_key_revoke(p_arguments)
-        WHEN 'tier.set' THEN admin_tier_set(p_arguments)
-        WHEN 'quota.set' THEN admin_quota_set(p_arguments)
-        WHEN 'quota.clear' THEN admin_quota_clear(p_arguments)
-        WHEN 'price.set' THEN admin_price_set(p_arguments)
-        WHEN 'model.set' THEN model_set(p_arguments, 'admin')
-        WHEN 'request.cancel' THEN admin_request_cancel(p_arguments)
-        WHEN 'request.redrive' THEN admin_request_redrive(p_arguments)
-    END;
+    EXECUTE format('SELECT %s($1)', operation::regproc) INTO result USING p_arguments;
+    RETURN result;
 END $$;
 COMMENT ON FUNCTION admin_run(text, jsonb, uuid) IS
     'The thing that the operation changed, as it is now; an operation that is refused raises (see admin_refuse).';

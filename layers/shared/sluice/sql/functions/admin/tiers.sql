@@ -59,7 +59,7 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sluice.tiers'));
     before := tier_json(name);
-    IF before IS NULL AND NOT coalesce(a->'limits' ?& '{minute,daily,monthly}', false) THEN
+    IF before IS NULL AND NOT coalesce(a->'limits' ?& quota_periods(), false) THEN
         PERFORM admin_refuse('limits_missing');
     END IF;
     INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list)

@@ -79,7 +79,7 @@ BEGIN
     END IF;
     INSERT INTO quotas (user_id, quota_period, max_requests, max_tokens, period_start, reset_at)
     SELECT id, p.name, l.max_requests, l.max_tokens, period_start(p.name, at), period_end(p.name, at)
-    FROM unnest(ARRAY['minute', 'daily', 'monthly']) AS p (name)
+    FROM unnest(quota_periods()) AS p (name)
     LEFT JOIN tier_limits l ON l.tier = a->>'tier' AND l.quota_period = p.name;
     PERFORM billing_terms_begin(ARRAY[id]);
     PERFORM admin_audit('user.created', id, NULL, NULL, jsonb_build_object('tier', a->>'tier'));

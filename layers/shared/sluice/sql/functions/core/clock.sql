@@ -16,6 +16,11 @@ COMMENT ON FUNCTION uuidv7_floor(timestamptz) IS
     'The smallest UUIDv7 of a millisecond (RFC 9562, 5.7). A time filter on a UUIDv7 key compares with it, which prunes '
     'partitions.';
 
+-- The periods of quotas, shortest first: the one list of them in the database.
+CREATE OR REPLACE FUNCTION quota_periods() RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ARRAY['minute', 'daily', 'monthly'];
+
 CREATE OR REPLACE FUNCTION period_start(p_quota_period text, p_at timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN date_trunc(CASE p_quota_period WHEN 'minute' THEN 'minute' WHEN 'daily' THEN 'day' ELSE 'month' END,

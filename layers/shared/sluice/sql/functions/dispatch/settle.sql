@@ -74,13 +74,11 @@ END $$;
 CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS integer[]
     LANGUAGE sql STABLE AS $$
     SELECT ARRAY(
-        SELECT DISTINCT ON (i.request_id) o.n::integer
-        FROM unnest(p_outcomes) WITH ORDINALITY
-            AS o (request_id, attempt, outcome, output, fingerprint, prompt_tokens, completion_tokens, error_code,
-                  error_message, retry_after, n)
-        JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
-        WHERE i.status = 'processing' OR o.outcome NOT IN ('retry', 'released')
-        ORDER BY i.request_id, o.n);
+        SELECT DISTINCT ON (i.request_id) n
+        FROM generate_subscripts(p_outcomes, 1) AS n
+        JOIN inflight i ON i.request_id = (p_outcomes[n]).request_id AND i.attempt = (p_outcomes[n]).attempt
+        WHERE i.status = 'processing' OR (p_outcomes[n]).outcome NOT IN ('retry', 'released')
+        ORDER BY i.request_id, n);
 $$;
 
 -- What each of them comes to: a request whose cancellation was asked for is cancelled, whatever the answer; a retry

@@ -18,14 +18,14 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
         FROM quota_plans p
         WHERE p.is_override OR EXISTS (SELECT FROM quotas q WHERE q.user_id = p.user_id AND q.is_override)
     )
-    SELECT u.user_id::text, NULL::uuid, NULL::text, 'a plan, 3 quotas, terms from the first day',
+    SELECT u.user_id::text, NULL::uuid, NULL::text, format('a plan, %s quotas, terms from the first day', cardinality(quota_periods())),
            format('%s plan, %s quotas, terms from %s', CASE WHEN p.user_id IS NULL THEN 'no' ELSE 'a' END, q.n, b.first_day)
     FROM users u
     LEFT JOIN quota_plans p ON p.user_id = u.user_id
     LEFT JOIN (SELECT q.user_id, count(*) AS n FROM quotas q GROUP BY q.user_id) AS q ON q.user_id = u.user_id
     LEFT JOIN (SELECT t.user_id, min(t.valid_from) AS first_day FROM billing_terms t GROUP BY t.user_id) AS b
         ON b.user_id = u.user_id
-    WHERE p.user_id IS NULL OR q.n IS DISTINCT FROM 3
+    WHERE p.user_id IS NULL OR q.n IS DISTINCT FROM cardinality(quota_periods())
        OR b.first_day IS NULL OR b.first_day > (u.created_at AT TIME ZONE 'UTC')::date
     UNION ALL
     SELECT p.user_id::text, NULL::uuid, NULL::text,

@@ -18,7 +18,7 @@ CREATE OR REPLACE FUNCTION quota_state(p_user_id text, p_at timestamptz) RETURNS
     LANGUAGE sql STABLE AS $$
     SELECT n.* FROM quotas q CROSS JOIN LATERAL quota_at(q, p_at) AS n
     WHERE q.user_id = p_user_id
-    ORDER BY array_position('{minute,daily,monthly}', q.quota_period::text);
+    ORDER BY array_position(quota_periods(), q.quota_period::text);
 $$;
 COMMENT ON FUNCTION quota_state(text, timestamptz) IS 'The user''s counters as they are at a time, shortest period first.';
 

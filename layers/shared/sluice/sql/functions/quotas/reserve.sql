@@ -23,9 +23,9 @@ BEGIN
             wait := greatest(wait, q.reset_at - p_at);
         END IF;
     END LOOP;
-    IF periods <> 3 THEN
+    IF periods <> cardinality(quota_periods()) THEN
         -- A missing row must never mean "no limit".
-        RAISE EXCEPTION 'the user has % quotas, not three', periods;
+        RAISE EXCEPTION 'the user has % quotas, not %', periods, cardinality(quota_periods());
     END IF;
     IF refusal IS NOT NULL THEN
         detail := jsonb_build_object('quotas', quota_counters(p_user_id, p_at),
@@ -47,6 +47,6 @@ CREATE OR REPLACE FUNCTION quota_reserve(p_user_id text, p_at timestamptz, p_tok
         RETURNING q AS counter
     )
     SELECT jsonb_agg(quota_counter(r.counter, p_at)
-                     ORDER BY array_position('{minute,daily,monthly}', (r.counter).quota_period::text))
+                     ORDER BY array_position(quota_periods(), (r.counter).quota_period::text))
     FROM reserved r;
 $$;

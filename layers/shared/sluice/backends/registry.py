@@ -1,0 +1,30 @@
+"""The model backends by name: the one list of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sluice.backends.bedrock import BedrockBackend
+from sluice.backends.openai import OpenAIBackend
+from sluice.backends.protocol import Backend
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What backends are made from.
+
+    Attributes:
+        api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
+        bedrock_client: returns a bedrock-runtime client whose calls give up after so many seconds.
+        max_result_bytes: longest answer accepted, in bytes of UTF-8.
+    """
+
+    api_key: Callable[[str], str]
+    bedrock_client: Callable[[int], Any]
+    max_result_bytes: int
+
+
+BACKENDS: Final[Mapping[str, Callable[[Resources], Backend]]] = {
+    "openai": lambda resources: OpenAIBackend(resources.api_key, resources.max_result_bytes),
+    "bedrock": lambda resources: BedrockBackend(resources.bedrock_client),
+}
