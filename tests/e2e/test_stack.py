@@ -225,7 +225,7 @@ def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackIn
 
 def test_keys_are_nowhere_in_the_database(info: StackInfo, database: Database) -> None:
     tables = database.execute(
-        "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'sluice'::regnamespace"
     ).fetchall()
     for table in tables:
         row = database.execute(

@@ -401,7 +401,7 @@ def test_what_is_wrong_is_found_and_nothing_else(untouched: Books, case: str) ->
 
 def test_each_invariant_is_broken_alone_by_some_case(untouched: Books) -> None:
     """Otherwise one of them could be dropped, or never fail, and no test would tell."""
-    source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'books_check'")
+    source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}
     assert alone == set(re.findall(r"SELECT '(\w+)'", source))
     assert len(alone) == 9

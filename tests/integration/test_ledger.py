@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
+from sluice.domain.documents import Output
 from tests.support.machine import KEYS, OVERHEAD, Lifetime, Machine, Place
 from tests.support.model import MILLISECOND, PERIODS, Limit, Request, end_of, json_limits
 
@@ -36,6 +37,9 @@ lifetimes = st.one_of(
     st.sampled_from([Lifetime(), Lifetime(ends=50), Lifetime(ends=-1), Lifetime(begins=50, ends=40)])
     | st.sampled_from([Lifetime(300_000), Lifetime(begins=300_000)]),
 )
+
+
+ANSWER = Output.of_text("an answer").to_json()
 
 
 class LedgerMachine(Machine):
@@ -118,7 +122,7 @@ class LedgerMachine(Machine):
             spent = request.reserved + 1 + 10 * spent if kind == "overrun" else spent
             told |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
         if kind in {"completed", "overrun"}:
-            return told | {"outcome": "completed", "content": "an answer", "fingerprint": "00" * 32}
+            return told | {"outcome": "completed", "output": ANSWER, "fingerprint": "00" * 32}
         if kind in {"cancelled", "released"}:
             return told
         if kind == "retry":
@@ -343,13 +347,13 @@ class LedgerMachine(Machine):
             case "seal":
                 self.rows("audit_seal", limit=at_most)
             case "archive":
-                names = {row["name"] for row in self.rows("archive_months", older_than_days=1)}
+                names = {row["archive_months"] for row in self.rows("archive_months", older_than_days=1)}
                 for request in self.ledger.requests.values():
                     request.is_archived |= f"requests_{request.created_at:y%Ym%m}" in names
                     assert not request.is_archived or request.is_ended
             case "expire":
                 old = [key for key, (_, _, expires_at) in self.ledger.repeats.items() if expires_at <= self.ledger.now]
-                assert self.rows("idempotency_expire", limit=at_most) == [{"expired": len(old)}]
+                assert self.rows("idempotency_expire", limit=at_most) == [{"idempotency_expire": len(old)}]
                 for key in old:
                     del self.ledger.repeats[key]
             case "verify":

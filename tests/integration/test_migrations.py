@@ -110,7 +110,7 @@ def describe(connection: Connection) -> str:
             "   coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')) AS line"
             " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
             " LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)"
-            " WHERE c.relnamespace = 'sluice'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+            " WHERE c.relnamespace = 'sluice'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'c') AND NOT c.relispartition"
             "   AND c.relname NOT LIKE 'pg_stat_%%'"
         ),
         (
@@ -124,7 +124,7 @@ def describe(connection: Connection) -> str:
         ),
         (
             "SELECT format('%s -> %s%s %s', p.oid::regprocedure, pg_get_function_result(p.oid),"
-            "   CASE WHEN prosecdef THEN ' security definer' ELSE '' END,"
+            "   CASE WHEN prosecdef THEN format(' as %s', coalesce(nullif(pg_get_userbyid(proowner), current_user), 'owner')) ELSE '' END,"
             "   CASE WHEN prosecdef THEN (SELECT string_agg(coalesce(nullif(r.rolname, current_user), 'owner'), ' ' ORDER BY r.rolname)"
             "     FROM aclexplode(proacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee) END) AS line"
             " FROM pg_proc p WHERE pronamespace = 'sluice'::regnamespace AND proname NOT LIKE 'pg_stat_%%'"
@@ -142,7 +142,7 @@ def describe(connection: Connection) -> str:
 
 
 def test_the_schema_is_the_one_written_down(dsn: str) -> None:
-    """A change of the schema shows as a change of schema.txt; SLUICE_WRITE_SNAPSHOT=1 writes it anew."""
+    """A change of the schema shows as a change of schema.txt; SLUICE_WRITE_SNAPSHOT=1 rewrites it."""
     with connect(dsn) as connection:
         found = describe(connection) + "\n"
     if os.environ.get("SLUICE_WRITE_SNAPSHOT"):

@@ -11,7 +11,7 @@ from sluice.db.ledger import Ledger
 from sluice.domain.documents import Input, Output
 from sluice.domain.requests import Outcome, Submission
 from sluice.services.read import Reader
-from tests.support.service import Service, completed
+from tests.support.service import Service, completed, submission
 
 
 def statements(service: Service) -> dict[str, int]:
@@ -160,7 +160,9 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
 
-    submit = plans.of("SELECT * FROM request_submit(%s, %s)", alice)
+    submit = plans.of(
+        "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
+    )
     assert_nothing_is_scanned_whole(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_nothing_is_scanned_whole(claim)

@@ -40,7 +40,7 @@ def test_a_requests_month_is_the_seeds_partition(service: Service) -> None:
         service.owner.execute(theirs, {"at": edge})
         service.owner.execute(ours, {"at": edge})
     where = "SELECT c.relname, r.created_at FROM {}.requests r JOIN pg_class c ON c.oid = r.tableoid ORDER BY 2"
-    found = service.rows(where.format("public"))
+    found = service.rows(where.format("sluice"))
     assert found == service.rows(where.format("volume"))
     assert [row["relname"] for row in found] == [made[0], made[0], made[1], made[1]]
     for outside in ("2022-12-31 23:59:59.999", "2023-03-01"):

@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
 
     def act(self, operation: str, **arguments: Any) -> Any:
         (row,) = self.rows("admin_run", operation=operation, arguments=Jsonb(arguments), invocation=None)
-        return row["result"]
+        return row["admin_run"]
 
     @contextmanager
     def refused(self, constraint: str, state: str) -> Iterator[None]:

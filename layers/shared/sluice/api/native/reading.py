@@ -28,10 +28,6 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     """The routes; the provider is asked for its service when a request arrives."""
     router = new_router()
 
-    @lru_cache(maxsize=1)
-    def database_answers(_period: int) -> bool:
-        return reader().database_answers()
-
     @router.get("/status/<request_id>")
     def _request(request_id: str) -> Response[str]:
         return get_request(reader(), caller_key(router.current_event), uuid_or_none(request_id))
@@ -53,7 +49,7 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
 
     @router.get("/health")
     def _health() -> Response[str]:
-        return get_health(is_healthy=database_answers(int(time.monotonic() // HEALTH_SECONDS)))
+        return get_health(reader(), int(time.monotonic() // HEALTH_SECONDS))
 
     return router
 
@@ -80,11 +76,16 @@ def get_models(reader: Reader, key_hash: bytes) -> Response[str]:
     return answer(200, {"models": [model_view(offer) for offer in reader.models(key_hash)]})
 
 
-def get_health(*, is_healthy: bool) -> Response[str]:
-    """Whether the service can answer requests."""
-    if is_healthy:
+def get_health(reader: Reader, period: int) -> Response[str]:
+    """Whether the service can answer requests; the database is asked once in a period."""
+    if _database_answers(reader, period):
         return answer(200, {"status": "ok", "database": "ok"})
     return answer(503, {"status": "unavailable", "database": "unavailable"}, {"Retry-After": str(HEALTH_SECONDS)})
+
+
+@lru_cache(maxsize=1)
+def _database_answers(reader: Reader, _period: int) -> bool:
+    return reader.database_answers()
 
 
 def parse_cursor(text: str | None) -> UUID | None:
