@@ -16,10 +16,10 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_targets_of_make_exist(page: Page) -> None:
-    targets = set(re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):(?!=)", MAKEFILE, re.MULTILINE))
     variables = set(re.findall(r"\$[({](?:or \$\()?([A-Z]+)\b", MAKEFILE))
     for code in page.code:
-        for command in re.findall(r"(?<![\w./-])make((?: [a-z][a-z-]*| [A-Z]+=(?:\"[^\"]*\"|\S+))+)", code):
+        for command in re.findall(r"(?<![\w./-])make((?: [a-z][a-z0-9-]*| [A-Z]+=(?:\"[^\"]*\"|\S+))+)", code):
             given = set(re.findall(r" ([A-Z]+)=", command))
             named = set(re.sub(r" [A-Z]+=(?:\"[^\"]*\"|\S+)", "", command).split())
             assert named <= targets, f"{page.name}: {code}"
