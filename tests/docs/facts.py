@@ -62,6 +62,6 @@ def audit_actions() -> set[str]:
     """
     named = set(re.findall(r"(?<!WHEN )'([a-z]+\.[a-z_]+)'", sql()))
     compared = set(re.findall(r"\bWHEN '([a-z]+\.[a-z_]+)'", sql()))
-    noted = set(re.findall(r"""["']action["']: ["']([a-z]+\.[a-z_]+)["']""", service()))
+    noted = set(re.findall(r"""(?:["']action["']: |\.note\()["']([a-z]+\.[a-z_]+)["']""", service()))
     actions = named | (compared - OPERATION_NAMES) | noted
     return {action for action in actions if not action.startswith("sluice.")}  # a setting, or the name of a lock
