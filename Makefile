@@ -23,7 +23,7 @@ python_files := layers/shared/sluice functions local sluice_cli tests
 .PHONY: help
 help:  ## list the targets
 	@echo "make TARGET"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(venv)/.cli $(emulator)/.complete  ## install what developing needs, in .venv and .ministack-venv
@@ -78,22 +78,62 @@ run: setup  ## start the whole service on this machine and answer a prompt; Ctrl
 demo: setup  ## the same, then roll usage up, show it and stop
 	@$(bin)/python -m local demo
 
+pytest := $(bin)/python -m pytest
+parallel := -n 2 --dist loadgroup
+
+# Without a path among the options, pytest takes all tests (testpaths in pyproject.toml). A file that is named runs alone
+# and in one process, which starts sooner and can be debugged. The whole run measures coverage, which adds about 7 %.
 .PHONY: test
-test: setup  ## run every test (options: make test PYTEST="-k schema")
-	@$(bin)/python -m pytest -n 2 --dist loadgroup $(PYTEST) tests
+test: setup  ## run every test (options: make test PYTEST="-k schema"; one file: PYTEST=tests/unit/test_keys.py)
+	@$(pytest) $(if $(findstring .py,$(PYTEST)),,$(parallel)) $(if $(PYTEST),,--cov --cov-report=) $(PYTEST)
+
+.PHONY: check
+check: setup  ## before a commit, under a minute: lint what changed, run unit tests and the tests that the change touches
+	@targets=$$($(bin)/python tests/touched.py lint) && $(MAKE) --no-print-directory $$targets
+	@paths=$$($(bin)/python tests/touched.py tests) && $(pytest) $(parallel) -q -m "not slow" $$paths
+
+.PHONY: unit
+unit: setup  ## run the tests of single modules
+	@$(pytest) $(parallel) $(PYTEST) tests/unit
+
+.PHONY: integration
+integration: setup  ## run the tests on PostgreSQL
+	@$(pytest) $(parallel) $(PYTEST) tests/integration
+
+.PHONY: e2e
+e2e: setup  ## run the tests that start the local stack
+	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/local/test_run.py
+
+# Code that runs in a Lambda function of the local stack is not seen, so only these two folders say something.
+.PHONY: coverage
+coverage: setup  ## measure what unit and integration tests cover of the layer, and list what they do not
+	@$(pytest) $(parallel) --cov --cov-report=term-missing:skip-covered tests/unit tests/integration
 
 .PHONY: chaos
 chaos: setup  ## the whole stack under faults, ten seeds (options: make chaos CHAOS="--seed 7 --seeds 1")
 	@$(bin)/python -m tests.chaos $(CHAOS)
 
 .PHONY: lint
-lint: setup  ## check style, types, imports, the template and the migrations
+lint: lint-python lint-types lint-template lint-sql lint-text  ## check style, types, imports, the template, SQL and text
+
+.PHONY: lint-python lint-types lint-template lint-sql lint-text
+lint-python: setup
 	@$(bin)/ruff check $(python_files)
 	@$(bin)/ruff format --check $(python_files)
+
+lint-types: setup
 	@$(bin)/mypy
 	@PYTHONPATH=layers/shared $(bin)/lint-imports
+
+lint-template: setup
 	@$(bin)/cfn-lint template.yaml
-	@$(bin)/squawk layers/shared/sluice/sql/migrations/*.sql
+
+# The rules are for migrations; of functions, squawk finds syntax errors, except inside PL/pgSQL. It does not know the
+# placeholders in sql/queries.
+lint-sql: setup
+	@find layers/shared/sluice/sql -name '*.sql' -not -path '*/queries/*' -exec $(bin)/squawk {} +
+
+lint-text: setup
 	@$(bin)/python tests/repository.py
 
 .PHONY: format
@@ -126,5 +166,5 @@ deploy: build  ## deploy into your AWS account, asking what it needs to know
 
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data
-	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis
+	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find functions layers local sluice_cli tests -depth -name __pycache__ -exec rm -r {} \;

@@ -1,12 +1,14 @@
 """Checks on the text of every file in the repository; run by `make lint`.
 
 What is checked in must not depend on the machine it was written on: no address of a package registry (pip, npm and uv
-know theirs), no absolute path into somebody's home, no merge conflict, no trailing space.
+know theirs), no absolute path into somebody's home, no merge conflict, no trailing space. SQL keeps to the same width as
+Python, for which ruff checks it.
 """
 
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +21,8 @@ FORBIDDEN = {
     "has a conflict marker": re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE),
     "ends a line in space": re.compile(r"[ \t]+$", re.MULTILINE),
 }
+WIDTH = 120
+WIDTH_APPLIES_TO = "layers/*.sql"  # in all of its folders
 
 
 def files() -> list[Path]:
@@ -43,6 +47,9 @@ def problems(path: Path) -> list[str]:
         found.remove("ends a line in space")  # a snapshot of what a tool printed
     if text and not text.endswith("\n"):
         found.append("lacks its last newline")
+    if fnmatch(path.relative_to(ROOT).as_posix(), WIDTH_APPLIES_TO):
+        lines = enumerate(text.splitlines(), 1)
+        found += [f"line {number} is longer than {WIDTH} columns" for number, line in lines if len(line) > WIDTH]
     return found
 
 

@@ -77,7 +77,9 @@ CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS intege
         SELECT DISTINCT ON (i.request_id) n
         FROM generate_subscripts(p_outcomes, 1) AS n
         JOIN inflight i ON i.request_id = (p_outcomes[n]).request_id AND i.attempt = (p_outcomes[n]).attempt
-        WHERE i.status = 'processing' OR (p_outcomes[n]).outcome NOT IN ('retry', 'released')
+        -- Also by the ids, so that the rows are found by their key.
+        WHERE i.request_id = ANY (ARRAY(SELECT o.request_id FROM unnest(p_outcomes) AS o))
+          AND (i.status = 'processing' OR (p_outcomes[n]).outcome NOT IN ('retry', 'released'))
         ORDER BY i.request_id, n);
 $$;
 
