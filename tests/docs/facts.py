@@ -5,16 +5,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sluice.backends.protocol import MODEL_ERRORS
-from sluice.errors import PROBLEMS as ERRORS
-from sluice.services.admin import OPERATIONS
+from sluice.domain.errors import ERRORS
+from sluice.domain.failures import FAILURES
+from sluice.services.admin.administer import OPERATIONS
 from tests.template.stack import read
 
 ROOT = Path(__file__).parents[2]
 LAYER = ROOT / "layers/shared/sluice"
 
 ERROR_CODES = set(ERRORS)
-MODEL_ERROR_CODES = set(MODEL_ERRORS)
+MODEL_ERROR_CODES = set(FAILURES)
 OPERATION_NAMES = set(OPERATIONS)
 
 
