@@ -204,6 +204,8 @@ class Postgres(Server):
             connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(password)))
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [dbname]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+            # So that a person's psql finds Sluice's tables without naming their schema.
+            connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = sluice, public").format(database))
         with psycopg.connect(self.url(dbname), autocommit=True) as connection:
             # Needs a superuser, so a migration cannot do it; on RDS the administrator's role may.
             connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")

@@ -1,7 +1,7 @@
--- The user lock: the row of quota_plans. It is taken before anything in the user's ledger changes and held until commit,
--- so what follows is plain code: no other transaction submits, settles or recovers for this user meanwhile, and each
--- statement sees what was committed before. Take it in a statement of its own: one that also reads would read the state
--- of before it waited.
+-- The user lock: the row of quota_plans. It is taken before anything in the user's ledger changes and held until
+-- commit, so what follows is plain code: no other transaction submits, settles or recovers for this user meanwhile, and
+-- each statement sees what was committed before. Take it in a statement of its own: one that also reads would read the
+-- state of before it waited.
 
 CREATE OR REPLACE FUNCTION user_lock(p_user_id text) RETURNS quota_plans
     LANGUAGE plpgsql AS $$

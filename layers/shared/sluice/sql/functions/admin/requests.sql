@@ -49,8 +49,8 @@ BEGIN
     RETURN jsonb_build_object('request_id', id, 'user_id', owner, 'status', done.status);
 END $$;
 
--- One request, or a page of all that failed for a reason in a period; the recovery task sends them. Those that failed are
--- found by their audit rows, which say when.
+-- One request, or a page of all that failed for a reason in a period; the recovery task sends them. Those that failed
+-- are found by their audit rows, which say when.
 CREATE OR REPLACE FUNCTION admin_request_redrive(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE

@@ -1,6 +1,6 @@
--- The entry point of administration: which operation, with which arguments, in which invocation of AdminFunction; all of
--- it in one commit. The operation user.create is the function admin_user_create(jsonb), and so on: a new operation changes
--- nothing here.
+-- The entry point of administration: which operation, with which arguments, in which invocation of AdminFunction; all
+-- of it in one commit. The operation user.create is the function admin_user_create(jsonb), and so on: a new operation
+-- changes nothing here.
 
 CREATE OR REPLACE FUNCTION admin_run(p_operation text, p_arguments jsonb, p_invocation uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER AS $$

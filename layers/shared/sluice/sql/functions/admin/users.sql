@@ -1,5 +1,5 @@
--- Administrative operations on users. Each operation gets its arguments as the admin service has validated them, answers
--- with the thing as it is now, and writes its audit row in the same commit. admin_run() calls them.
+-- Administrative operations on users. Each operation gets its arguments as the admin service has validated them,
+-- answers with the thing as it is now, and writes its audit row in the same commit. admin_run() calls them.
 
 -- Audit rows of administrative operations never hold names, addresses or hashes: a change names the field only.
 CREATE OR REPLACE FUNCTION admin_audit(p_action text, p_user_id text, p_key_id uuid, p_before jsonb, p_after jsonb)
@@ -47,8 +47,8 @@ CREATE OR REPLACE FUNCTION user_json(p_user_id text) RETURNS jsonb
     SELECT to_jsonb(u) FROM user_list('', 1, p_user_id) AS u;
 $$;
 
--- A transaction that puts a user into a tier takes this first, before any user lock; tier.set takes it exclusively. So a
--- user joins a tier as it is after the change.
+-- A transaction that puts a user into a tier takes this first, before any user lock; tier.set takes it exclusively. So
+-- a user joins a tier as it is after the change.
 CREATE OR REPLACE FUNCTION tiers_hold() RETURNS void
     LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock_shared(hashtext('sluice.tiers'));

@@ -33,8 +33,8 @@ CALL define_type('audit_row', $$
     invocation uuid, before jsonb, after jsonb
 $$);
 
--- For operators, oldest first. A request's rows are found by their own ids, not through the request, which they may have
--- to prove.
+-- For operators, oldest first. A request's rows are found by their own ids, not through the request, which they may
+-- have to prove.
 CREATE OR REPLACE FUNCTION audit_list(
     p_user_id text, p_request_id uuid, p_action text, p_start timestamptz, p_end timestamptz, p_after uuid, p_limit integer
 )

@@ -1,8 +1,8 @@
 -- The rows that functions return. Each is a composite type, declared beside its function by define_type(): a new field
 -- is one more attribute at the end, and the function's signature stays.
 
--- Creates a type, or adds the attributes that it lacks. Callers name the columns that they read, so code of the previous
--- version works on while a type grows.
+-- Creates a type, or adds the attributes that it lacks. Callers name the columns that they read, so code of the
+-- previous version works on while a type grows.
 CREATE OR REPLACE PROCEDURE define_type(p_name text, p_attributes text)
     LANGUAGE plpgsql AS $$
 DECLARE

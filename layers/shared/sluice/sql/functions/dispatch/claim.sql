@@ -50,8 +50,8 @@ COMMENT ON FUNCTION request_claim(uuid[], double precision) IS
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
--- Messages of requests that are not dispatched (the delayed messages of retries, repeats): they take room in their users'
--- dispatch windows like any other, as far as there is any.
+-- Messages of requests that are not dispatched (the delayed messages of retries, repeats): they take room in their
+-- users' dispatch windows like any other, as far as there is any.
 CREATE OR REPLACE FUNCTION claim_wake(p_ids uuid[], p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -2,8 +2,8 @@
 
 CALL define_type('recovery', $$requeued integer, failed integer, expired integer, cancelled integer$$);
 
--- Requests whose worker did not answer in time go back to the queue; without attempts or lifetime left they have failed,
--- with a cancellation asked for they are cancelled. Requests past their lifetime that no worker started expire.
+-- Requests whose worker did not answer in time go back to the queue; without attempts or lifetime left they have
+-- failed, with a cancellation asked for they are cancelled. Requests past their lifetime that no worker started expire.
 CREATE OR REPLACE FUNCTION request_recover(p_limit integer) RETURNS recovery
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -95,10 +95,10 @@ BEGIN
     RETURN QUERY SELECT * FROM dispatch_waiting(users, p_limit);
 END $$;
 
--- Requests whose messages the queue seems to have lost: it holds fewer messages than were sent longer ago than the grace,
--- within which its counts may not show them. The difference is sent again, oldest first. Messages of no request
--- (unreadable ones, repeats) are in the queue's count and could hide a loss: so of the requests dispatched very long ago,
--- one in a thousand is sent in any case. Sending twice is harmless, the claim decides.
+-- Requests whose messages the queue seems to have lost: it holds fewer messages than were sent longer ago than the
+-- grace, within which its counts may not show them. The difference is sent again, oldest first. Messages of no request
+-- (unreadable ones, repeats) are in the queue's count and could hide a loss: so of the requests dispatched very long
+-- ago, one in a thousand is sent in any case. Sending twice is harmless, the claim decides.
 CREATE OR REPLACE FUNCTION request_redispatch(
     p_queue_depth integer, p_grace_seconds integer, p_long_seconds integer, p_limit integer
 )
@@ -129,8 +129,8 @@ BEGIN
         RETURNING i.request_id, i.user_id::text;
 END $$;
 
--- Requests that dead letters were about: those that wait for that message are returned to be sent again. The others need
--- none: they are finished, at a worker, or wait for their turn.
+-- Requests that dead letters were about: those that wait for that message are returned to be sent again. The others
+-- need none: they are finished, at a worker, or wait for their turn.
 CREATE OR REPLACE FUNCTION request_resend(p_ids uuid[]) RETURNS SETOF dispatched_request
     LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE inflight i SET dispatched_at = clock_now()

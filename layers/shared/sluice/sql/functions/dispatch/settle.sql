@@ -69,8 +69,8 @@ END $$;
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
--- The positions of those outcomes that answer a current claim: one for each request, should a flush name it twice. A late
--- answer still counts if no newer attempt started; but only processing requests go back to the queue.
+-- The positions of those outcomes that answer a current claim: one for each request, should a flush name it twice. A
+-- late answer still counts if no newer attempt started; but only processing requests go back to the queue.
 CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS integer[]
     LANGUAGE sql STABLE AS $$
     SELECT ARRAY(
@@ -192,8 +192,8 @@ BEGIN
     FROM unnest(p_requeued) AS s;
 END $$;
 
--- Answers to a claim that is no longer the current one. A flush that is sent twice finds its own work done; the tokens of
--- other late answers are audited as wasted.
+-- Answers to a claim that is no longer the current one. A flush that is sent twice finds its own work done; the tokens
+-- of other late answers are audited as wasted.
 CREATE OR REPLACE FUNCTION outcomes_late(p_outcomes outcome[], p_current integer[], p_actor text) RETURNS SETOF settled
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -7,8 +7,8 @@ CREATE OR REPLACE FUNCTION limits_text(p_max_requests bigint, p_max_tokens bigin
     RETURN format('requests %s, tokens %s', coalesce(p_max_requests::text, 'unlimited'),
                   coalesce(p_max_tokens::text, 'unlimited'));
 
--- Every user has a plan, three counters of aligned periods, and terms of billing; limits are the tier's or, where they are
--- the user's own, those that were audited last.
+-- Every user has a plan, three counters of aligned periods, and terms of billing; limits are the tier's or, where they
+-- are the user's own, those that were audited last.
 CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     WITH own AS MATERIALIZED (

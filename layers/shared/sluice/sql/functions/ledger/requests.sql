@@ -1,7 +1,7 @@
 -- Invariants of requests; see ledger_verify().
 
--- The requests in scope. One SELECT, so that it is planned with the query that it is in, and parts that cannot match are
--- left out.
+-- The requests in scope. One SELECT, so that it is planned with the query that it is in, and parts that cannot match
+-- are left out.
 CREATE OR REPLACE FUNCTION requests_to_verify(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF requests
     LANGUAGE sql STABLE AS $$
     SELECT * FROM requests_all WHERE p_full

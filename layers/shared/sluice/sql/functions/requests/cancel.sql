@@ -2,9 +2,9 @@
 
 CALL define_type('cancellation', $$outcome text, status text, user_id text, send uuid[]$$);
 
--- The core; the caller holds the user lock. A request that is queued, or whose worker let the lease run out, is cancelled
--- now. One that a worker is processing is left to finish, since the tokens that the model reports are used; the answer
--- will be dropped.
+-- The core; the caller holds the user lock. A request that is queued, or whose worker let the lease run out, is
+-- cancelled now. One that a worker is processing is left to finish, since the tokens that the model reports are used;
+-- the answer will be dropped.
 CREATE OR REPLACE FUNCTION cancellation_apply(p_request_id uuid, p_actor text, OUT outcome text, OUT status text)
     LANGUAGE plpgsql AS $$
 DECLARE

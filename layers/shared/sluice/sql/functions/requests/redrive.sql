@@ -1,8 +1,8 @@
 -- Redriving: failed requests are queued again.
 
 -- One failed request back into the queue, with new attempts and a new lifetime. Its settlement is undone in the ledger,
--- which will hold what the new one brings; tokens that the failed attempt used are audited as wasted. The caller holds the
--- user lock.
+-- which will hold what the new one brings; tokens that the failed attempt used are audited as wasted. The caller holds
+-- the user lock.
 CREATE OR REPLACE FUNCTION request_redrive(p_request_id uuid, p_ttl interval, p_max_attempts integer, p_dry_run boolean)
     RETURNS text
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$

@@ -1,5 +1,5 @@
--- The view submissions: other writers (a stream processor, another service) insert (user_id, prompt, model_id) here. The
--- request is accounted for like any other; the recovery task sends its message. These writers are trusted: the
+-- The view submissions: other writers (a stream processor, another service) insert (user_id, prompt, model_id) here.
+-- The request is accounted for like any other; the recovery task sends its message. These writers are trusted: the
 -- deployment's limits of prompt length, lifetime and attempts, which only the submit function knows, are the defaults
 -- here. The request's id is the database's; one that the writer gives serves as its idempotency key, since such writers
 -- deliver at least once.

@@ -193,8 +193,8 @@ CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
 $$;
 COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
 
--- An id for a request of this moment. Made under the user lock, so that its time, which chooses the quota periods, is in
--- the order of the locks. If the clock was set back, the time must not precede the periods that the counters are in:
+-- An id for a request of this moment. Made under the user lock, so that its time, which chooses the quota periods, is
+-- in the order of the locks. If the clock was set back, the time must not precede the periods that the counters are in:
 -- the settlement would miss them, and their reservation would never be released.
 CREATE OR REPLACE FUNCTION request_id_after(p_user_id text) RETURNS uuid
     LANGUAGE plpgsql AS $$
@@ -209,7 +209,8 @@ BEGIN
     RETURN id;
 END $$;
 
--- From when until when a request may be started; refusal says what is wrong: begins_late, ends_past, ends_early, ends_late.
+-- From when until when a request may be started; refusal says what is wrong: begins_late, ends_past, ends_early,
+-- ends_late.
 CREATE OR REPLACE FUNCTION lifetime_resolve(p_at timestamptz, p_submission jsonb) RETURNS lifetime
     LANGUAGE plpgsql STABLE AS $$
 DECLARE

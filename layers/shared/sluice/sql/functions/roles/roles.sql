@@ -1,5 +1,6 @@
--- Database roles: one for each function of the system, which may call that function's entry points and touch no table; and
--- sluice_definer, with whose rights the entry points run. It is not the tables' owner, so a row-level policy binds it.
+-- Database roles: one for each function of the system, which may call that function's entry points and touch no table;
+-- and sluice_definer, with whose rights the entry points run. It is not the tables' owner, so a row-level policy binds
+-- it.
 
 CREATE OR REPLACE PROCEDURE role_ensure(p_name text, p_options text)
     LANGUAGE plpgsql AS $$

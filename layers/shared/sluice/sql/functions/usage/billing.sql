@@ -1,5 +1,5 @@
--- What was used, and what it cost. Cost is stored nowhere: it follows from raw token counts, the user's terms of the day
--- and the price list, so that a past month can be priced again by another list.
+-- What was used, and what it cost. Cost is stored nowhere: it follows from raw token counts, the user's terms of the
+-- day and the price list, so that a past month can be priced again by another list.
 
 CALL define_type('model_usage', $$
     day date, model_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint

@@ -5,8 +5,8 @@ CALL define_type('request_event', $$
     completion_tokens integer, processed integer, processing_time_ms integer
 $$);
 
--- The audit rows that accept and end requests, and those that undo an end (a redrive), with what each adds. The values of
--- the audit rows count, not those of the request, which may have ended in another way since.
+-- The audit rows that accept and end requests, and those that undo an end (a redrive), with what each adds. The values
+-- of the audit rows count, not those of the request, which may have ended in another way since.
 CREATE OR REPLACE FUNCTION request_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
     RETURNS SETOF request_event
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$

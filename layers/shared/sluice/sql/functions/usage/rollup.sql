@@ -1,5 +1,6 @@
--- Figures from the audit log, each row of it counted once. Rows are consumed by transaction id below the oldest one still
--- running, so a commit that comes late is never missed and none is counted twice; the cost is that of the new rows.
+-- Figures from the audit log, each row of it counted once. Rows are consumed by transaction id below the oldest one
+-- still running, so a commit that comes late is never missed and none is counted twice; the cost is that of the new
+-- rows.
 
 CREATE OR REPLACE FUNCTION rollup_advance(p_task text, OUT low bigint, OUT high bigint)
     LANGUAGE plpgsql AS $$
