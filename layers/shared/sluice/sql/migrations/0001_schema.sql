@@ -223,8 +223,7 @@ CREATE TABLE prompts (
              THEN input #>> '{messages,0,content,0,text}' END) VIRTUAL,
     parameters jsonb NOT NULL DEFAULT '{}',
     metadata   jsonb,
-    CONSTRAINT prompts_input_has_messages CHECK (jsonb_array_length(input -> 'messages') > 0),
-    CONSTRAINT prompts_prompt_not_empty CHECK (prompt <> '')
+    CONSTRAINT prompts_input_has_messages CHECK (jsonb_array_length(input -> 'messages') > 0)
 ) PARTITION BY RANGE (request_id);
 COMMENT ON TABLE prompts IS
     'What a request asks, apart from its row so that updates of that stay small; its retention is separate.';

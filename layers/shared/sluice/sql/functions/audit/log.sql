@@ -21,10 +21,11 @@ $$);
 
 -- The invocation, where there is one, is the column's default.
 CREATE OR REPLACE FUNCTION audit_write(p_actor text, p_entries audit_entry[]) RETURNS void
-    LANGUAGE sql AS $$
+    LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, before, after)
     SELECT p_actor, e.action, e.user_id, e.key_id, e.request_id, e.before, e.after FROM unnest(p_entries) AS e;
-$$;
+END $$;
 COMMENT ON FUNCTION audit_write(text, audit_entry[]) IS
     'Appends to the audit log. before and after never hold names, addresses, hashes, prompts or results.';
 

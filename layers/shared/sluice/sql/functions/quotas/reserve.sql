@@ -1,17 +1,17 @@
--- Reserving quota at submit, and giving it back at settlement. The caller holds the user lock.
+-- Reserving quota at submit. The caller holds the user lock.
 
--- Whether a request fits into every period; refusal is NULL where it does.
+-- Whether a request fits into every period. refusal is NULL where it does; counters are then the user's counters with the
+-- request in them.
 CREATE OR REPLACE FUNCTION quota_check(
-    p_user_id text, p_at timestamptz, p_tokens integer, OUT refusal text, OUT detail jsonb
+    p_user_id text, p_at timestamptz, p_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters quotas[]
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    q       quotas;
-    periods integer := 0;
-    wait    interval;
+    q    quotas;
+    wait interval;
 BEGIN
-    FOR q IN SELECT * FROM quota_state(p_user_id, p_at) LOOP
-        periods := periods + 1;
+    FOR q IN SELECT * FROM quotas t WHERE t.user_id = p_user_id LOOP
+        q := quota_at(q, p_at);
         IF p_tokens > q.max_tokens OR q.max_requests < 1 THEN
             refusal := 'quota_too_small';
             detail := jsonb_build_object('period', q.quota_period, 'max_tokens', q.max_tokens,
@@ -22,10 +22,13 @@ BEGIN
             refusal := 'quota_exceeded';
             wait := greatest(wait, q.reset_at - p_at);
         END IF;
+        q.requests_used := q.requests_used + 1;
+        q.tokens_reserved := q.tokens_reserved + p_tokens;
+        counters := counters || q;
     END LOOP;
-    IF periods <> cardinality(quota_periods()) THEN
+    IF cardinality(counters) IS DISTINCT FROM cardinality(quota_periods()) THEN
         -- A missing row must never mean "no limit".
-        RAISE EXCEPTION 'the user has % quotas, not %', periods, cardinality(quota_periods());
+        RAISE EXCEPTION 'the user has % quotas, not %', coalesce(cardinality(counters), 0), cardinality(quota_periods());
     END IF;
     IF refusal IS NOT NULL THEN
         detail := jsonb_build_object('quotas', quota_counters(p_user_id, p_at),
@@ -33,20 +36,15 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION quota_check(text, timestamptz, integer) IS
-    'quota_too_small (the request can never fit), quota_exceeded (it fits after a reset), or NULL.';
+    'refusal: quota_too_small (the request can never fit), quota_exceeded (it fits after a reset), or NULL.';
 
--- Counts a request and reserves its tokens in every period; returns the counters as they are now.
-CREATE OR REPLACE FUNCTION quota_reserve(p_user_id text, p_at timestamptz, p_tokens integer) RETURNS jsonb
-    LANGUAGE sql AS $$
-    WITH reserved AS (
-        UPDATE quotas q SET
-            (requests_used, tokens_used, tokens_reserved, period_start, reset_at)
-            = (SELECT n.requests_used + 1, n.tokens_used, n.tokens_reserved + p_tokens, n.period_start, n.reset_at
-               FROM quota_at(q, p_at) AS n)
-        WHERE q.user_id = p_user_id
-        RETURNING q AS counter
-    )
-    SELECT jsonb_agg(quota_counter(r.counter, p_at)
-                     ORDER BY array_position(quota_periods(), (r.counter).quota_period::text))
-    FROM reserved r;
-$$;
+-- Stores the counters that quota_check() returned.
+CREATE OR REPLACE FUNCTION quota_store(p_counters quotas[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE quotas q SET
+        requests_used = n.requests_used, tokens_used = n.tokens_used, tokens_reserved = n.tokens_reserved,
+        period_start = n.period_start, reset_at = n.reset_at
+    FROM unnest(p_counters) AS n
+    WHERE q.user_id = n.user_id AND q.quota_period = n.quota_period;
+END $$;

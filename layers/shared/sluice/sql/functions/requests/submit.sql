@@ -54,11 +54,13 @@ BEGIN
         RETURN result;
     END IF;
 
-    SELECT i.outcome, i.request_id INTO result.outcome, result.request_id
-    FROM idempotency_find(plan.user_id, p_submission) AS i;
-    IF result.outcome IS NOT NULL THEN
-        result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()));
-        RETURN result;
+    IF p_submission->>'idempotency_key' IS NOT NULL THEN
+        SELECT i.outcome, i.request_id INTO result.outcome, result.request_id
+        FROM idempotency_find(plan.user_id, p_submission) AS i;
+        IF result.outcome IS NOT NULL THEN
+            result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()));
+            RETURN result;
+        END IF;
     END IF;
 
     SELECT * INTO m FROM models t
@@ -105,7 +107,9 @@ BEGIN
 
     -- Accepted. From here on everything is written, and nothing is refused.
     result.outcome := 'accepted';
-    result.detail := jsonb_build_object('quotas', quota_reserve(plan.user_id, at, tokens.reserved));
+    result.detail := jsonb_build_object(
+        'quotas', (SELECT jsonb_agg(quota_counter(c, at)) FROM unnest(quota.counters) AS c));
+    PERFORM quota_store(quota.counters);
 
     INSERT INTO requests
         (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
@@ -128,7 +132,9 @@ BEGIN
         result.send := ARRAY(SELECT w.request_id FROM dispatch_waiting(ARRAY[plan.user_id], plan.dispatch_window) AS w);
     END IF;
 
-    PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
+    IF p_submission->>'idempotency_key' IS NOT NULL THEN
+        PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
+    END IF;
     PERFORM audit_write(p_actor, ARRAY[ROW(
         'request.queued', plan.user_id, p_key_id, result.request_id, NULL,
         jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', tokens.reserved))::audit_entry]);
@@ -147,14 +153,12 @@ CREATE OR REPLACE FUNCTION idempotency_find(p_user_id text, p_submission jsonb, 
 DECLARE
     earlier idempotency_keys;
 BEGIN
-    IF p_submission->>'idempotency_key' IS NOT NULL THEN
-        SELECT * INTO earlier FROM idempotency_keys k
-        WHERE k.user_id = p_user_id AND k.key = p_submission->>'idempotency_key' AND k.expires_at > clock_now();
-        IF FOUND THEN
-            outcome := CASE WHEN earlier.body_hash = decode(p_submission->>'body_hash', 'hex')
-                            THEN 'replayed' ELSE 'idempotency_conflict' END;
-            request_id := earlier.request_id;
-        END IF;
+    SELECT * INTO earlier FROM idempotency_keys k
+    WHERE k.user_id = p_user_id AND k.key = p_submission->>'idempotency_key' AND k.expires_at > clock_now();
+    IF FOUND THEN
+        outcome := CASE WHEN earlier.body_hash = decode(p_submission->>'body_hash', 'hex')
+                        THEN 'replayed' ELSE 'idempotency_conflict' END;
+        request_id := earlier.request_id;
     END IF;
 END $$;
 
@@ -162,13 +166,11 @@ CREATE OR REPLACE FUNCTION idempotency_keep(p_user_id text, p_submission jsonb, 
     RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    IF p_submission->>'idempotency_key' IS NOT NULL THEN
-        INSERT INTO idempotency_keys AS k (user_id, key, body_hash, request_id, expires_at)
-        VALUES (p_user_id, p_submission->>'idempotency_key', decode(p_submission->>'body_hash', 'hex'), p_request_id,
-                p_at + interval '24 hours')
-        ON CONFLICT (user_id, key) DO UPDATE
-        SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
-    END IF;
+    INSERT INTO idempotency_keys AS k (user_id, key, body_hash, request_id, expires_at)
+    VALUES (p_user_id, p_submission->>'idempotency_key', decode(p_submission->>'body_hash', 'hex'), p_request_id,
+            p_at + interval '24 hours')
+    ON CONFLICT (user_id, key) DO UPDATE
+    SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
 END $$;
 
 -- reserved: what the request cannot exceed, since no tokenizer makes more tokens than there are bytes.
