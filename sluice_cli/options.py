@@ -11,8 +11,6 @@ import click
 
 from sluice_cli.vocabulary import PERIODS, RESET_FREQUENCIES
 
-_PER: Final = {"minute": "per minute", "daily": "per day", "monthly": "per month"}
-
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"(\d+)([smhd])")
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -131,7 +129,7 @@ def limit_options(function: F) -> F:
     for period in reversed(PERIODS):
         for kind in ("tokens", "requests"):
             option = click.option(
-                f"--{period}-{kind}", type=LIMIT, metavar="N|unlimited", help=f"{kind.capitalize()} {_PER[period]}."
+                f"--{period}-{kind}", type=LIMIT, metavar="N|unlimited", help=f"{kind.capitalize()} {PERIODS[period]}."
             )
             function = option(function)
     return function

@@ -10,8 +10,8 @@ STATUSES: Final = ("queued", "processing", "completed", "failed", "cancelled", "
 """Statuses of a request."""
 SCOPES: Final = ("submit", "read")
 """Permissions of an API key."""
-PERIODS: Final = ("minute", "daily", "monthly")
-"""Periods of limits."""
+PERIODS: Final = {"minute": "per minute", "daily": "per day", "monthly": "per month"}
+"""Periods of limits, and how the help texts name them."""
 RESET_FREQUENCIES: Final = ("daily", "monthly")
 """Intervals at which used quota is reset."""
 BACKENDS: Final = ("openai", "bedrock")

@@ -75,7 +75,7 @@ def set_quota(
 @quotas.command()
 @click.argument("user_id", metavar="USER")
 @click.option(
-    "--period", "periods", type=click.Choice(PERIODS), multiple=True, help="Only this period; may be repeated."
+    "--period", "periods", type=click.Choice(tuple(PERIODS)), multiple=True, help="Only this period; may be repeated."
 )
 @pass_session
 def clear(session: Session, user_id: str, periods: tuple[str, ...]) -> None:

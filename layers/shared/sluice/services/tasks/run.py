@@ -2,27 +2,30 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import ChainHead, Strict
-from sluice.services.tasks import archive, audit, expire, partitions, recover, stats, usage, verify
+from sluice.services import tasks
 from sluice.services.tasks.context import TaskContext
 
 logger = logging.getLogger(__name__)
 
-TASKS: Final[dict[str, Callable[[TaskContext], dict[str, Any]]]] = {
-    "recover": recover.run,
-    "usage": usage.run,
-    "stats": stats.run,
-    "partitions": partitions.run,
-    "archive": archive.run,
-    "expire": expire.run,
-    "audit": audit.run,
-    "verify": verify.run,
-}
+Task = Callable[[TaskContext], dict[str, Any]]
+_NOT_TASKS: Final = {"context", "run"}
+
+
+def _find_tasks() -> dict[str, Task]:
+    """The function run() of every other module of this package, by the module's name: a new file is a new task."""
+    names = [module.name for module in iter_modules(tasks.__path__) if module.name not in _NOT_TASKS]
+    return {name: import_module(f"{tasks.__name__}.{name}").run for name in names}
+
+
+TASKS: Final[dict[str, Task]] = _find_tasks()
 
 
 def _known(name: str) -> str:
