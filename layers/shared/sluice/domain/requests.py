@@ -224,12 +224,15 @@ class QueueState:
 
 
 @dataclass(frozen=True)
-class RequestSummary:
-    """A request in a list; outcome as in RequestState."""
+class RequestFacts:
+    """What lists and single requests show alike. Unless outcome is ok, nothing else is set.
+
+    Attributes:
+        outcome: ok, request_not_found, or what key_check found.
+    """
 
     outcome: str
     request_id: UUID
-    prompt: str | None
     model_id: str
     status: Status
     error_code: str | None
@@ -244,31 +247,24 @@ class RequestSummary:
 
 
 @dataclass(frozen=True)
-class RequestState:
-    """One request with its answer. Unless outcome is ok, nothing else is set.
+class RequestSummary(RequestFacts):
+    """A request in a list, with the beginning of its prompt."""
+
+    prompt: str | None
+
+
+@dataclass(frozen=True)
+class RequestState(RequestFacts):
+    """One request with its answer.
 
     Attributes:
-        outcome: ok, request_not_found, or what key_check found.
         cost: amount, currency and price_list; None until it has ended.
         queue: None once it has ended.
     """
 
-    outcome: str
-    request_id: UUID
-    model_id: str
-    status: Status
     output: Output | None
-    error_code: str | None
-    error_message: str | None
     estimated_tokens: int
     reserved_tokens: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    total_tokens: int | None
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    processing_time_ms: int | None
     metadata: Mapping[str, str] | None
     cost: Mapping[str, Any] | None
     queue: QueueState | None
@@ -276,7 +272,7 @@ class RequestState:
 
 @dataclass(frozen=True)
 class ModelOffer:
-    """A model that a client may name; outcome as in RequestState."""
+    """A model that a client may name; outcome as in RequestFacts."""
 
     outcome: str
     model_id: str

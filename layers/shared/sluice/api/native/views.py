@@ -4,7 +4,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from sluice.domain.requests import ModelOffer, QueueState, RequestState, RequestSummary
+from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, RequestSummary
 from sluice.services.read import Page
 
 
@@ -41,7 +41,7 @@ def model_view(offer: ModelOffer) -> dict[str, Any]:
     }
 
 
-def _common(request: RequestState | RequestSummary) -> dict[str, Any]:
+def _common(request: RequestFacts) -> dict[str, Any]:
     error = None if request.error_code is None else {"code": request.error_code, "message": request.error_message}
     return {
         "request_id": str(request.request_id),
