@@ -1,4 +1,4 @@
-# Sluice. `make` lists what there is. Needs GNU make 3.81 or newer and Python 3.11 or newer, nothing else.
+# Sluice. `make` lists the targets. Needs GNU make 3.81 or newer and Python 3.11 or newer, nothing else.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -55,7 +55,7 @@ $(emulator)/.complete: requirements/ministack.txt
 # The locks are complete, so nothing is left to resolve.
 install := python -m pip install -qq --no-deps --no-compile --require-hashes
 
-# Makes the virtual environment $(1), anew if the one that is there does not work: left unfinished, or its Python is gone.
+# Makes the virtual environment $(1), or remakes it if it does not work: unfinished, or its Python is gone.
 define make_venv
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	found=$$($(PYTHON) -V 2>/dev/null) || found="not there"; \
@@ -137,7 +137,7 @@ lint-text: setup
 	@$(bin)/python tests/repository.py
 
 .PHONY: format
-format: setup  ## format the code and mend what ruff can
+format: setup  ## format the code and fix what ruff can
 	@$(bin)/ruff format $(python_files)
 	@$(bin)/ruff check --fix $(python_files)
 
