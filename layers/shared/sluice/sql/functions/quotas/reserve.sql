@@ -1,6 +1,6 @@
--- Reserving quota at submit, and giving it back at settlement. The caller holds the user lock.
+-- Reserving quota at submit; settlements_end() gives it back. The caller holds the user lock.
 
--- Whether a request fits into every period; refusal is NULL where it does.
+-- Whether a request fits into every period; refusal is NULL if it does.
 CREATE OR REPLACE FUNCTION quota_check(
     p_user_id text, p_at timestamptz, p_tokens integer, OUT refusal text, OUT detail jsonb
 )
@@ -33,9 +33,9 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION quota_check(text, timestamptz, integer) IS
-    'quota_too_small (the request can never fit), quota_exceeded (it fits after a reset), or NULL.';
+    'refusal: quota_too_small (the request can never fit), quota_exceeded (it fits after a reset), or NULL.';
 
--- Counts a request and reserves its tokens in every period; returns the counters as they are now.
+-- Counts a request and reserves its tokens in every period; returns the counters as they are afterwards.
 CREATE OR REPLACE FUNCTION quota_reserve(p_user_id text, p_at timestamptz, p_tokens integer) RETURNS jsonb
     LANGUAGE sql AS $$
     WITH reserved AS (
