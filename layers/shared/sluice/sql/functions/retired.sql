@@ -1,4 +1,4 @@
--- Entry points that no supported version of the code calls any more, each with the version that stopped: dropped first,
--- so that the functions below are all there is. The rule is in CONTRIBUTING.md, "Changing an entry point". For example:
+-- Entry points that no supported version of the code calls any more, each with the version that stopped calling it.
+-- This file is applied before all others. The rule is in CONTRIBUTING.md, "Changing an entry point". For example:
 --
 --   DROP FUNCTION IF EXISTS request_peek(bytea, uuid);  -- 0.3

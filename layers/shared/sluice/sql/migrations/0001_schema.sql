@@ -27,7 +27,7 @@ CREATE TABLE tiers (
     CONSTRAINT tiers_price_list_known FOREIGN KEY (price_list) REFERENCES price_lists
 );
 COMMENT ON TABLE tiers IS 'What a plan allows; a user''s plan starts as a copy of its tier.';
-COMMENT ON COLUMN tiers.price_list IS 'What the tokens of the tier''s users cost.';
+COMMENT ON COLUMN tiers.price_list IS 'The price list by which the tokens of the tier''s users are billed.';
 
 CREATE TABLE tier_limits (
     tier         varchar(20) NOT NULL REFERENCES tiers,
@@ -66,7 +66,7 @@ CREATE TABLE api_keys (
     CONSTRAINT api_keys_scopes_known CHECK (scopes <@ '{submit,read}' AND cardinality(scopes) > 0)
 ) WITH (fillfactor = 80);
 CREATE INDEX api_keys_user ON api_keys (user_id);
-COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key; the key itself is stored nowhere.';
+COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key; the key itself is not stored.';
 
 CREATE TABLE quota_plans (
     quota_id        integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -83,14 +83,14 @@ CREATE TABLE quota_plans (
     CONSTRAINT quota_plans_dispatch_window_positive CHECK (dispatch_window > 0)
 );
 COMMENT ON TABLE quota_plans IS
-    'What a user may do. Its row is also the user lock: it is locked before anything of the user''s ledger changes.';
-COMMENT ON COLUMN quota_plans.max_unfinished IS 'Most requests of the user that may be unfinished at once.';
+    'What a user may do. The row is also the user lock: it is locked before anything in the user''s ledger changes.';
+COMMENT ON COLUMN quota_plans.max_unfinished IS 'How many of the user''s requests may be unfinished at once.';
 COMMENT ON COLUMN quota_plans.dispatch_window IS
-    'Concurrency limit: most requests of the user that are dispatched (in the queue or at a worker) at once.';
+    'Concurrency limit: how many of the user''s requests may be dispatched (in the queue or at a worker) at once.';
 COMMENT ON COLUMN quota_plans.is_override IS
-    'Its reset_frequency, max_unfinished and dispatch_window are the user''s own and do not follow the tier.';
+    'The plan''s reset_frequency, max_unfinished and dispatch_window are the user''s own and do not follow the tier.';
 COMMENT ON COLUMN quota_plans.reset_frequency IS
-    'The period that the plan is sold by. Informative: the limits of every period apply.';
+    'The period by which the plan is sold. For information only: the limits of every period apply.';
 
 CREATE TABLE quotas (
     user_id         varchar(50) NOT NULL REFERENCES users,
@@ -108,10 +108,10 @@ CREATE TABLE quotas (
     CONSTRAINT quotas_limits_not_negative CHECK (max_requests >= 0 AND max_tokens >= 0),
     CONSTRAINT quotas_counters_not_negative CHECK (requests_used >= 0 AND tokens_used >= 0 AND tokens_reserved >= 0),
     CONSTRAINT quotas_reset_after_start CHECK (reset_at > period_start)
-    -- Three counters change on every request: room on the page keeps those updates HOT.
+    -- Three counters change with every request: free space on the page keeps these updates HOT.
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE quotas IS
-    'What is used and reserved, a row per user and period; reset lazily when a request of a later period arrives.';
+    'What is used and reserved, one row per user and period; reset only when a request of a later period arrives.';
 COMMENT ON COLUMN quotas.is_override IS 'The limits are the user''s own and do not follow the tier.';
 
 CREATE TABLE billing_terms (
@@ -122,8 +122,8 @@ CREATE TABLE billing_terms (
     PRIMARY KEY (user_id, valid_from)
 );
 COMMENT ON TABLE billing_terms IS
-    'By which price list a user''s tokens of a day (UTC) are billed: the latest terms that had begun. A change of the '
-    'tier today therefore leaves yesterday''s invoices as they are.';
+    'The price list by which a user''s tokens of a day (UTC) are billed: that of the latest terms that had begun by '
+    'that day. A change of tier today therefore does not change yesterday''s invoices.';
 
 -- Models and prices ---------------------------------------------------------------------------------------------------
 
@@ -149,7 +149,8 @@ CREATE TABLE models (
 );
 CREATE UNIQUE INDEX models_one_default ON models (is_default) WHERE is_default;
 COMMENT ON COLUMN models.overhead_tokens IS
-    'Tokens the chat template adds at most: a request''s reservation is its text''s bytes + this + max_tokens.';
+    'The most tokens that the chat template adds: a request''s reservation is the bytes of its text + this + '
+    'max_tokens.';
 
 CREATE TABLE prices (
     price_list        varchar(50)    NOT NULL DEFAULT 'standard',
@@ -163,12 +164,13 @@ CREATE TABLE prices (
     CONSTRAINT prices_not_negative CHECK (price_per_million >= 0)
 );
 COMMENT ON COLUMN prices.valid_from IS
-    'A price holds from the start of this day (UTC) until the next one of its list, model and class.';
+    'A price applies from the start of this day (UTC) until the next price of the same list, model and class begins.';
 
 -- Requests ------------------------------------------------------------------------------------------------------------
 
--- Narrow on purpose: two updates a row stay HOT (no index on what changes, room on the page). No foreign keys: a row
--- is inserted only by request_admit, which has read the user and the model, and a key would block archiving.
+-- Narrow on purpose: the two updates of a row stay HOT (no index on the columns that change, free space on the page).
+-- No foreign keys: only request_admit inserts rows, after it has read the user and the model, and a foreign key would
+-- block archiving.
 CREATE TABLE requests (
     request_id         uuid        NOT NULL DEFAULT uuidv7(),
     user_id            varchar(50) NOT NULL,
@@ -209,7 +211,7 @@ COMMENT ON COLUMN requests.attempts IS 'Number of the latest attempt; see inflig
 CREATE TABLE requests_archive (LIKE requests INCLUDING ALL) PARTITION BY RANGE (request_id);
 COMMENT ON TABLE requests_archive IS 'Whole months of requests, moved here by DETACH and ATTACH; see archive_months().';
 
--- With the rights of whoever reads it, so that a row-level policy of the tables would hold here too.
+-- Runs with the rights of the role that reads it, so that a row-level policy of the tables would apply here too.
 CREATE VIEW requests_all WITH (security_invoker = true) AS
     SELECT * FROM requests UNION ALL SELECT * FROM requests_archive;
 COMMENT ON VIEW requests_all IS 'Every request, archived or not.';
@@ -226,11 +228,13 @@ CREATE TABLE prompts (
     CONSTRAINT prompts_input_has_messages CHECK (jsonb_array_length(input -> 'messages') > 0)
 ) PARTITION BY RANGE (request_id);
 COMMENT ON TABLE prompts IS
-    'What a request asks, apart from its row so that updates of that stay small; its retention is separate.';
+    'What a request asks: kept outside of the row in requests, so that updates of that row stay small and prompts can '
+    'be kept for a different time.';
 COMMENT ON COLUMN prompts.input IS 'The messages, in the form of sluice.domain.documents.Input.';
-COMMENT ON COLUMN prompts.prompt IS 'The text, where the input is one message of one part; NULL otherwise.';
+COMMENT ON COLUMN prompts.prompt IS 'The text, if the input is one message with one part; otherwise NULL.';
 
--- One row per unfinished request, deleted at settlement: the outbox, the dispatch windows, the leases, the queue order.
+-- One row per unfinished request, deleted when the request ends. The rows are the outbox, the dispatch windows, the
+-- leases and the order of the queue.
 CREATE TABLE inflight (
     request_id          uuid        PRIMARY KEY,
     user_id             varchar(50) NOT NULL,
@@ -255,17 +259,19 @@ CREATE TABLE inflight (
 CREATE INDEX inflight_waiting ON inflight (user_id, request_id) WHERE dispatched_at IS NULL;
 CREATE INDEX inflight_dispatched ON inflight (user_id) WHERE dispatched_at IS NOT NULL;
 COMMENT ON COLUMN inflight.attempt IS
-    'How often it was claimed in all: the fencing token. A settlement must name the same number.';
-COMMENT ON COLUMN inflight.max_attempts IS 'How many of its attempts may fail before the request fails.';
+    'Number of the latest attempt, the fencing token: it grows with each claim and each redrive. A settlement must '
+    'name the same number.';
+COMMENT ON COLUMN inflight.max_attempts IS 'How many attempts may fail before the request itself fails.';
 COMMENT ON COLUMN inflight.failed_attempts IS
-    'Attempts that failed since it was submitted or redriven; one that a worker released before starting is not counted.';
+    'Attempts that failed since the request was submitted or redriven. An attempt that a worker released before '
+    'starting it is not counted.';
 COMMENT ON COLUMN inflight.lost_attempts IS 'Failed attempts whose lease ran out without an answer from the worker.';
 COMMENT ON COLUMN inflight.last_error IS 'Why the last attempt failed; an error_code as in requests.';
 COMMENT ON COLUMN inflight.dispatched_at IS
-    'When its message was sent (or is about to be); NULL: it waits for not_before, for room in the dispatch window, or '
-    'for the recovery task.';
+    'When its message was sent, or is about to be. NULL: the request waits for not_before, for room in the dispatch '
+    'window, or for the recovery task.';
 COMMENT ON COLUMN inflight.cancel_requested_at IS
-    'When the client cancelled it while a worker had it: the worker''s answer will be dropped.';
+    'When the request was cancelled while a worker had it: the worker''s answer will be dropped.';
 
 CREATE TABLE idempotency_keys (
     user_id    varchar(50)  NOT NULL REFERENCES users,
@@ -279,7 +285,8 @@ CREATE TABLE idempotency_keys (
 
 -- Results -------------------------------------------------------------------------------------------------------------
 
--- 5 MB: a Lambda answer holds 6 MB, and JSON escapes cost some; MAX_RESULT_BYTES sets the smaller, usual limit.
+-- 5 MB: a Lambda response is at most 6 MB, and escaping in JSON makes the text longer. MAX_RESULT_BYTES sets the usual,
+-- smaller limit.
 CREATE TABLE results (
     result_id   uuid        NOT NULL DEFAULT uuidv7() PRIMARY KEY,
     request_id  uuid        NOT NULL,
@@ -306,7 +313,7 @@ CREATE TABLE binary_results (
     created_at  timestamptz  NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT binary_results_fit_an_answer CHECK (octet_length(content) <= 4194304)
 ) PARTITION BY RANGE (result_id);
-COMMENT ON CONSTRAINT binary_results_fit_an_answer ON binary_results IS '4 MB: in base64 it is a third larger.';
+COMMENT ON CONSTRAINT binary_results_fit_an_answer ON binary_results IS '4 MB: base64 makes it a third larger.';
 
 -- Audit ---------------------------------------------------------------------------------------------------------------
 
@@ -322,20 +329,23 @@ CREATE TABLE audit_log (
     before     jsonb,
     after      jsonb,
     invocation uuid        DEFAULT nullif(current_setting('sluice.invocation', true), '')::uuid,
-    -- PostgreSQL's first normal transaction id; a smaller one is forged and would lie below the first seal.
+    -- PostgreSQL's first normal transaction id is 3: a smaller one is forged, and would lie below all that is sealed.
     CONSTRAINT audit_log_xact_id_is_real CHECK (xact_id >= 3)
 ) PARTITION BY RANGE (audit_id);
 CREATE INDEX audit_log_user ON audit_log (user_id, audit_id);
--- Readers in commit order (the rollups) ask for transaction ids above the last they saw: new rows at the table's end.
+-- The rollups and the audit chain ask for transaction ids above the last one that they have read: the rows at the end
+-- of the table.
 CREATE INDEX audit_log_xact ON audit_log USING brin (xact_id) WITH (pages_per_range = 16, autosummarize = on);
--- A request's rows are written close together, and nearly in the order of requests.
+-- A request's rows are written close together, and nearly in the order of request ids.
 CREATE INDEX audit_log_request ON audit_log USING brin (request_id) WITH (pages_per_range = 16, autosummarize = on);
--- Finds what a user's own limits were last set to, however many rows were written since.
+-- Finds what a user's own limits were last set to, no matter how many rows were written since.
 CREATE INDEX audit_log_quota_changes ON audit_log (user_id, audit_id) WHERE action = 'quota.changed';
 COMMENT ON TABLE audit_log IS
-    'Every change of a request''s state and every administrative operation. No e-mail, name, prompt, result or key.';
+    'Every change of a request''s state and every administrative operation. It never holds an e-mail address, a name, '
+    'a prompt, a result or a key.';
 COMMENT ON COLUMN audit_log.invocation IS
-    'Administrative operations: the id of the Lambda invocation, by which CloudTrail''s data events name the IAM caller.';
+    'For administrative operations, the id of the Lambda invocation: CloudTrail''s data events name the IAM caller of '
+    'that invocation.';
 
 CREATE TABLE audit_chain (
     batch_no      bigint      PRIMARY KEY,
@@ -353,13 +363,14 @@ CREATE TABLE audit_chain (
     CONSTRAINT audit_chain_hashes_are_sha256 CHECK (octet_length(previous_hash) = 32 AND octet_length(hash) = 32)
 );
 COMMENT ON TABLE audit_chain IS
-    'The audit log in the order of its commits, sealed in batches: each hash covers the batch''s rows and the hash before.';
+    'The audit log sealed in batches, in the order of transactions: each hash covers the rows of its batch and the '
+    'previous hash.';
 COMMENT ON COLUMN audit_chain.xact_high IS
-    'The batch holds the rows of the transactions from xact_low up to, not including, this one.';
+    'The batch holds the rows of the transactions from xact_low up to but not including this one.';
 COMMENT ON COLUMN audit_chain.xact_next IS
-    'No transaction with this id or a later one had begun at built_at: what they wrote is younger.';
+    'No transaction with this id or a higher one had begun at built_at, so their rows must be newer than that.';
 
--- Figures -------------------------------------------------------------------------------------------------------------
+-- Usage and statistics ------------------------------------------------------------------------------------------------
 
 CREATE TABLE usage (
     usage_id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -403,5 +414,5 @@ CREATE TABLE rollup_watermarks (
     xact_id    bigint      NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON COLUMN rollup_watermarks.xact_id IS 'Audit rows of transactions below this one have been read by the task.';
+COMMENT ON COLUMN rollup_watermarks.xact_id IS 'The task has read the audit rows of all transactions below this one.';
 INSERT INTO rollup_watermarks (task) VALUES ('usage'), ('stats'), ('audit'), ('verify');

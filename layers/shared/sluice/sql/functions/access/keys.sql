@@ -30,10 +30,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION key_check(bytea, text) IS
     'ok with the ids of the key and its user, or the reason why not: key_unknown, key_revoked, key_expired, '
-    'user_inactive, scope_missing. is_stale: its last use was recorded more than a minute ago (see key_touch).';
+    'user_inactive, scope_missing. is_stale: no use was recorded within the last minute (see key_touch).';
 
--- Records a key's last use: one small write a minute, not one a request. Callers ask only where key_check found it
--- stale; if another transaction has the row locked, that one records it.
+-- Records a key's last use: one small write per minute, not one per request. Callers call it only if key_check said
+-- is_stale. A row that another transaction has locked is skipped: that transaction or the next request records the use.
 CREATE OR REPLACE FUNCTION key_touch(p_key_id uuid) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -42,7 +42,7 @@ BEGIN
     WHERE k.key_id = free.key_id;
 END $$;
 
--- Both, for callers that only read.
+-- key_check and key_touch in one call, for callers that only read.
 CREATE OR REPLACE FUNCTION key_use(p_key_hash bytea, p_scope text, OUT outcome text, OUT user_id text)
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -12,7 +12,8 @@ CREATE OR REPLACE FUNCTION key_list(p_user_id text) RETURNS SETOF key_view
     FROM users u LEFT JOIN api_keys k ON k.user_id = u.user_id
     WHERE u.user_id = p_user_id ORDER BY k.key_id DESC;
 $$;
-COMMENT ON FUNCTION key_list(text) IS 'A user''s keys, newest first; one row without a key_id where the user has none.';
+COMMENT ON FUNCTION key_list(text) IS
+    'A user''s keys, newest first; one row without a key_id if the user has none, and no row if there is no such user.';
 
 CREATE OR REPLACE FUNCTION key_json(k api_keys) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -30,7 +31,8 @@ BEGIN
             ARRAY(SELECT jsonb_array_elements_text(a->'scopes')), clock_now(), (a->>'expires_at')::timestamptz)
     RETURNING * INTO k;
     PERFORM admin_audit('key.created', k.user_id, k.key_id, NULL, jsonb_strip_nulls(jsonb_build_object(
-        'key_prefix', k.key_prefix, 'scopes', to_jsonb(k.scopes), 'expires_at', k.expires_at, 'replaces', a->>'replaces')));
+        'key_prefix', k.key_prefix, 'scopes', to_jsonb(k.scopes), 'expires_at', k.expires_at,
+        'replaces', a->>'replaces')));
     RETURN key_json(k);
 END $$;
 
@@ -42,7 +44,7 @@ BEGIN
     END IF;
 END $$;
 
--- The key, locked together with its user; revoked and expired ones only where the operation may have them.
+-- Locks a key and its user, and returns the key. Refuses a revoked or expired key, unless p_may_be_dead.
 CREATE OR REPLACE FUNCTION key_lock(p_key_id uuid, p_may_be_dead boolean) RETURNS api_keys
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -72,7 +74,8 @@ BEGIN
     RETURN k;
 END $$;
 
--- A new key like the old one, which works until the overlap is over, and no longer than it would have worked.
+-- Makes a new key like the old one. The old one works until the overlap is over, but not longer than it would have
+-- worked without the rotation.
 CREATE OR REPLACE FUNCTION admin_key_rotate(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -97,7 +100,7 @@ BEGIN
     RETURN key_json(key_set_expiry(k, 'key.expiry_set', (a->>'expires_at')::timestamptz));
 END $$;
 
--- A key that was revoked before keeps its first time.
+-- A key that was already revoked keeps the time of its first revocation.
 CREATE OR REPLACE FUNCTION admin_key_revoke(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE

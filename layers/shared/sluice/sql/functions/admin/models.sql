@@ -1,6 +1,6 @@
 -- Administrative operations on models.
 
--- Every model with the prices of today in the standard list, per million tokens by class.
+-- Every model with today's prices from the standard list: per million tokens, by token class.
 CREATE OR REPLACE VIEW model_registry AS
     SELECT m.*, coalesce(p.prices, '{}') AS prices
     FROM models m
@@ -24,10 +24,10 @@ CREATE OR REPLACE FUNCTION model_list() RETURNS SETOF model_view
            m.updated_at
     FROM model_registry m ORDER BY m.model_id;
 $$;
-COMMENT ON FUNCTION model_list() IS 'Every model, offered or not, with its current prices.';
+COMMENT ON FUNCTION model_list() IS 'Every model, active or not, with its current prices in the standard list.';
 
--- The whole description of a model, made or replaced. If it becomes the default, the previous default no longer is; a
--- price that differs from today's holds from today on.
+-- Makes a model or replaces its whole description. If it becomes the default, the previous default loses that mark. A
+-- price that differs from today's applies from today on.
 CREATE OR REPLACE FUNCTION model_set(p_description jsonb, p_actor text) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -36,11 +36,12 @@ DECLARE
     after  jsonb;
 BEGIN
     PERFORM set_config('sluice.actor', p_actor, true);
-    -- One at a time: two new defaults at once would each leave the other's in place.
+    -- One at a time: two calls that each set a new default would not see, and so not clear, the other's default.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.models'));
     SELECT to_jsonb(m) INTO before FROM model_registry m WHERE m.model_id = d.model_id;
     IF d.is_default THEN
-        UPDATE models m SET is_default = false, updated_at = clock_now() WHERE m.is_default AND m.model_id <> d.model_id;
+        UPDATE models m SET is_default = false, updated_at = clock_now()
+        WHERE m.is_default AND m.model_id <> d.model_id;
     END IF;
     INSERT INTO models AS m
         (model_id, backend, backend_model, endpoint, secret_arn, max_tokens_default, max_tokens_limit,

@@ -1,10 +1,11 @@
 -- Administrative operations on prices.
 
--- Prices with the day on which each ends: that on which the next one of its list, model and class begins.
+-- Prices, each with the day on which it ends: the day on which the next price of its list, model and class begins.
 CREATE OR REPLACE VIEW price_registry AS
     SELECT p.price_list, l.currency, p.model_id, p.token_class, trim_scale(p.price_per_million) AS price_per_million,
            p.valid_from,
-           lead(p.valid_from) OVER (PARTITION BY p.price_list, p.model_id, p.token_class ORDER BY p.valid_from) AS valid_until
+           lead(p.valid_from) OVER (PARTITION BY p.price_list, p.model_id, p.token_class ORDER BY p.valid_from)
+               AS valid_until
     FROM prices p JOIN price_lists l ON l.price_list = p.price_list;
 
 CALL define_type('price_view', $$
@@ -22,7 +23,7 @@ CREATE OR REPLACE FUNCTION price_list(p_price_list text, p_model_id text, p_on d
       AND (p_on IS NULL OR r.valid_from <= p_on AND coalesce(r.valid_until, 'infinity') > p_on)
     ORDER BY r.price_list, r.model_id, r.token_class DESC, r.valid_from;
 $$;
-COMMENT ON FUNCTION price_list(text, text, date) IS 'Prices of a list, of a model, of a day, or all.';
+COMMENT ON FUNCTION price_list(text, text, date) IS 'All prices, or only those of a list, of a model, or on a day.';
 
 CREATE OR REPLACE FUNCTION price_list_exists(p_price_list text) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
@@ -45,7 +46,7 @@ BEGIN
         RETURN;
     END IF;
     IF p_valid_from < utc_today() AND old.valid_from IS NOT NULL THEN
-        -- Days that are over may have been billed: another list may price them again.
+        -- Days that are over may have been billed already. They can still be priced again by another list.
         PERFORM admin_refuse('price_in_past');
     END IF;
     INSERT INTO prices (price_list, model_id, token_class, valid_from, price_per_million)
@@ -70,7 +71,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM models m WHERE m.model_id = a->>'model_id') THEN
         PERFORM admin_refuse('model_unknown');
     END IF;
-    INSERT INTO price_lists (price_list, currency, created_at) VALUES (list, coalesce(a->>'currency', 'USD'), clock_now())
+    INSERT INTO price_lists (price_list, currency, created_at)
+    VALUES (list, coalesce(a->>'currency', 'USD'), clock_now())
     ON CONFLICT (price_list) DO NOTHING;
     IF (SELECT l.currency <> a->>'currency' FROM price_lists l WHERE l.price_list = list) THEN
         PERFORM admin_refuse('currency_differs');

@@ -1,6 +1,6 @@
--- Administrative operations on what single users may do beside their tiers.
+-- Administrative operations on limits that a user has instead of the tier's.
 
--- What is set for a user is the user's own from then on, and stays when the tier changes.
+-- What is set here is the user's own from then on, and stays as it is when the tier changes.
 CREATE OR REPLACE FUNCTION admin_quota_set(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -18,7 +18,8 @@ BEGIN
         WHERE p.user_id = id;
     END IF;
     UPDATE quotas q SET
-        max_requests = CASE WHEN g.value ? 'max_requests' THEN (g.value->>'max_requests')::integer ELSE q.max_requests END,
+        max_requests = CASE WHEN g.value ? 'max_requests' THEN (g.value->>'max_requests')::integer
+                            ELSE q.max_requests END,
         max_tokens = CASE WHEN g.value ? 'max_tokens' THEN (g.value->>'max_tokens')::bigint ELSE q.max_tokens END,
         is_override = true
     FROM jsonb_each(coalesce(a->'limits', '{}')) AS g
@@ -27,7 +28,7 @@ BEGIN
     RETURN quota_report(id);
 END $$;
 
--- Back to the tier's: some periods' limits, or all of them and the plan.
+-- Returns a user to what the tier allows: the limits of the periods named, or all limits and the plan.
 CREATE OR REPLACE FUNCTION admin_quota_clear(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE

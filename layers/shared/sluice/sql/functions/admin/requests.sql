@@ -29,7 +29,8 @@ BEGIN
         ORDER BY r.request_id DESC LIMIT p_limit;
 END $$;
 COMMENT ON FUNCTION request_list(text, text, text, timestamptz, timestamptz, uuid, integer) IS
-    'Requests accepted from p_start up to, not including, p_end, newest first, older than p_before; not archived ones.';
+    'Requests accepted from p_start up to but not including p_end, and older than p_before; newest first. Archived '
+    'ones are left out.';
 
 CREATE OR REPLACE FUNCTION admin_request_cancel(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
@@ -49,8 +50,8 @@ BEGIN
     RETURN jsonb_build_object('request_id', id, 'user_id', owner, 'status', done.status);
 END $$;
 
--- One request, or a page of all that failed for a reason in a period; the recovery task sends them. Those that failed
--- are found by their audit rows, which say when.
+-- Redrives one request, or a page of those that failed for a given reason in a period; the recovery task sends their
+-- messages. Requests that failed are found by their audit rows, which say when that was.
 CREATE OR REPLACE FUNCTION admin_request_redrive(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -70,7 +71,7 @@ BEGIN
                 AND l.after->>'error_code' = a->>'error_code'
                 AND (a->>'user_id' IS NULL OR l.user_id = a->>'user_id')
               ORDER BY l.audit_id LIMIT (a->>'limit')::integer) AS f;
-        -- Without those that were redriven since, or failed for another reason after that.
+        -- Leave out those that were redriven since then, and those that then failed for another reason.
         ids := ARRAY(SELECT r.request_id FROM requests_all r
                      WHERE r.request_id = ANY (ids) AND r.status = 'failed' AND r.error_code = a->>'error_code'
                      ORDER BY r.request_id);
@@ -79,7 +80,8 @@ BEGIN
     PERFORM users_lock(ARRAY(SELECT DISTINCT r.user_id FROM requests_all r WHERE r.request_id = ANY (ids)));
     SELECT coalesce(jsonb_agg(jsonb_build_object('request_id', e.id, 'outcome', e.outcome)), '[]') INTO done
     FROM (SELECT t.id, request_redrive(t.id, make_interval(secs => (a->>'ttl_seconds')::integer),
-                                       (a->>'max_attempts')::integer, coalesce((a->>'dry_run')::boolean, false)) AS outcome
+                                       (a->>'max_attempts')::integer,
+                                       coalesce((a->>'dry_run')::boolean, false)) AS outcome
           FROM unnest(ids) WITH ORDINALITY AS t (id, n) ORDER BY t.n) AS e;
     IF a->>'request_id' IS NOT NULL AND done->0->>'outcome' NOT IN ('redriven', 'found') THEN
         PERFORM admin_refuse(done->0->>'outcome');

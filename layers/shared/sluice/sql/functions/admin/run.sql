@@ -1,6 +1,6 @@
--- The entry point of administration: which operation, with which arguments, in which invocation of AdminFunction; all
--- of it in one commit. The operation user.create is the function admin_user_create(jsonb), and so on: a new operation
--- changes nothing here.
+-- The entry point of administration: runs an operation with its arguments in one commit, and has its audit rows name
+-- the invocation of AdminFunction that asked for it. The operation user.create is the function
+-- admin_user_create(jsonb), and so on: a new operation changes nothing here.
 
 CREATE OR REPLACE FUNCTION admin_run(p_operation text, p_arguments jsonb, p_invocation uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -16,10 +16,11 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION admin_run(text, jsonb, uuid) IS
-    'The thing that the operation changed, as it is now; an operation that is refused raises (see admin_refuse).';
+    'Returns what the operation changed, in its new state. An operation that is refused raises an error: see '
+    'admin_refuse.';
 
--- A refused operation leaves a row too, with the names of existing things only: the rest of what was sent may hold
--- anything.
+-- A refused operation is audited too, but only with the ids of a user and a key that exist: the other arguments may
+-- contain anything.
 CREATE OR REPLACE FUNCTION admin_refused(
     p_operation text, p_code text, p_user_id text, p_key_id uuid, p_invocation uuid
 )
@@ -35,7 +36,7 @@ BEGIN
     LEFT JOIN api_keys k ON k.key_id = p_key_id;
 END $$;
 
--- An operation that another function carries out: tasks that an operator has RollupFunction run.
+-- Audits an operation that another Lambda function carries out: a task that an operator starts in RollupFunction.
 CREATE OR REPLACE FUNCTION admin_noted(p_action text, p_after jsonb, p_invocation uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN

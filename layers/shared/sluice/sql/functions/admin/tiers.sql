@@ -1,21 +1,24 @@
 -- Administrative operations on tiers.
 
--- Brings plans and limits to those of their tiers, except for what is the user's own. The caller holds the user locks.
+-- Sets plans and limits to those of their tiers, except for what is a user's own (is_override). The caller holds the
+-- user locks.
 CREATE OR REPLACE FUNCTION plans_follow(p_user_ids text[]) RETURNS integer
     LANGUAGE plpgsql AS $$
 DECLARE
-    befores jsonb[] := ARRAY(SELECT quota_limits(u.id) FROM unnest(p_user_ids) WITH ORDINALITY AS u (id, n) ORDER BY u.n);
+    befores jsonb[] := ARRAY(
+        SELECT quota_limits(u.id) FROM unnest(p_user_ids) WITH ORDINALITY AS u (id, n) ORDER BY u.n);
 BEGIN
     UPDATE quota_plans p SET
         reset_frequency = t.reset_frequency, max_unfinished = t.max_unfinished, dispatch_window = t.dispatch_window
     FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids) AND NOT p.is_override;
     UPDATE quotas q SET max_requests = l.max_requests, max_tokens = l.max_tokens
     FROM quota_plans p JOIN tier_limits l ON l.tier = p.tier
-    WHERE p.user_id = q.user_id AND l.quota_period = q.quota_period AND q.user_id = ANY (p_user_ids) AND NOT q.is_override;
+    WHERE p.user_id = q.user_id AND l.quota_period = q.quota_period
+      AND q.user_id = ANY (p_user_ids) AND NOT q.is_override;
     RETURN quotas_changed(p_user_ids, befores);
 END $$;
 
--- An audit row for each user whose plan differs from before; returns how many.
+-- Writes an audit row for each user whose plan is not the same as before; returns the number of these users.
 CREATE OR REPLACE FUNCTION quotas_changed(p_user_ids text[], p_befores jsonb[]) RETURNS integer
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -45,9 +48,11 @@ CREATE OR REPLACE FUNCTION tier_list(p_tier text DEFAULT NULL) RETURNS SETOF jso
     WHERE p_tier IS NULL OR t.tier = p_tier
     ORDER BY l.max_tokens NULLS LAST, t.tier;
 $$;
-COMMENT ON FUNCTION tier_list(text) IS 'Every tier, or the one named, with its limits; the smallest month first.';
+COMMENT ON FUNCTION tier_list(text) IS
+    'Every tier, or only the one named, with its limits; the smallest monthly token limit first.';
 
--- Makes a tier, or changes what is among the arguments; its users follow in the same commit.
+-- Makes a tier, or changes those of its fields that are among the arguments. The plans of its users follow in the same
+-- commit.
 CREATE OR REPLACE FUNCTION admin_tier_set(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,7 +1,8 @@
--- Administrative operations on users. Each operation gets its arguments as the admin service has validated them,
--- answers with the thing as it is now, and writes its audit row in the same commit. admin_run() calls them.
+-- Administrative operations on users. Each operation gets arguments that the admin service has validated, returns what
+-- it changed in its new state, and writes its audit row in the same commit. admin_run() calls them.
 
--- Audit rows of administrative operations never hold names, addresses or hashes: a change names the field only.
+-- Audit rows of administrative operations never hold names, e-mail addresses or hashes: if one of these changes, the
+-- row says only which field it was.
 CREATE OR REPLACE FUNCTION admin_audit(p_action text, p_user_id text, p_key_id uuid, p_before jsonb, p_after jsonb)
     RETURNS void
     LANGUAGE sql AS $$
@@ -9,15 +10,16 @@ CREATE OR REPLACE FUNCTION admin_audit(p_action text, p_user_id text, p_key_id u
                        ARRAY[ROW(p_action, p_user_id, p_key_id, NULL, p_before, p_after)::audit_entry]);
 $$;
 
--- How an operation refuses: the code is carried as the name of a constraint, which, unlike a message, PostgreSQL never
--- mixes with values. SQLSTATE class SL is Sluice's own.
+-- How an operation refuses: the error carries the code as the name of a constraint. Unlike a message, PostgreSQL never
+-- mixes that name with values. SQLSTATE class SL is Sluice's own.
 CREATE OR REPLACE FUNCTION admin_refuse(p_code text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'refused: %', p_code USING ERRCODE = 'SL409', CONSTRAINT = p_code;
 END $$;
 
--- Every change of a user takes the user lock too, so a refusal is in force when the operation has ended.
+-- Every change of a user or of a user's keys takes the user lock, under which submit checks the key. So once a
+-- deactivation or a revocation has returned, no further request of that user or key is accepted.
 CREATE OR REPLACE FUNCTION admin_user_lock(p_user_id text) RETURNS quota_plans
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -40,21 +42,22 @@ CREATE OR REPLACE FUNCTION user_list(p_after text, p_limit integer, p_user_id te
     WHERE u.user_id > p_after AND (p_user_id IS NULL OR u.user_id = p_user_id)
     ORDER BY u.user_id LIMIT p_limit;
 $$;
-COMMENT ON FUNCTION user_list(text, integer, text) IS 'Users after a given one, or the one named, with their tiers.';
+COMMENT ON FUNCTION user_list(text, integer, text) IS
+    'Users with their tiers: those after a given id, or only the one named.';
 
 CREATE OR REPLACE FUNCTION user_json(p_user_id text) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT to_jsonb(u) FROM user_list('', 1, p_user_id) AS u;
 $$;
 
--- A transaction that puts a user into a tier takes this first, before any user lock; tier.set takes it exclusively. So
--- a user joins a tier as it is after the change.
+-- A transaction that puts a user into a tier takes this shared lock first, before any user lock; tier.set takes it
+-- exclusively. So a user who joins a tier while it is changed gets the tier as it is after the change.
 CREATE OR REPLACE FUNCTION tiers_hold() RETURNS void
     LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock_shared(hashtext('sluice.tiers'));
 $$;
 
--- From this day on (UTC) the user's tokens are billed by the price list of the tier.
+-- From today on (UTC) the users' tokens are billed by the price lists of their tiers.
 CREATE OR REPLACE FUNCTION billing_terms_begin(p_user_ids text[]) RETURNS void
     LANGUAGE sql AS $$
     INSERT INTO billing_terms (user_id, valid_from, tier, price_list)
@@ -86,7 +89,7 @@ BEGIN
     RETURN user_json(id);
 END $$;
 
--- Only what is among the arguments changes; null removes a name or an address.
+-- Changes only the fields that are among the arguments; null removes a name or an e-mail address.
 CREATE OR REPLACE FUNCTION admin_user_update(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -112,7 +115,8 @@ BEGIN
         WHERE u.user_id = id;
         PERFORM admin_audit('user.updated', id, NULL,
                             jsonb_build_object('tier', plan.tier, 'is_active', old.is_active),
-                            jsonb_build_object('tier', new_tier, 'is_active', new.is_active, 'changed', to_jsonb(fields)));
+                            jsonb_build_object('tier', new_tier, 'is_active', new.is_active,
+                                               'changed', to_jsonb(fields)));
     END IF;
     IF new_tier <> plan.tier THEN
         UPDATE quota_plans p SET tier = new_tier WHERE p.user_id = id;

@@ -1,7 +1,7 @@
--- The audit log's hash chain: it shows whether rows were altered, removed or inserted in spite of the triggers.
+-- The audit chain: it shows whether rows of the audit log were altered, removed or inserted in spite of the triggers.
 
--- Times as microseconds, so that no session's time zone matters; columns without a value left out, so that a column
--- that is added later changes no earlier digest.
+-- Times are hashed as microseconds, so that the session's time zone does not matter. Columns without a value are left
+-- out, so that a column that is added later does not change earlier digests.
 CREATE OR REPLACE FUNCTION audit_digest(a audit_log) RETURNS bytea
     LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT sha256(convert_to(jsonb_strip_nulls(jsonb_build_object(
@@ -21,8 +21,8 @@ $$;
 
 CALL define_type('audit_sealing', $$sealed integer, is_more boolean, head text$$);
 
--- Seals what was committed since the last batch, in the order of the transactions: only below the oldest one that still
--- runs, so that nothing can appear there later.
+-- Seals what was committed since the last batch, in the order of transaction ids. It stops before the oldest
+-- transaction that is still running, so that no row can appear later among those that are sealed.
 CREATE OR REPLACE FUNCTION audit_seal(p_limit integer) RETURNS audit_sealing
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -36,11 +36,11 @@ BEGIN
     batch.batch_no := coalesce(last.batch_no, 0) + 1;
     batch.xact_low := coalesce(last.xact_high, 0);
     batch.previous_hash := coalesce(last.hash, decode(repeat('00', 32), 'hex'));
-    batch.built_at := clock_timestamp();  -- before the snapshot: see xact_next
+    batch.built_at := clock_timestamp();  -- taken before the snapshot: see xact_next
     SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
     INTO batch.xact_high, batch.xact_next FROM pg_current_snapshot() AS s;
 
-    -- A transaction is never divided; one that is larger than the limit is a batch by itself.
+    -- A transaction is never divided: if it has more rows than the limit, it is a batch of its own.
     SELECT a.xact_id INTO cut FROM audit_log a
     WHERE a.xact_id >= batch.xact_low AND a.xact_id < batch.xact_high
     ORDER BY a.xact_id OFFSET p_limit LIMIT 1;
@@ -52,7 +52,8 @@ BEGIN
         END IF;
     END IF;
 
-    SELECT array_agg(a.audit_id ORDER BY a.xact_id, a.audit_id), array_agg(audit_digest(a) ORDER BY a.xact_id, a.audit_id)
+    SELECT array_agg(a.audit_id ORDER BY a.xact_id, a.audit_id),
+           array_agg(audit_digest(a) ORDER BY a.xact_id, a.audit_id)
     INTO batch.audit_ids, batch.digests
     FROM audit_log a WHERE a.xact_id >= batch.xact_low AND a.xact_id < batch.xact_high;
 
@@ -66,19 +67,20 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION audit_seal(integer) IS
-    'Adds a batch to the chain if there is something to seal. is_more: there is more of it. head: number and hash of the '
-    'last batch, to be kept outside of this database.';
+    'Adds a batch to the chain if there is something to seal. is_more: there is more to seal. head: number and hash of '
+    'the last batch, to be kept outside of this database.';
 
 CALL define_type('audit_verification', $$
     batches integer, row_count bigint, last_batch bigint, kind text, audit_id uuid, batch_no bigint
 $$);
 
--- Compares the batches after one with the rows that they sealed; stops at the first that is wrong, and names the row.
---   kind  altered | missing | inserted: a row of the log; chain: the batch itself was changed, or one is missing
+-- Compares the batches after the given one with the rows that they sealed. Stops at the first batch that is wrong, and
+-- names the row.
+--   kind  altered | missing | inserted: a row of the log; chain: the batch itself was changed, or a batch is missing
 CREATE OR REPLACE FUNCTION audit_verify(p_after_batch bigint, p_limit integer) RETURNS audit_verification
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    -- A clock that was corrected a little is no forgery.
+    -- A small correction of the clock must not look like a forgery.
     tolerance constant interval := interval '1 minute';
     last   audit_chain;
     batch  audit_chain;
@@ -100,13 +102,15 @@ BEGIN
         SELECT f.kind, f.audit_id INTO result.kind, result.audit_id
         FROM (
             SELECT coalesce(e.id, a.audit_id) AS audit_id,
-                   CASE WHEN a.audit_id IS NULL AND EXISTS (SELECT FROM audit_log o WHERE o.audit_id = e.id) THEN 'altered'
+                   CASE WHEN a.audit_id IS NULL AND EXISTS (SELECT FROM audit_log o WHERE o.audit_id = e.id)
+                            THEN 'altered'
                         WHEN a.audit_id IS NULL THEN 'missing'
                         WHEN e.id IS NULL THEN 'inserted'
                         WHEN e.digest <> audit_digest(a) THEN 'altered'
-                        -- Of a transaction that had not begun when the batch before was sealed, yet older than that.
+                        -- Its transaction had not begun when the previous batch was sealed, but the row is older.
                         WHEN a.xact_id >= last.xact_next
-                             AND least(a.at, uuid_extract_timestamp(a.audit_id)) < last.built_at - tolerance THEN 'inserted'
+                             AND least(a.at, uuid_extract_timestamp(a.audit_id)) < last.built_at - tolerance
+                            THEN 'inserted'
                    END AS kind
             FROM unnest(batch.audit_ids, batch.digests) AS e (id, digest)
             FULL JOIN (
@@ -129,13 +133,14 @@ BEGIN
     result.last_batch := last.batch_no;
 
     IF result.batches < p_limit THEN
-        -- How far it was sealed is also kept elsewhere, so batches missing at the end of the chain are noticed.
+        -- The watermark also says how far the log was sealed, so batches missing at the end of the chain are noticed.
         IF (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'audit') <> coalesce(last.xact_high, 0) THEN
             result.kind := 'chain';
             result.batch_no := coalesce(last.batch_no, 0) + 1;
             RETURN result;
         END IF;
-        -- A row that is not sealed yet can at least not be older than the seal, nor of a transaction still to come.
+        -- Rows that are not sealed yet: their transaction must have begun, and if that was after the last batch was
+        -- sealed, they must not be older than the batch.
         SELECT 'inserted', a.audit_id INTO result.kind, result.audit_id
         FROM audit_log a
         WHERE a.xact_id >= coalesce(last.xact_high, 0)
@@ -147,22 +152,25 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION audit_verify(bigint, integer) IS
-    'batches and row_count: what was in order; last_batch: where to go on; fewer batches than the limit: that was all.';
+    'batches, row_count: how many batches and rows were found correct. last_batch: where to continue. Fewer batches '
+    'than the limit: these were all.';
 
 CREATE OR REPLACE FUNCTION audit_head() RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT c.batch_no || ':' || encode(c.hash, 'hex') FROM audit_chain c ORDER BY c.batch_no DESC LIMIT 1;
 $$;
-COMMENT ON FUNCTION audit_head() IS 'Number and hash of the last batch; NULL while nothing is sealed.';
+COMMENT ON FUNCTION audit_head() IS 'Number and hash of the last batch; NULL if nothing is sealed yet.';
 
 CREATE OR REPLACE FUNCTION audit_chain_since(p_xact_id bigint) RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT coalesce(max(c.batch_no), 0) FROM audit_chain c WHERE c.xact_high <= p_xact_id;
 $$;
-COMMENT ON FUNCTION audit_chain_since(bigint) IS 'The last batch with only rows of transactions below this one; 0: none.';
+COMMENT ON FUNCTION audit_chain_since(bigint) IS
+    'The last batch that holds only rows of transactions below this one; 0 if there is none.';
 
 CREATE OR REPLACE FUNCTION audit_chain_has(p_batch_no bigint, p_hash text) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT EXISTS (SELECT FROM audit_chain c WHERE c.batch_no = p_batch_no AND c.hash = decode(p_hash, 'hex'));
 $$;
-COMMENT ON FUNCTION audit_chain_has(bigint, text) IS 'Whether a head (its hash in hexadecimal) that was noted once is still in the chain.';
+COMMENT ON FUNCTION audit_chain_has(bigint, text) IS
+    'Whether a chain head that was noted earlier (its hash in hexadecimal) is still in the chain.';

@@ -1,4 +1,4 @@
--- The audit log: append-only, and written in one place.
+-- The audit log: append-only, and written only by audit_write().
 
 CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger
     LANGUAGE plpgsql AS $$
@@ -19,7 +19,7 @@ CALL define_type('audit_entry', $$
     action text, user_id text, key_id uuid, request_id uuid, before jsonb, after jsonb
 $$);
 
--- The invocation, where there is one, is the column's default.
+-- If there is an invocation, the default of the column invocation fills it in.
 CREATE OR REPLACE FUNCTION audit_write(p_actor text, p_entries audit_entry[]) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,22 +27,24 @@ BEGIN
     SELECT p_actor, e.action, e.user_id, e.key_id, e.request_id, e.before, e.after FROM unnest(p_entries) AS e;
 END $$;
 COMMENT ON FUNCTION audit_write(text, audit_entry[]) IS
-    'Appends to the audit log. before and after never hold names, addresses, hashes, prompts or results.';
+    'Appends to the audit log. before and after never hold names, e-mail addresses, hashes, prompts or results.';
 
 CALL define_type('audit_row', $$
     audit_id uuid, at timestamptz, actor text, action text, user_id text, key_id uuid, request_id uuid,
     invocation uuid, before jsonb, after jsonb
 $$);
 
--- For operators, oldest first. A request's rows are found by their own ids, not through the request, which they may
--- have to prove.
+-- For operators, oldest first. The rows of a request are found without reading the request itself, because they may be
+-- needed to prove what it was.
 CREATE OR REPLACE FUNCTION audit_list(
-    p_user_id text, p_request_id uuid, p_action text, p_start timestamptz, p_end timestamptz, p_after uuid, p_limit integer
+    p_user_id text, p_request_id uuid, p_action text, p_start timestamptz, p_end timestamptz, p_after uuid,
+    p_limit integer
 )
     RETURNS SETOF audit_row
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    -- Nothing is written of a request before it has its id; a second is for the clocks of two sessions.
+    -- No row about a request is older than its id; one second allows for a difference between the clocks of two
+    -- sessions.
     low  uuid := greatest(uuidv7_floor(p_start), p_after, '00000000-0000-0000-0000-000000000000',
                           uuidv7_floor(uuid_extract_timestamp(p_request_id) - interval '1 second'));
     high uuid := coalesce(uuidv7_floor(p_end), 'ffffffff-ffff-ffff-ffff-ffffffffffff');

@@ -1,7 +1,9 @@
--- Monthly partitions: made ahead of time, archived whole. These two change the schema, so they run as its owner.
+-- Monthly partitions: made ahead of time and archived as a whole. The entry points partitions_ensure and archive_months
+-- change the schema, so they run with the rights of its owner.
 
--- A partition is made apart and attached: ATTACH lets inserts into its siblings go on, CREATE ... PARTITION OF does
--- not. It has a CHECK on its month from the start, so attaching it anywhere, now or to the archive, scans nothing.
+-- A partition is made as a separate table and then attached: ATTACH lets inserts into the other partitions go on,
+-- CREATE ... PARTITION OF does not. The table has a CHECK on its month from the start, so attaching it needs no scan,
+-- now or later to the archive.
 CREATE OR REPLACE FUNCTION partition_create(p_parent text, p_key_column text, p_month date) RETURNS text
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -16,7 +18,8 @@ BEGIN
     EXECUTE format('ALTER TABLE %I ADD CONSTRAINT %I CHECK (%I >= %L AND %I < %L)',
                    child, child || '_month', p_key_column, low, p_key_column, high);
     IF p_parent = 'requests' THEN
-        -- Two updates a row: room on the page keeps them HOT. The other tables are never updated.
+        -- Each row is updated twice: free space on the page keeps these updates HOT. The other tables are never
+        -- updated.
         EXECUTE format('ALTER TABLE %I SET (fillfactor = 80)', child);
     END IF;
     IF p_parent = 'audit_log' THEN
@@ -28,7 +31,7 @@ BEGIN
     RETURN child;
 END $$;
 COMMENT ON FUNCTION partition_create(text, text, date) IS
-    'Makes the partition of the month that starts on a date; returns its name, or NULL if it exists.';
+    'Makes the partition of the month that starts on p_month; returns its name, or NULL if it exists already.';
 
 CREATE OR REPLACE FUNCTION partitions_ensure(p_months_ahead integer DEFAULT 3) RETURNS SETOF text
     LANGUAGE plpgsql SECURITY DEFINER SET client_min_messages = warning AS $$
@@ -37,7 +40,7 @@ DECLARE
     made   text;
     first  date := date_trunc('month', clock_now() AT TIME ZONE 'UTC');
 BEGIN
-    -- One maker at a time: two schedules that overlap would both find the month missing.
+    -- One at a time: two runs that overlap would both find the same partition missing.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.partitions'));
     FOR parent IN SELECT * FROM (VALUES
         ('requests', 'request_id'), ('prompts', 'request_id'), ('results', 'result_id'),
@@ -49,12 +52,14 @@ BEGIN
                 RETURN NEXT made;
             END IF;
         END LOOP;
-        -- Autovacuum analyses partitions but never their parent, whose statistics plans over many months need.
+        -- Autovacuum analyses partitions but never their parent, and plans over many months need the parent's
+        -- statistics.
         EXECUTE format('ANALYZE %I', parent.name);
     END LOOP;
 END $$;
 COMMENT ON FUNCTION partitions_ensure(integer) IS
-    'Makes missing partitions of this month and the next months; returns the names of the new ones.';
+    'Makes the missing partitions of this month and of the p_months_ahead months after it; returns the names of the '
+    'new ones.';
 
 CREATE OR REPLACE FUNCTION archive_months(p_older_than_days integer) RETURNS SETOF text
     LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s' AS $$
@@ -74,10 +79,11 @@ BEGIN
         high := uuidv7_floor((child.month + interval '1 month') AT TIME ZONE 'UTC');
         CONTINUE WHEN (child.month + interval '1 month') AT TIME ZONE 'UTC'
                       > clock_now() - make_interval(days => p_older_than_days);
-        -- Wait for a redrive that may be about to queue one of its requests again, and keep others out.
+        -- Wait for a redrive that may be about to queue a request of this month again, and keep out later ones.
         LOCK TABLE ONLY requests IN ACCESS EXCLUSIVE MODE;
-        -- A month with an unfinished request stays: its settlement must find the row. So do the months after it: pages
-        -- of a user's history read requests first, on the promise that the archive holds only older ones.
+        -- A month with an unfinished request stays, because the settlement must find the row in requests. The months
+        -- after it stay too: a page of a user's history is read from requests first, which is right only as long as all
+        -- requests in the archive are older.
         EXIT WHEN EXISTS (SELECT FROM inflight i WHERE i.request_id >= low AND i.request_id < high);
         EXECUTE format('ALTER TABLE requests DETACH PARTITION %I', child.name);
         EXECUTE format('ALTER TABLE requests_archive ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
@@ -86,5 +92,6 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION archive_months(integer) IS
-    'Moves months of requests that ended more than so many days ago to requests_archive: a change of the catalogue, '
-    'whatever their size. Gives up after waiting 2 s for a lock; the next run tries again.';
+    'Moves the months that ended more than p_older_than_days days ago from requests to requests_archive. This changes '
+    'only the catalogue, no matter how large the months are. Gives up after waiting 2 s for a lock; the next run tries '
+    'again.';

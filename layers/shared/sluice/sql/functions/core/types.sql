@@ -1,8 +1,8 @@
--- The rows that functions return. Each is a composite type, declared beside its function by define_type(): a new field
--- is one more attribute at the end, and the function's signature stays.
+-- The rows that functions return are of composite types, each declared beside its function by define_type(). A new
+-- field is one more attribute at the end of the type, so the function's signature stays the same.
 
--- Creates a type, or adds the attributes that it lacks. Callers name the columns that they read, so code of the
--- previous version works on while a type grows.
+-- Creates a type, or adds the attributes that it lacks. Callers name the columns that they read, so the previous
+-- version of the code keeps working when a type grows.
 CREATE OR REPLACE PROCEDURE define_type(p_name text, p_attributes text)
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -30,4 +30,4 @@ BEGIN
     DROP TYPE wanted_type;
 END $$;
 COMMENT ON PROCEDURE define_type(text, text) IS
-    'Creates a composite type, or adds attributes at its end; an attribute that changes or goes is an error.';
+    'Creates a composite type, or adds attributes at its end. Changing or removing an attribute is an error.';

@@ -25,7 +25,8 @@ BEGIN
         jsonb_build_object('status', 'processing', 'attempt', c.attempt))::audit_entry))
     FROM unnest(claimed) AS c;
 
-    -- Executed as text: planned for these ids each time, so that only their months' partitions are opened and locked.
+    -- Executed as text, so that each call is planned for its ids and opens and locks only the partitions of their
+    -- months.
     ids := ARRAY(SELECT c.request_id FROM unnest(claimed) AS c);
     EXECUTE $sql$
         UPDATE requests r SET
@@ -45,13 +46,14 @@ BEGIN
     $sql$ USING ids;
 END $$;
 COMMENT ON FUNCTION request_claim(uuid[], double precision) IS
-    'Takes those of the requests that are due: queued, or left by a worker whose lease ran out. The messages of all that '
-    'it does not return may be acknowledged: those requests are finished, taken, too early, unknown, or were put back.';
+    'Claims those of the requests that are due: queued, or left by a worker whose lease ran out. The messages of all '
+    'requests that it does not return may be acknowledged: these requests are finished, taken, too early, unknown, or '
+    'were put back.';
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
--- Messages of requests that are not dispatched (the delayed messages of retries, repeats): they take room in their
--- users' dispatch windows like any other, as far as there is any.
+-- Some messages name requests that are not marked as dispatched: wake-up messages of retries, and repeats. These
+-- requests are dispatched now, as far as their users' dispatch windows have room.
 CREATE OR REPLACE FUNCTION claim_wake(p_ids uuid[], p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -65,9 +67,10 @@ BEGIN
     END IF;
 END $$;
 
--- A row that is locked is skipped: another worker or the recovery task is deciding about it. Locked in id order, as
--- everywhere, so that two batches cannot wait for each other.
-CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_until timestamptz) RETURNS claimed_request[]
+-- A row that is locked is skipped, because another worker or the recovery task is deciding about it. Rows are locked in
+-- the order of their ids, as everywhere, so that two batches cannot wait for each other.
+CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_until timestamptz)
+    RETURNS claimed_request[]
     LANGUAGE sql AS $$
     WITH due AS (
         SELECT i.request_id, i.lost_attempts >= 2 AS is_suspect FROM inflight i
@@ -80,22 +83,23 @@ CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_un
     ), taken AS (
         UPDATE inflight i SET
             status = 'processing', attempt = i.attempt + 1, lease_until = p_lease_until, not_before = NULL,
-            -- Still processing: its worker was lost, and the recovery task has not seen it yet.
+            -- If it is still processing, its worker was lost, and the recovery task has not seen that yet.
             failed_attempts = i.failed_attempts + (i.status = 'processing')::integer,
             lost_attempts = i.lost_attempts + (i.status = 'processing')::integer,
             last_error = CASE i.status WHEN 'processing' THEN 'worker_lost' ELSE i.last_error END
         FROM due
         WHERE i.request_id = due.request_id
-          -- A request lost with its worker twice may be what kills workers. It is tried alone, or it would cost an
-          -- attempt of every request that shares its batch.
-          AND due.request_id = coalesce((SELECT d.request_id FROM due d WHERE d.is_suspect ORDER BY 1 LIMIT 1), due.request_id)
+          -- A request whose worker was lost twice may be what makes workers crash. It is tried alone: otherwise it
+          -- would cost every request in its batch an attempt.
+          AND due.request_id = coalesce((SELECT d.request_id FROM due d WHERE d.is_suspect ORDER BY 1 LIMIT 1),
+                                        due.request_id)
         RETURNING i.request_id, i.attempt, old.status AS status_before, i.user_id
     )
     SELECT array_agg(ROW(t.request_id, t.attempt, t.status_before, t.user_id)::claimed_request) FROM taken t;
 $$;
 
--- Whatever else is queued has used its message, which came too early or together with a suspect. The recovery task, or
--- the next settlement for its user, sends another.
+-- Requests of the batch that are still queued have used up their messages, which came too early or together with a
+-- suspect. The recovery task, or the next settlement for the same user, sends new ones.
 CREATE OR REPLACE FUNCTION claim_put_back(p_ids uuid[]) RETURNS void
     LANGUAGE sql AS $$
     UPDATE inflight i SET dispatched_at = NULL

@@ -1,9 +1,11 @@
--- The recovery task, every minute: whatever a crash, a lost message or time left behind goes on or ends.
+-- The recovery task, every minute: requests that were left behind by a crash or a lost message go on, and those without
+-- attempts or lifetime left end.
 
 CALL define_type('recovery', $$requeued integer, failed integer, expired integer, cancelled integer$$);
 
--- Requests whose worker did not answer in time go back to the queue; without attempts or lifetime left they have
--- failed, with a cancellation asked for they are cancelled. Requests past their lifetime that no worker started expire.
+-- Requests whose worker did not answer in time go back to the queue. Without attempts or lifetime left they fail; if
+-- their cancellation was requested, they are cancelled. Queued requests past their lifetime expire, or fail if an
+-- attempt of theirs has failed.
 CREATE OR REPLACE FUNCTION request_recover(p_limit integer) RETURNS recovery
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -21,8 +23,8 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_recover(integer) IS
-    'Takes back lost claims, and ends requests without attempts or time left: at most so many of each. Afterwards '
-    'request_dispatch sends what has room now.';
+    'Takes back lost claims, and ends requests without attempts or lifetime left, at most p_limit of each. Call '
+    'request_dispatch afterwards, for the requests that now have room in a dispatch window.';
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ BEGIN
     RETURN coalesce(cardinality(ids), 0);
 END $$;
 
--- The outcomes of requests that end without an answer.
+-- The outcomes of requests that end without an answer from a worker.
 CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) RETURNS jsonb
     LANGUAGE sql AS $$
     SELECT coalesce(jsonb_agg(jsonb_build_object('request_id', o.request_id, 'attempt', o.attempt) || CASE
@@ -66,15 +68,19 @@ CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) R
                    'error_message', 'The request was not started within its lifetime.')
                WHEN o.status = 'processing' AND o.failed_attempts + 1 >= o.max_attempts THEN jsonb_build_object(
                    'outcome', 'failed', 'error_code', 'worker_lost',
-                   'error_message', 'The workers that took this request were lost, including the one of its last attempt.')
+                   'error_message',
+                   'The workers that took this request were lost, including the one of its last attempt.')
                ELSE jsonb_build_object(
                    'outcome', 'failed', 'error_code', 'request_expired',
-                   'error_message', format('The request was not answered within its lifetime; the last reason: %s.',
-                                           CASE o.status WHEN 'processing' THEN 'worker_lost' ELSE o.last_error END)) END),
+                   'error_message',
+                   format('The request was not answered within its lifetime; the last reason: %s.',
+                          CASE o.status WHEN 'processing' THEN 'worker_lost' ELSE o.last_error END)) END),
            '[]')
     FROM (SELECT * FROM inflight i
           WHERE i.status = 'processing' AND i.lease_until < p_at
-                AND (i.cancel_requested_at IS NOT NULL OR i.failed_attempts + 1 >= i.max_attempts OR i.expires_at <= p_at)
+                AND (i.cancel_requested_at IS NOT NULL
+                     OR i.failed_attempts + 1 >= i.max_attempts
+                     OR i.expires_at <= p_at)
              OR i.status = 'queued' AND i.expires_at <= p_at
           ORDER BY i.request_id LIMIT p_limit
           FOR UPDATE SKIP LOCKED) AS o;
@@ -82,7 +88,8 @@ $$;
 
 -- Messages ------------------------------------------------------------------------------------------------------------
 
--- Requests that wait without a message and whose users' dispatch windows have room: marked and returned to be sent.
+-- Marks requests as dispatched that wait without a message and have room in their users' dispatch windows, and returns
+-- them so that their messages are sent.
 CREATE OR REPLACE FUNCTION request_dispatch(p_limit integer) RETURNS SETOF dispatched_request
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -90,15 +97,17 @@ DECLARE
         SELECT DISTINCT i.user_id FROM inflight i
         WHERE i.dispatched_at IS NULL AND coalesce(i.not_before, '-infinity') <= clock_now());
 BEGIN
-    -- Under their locks: two recovery tasks, or one and a submit, would each find the same room.
+    -- Under the user locks: otherwise two recovery tasks, or a recovery task and a submit, would both use the same
+    -- room.
     PERFORM users_lock(users);
     RETURN QUERY SELECT * FROM dispatch_waiting(users, p_limit);
 END $$;
 
--- Requests whose messages the queue seems to have lost: it holds fewer messages than were sent longer ago than the
--- grace, within which its counts may not show them. The difference is sent again, oldest first. Messages of no request
--- (unreadable ones, repeats) are in the queue's count and could hide a loss: so of the requests dispatched very long
--- ago, one in a thousand is sent in any case. Sending twice is harmless, the claim decides.
+-- Requests whose messages the queue seems to have lost. A message may need the grace period to show up in the queue's
+-- count. If the queue holds fewer messages than were sent before that, the difference is sent again, oldest first. The
+-- count also includes messages that no request waits for (unreadable ones, repeats), which could hide a loss: so one in
+-- a thousand of the requests that were dispatched very long ago, but at least one, is sent again in any case. Sending
+-- twice is harmless, because the claim decides.
 CREATE OR REPLACE FUNCTION request_redispatch(
     p_queue_depth integer, p_grace_seconds integer, p_long_seconds integer, p_limit integer
 )
@@ -109,7 +118,7 @@ DECLARE
     missing        bigint;
     stale          bigint;
 BEGIN
-    -- One after the other: two recovery tasks at once would each find the whole difference.
+    -- One at a time: two recovery tasks at once would each send the whole difference.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.redispatch'));
     SELECT count(*) - p_queue_depth,
            count(*) FILTER (WHERE i.status = 'queued'
@@ -129,8 +138,8 @@ BEGIN
         RETURNING i.request_id, i.user_id::text;
 END $$;
 
--- Requests that dead letters were about: those that wait for that message are returned to be sent again. The others
--- need none: they are finished, at a worker, or wait for their turn.
+-- Given the requests that dead letters name, returns those that still wait for that message, so that it is sent again.
+-- The others need no message now: they are finished, at a worker, or wait for room in the dispatch window.
 CREATE OR REPLACE FUNCTION request_resend(p_ids uuid[]) RETURNS SETOF dispatched_request
     LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE inflight i SET dispatched_at = clock_now()

@@ -1,25 +1,26 @@
--- Settling: one call for each flush of a worker. Every request that ends, ends here.
+-- Settling: a worker makes one call for each flush. Every request that ends, ends in settlements_end().
 
--- What is reported of one attempt:
---   request_id, attempt       the claim that this answers; an answer to an earlier attempt is superseded and only audited
+-- What is reported about one attempt:
+--   request_id, attempt       the claim that this answers; an answer to an earlier attempt is superseded: it is only
+--                             audited
 --   outcome                   completed | failed | expired | cancelled | retry | released (not started)
 --   output, fingerprint       completed: the answer; SHA-256 in hexadecimal of what was asked
 --   prompt_tokens, completion_tokens   as the model reported them, if it did
 --   error_code, error_message failed, retry: why, in words for the client
---   retry_after               retry: seconds to wait; becomes failed when attempts or lifetime are used up
+--   retry_after               retry: seconds to wait; the outcome becomes failed if no attempts or lifetime are left
 CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
     completion_tokens integer, error_code text, error_message text, retry_after double precision
 $$);
--- An outcome that answers a current claim, resolved against its inflight row.
+-- An outcome that answers a current claim, as outcomes_resolve() has decided it.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
     retry_after double precision, status_before text
 $$);
--- What became of each:
---   kind  settled | superseded | requeued (delay_seconds, if given: send a message that arrives after so long)
---         | dispatch (a next request of a user whose dispatch window has room again: send its message)
+-- What became of each outcome:
+--   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
+--         | dispatch (another request, of a user whose dispatch window has room again: send its message)
 CALL define_type('settled', $$kind text, request_id uuid, user_id text, status text, delay_seconds integer$$);
 
 CREATE OR REPLACE FUNCTION request_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
@@ -34,7 +35,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_settle(jsonb, text) IS 'p_outcomes: an array of objects with the attributes of outcome.';
 
--- The core; the caller holds the locks of the users.
+-- The core; the caller holds the user locks.
 CREATE OR REPLACE FUNCTION outcomes_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -61,7 +62,7 @@ BEGIN
     RETURN QUERY
         SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s
         UNION ALL
-        -- SQS delays a message 15 minutes at most; the recovery task sends those of longer pauses.
+        -- SQS delays a message by 15 minutes at most; after a longer pause, the recovery task sends the message.
         SELECT 'requeued', s.request_id, s.user_id, 'queued',
                CASE WHEN s.retry_after > 0 AND s.retry_after <= 900 THEN ceil(s.retry_after)::integer END
         FROM unnest(requeued) AS s;
@@ -69,35 +70,37 @@ END $$;
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
--- The positions of those outcomes that answer a current claim: one for each request, should a flush name it twice. A
--- late answer still counts if no newer attempt started; but only processing requests go back to the queue.
+-- The positions of the outcomes that answer a current claim: only one for each request, even if a flush names it twice.
+-- An answer after the lease ran out still counts if no newer attempt has started, but only requests that are still
+-- processing go back to the queue.
 CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS integer[]
     LANGUAGE sql STABLE AS $$
     SELECT ARRAY(
         SELECT DISTINCT ON (i.request_id) n
         FROM generate_subscripts(p_outcomes, 1) AS n
         JOIN inflight i ON i.request_id = (p_outcomes[n]).request_id AND i.attempt = (p_outcomes[n]).attempt
-        -- Also by the ids, so that the rows are found by their key.
+        -- Also compare the ids, so that the rows are found by their primary key.
         WHERE i.request_id = ANY (ARRAY(SELECT o.request_id FROM unnest(p_outcomes) AS o))
           AND (i.status = 'processing' OR (p_outcomes[n]).outcome NOT IN ('retry', 'released'))
         ORDER BY i.request_id, n);
 $$;
 
--- What each of them comes to: a request whose cancellation was asked for is cancelled, whatever the answer; a retry
--- without attempts or lifetime left has failed. Locks the inflight rows.
+-- Decides what each of these outcomes becomes: a request whose cancellation was requested is cancelled, whatever the
+-- answer; a retry without attempts or lifetime left becomes failed. Locks the inflight rows.
 CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current integer[], p_at timestamptz)
     RETURNS SETOF settlement
     LANGUAGE sql AS $$
     SELECT i.request_id, i.attempt, i.user_id::text, e.outcome,
            CASE WHEN e.outcome = 'completed' THEN uuidv7() END,
            o.output, decode(o.fingerprint, 'hex'),
-           -- Both counts or neither, so that total and parts are booked alike.
+           -- Both counts or neither: if the model reported only one, the other is 0, so that there is a total of both.
            CASE WHEN o.completion_tokens IS NULL THEN o.prompt_tokens ELSE coalesce(o.prompt_tokens, 0) END,
            CASE WHEN o.prompt_tokens IS NULL THEN o.completion_tokens ELSE coalesce(o.completion_tokens, 0) END,
            CASE WHEN e.outcome <> 'cancelled' THEN o.error_code END,
            CASE WHEN e.outcome <> 'cancelled' THEN o.error_message || CASE
                WHEN o.outcome <> 'retry' OR e.outcome <> 'failed' THEN ''
-               WHEN i.failed_attempts + 1 >= i.max_attempts THEN format(' It was tried %s times.', i.failed_attempts + 1)
+               WHEN i.failed_attempts + 1 >= i.max_attempts
+                   THEN format(' It was tried %s times.', i.failed_attempts + 1)
                ELSE ' Its lifetime would have ended before the next attempt.' END END,
            o.retry_after, i.status::text
     FROM unnest(p_current) AS c (n)
@@ -114,7 +117,7 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current inte
     FOR UPDATE OF i;
 $$;
 
--- The answer is stored, the inflight row goes, and request, quotas and audit log say how it ended.
+-- Stores the answers, deletes the inflight rows, and records in requests, quotas and audit log how the requests ended.
 CREATE OR REPLACE FUNCTION settlements_end(p_ended settlement[], p_actor text, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -126,17 +129,18 @@ BEGIN
 
     DELETE FROM inflight i USING unnest(p_ended) AS s WHERE i.request_id = s.request_id;
 
-    -- Executed as text: planned for these ids each time, so that only their months' partitions are opened and locked.
-    -- One statement may change requests and quotas: each row is changed once, and what it reads of the quotas cannot
-    -- change under it, since the user locks are held.
+    -- Executed as text, so that each call is planned for its ids and opens and locks only the partitions of their
+    -- months. One statement may change both requests and quotas: each row is changed once, and the quotas that it reads
+    -- cannot change meanwhile, because the user locks are held.
     EXECUTE $sql$
         WITH finished AS (
             UPDATE requests r SET
                 status = s.outcome, updated_at = $3,
                 completed_at = greatest($3, r.started_at, r.created_at),
-                -- A claim that was lost may be found weeks later: 2^31 ms are 25 days.
+                -- A lost claim may be found weeks later: 2^31 ms are 25 days.
                 processing_time_ms = CASE WHEN r.started_at IS NOT NULL THEN
-                    least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
+                    least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000,
+                          2147483647)::integer END,
                 prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
                 total_tokens = s.prompt_tokens + s.completion_tokens,
                 result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
@@ -145,7 +149,7 @@ BEGIN
             RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms,
                       coalesce(r.total_tokens, 0) AS used_tokens
         ), booked AS (
-            -- A quota row changes only where its period still contains the request; usage gets it in any case.
+            -- A quota row changes only if its period still contains the request; usage gets the tokens in any case.
             UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
             FROM (
                 SELECT p.user_id, p.quota_period, sum(f.reserved_tokens) AS reserved, sum(f.used_tokens) AS used
@@ -168,7 +172,7 @@ BEGIN
     PERFORM audit_write(p_actor, entries);
 END $$;
 
--- Back in the queue: a retry when its pause is over, a released request at once.
+-- Puts requests back into the queue: a retry may start when its pause is over, a released request at once.
 CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -192,8 +196,8 @@ BEGIN
     FROM unnest(p_requeued) AS s;
 END $$;
 
--- Answers to a claim that is no longer the current one. A flush that is sent twice finds its own work done; the tokens
--- of other late answers are audited as wasted.
+-- Answers to a claim that is no longer the current one. If a flush is sent twice, the second one is answered like the
+-- first and changes nothing; the tokens of all other late answers are audited as wasted.
 CREATE OR REPLACE FUNCTION outcomes_late(p_outcomes outcome[], p_current integer[], p_actor text) RETURNS SETOF settled
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -203,7 +207,7 @@ BEGIN
     FOR late IN
         SELECT (p_outcomes[n]).* FROM generate_subscripts(p_outcomes, 1) AS n WHERE n <> ALL (p_current)
     LOOP
-        -- Planned for this id, as above.
+        -- Executed as text, so that it is planned for this id, as above.
         EXECUTE 'SELECT * FROM requests WHERE request_id = $1' INTO r USING late.request_id;
         IF is_repeat_of(r, late.attempt, late.outcome, late.prompt_tokens, late.completion_tokens) THEN
             RETURN NEXT ROW('settled', late.request_id, r.user_id, r.status, NULL)::settled;
@@ -221,7 +225,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whether a request ended in just this way: what tells a flush that is sent twice from an answer that comes too late.
+-- Whether a request ended in exactly this way: this distinguishes a flush that is sent twice from an answer that comes
+-- too late.
 CREATE OR REPLACE FUNCTION is_repeat_of(
     r requests, p_attempt smallint, p_outcome text, p_prompt_tokens integer, p_completion_tokens integer
 )

@@ -1,9 +1,9 @@
--- Dispatching: which of a user's waiting requests get a message, as far as the dispatch window has room.
+-- Dispatching: which of a user's waiting requests get a message now, as far as the dispatch window has room.
 
 CALL define_type('dispatched_request', $$request_id uuid, user_id text$$);
 
--- Marks the next requests of these users as dispatched and returns them to be sent; only some of them where ids are
--- given. The caller holds the user locks.
+-- Marks the next requests of these users as dispatched, and returns them so that their messages are sent. If p_among is
+-- given, only these ids are considered. The caller holds the user locks.
 CREATE OR REPLACE FUNCTION dispatch_waiting(p_user_ids text[], p_limit integer, p_among uuid[] DEFAULT NULL)
     RETURNS SETOF dispatched_request
     LANGUAGE sql
@@ -31,7 +31,7 @@ BEGIN ATOMIC
     RETURNING i.request_id, i.user_id::text;
 END;
 
--- After a send that failed: the recovery task will send it.
+-- Clears the mark after the send of a message failed: the recovery task will send it.
 CREATE OR REPLACE FUNCTION request_undispatch(p_ids uuid[]) RETURNS void
     LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE inflight SET dispatched_at = NULL WHERE request_id = ANY (p_ids) AND status = 'queued';

@@ -1,4 +1,4 @@
--- Invariants of plans and quotas. Each is a query that finds what breaks it; see ledger_verify().
+-- Invariants of plans and quotas. Each is a query that finds its violations; see ledger_verify().
 
 CALL define_type('violation', $$user_id text, request_id uuid, period text, expected text, actual text$$);
 
@@ -7,8 +7,8 @@ CREATE OR REPLACE FUNCTION limits_text(p_max_requests bigint, p_max_tokens bigin
     RETURN format('requests %s, tokens %s', coalesce(p_max_requests::text, 'unlimited'),
                   coalesce(p_max_tokens::text, 'unlimited'));
 
--- Every user has a plan, three counters of aligned periods, and terms of billing; limits are the tier's or, where they
--- are the user's own, those that were audited last.
+-- Every user has a plan, three counters with calendar-aligned periods, and terms of billing. Limits are the tier's or,
+-- if they are the user's own, those in the latest audit row.
 CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     WITH own AS MATERIALIZED (
@@ -18,8 +18,10 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
         FROM quota_plans p
         WHERE p.is_override OR EXISTS (SELECT FROM quotas q WHERE q.user_id = p.user_id AND q.is_override)
     )
-    SELECT u.user_id::text, NULL::uuid, NULL::text, format('a plan, %s quotas, terms from the first day', cardinality(quota_periods())),
-           format('%s plan, %s quotas, terms from %s', CASE WHEN p.user_id IS NULL THEN 'no' ELSE 'a' END, q.n, b.first_day)
+    SELECT u.user_id::text, NULL::uuid, NULL::text,
+           format('a plan, %s quotas, terms from the first day', cardinality(quota_periods())),
+           format('%s plan, %s quotas, terms from %s',
+                  CASE WHEN p.user_id IS NULL THEN 'no' ELSE 'a' END, q.n, b.first_day)
     FROM users u
     LEFT JOIN quota_plans p ON p.user_id = u.user_id
     LEFT JOIN (SELECT q.user_id, count(*) AS n FROM quotas q GROUP BY q.user_id) AS q ON q.user_id = u.user_id
@@ -60,8 +62,10 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     LEFT JOIN own o ON o.user_id = q.user_id
     CROSS JOIN LATERAL (SELECT o.audited->'limits'->q.quota_period AS limits) AS a
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN q.is_override THEN (a.limits->>'max_requests')::integer ELSE l.max_requests END AS max_requests,
-               CASE WHEN q.is_override THEN (a.limits->>'max_tokens')::bigint ELSE l.max_tokens END AS max_tokens
+        SELECT CASE WHEN q.is_override THEN (a.limits->>'max_requests')::integer ELSE l.max_requests END
+                   AS max_requests,
+               CASE WHEN q.is_override THEN (a.limits->>'max_tokens')::bigint ELSE l.max_tokens END
+                   AS max_tokens
     ) AS w
     WHERE (q.max_requests, q.max_tokens) IS DISTINCT FROM (w.max_requests, w.max_tokens)
        OR q.is_override AND a.limits IS NULL
@@ -115,7 +119,7 @@ CREATE OR REPLACE FUNCTION quota_reserved_is_the_sum(p_full boolean) RETURNS SET
     LIMIT 100;
 $$;
 
--- used = the sum over the requests of the counter's period: all of them counted, the settled ones' tokens.
+-- used = the sum over the requests of the counter's period: the number of all, and the tokens of those that have ended.
 CREATE OR REPLACE FUNCTION quota_used_is_the_sum(p_full boolean) RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     WITH spans AS MATERIALIZED (

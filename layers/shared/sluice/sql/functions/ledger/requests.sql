@@ -1,7 +1,7 @@
 -- Invariants of requests; see ledger_verify().
 
--- The requests in scope. One SELECT, so that it is planned with the query that it is in, and parts that cannot match
--- are left out.
+-- The requests in scope. A single SELECT, so that PostgreSQL plans it together with the query that calls it, and leaves
+-- out the parts that cannot match.
 CREATE OR REPLACE FUNCTION requests_to_verify(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF requests
     LANGUAGE sql STABLE AS $$
     SELECT * FROM requests_all WHERE p_full
@@ -12,12 +12,12 @@ CREATE OR REPLACE FUNCTION requests_to_verify(p_full boolean, p_today uuid, p_to
     WHERE NOT p_full AND r.request_id < p_today;
 $$;
 
--- Every request was audited when it was accepted, and settled and audited exactly once if it is finished, and is what
--- those rows say: its user, key and model, what it reserved, how it ended and with how many tokens.
+-- Every request was audited when it was accepted and, if it is finished, was settled and audited exactly once. It
+-- agrees with those audit rows: in its user, key and model, in what it reserved, how it ended and with how many tokens.
 CREATE OR REPLACE FUNCTION request_settled_once(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    -- No audit row of a request is older than the request (or, where a test moves the clock, than this day); an hour is
+    -- No audit row of a request is older than the request (or than today, if a test moves the clock); one hour allows
     -- for a clock that was set back.
     oldest uuid := CASE WHEN p_full THEN '00000000-0000-0000-0000-000000000000' ELSE
         least(p_today, uuidv7_floor(period_start('daily', clock_timestamp()) - interval '1 hour'),
@@ -32,10 +32,11 @@ BEGIN
               AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled',
                                'request.expired', 'request.redriven')
         ), audited AS (
-            -- A redrive undoes one end: the failure that it names, and the tokens of that.
+            -- A redrive undoes one end: the failure that it names, with the tokens of that failure.
             SELECT t.request_id,
                    count(*) FILTER (WHERE t.accepted) AS accepted,
-                   count(*) FILTER (WHERE NOT t.accepted AND NOT t.redriven) - count(*) FILTER (WHERE t.redriven) AS ended,
+                   count(*) FILTER (WHERE NOT t.accepted AND NOT t.redriven) - count(*) FILTER (WHERE t.redriven)
+                       AS ended,
                    count(*) FILTER (WHERE t.redriven) AS redriven,
                    max(t.user_id) AS user_id, min(t.user_id) AS other_user_id,
                    max(t.key_id::text) AS key_id,
@@ -43,8 +44,8 @@ BEGIN
                    max((t.after->>'reserved_tokens')::integer) AS reserved_tokens,
                    nullif(concat_ws(' and ',
                        CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'completed') > 0 THEN 'completed' END,
-                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'failed') > count(*) FILTER (WHERE t.redriven)
-                            THEN 'failed' END,
+                       CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'failed')
+                                 > count(*) FILTER (WHERE t.redriven) THEN 'failed' END,
                        CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'cancelled') > 0 THEN 'cancelled' END,
                        CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'expired') > 0 THEN 'expired' END), '')
                        AS status,
@@ -74,8 +75,8 @@ BEGIN
                OR (a.accepted, a.ended, a.user_id, a.other_user_id, a.key_id, a.model_id, a.reserved_tokens,
                    coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens)
                   IS DISTINCT FROM
-                  (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text, r.model_id,
-                   r.reserved_tokens, r.status,
+                  (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text,
+                   r.model_id, r.reserved_tokens, r.status,
                    CASE WHEN a.redriven = 0 THEN r.prompt_tokens
                         ELSE nullif(coalesce(r.prompt_tokens, 0) + a.undone_prompt_tokens, 0) END,
                    CASE WHEN a.redriven = 0 THEN r.completion_tokens
@@ -83,7 +84,8 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- Every unfinished request has one inflight row, in the same state, and its prompt; no other request has one.
+-- Every unfinished request has one inflight row, in the same state, and its prompt; no other request has an inflight
+-- row.
 CREATE OR REPLACE FUNCTION inflight_is_what_is_unfinished(p_full boolean, p_today uuid, p_touched uuid[])
     RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -94,7 +96,8 @@ BEGIN
         FROM requests_to_verify(p_full, p_today, p_touched) r
         WHERE r.completed_at IS NULL AND NOT EXISTS (SELECT FROM inflight i WHERE i.request_id = r.request_id)
         UNION ALL
-        SELECT i.user_id::text, i.request_id, NULL::text, coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
+        SELECT i.user_id::text, i.request_id, NULL::text,
+               coalesce(format('%s, attempt %s', r.status, r.attempts), 'no request'),
                format('%s, attempt %s', i.status, i.attempt)
         FROM inflight i
         LEFT JOIN requests_all r ON r.request_id = i.request_id
@@ -106,11 +109,11 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- Every completed request has its one result, and no other request has any.
+-- Every completed request has exactly one result, and no other request has a result.
 CREATE OR REPLACE FUNCTION result_is_kept(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    -- Results have ids of their own time (of this day, where a test moves the clock).
+    -- The ids of results carry the real time, even if a test moves the clock.
     oldest uuid := least(p_today, uuidv7_floor(period_start('daily', clock_timestamp())));
 BEGIN
     RETURN QUERY

@@ -1,8 +1,10 @@
 -- Invariants of usage; see ledger_verify().
 
-CREATE OR REPLACE FUNCTION usage_text(p_requests numeric, p_prompt_tokens numeric, p_completion_tokens numeric) RETURNS text
+CREATE OR REPLACE FUNCTION usage_text(p_requests numeric, p_prompt_tokens numeric, p_completion_tokens numeric)
+    RETURNS text
     LANGUAGE sql STABLE
-    RETURN format('requests %s, prompt tokens %s, completion tokens %s', p_requests, p_prompt_tokens, p_completion_tokens);
+    RETURN format('requests %s, prompt tokens %s, completion tokens %s',
+                  p_requests, p_prompt_tokens, p_completion_tokens);
 
 -- Usage by model and day = the sum over the requests of the day, including what is not rolled up yet.
 CREATE OR REPLACE FUNCTION usage_is_the_sum(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
@@ -23,8 +25,9 @@ BEGIN
                    coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
                    coalesce(sum(r.completion_tokens), 0) AS completion_tokens
             FROM requests_all r
-            WHERE p_full OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
-                            AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)
+            WHERE p_full
+               OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
+                  AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)
             GROUP BY 1, 2, 3
         ), kept AS (
             SELECT k.user_id, k.model_id, k.day, sum(k.requests) AS requests,

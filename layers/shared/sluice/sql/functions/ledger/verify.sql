@@ -1,9 +1,10 @@
--- Verification: all invariants of the ledger, asked in one snapshot. An empty answer is what the rest of the system
--- promises.
+-- Verification: all invariants of the ledger are checked in one snapshot. The rest of the system promises that there
+-- are no violations.
 --
--- Scope: p_full looks at everything. Otherwise: requests from the first id of p_today (UTC) on, and those in p_touched
--- (of earlier days, named by the audit log since the last check), the counters of periods that have not ended, and the
--- usage of these days. Each invariant answers at most as many violations as are worth reading.
+-- Scope: with p_full, everything is checked. Otherwise: requests from p_today on (the first id of today in UTC), and
+-- those in p_touched (of earlier days, named by the audit log since the last check), the counters of periods that have
+-- not ended, and the usage of these days. Each invariant returns at most 100 violations; more would not be worth
+-- reading.
 
 CREATE OR REPLACE FUNCTION ledger_verified_to() RETURNS bigint
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
@@ -11,8 +12,8 @@ CREATE OR REPLACE FUNCTION ledger_verified_to() RETURNS bigint
     FROM rollup_watermarks w WHERE w.task = 'verify';
 $$;
 COMMENT ON FUNCTION ledger_verified_to() IS
-    'The last clean check has seen every transaction below this one; 0 where that is impossible (a restored database): '
-    'then everything is checked.';
+    'The last check without violations has seen every transaction below this one. 0 if that number is impossible (in a '
+    'restored database), so that everything is checked.';
 
 CALL define_type('ledger_verification', $$is_full boolean, checked jsonb, violations jsonb, seen_to bigint$$);
 
@@ -24,7 +25,7 @@ DECLARE
     today   uuid := uuidv7_floor(period_start('daily', clock_now()));
     since   bigint := ledger_verified_to();
     touched uuid[];
-    -- More than these (the first check of all, say) cost more one by one than everything does.
+    -- More requests than this (as in the very first check) cost more one by one than checking everything.
     many    constant integer := 20000;
     result  ledger_verification;
 BEGIN
@@ -54,11 +55,12 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION ledger_verify(boolean) IS
-    'Everything that breaks an invariant, as of one snapshot. is_full: whether everything was looked at; checked: how '
-    'much that was; seen_to: transactions below this one were seen.';
+    'Everything that violates an invariant in one snapshot. is_full: whether everything was checked. checked: how much '
+    'was checked. seen_to: all transactions below this one were seen.';
 
 CREATE OR REPLACE FUNCTION ledger_verified(p_seen_to bigint) RETURNS void
     LANGUAGE sql SECURITY DEFINER AS $$
     UPDATE rollup_watermarks w SET xact_id = p_seen_to, updated_at = clock_now() WHERE w.task = 'verify';
 $$;
-COMMENT ON FUNCTION ledger_verified(bigint) IS 'A check found nothing up to here: the next one begins there.';
+COMMENT ON FUNCTION ledger_verified(bigint) IS
+    'Notes that a check found no violation up to this transaction: the next check begins there.';

@@ -1,6 +1,7 @@
 -- What a user may do, and how much of it is used.
 
--- A counter row as it is at a time: that of a period that is over counts as empty. The one place where periods reset.
+-- A counter row as it is at the given time: if its period is over, it counts as empty. This is the only place where
+-- counters are reset.
 CREATE OR REPLACE FUNCTION quota_at(q quotas, p_at timestamptz) RETURNS quotas
     LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
@@ -20,7 +21,8 @@ CREATE OR REPLACE FUNCTION quota_state(p_user_id text, p_at timestamptz) RETURNS
     WHERE q.user_id = p_user_id
     ORDER BY array_position(quota_periods(), q.quota_period::text);
 $$;
-COMMENT ON FUNCTION quota_state(text, timestamptz) IS 'The user''s counters as they are at a time, shortest period first.';
+COMMENT ON FUNCTION quota_state(text, timestamptz) IS
+    'The user''s counters as they are at the given time, shortest period first.';
 
 -- The counters as submit reports them: what is reserved counts as used.
 CREATE OR REPLACE FUNCTION quota_counter(q quotas, p_at timestamptz) RETURNS jsonb
@@ -49,10 +51,10 @@ CREATE OR REPLACE FUNCTION quota_report(p_user_id text) RETURNS jsonb
                     FROM quota_state(p.user_id, clock_now()) AS s))
     FROM quota_plans p WHERE p.user_id = p_user_id;
 $$;
-COMMENT ON FUNCTION quota_report(text) IS 'A user''s plan, limits and counters; NULL where there is no such user.';
+COMMENT ON FUNCTION quota_report(text) IS 'A user''s plan, limits and counters; NULL if there is no such user.';
 
--- What audit rows of a changed plan show, before and after. The period's start says in which period a lowered limit may
--- leave more used than allowed (see the invariant quota_within_limit).
+-- What the audit row of a changed plan shows, before and after the change. period_start says in which period more may
+-- be used than a lowered limit allows (see the invariant quota_within_limit).
 CREATE OR REPLACE FUNCTION quota_limits(p_user_id text) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(

@@ -1,10 +1,10 @@
--- Cancelling: at once where no worker has the request, else when the worker has answered.
+-- Cancelling: at once if no worker has the request, otherwise when its worker has answered.
 
 CALL define_type('cancellation', $$outcome text, status text, user_id text, send uuid[]$$);
 
--- The core; the caller holds the user lock. A request that is queued, or whose worker let the lease run out, is
--- cancelled now. One that a worker is processing is left to finish, since the tokens that the model reports are used;
--- the answer will be dropped.
+-- The core; the caller holds the user lock. A request that is queued, or whose lease has run out, is cancelled now. One
+-- that a worker is processing may finish, because the tokens that the model reports are used in any case; the answer
+-- will be dropped.
 CREATE OR REPLACE FUNCTION cancellation_apply(p_request_id uuid, p_actor text, OUT outcome text, OUT status text)
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -31,7 +31,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION cancellation_apply(uuid, text) IS
-    'ok with status cancelled, or processing (it will be cancelled when its worker answers or its lease runs out); or '
+    'ok with status cancelled, or processing (it will be cancelled when its worker answers or the lease runs out); or '
     'request_finished with the status that it ended in.';
 
 CREATE OR REPLACE FUNCTION request_cancel(p_key_hash bytea, p_request_id uuid) RETURNS cancellation

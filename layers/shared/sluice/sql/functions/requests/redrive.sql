@@ -1,8 +1,8 @@
 -- Redriving: failed requests are queued again.
 
--- One failed request back into the queue, with new attempts and a new lifetime. Its settlement is undone in the ledger,
--- which will hold what the new one brings; tokens that the failed attempt used are audited as wasted. The caller holds
--- the user lock.
+-- Puts one failed request back into the queue, with new attempts and a new lifetime. Its settlement is undone in the
+-- ledger, where the new settlement takes its place; tokens that the failed attempt used are audited as wasted. The
+-- caller holds the user lock.
 CREATE OR REPLACE FUNCTION request_redrive(p_request_id uuid, p_ttl interval, p_max_attempts integer, p_dry_run boolean)
     RETURNS text
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
@@ -22,15 +22,17 @@ BEGIN
         RETURN 'model_unknown';
     ELSIF EXISTS (SELECT FROM quotas q
                   WHERE q.user_id = r.user_id AND r.created_at >= q.period_start AND r.created_at < q.reset_at
-                    AND q.tokens_used - coalesce(r.total_tokens, 0) + q.tokens_reserved + r.reserved_tokens > q.max_tokens) THEN
+                    AND q.tokens_used - coalesce(r.total_tokens, 0) + q.tokens_reserved + r.reserved_tokens
+                        > q.max_tokens) THEN
         RETURN 'quota_exceeded';
     ELSIF p_dry_run THEN
         RETURN 'found';
     END IF;
     UPDATE quotas q SET
-        tokens_used = q.tokens_used - coalesce(r.total_tokens, 0), tokens_reserved = q.tokens_reserved + r.reserved_tokens
+        tokens_used = q.tokens_used - coalesce(r.total_tokens, 0),
+        tokens_reserved = q.tokens_reserved + r.reserved_tokens
     WHERE q.user_id = r.user_id AND r.created_at >= q.period_start AND r.created_at < q.reset_at;
-    -- The attempt moves on, so that an answer of an earlier worker is rejected.
+    -- The attempt number grows, so that an answer from an earlier worker is rejected.
     UPDATE requests q SET
         status = 'queued', attempts = q.attempts + 1, updated_at = at,
         started_at = NULL, completed_at = NULL, processing_time_ms = NULL,
@@ -47,5 +49,5 @@ BEGIN
     RETURN 'redriven';
 END $$;
 COMMENT ON FUNCTION request_redrive(uuid, interval, integer, boolean) IS
-    'redriven (found in a dry run), or why not: request_not_found, request_archived, request_not_failed, user_inactive, '
-    'model_unknown, quota_exceeded.';
+    'redriven (in a dry run: found), or the reason why not: request_not_found, request_archived, request_not_failed, '
+    'user_inactive, model_unknown, quota_exceeded.';

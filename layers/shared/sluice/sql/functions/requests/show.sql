@@ -1,7 +1,7 @@
--- What a client reads: one call each. Results and prompts are looked up by variables, one statement after the other, so
--- that each look-up is planned for its id and opens one partition.
+-- What a client reads, with one call for each. Results and prompts are looked up in separate statements with the id in
+-- a variable, so that each look-up is planned for its id and opens one partition.
 
--- What an unfinished request waits for, and until when where that is known.
+-- What an unfinished request waits for, and until when if that is known.
 CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT until timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT CASE
@@ -16,15 +16,15 @@ CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT unt
            CASE WHEN i.status = 'queued' AND i.not_before > clock_now() THEN i.not_before END;
 $$;
 COMMENT ON FUNCTION request_waits(inflight) IS
-    'model: a worker has it; recovery: that worker was lost; retry: the last attempt failed; not_before: the client asked '
-    'for it; worker: its message is in the queue; window: others of the user come first; dispatch: the recovery task '
-    'sends it next.';
+    'model: a worker has it; recovery: that worker was lost; retry: the last attempt failed; not_before: the client '
+    'asked for it; worker: its message is in the queue; window: other requests of the user come first; dispatch: the '
+    'recovery task will send its message.';
 
 CALL define_type('queue_position', $$position bigint, ended bigint, seconds double precision$$);
 
--- position: rank among the user's requests that wait to be started; 1 is the next.
--- ended, seconds: how many of the user's requests ended in so many seconds, the time for which the user has had
--- unfinished requests without a pause (ten minutes at most). Estimated wait = position * seconds / ended.
+-- position: the queue position, a rank among the user's requests that wait to be started; 1 is the next.
+-- ended, seconds: how many of the user's requests ended in that many seconds. seconds is the time for which the user
+-- has had unfinished requests without a pause (ten minutes at most). Estimated wait = position * seconds / ended.
 CREATE OR REPLACE FUNCTION request_position(i inflight) RETURNS queue_position
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -77,7 +77,7 @@ BEGIN
     IF caller.outcome <> 'ok' THEN
         RETURN result;
     END IF;
-    -- First, so that a request that ends meanwhile is seen as ended rather than as waiting for nothing.
+    -- Read first, so that a request that ends meanwhile is shown as ended and not as waiting for nothing.
     SELECT * INTO i FROM inflight f WHERE f.request_id = p_request_id;
     SELECT * INTO r FROM requests q WHERE q.request_id = p_request_id;
     IF NOT FOUND THEN
@@ -111,7 +111,8 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
-    'One request of the caller: ok, request_not_found, or what key_check finds. queue: see request_queue; NULL once ended.';
+    'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
+    'the request has ended.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
@@ -119,7 +120,8 @@ CALL define_type('request_summary', $$
     started_at timestamptz, completed_at timestamptz, processing_time_ms integer
 $$);
 
-CREATE OR REPLACE FUNCTION request_history(p_key_hash bytea, p_before uuid, p_limit integer) RETURNS SETOF request_summary
+CREATE OR REPLACE FUNCTION request_history(p_key_hash bytea, p_before uuid, p_limit integer)
+    RETURNS SETOF request_summary
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     caller  record := key_use(p_key_hash, 'read');
@@ -152,8 +154,8 @@ BEGIN
         ORDER BY r.request_id DESC;
 END $$;
 COMMENT ON FUNCTION request_history(bytea, uuid, integer) IS
-    'The user''s requests older than one of them, newest first, with the first 1,000 characters of their prompts: a page '
-    'of whole ones could be larger than a Lambda answer may be.';
+    'The user''s requests older than the given one, newest first, with the first 1,000 characters of their prompts: a '
+    'page of whole prompts could be larger than a Lambda response may be.';
 
 CALL define_type('model_offer', $$
     outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer

@@ -1,8 +1,8 @@
 -- The view submissions: other writers (a stream processor, another service) insert (user_id, prompt, model_id) here.
--- The request is accounted for like any other; the recovery task sends its message. These writers are trusted: the
--- deployment's limits of prompt length, lifetime and attempts, which only the submit function knows, are the defaults
--- here. The request's id is the database's; one that the writer gives serves as its idempotency key, since such writers
--- deliver at least once.
+-- The request is accounted for like any other; the recovery task sends its message. These writers are trusted. Only the
+-- submit function knows the deployment's limits: here, lifetime and attempts are the template's defaults, and the
+-- length of a prompt is limited only by the quota. The database makes the request's id. An id that the writer gives
+-- serves as idempotency key, because such writers deliver at least once.
 
 CREATE OR REPLACE VIEW submissions AS
     SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at,
@@ -34,8 +34,8 @@ BEGIN
     NEW.parameters := coalesce(NEW.parameters, '{}');
     IF coalesce(NEW.prompt, '') = '' OR NOT parameters_are_valid(NEW.parameters) THEN
         RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
-            DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), temperature (0 to '
-                     '2), top_p (above 0, up to 1), stop (a list) and seed (below 2147483648)';
+            DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), '
+                     'temperature (0 to 2), top_p (above 0, up to 1), stop (a list) and seed (below 2147483648)';
     END IF;
     plan := user_lock(NEW.user_id);
     -- After the lock: the user may have been deactivated while this waited.
@@ -52,7 +52,8 @@ BEGIN
         'longest_seconds', 86400, 'max_attempts', 20), false);
     IF made.outcome NOT IN ('accepted', 'replayed') THEN
         RAISE EXCEPTION 'submission refused: %', made.outcome
-            USING ERRCODE = CASE WHEN made.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429' ELSE 'SL422' END,
+            USING ERRCODE = CASE WHEN made.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429'
+                                 ELSE 'SL422' END,
                   CONSTRAINT = made.outcome, DETAIL = coalesce(made.detail, '{}')::text;
     END IF;
     SELECT s.* INTO NEW FROM submissions s WHERE s.request_id = made.request_id;

@@ -1,4 +1,4 @@
--- Submitting: one request is accepted, or refused with the reason. One call, one commit.
+-- Submitting: one request is accepted, or refused with a reason. One call, one commit.
 
 CALL define_type('admission', $$
     outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb
@@ -15,7 +15,7 @@ DECLARE
 BEGIN
     IF caller.outcome = 'ok' THEN
         plan := user_lock(caller.user_id);
-        -- Again: the key may have been revoked while this waited for the lock.
+        -- Checked again: the key may have been revoked while this waited for the lock.
         caller := key_check(p_key_hash, 'submit');
     END IF;
     IF caller.outcome <> 'ok' THEN
@@ -30,9 +30,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'p_submission: input, model, parameters, metadata, idempotency_key, body_hash (hexadecimal), ttl_seconds, '
-    'expires_at, not_before, longest_seconds (the longest lifetime, and the default), max_attempts. See request_admit.';
+    'expires_at, not_before, longest_seconds (the longest lifetime, also the default), max_attempts. See '
+    'request_admit.';
 
--- The core, for a user who is known and whose lock is held. A refusal returns before the first write.
+-- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
 CREATE OR REPLACE FUNCTION request_admit(
     plan quota_plans, p_key_id uuid, p_actor text, p_submission jsonb, p_may_dispatch boolean
 )
@@ -121,7 +122,8 @@ BEGIN
                 || jsonb_build_object('max_tokens', tokens.completion),
             nullif(p_submission->'metadata', 'null'));
 
-    -- Where nothing of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it waits.
+    -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
+    -- waits.
     p_may_dispatch := p_may_dispatch AND backlog.dispatched < plan.dispatch_window;
     INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
@@ -137,11 +139,12 @@ BEGIN
     END IF;
     PERFORM audit_write(p_actor, ARRAY[ROW(
         'request.queued', plan.user_id, p_key_id, result.request_id, NULL,
-        jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', tokens.reserved))::audit_entry]);
+        jsonb_build_object('status', 'queued', 'model_id', m.model_id,
+                           'reserved_tokens', tokens.reserved))::audit_entry]);
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_admit IS
-    'accepted; replayed (the answer to an idempotency key used before); or a refusal: model_missing, model_unknown, '
+    'accepted; replayed (the idempotency key was used before); or a refusal: model_missing, model_unknown, '
     'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, quota_too_small (can never fit), '
     'quota_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
 
@@ -173,8 +176,8 @@ BEGIN
     SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
 END $$;
 
--- reserved: what the request cannot exceed, since no tokenizer makes more tokens than there are bytes.
--- estimated: a forecast for people: about four bytes a token, and all of the completion.
+-- reserved: an upper limit, because no tokenizer makes more tokens than there are bytes.
+-- estimated: a forecast for people, with about four bytes per token and the whole completion.
 CREATE OR REPLACE FUNCTION tokens_needed(
     p_submission jsonb, m models, OUT completion integer, OUT reserved integer, OUT estimated integer
 )
@@ -195,9 +198,10 @@ CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
 $$;
 COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
 
--- An id for a request of this moment. Made under the user lock, so that its time, which chooses the quota periods, is
--- in the order of the locks. If the clock was set back, the time must not precede the periods that the counters are in:
--- the settlement would miss them, and their reservation would never be released.
+-- An id for a request that is submitted now. The time in the id determines the quota periods. The id is made under the
+-- user lock, so that these times are in the order in which the lock is taken. If the clock was set back, the time must
+-- not lie before the current periods of the counters: settlement would miss them, and the reservation would never be
+-- given back.
 CREATE OR REPLACE FUNCTION request_id_after(p_user_id text) RETURNS uuid
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -211,8 +215,8 @@ BEGIN
     RETURN id;
 END $$;
 
--- From when until when a request may be started; refusal says what is wrong: begins_late, ends_past, ends_early,
--- ends_late.
+-- The lifetime: the time during which a request may be started. refusal says what is wrong: begins_late, ends_past,
+-- ends_early, ends_late.
 CREATE OR REPLACE FUNCTION lifetime_resolve(p_at timestamptz, p_submission jsonb) RETURNS lifetime
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -230,8 +234,10 @@ BEGIN
     RETURN life;
 END $$;
 
--- Counted separately, as the two indexes are, and no further than the limit.
-CREATE OR REPLACE FUNCTION unfinished_count(p_user_id text, p_limit integer, OUT dispatched integer, OUT waiting integer)
+-- Counted separately, because each count has its own index. Each stops at the limit.
+CREATE OR REPLACE FUNCTION unfinished_count(
+    p_user_id text, p_limit integer, OUT dispatched integer, OUT waiting integer
+)
     LANGUAGE plpgsql STABLE AS $$
 BEGIN
     SELECT count(*) INTO dispatched FROM (

@@ -1,6 +1,6 @@
--- Database roles: one for each function of the system, which may call that function's entry points and touch no table;
--- and sluice_definer, with whose rights the entry points run. It is not the tables' owner, so a row-level policy binds
--- it.
+-- Database roles: one for each Lambda function, which may call that function's entry points but has no right on any
+-- table; and sluice_definer, with whose rights the entry points run. It does not own the tables, so that a row-level
+-- policy applies to it.
 
 CREATE OR REPLACE PROCEDURE role_ensure(p_name text, p_options text)
     LANGUAGE plpgsql AS $$
@@ -9,7 +9,7 @@ BEGIN
         BEGIN
             EXECUTE format('CREATE ROLE %I %s', p_name, p_options);
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            NULL;  -- Roles belong to the whole server: another database's migration made it just now.
+            NULL;  -- Roles belong to the whole server: the migration of another database has just made this one.
         END;
     END IF;
 END $$;
@@ -17,10 +17,13 @@ END $$;
 -- sluice_definer ------------------------------------------------------------------------------------------------------
 
 CALL role_ensure('sluice_definer', 'NOLOGIN NOINHERIT');
--- The owner needs its rights to replace its functions and to make it their owner.
+-- The owner of the schema needs this role's rights, to replace the functions that this role owns and to give it new
+-- ones.
 DO $$
 BEGIN
-    IF NOT pg_has_role(current_user, 'sluice_definer', 'USAGE') OR NOT pg_has_role(current_user, 'sluice_definer', 'SET') THEN
+    IF NOT pg_has_role(current_user, 'sluice_definer', 'USAGE')
+       OR NOT pg_has_role(current_user, 'sluice_definer', 'SET')
+    THEN
         EXECUTE format('GRANT sluice_definer TO %I WITH INHERIT TRUE, SET TRUE', current_user);
     END IF;
 END $$;
@@ -34,12 +37,13 @@ GRANT INSERT, UPDATE ON
 GRANT INSERT ON prompts, results, audit_log, audit_chain TO sluice_definer;
 GRANT DELETE ON inflight, idempotency_keys TO sluice_definer;
 
--- Entry points run with its rights and its schema only. Those that change the schema stay the owner's.
+-- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
+-- change the schema remain the property of the schema's owner.
 DO $$
 DECLARE
     entry record;
 BEGIN
-    -- Who makes a role the owner of a function must let it create in the schema at that moment.
+    -- A role must have the right to create in the schema at the moment when it is made the owner of a function.
     GRANT CREATE ON SCHEMA sluice TO sluice_definer;
     FOR entry IN
         SELECT p.oid::regprocedure AS signature, p.proname AS name
@@ -66,7 +70,8 @@ DECLARE
     entry record;
 BEGIN
     FOR r IN SELECT * FROM (VALUES
-        -- role, statement_timeout: below its function's own timeout, so that the database gives up first
+        -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
+        -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
         ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offers', 'usage_show']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
@@ -80,7 +85,8 @@ BEGIN
                                       'usage_report', 'tier_analysis', 'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
-        -- LOGIN without a password: only IAM can log in as it; others take the role over from the owner.
+        -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner
+        -- and then switches to this role.
         CALL role_ensure(r.name, 'LOGIN NOINHERIT');
         IF NOT pg_has_role(current_user, r.name, 'SET') THEN
             EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', r.name, current_user);

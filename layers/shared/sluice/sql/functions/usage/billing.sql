@@ -1,16 +1,18 @@
--- What was used, and what it cost. Cost is stored nowhere: it follows from raw token counts, the user's terms of the
--- day and the price list, so that a past month can be priced again by another list.
+-- What was used, and what it cost. Cost is not stored: it is computed from the token counts, the user's terms of
+-- billing on that day and the price list, so that a past month can be priced again by another list.
 
 CALL define_type('model_usage', $$
     day date, model_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint
 $$);
 
--- Usage by day and model as of now: what was rolled up, and what has happened since.
+-- Usage by day and model up to now: what was rolled up, and what has happened since the last rollup.
 CREATE OR REPLACE FUNCTION usage_now(p_user_id text, p_first_day date, p_last_day date) RETURNS SETOF model_usage
     LANGUAGE sql STABLE AS $$
-    SELECT u.day, u.model_id, sum(u.requests_count)::bigint, sum(u.prompt_tokens)::bigint, sum(u.completion_tokens)::bigint
+    SELECT u.day, u.model_id, sum(u.requests_count)::bigint, sum(u.prompt_tokens)::bigint,
+           sum(u.completion_tokens)::bigint
     FROM (
-        SELECT m.period_start AS day, m.model_id::text AS model_id, m.requests_count, m.prompt_tokens, m.completion_tokens
+        SELECT m.period_start AS day, m.model_id::text AS model_id, m.requests_count, m.prompt_tokens,
+               m.completion_tokens
         FROM usage_by_model m
         WHERE m.user_id = p_user_id AND m.period = 'daily' AND m.period_start BETWEEN p_first_day AND p_last_day
         UNION ALL
@@ -38,7 +40,7 @@ CREATE OR REPLACE FUNCTION price_on(p_price_list text, p_model_id text, p_token_
     ORDER BY p.valid_from DESC LIMIT 1;
 $$;
 COMMENT ON FUNCTION price_on(text, text, text, date) IS
-    'Per million tokens, in the list''s currency; NULL where there was no price.';
+    'The price per million tokens, in the list''s currency; NULL if there was no price.';
 
 CALL define_type('priced_usage', $$
     day date, model_id text, requests_count bigint, token_class text, tokens bigint, price_list text, currency text,
@@ -51,18 +53,21 @@ CREATE OR REPLACE FUNCTION usage_priced(p_user_id text, p_first_day date, p_last
     SELECT u.day, u.model_id, u.requests_count, c.token_class, c.tokens, t.list, l.currency::text,
            price_on(t.list, u.model_id, c.token_class, u.day)
     FROM usage_now(p_user_id, p_first_day, p_last_day) AS u
-    CROSS JOIN LATERAL (VALUES ('prompt', u.prompt_tokens), ('completion', u.completion_tokens)) AS c (token_class, tokens)
+    CROSS JOIN LATERAL (VALUES
+        ('prompt', u.prompt_tokens), ('completion', u.completion_tokens)
+    ) AS c (token_class, tokens)
     CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list) AS t
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
 COMMENT ON FUNCTION usage_priced(text, date, date, text) IS
-    'A user''s tokens by day, model and class with the price of that day: of the list named, or of the user''s own terms.';
+    'A user''s tokens by day, model and class with the price of that day: from the list named, or from the list of the '
+    'user''s own terms.';
 
 CALL define_type('usage_report', $$
     outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint
 $$);
 
--- Everything about one user's use, in one call and one snapshot.
+-- Everything about one user's usage, in one call and one snapshot.
 CREATE OR REPLACE FUNCTION usage_report(
     p_user_id text, p_first_day date, p_last_day date, p_price_list text DEFAULT NULL
 )
@@ -83,8 +88,8 @@ CREATE OR REPLACE FUNCTION usage_report(
     FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
 $$;
 COMMENT ON FUNCTION usage_report(text, date, date, text) IS
-    'plan: quota_report(), NULL where there is no such user; usage: rows of usage_priced(); the price list of the last '
-    'day; unfinished: requests accepted in these days whose tokens are not known yet.';
+    'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(). price_list, currency: the '
+    'list named, or that of the last day. unfinished: requests accepted on these days whose tokens are not known yet.';
 
 CREATE OR REPLACE FUNCTION usage_show(p_key_hash bytea, p_first_day date, p_last_day date) RETURNS usage_report
     LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -100,13 +105,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION usage_show(bytea, date, date) IS 'The caller''s own usage_report().';
 
--- What one request cost. NULL while it is unfinished; an amount of NULL where there was no price; 0 where nothing was
--- booked.
+-- What one request cost. NULL while the request is unfinished; the amount is NULL if there was no price, and 0 if no
+-- tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(r requests) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
         'amount', trim_scale((
-            CASE WHEN r.prompt_tokens > 0 THEN r.prompt_tokens * price_on(t.list, r.model_id, 'prompt', t.day) ELSE 0 END
+            CASE WHEN r.prompt_tokens > 0
+                 THEN r.prompt_tokens * price_on(t.list, r.model_id, 'prompt', t.day) ELSE 0 END
             + CASE WHEN r.completion_tokens > 0
                    THEN r.completion_tokens * price_on(t.list, r.model_id, 'completion', t.day) ELSE 0 END
             ) / 1000000)::text,
@@ -122,7 +128,7 @@ CALL define_type('tier_candidate', $$
     price_list text, currency text, cost numeric, unpriced_tokens bigint
 $$);
 
--- The largest month of each user's usage, and what all of the months would have cost under each tier's price list.
+-- Each user's largest month, and what all of the months would have cost by each tier's price list.
 CREATE OR REPLACE FUNCTION tier_analysis(
     p_user_id text, p_first_month date, p_last_month date, p_after text, p_limit integer
 )
@@ -134,7 +140,8 @@ CREATE OR REPLACE FUNCTION tier_analysis(
         FROM usage u
         CROSS JOIN LATERAL (
             SELECT max(y.requests_count) AS requests, max(y.tokens_used) AS tokens FROM usage y
-            WHERE y.user_id = u.user_id AND y.period = 'daily' AND y.period_start BETWEEN u.period_start AND u.period_end
+            WHERE y.user_id = u.user_id AND y.period = 'daily'
+              AND y.period_start BETWEEN u.period_start AND u.period_end
         ) AS d
         WHERE u.period = 'monthly' AND u.period_start BETWEEN p_first_month AND p_last_month
           AND (p_user_id IS NULL OR u.user_id = p_user_id) AND u.user_id > p_after
@@ -143,7 +150,7 @@ CREATE OR REPLACE FUNCTION tier_analysis(
         LIMIT p_limit
     )
     SELECT m.user_id::text, p.tier::text, m.months, m.max_requests, m.max_tokens, t.tier::text,
-           -- Below the limit, not at it: a user who has used all of it was perhaps held back by it.
+           -- Below the monthly token limit, not at it: a user who has used all of it may have been held back by it.
            coalesce(m.max_tokens < l.max_tokens, true) AND coalesce(m.max_requests <= l.max_requests, true)
            AND coalesce(m.day_tokens <= y.max_tokens, true) AND coalesce(m.day_requests <= y.max_requests, true),
            t.price_list::text, c.currency::text, trim_scale(coalesce(k.cost, 0)), coalesce(k.unpriced_tokens, 0)
@@ -159,7 +166,9 @@ CREATE OR REPLACE FUNCTION tier_analysis(
         FROM (
             SELECT y.tokens, price_on(t.price_list, d.model_id, y.class, d.period_start) AS price
             FROM usage_by_model d
-            CROSS JOIN LATERAL (VALUES ('prompt', d.prompt_tokens), ('completion', d.completion_tokens)) AS y (class, tokens)
+            CROSS JOIN LATERAL (VALUES
+                ('prompt', d.prompt_tokens), ('completion', d.completion_tokens)
+            ) AS y (class, tokens)
             WHERE d.user_id = m.user_id AND d.period = 'daily'
               AND d.period_start >= p_first_month AND d.period_start < p_last_month + interval '1 month'
         ) AS x
@@ -167,5 +176,6 @@ CREATE OR REPLACE FUNCTION tier_analysis(
     ORDER BY m.user_id, l.max_tokens NULLS LAST, t.tier;
 $$;
 COMMENT ON FUNCTION tier_analysis(text, date, date, text, integer) IS
-    'A row for each user with usage in these months (first days given) and each tier: whether the largest month and day '
-    'would have fitted the tier''s limits, and what the months would have cost. Figures are those of the last rollup.';
+    'One row for each user with usage in these months (given by their first days) and each tier: whether the user''s '
+    'largest month and day would have fitted into the tier''s limits, and what the months would have cost. Usage is '
+    'that of the last rollup.';

@@ -1,12 +1,12 @@
--- What the audit log adds to the figures of usage.
+-- What the rows of the audit log add to usage and statistics.
 
 CALL define_type('request_event', $$
     user_id text, model_id text, created_at timestamptz, queued integer, failed integer, prompt_tokens integer,
     completion_tokens integer, processed integer, processing_time_ms integer
 $$);
 
--- The audit rows that accept and end requests, and those that undo an end (a redrive), with what each adds. The values
--- of the audit rows count, not those of the request, which may have ended in another way since.
+-- The audit rows of requests that were accepted, ended or redriven (which undoes an end), with what each row adds.
+-- Values are those of the audit row and not of the request, which may have ended in another way since.
 CREATE OR REPLACE FUNCTION request_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
     RETURNS SETOF request_event
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -28,8 +28,8 @@ BEGIN
                    CASE WHEN a.action <> 'request.queued' THEN (s.facts->>'processing_time_ms')::integer END AS took
         ) AS e
         WHERE a.xact_id >= p_low AND a.xact_id < p_high
-          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled', 'request.expired',
-                           'request.redriven')
+          AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled',
+                           'request.expired', 'request.redriven')
           AND (p_user_id IS NULL OR a.user_id = p_user_id);
 END $$;
 
@@ -37,7 +37,7 @@ CALL define_type('usage_event', $$
     user_id text, model_id text, day date, requests_count bigint, prompt_tokens bigint, completion_tokens bigint
 $$);
 
--- A request counts in the periods of its created_at: once when it was queued, its tokens when it ended.
+-- All of a request counts in the periods of its created_at: the request when it is queued, its tokens when it ends.
 CREATE OR REPLACE FUNCTION usage_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
     RETURNS SETOF usage_event
     LANGUAGE sql STABLE AS $$
@@ -47,4 +47,5 @@ CREATE OR REPLACE FUNCTION usage_events(p_low bigint, p_high bigint, p_user_id t
     GROUP BY 1, 2, 3;
 $$;
 COMMENT ON FUNCTION usage_events(bigint, bigint, text) IS
-    'What the audit rows of transactions from p_low up to, not including, p_high add to usage; of one user if given.';
+    'What the audit rows of transactions from p_low up to but not including p_high add to usage; only those of one '
+    'user, if given.';

@@ -1,11 +1,11 @@
--- Figures from the audit log, each row of it counted once. Rows are consumed by transaction id below the oldest one
--- still running, so a commit that comes late is never missed and none is counted twice; the cost is that of the new
--- rows.
+-- Usage and statistics from the audit log, each row of which is counted once. A run reads the rows of the transactions
+-- from its watermark up to the oldest one that is still running: so a late commit is never missed, no row is counted
+-- twice, and a run costs only as much as the new rows.
 
 CREATE OR REPLACE FUNCTION rollup_advance(p_task text, OUT low bigint, OUT high bigint)
     LANGUAGE plpgsql AS $$
 BEGIN
-    -- The watermark's lock makes runs of a task take turns.
+    -- The lock on the watermark's row makes runs of the same task wait for each other.
     SELECT w.xact_id INTO low FROM rollup_watermarks w WHERE w.task = p_task FOR UPDATE;
     high := greatest(low, pg_snapshot_xmin(pg_current_snapshot())::text::bigint);
     UPDATE rollup_watermarks w SET xact_id = high, updated_at = clock_now() WHERE w.task = p_task;
@@ -26,7 +26,8 @@ BEGIN
         FROM by_day d
         CROSS JOIN LATERAL (VALUES
             ('daily', d.day, d.day),
-            ('monthly', date_trunc('month', d.day)::date, (date_trunc('month', d.day) + interval '1 month -1 day')::date)
+            ('monthly', date_trunc('month', d.day)::date,
+             (date_trunc('month', d.day) + interval '1 month -1 day')::date)
         ) AS p (period, first_day, last_day)
         GROUP BY d.user_id, d.model_id, p.period, p.first_day, p.last_day
     ), by_user AS (
@@ -51,7 +52,7 @@ BEGIN
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_usage() IS
-    'Adds what is new to usage and usage_by_model; returns the rows of the latter that changed.';
+    'Adds what is new in the audit log to usage and usage_by_model; returns how many rows of usage_by_model changed.';
 
 CREATE OR REPLACE FUNCTION rollup_stats() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
@@ -75,4 +76,5 @@ BEGIN
     GET DIAGNOSTICS changes = ROW_COUNT;
     RETURN changes;
 END $$;
-COMMENT ON FUNCTION rollup_stats() IS 'Adds what is new to request_stats; returns the rows that changed.';
+COMMENT ON FUNCTION rollup_stats() IS
+    'Adds what is new in the audit log to request_stats; returns how many rows changed.';
