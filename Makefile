@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 export SAM_CLI_TELEMETRY := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Packages are installed uncompiled (see setup), so Python must be let to keep what it compiles.
+# Packages are installed uncompiled (see setup), so Python must be allowed to keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
 
 # The interpreter that the virtual environments are made from: make setup PYTHON=python3.13

@@ -1,7 +1,7 @@
 -- Reserving quota at submit. The caller holds the user lock.
 
--- Whether a request fits into every period. refusal is NULL where it does; counters are then the user's counters with the
--- request in them.
+-- Checks whether a request fits into every period. If it does, refusal is NULL and counters are the user's counters with
+-- the request in them.
 CREATE OR REPLACE FUNCTION quota_check(
     p_user_id text, p_at timestamptz, p_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters quotas[]
 )
@@ -28,7 +28,7 @@ BEGIN
     END LOOP;
     IF cardinality(counters) IS DISTINCT FROM cardinality(quota_periods()) THEN
         -- A missing row must never mean "no limit".
-        RAISE EXCEPTION 'the user has % quotas, not %', coalesce(cardinality(counters), 0), cardinality(quota_periods());
+        RAISE EXCEPTION 'the user has % quotas, not %', cardinality(counters), cardinality(quota_periods());
     END IF;
     IF refusal IS NOT NULL THEN
         detail := jsonb_build_object('quotas', quota_counters(p_user_id, p_at),
