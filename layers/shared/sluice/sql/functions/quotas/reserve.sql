@@ -1,7 +1,7 @@
 -- Reserving quota at submit. The caller holds the user lock.
 
--- Checks whether a request fits into every period. If it does, refusal is NULL and counters are the user's counters with
--- the request in them.
+-- Checks whether a request fits into every period. If it does, refusal is NULL and counters are the user's counters
+-- with the request in them.
 CREATE OR REPLACE FUNCTION quota_check(
     p_user_id text, p_at timestamptz, p_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters quotas[]
 )
