@@ -128,10 +128,9 @@ lint-types: setup
 lint-template: setup
 	@$(bin)/cfn-lint template.yaml
 
-# The rules are for migrations; of functions, squawk finds syntax errors, except inside PL/pgSQL. It does not know the
-# placeholders in sql/queries.
+# The rules are for migrations; in functions, squawk finds syntax errors, except inside PL/pgSQL.
 lint-sql: setup
-	@find layers/shared/sluice/sql -name '*.sql' -not -path '*/queries/*' -exec $(bin)/squawk {} +
+	@find layers/shared/sluice/sql -name '*.sql' -exec $(bin)/squawk {} +
 
 lint-text: setup
 	@$(bin)/python tests/repository.py

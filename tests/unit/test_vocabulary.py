@@ -27,7 +27,7 @@ from sluice.services.billing import COMPLETION, PROMPT
 from sluice.services.tasks import run
 
 PACKAGE = Path(sluice.__path__[0])
-SCHEMA = (PACKAGE / "sql" / "migrations" / "0001_schema.sql").read_text()
+SCHEMA = "\n".join(path.read_text() for path in sorted(PACKAGE.glob("sql/migrations/*.sql")))
 FUNCTIONS = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.glob("sql/functions/*/*.sql")}
 SQL = "\n".join([SCHEMA, *FUNCTIONS.values()])
 SOURCES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
@@ -115,7 +115,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
 
 def words_of(constraint: str) -> tuple[str, ...]:
     """The words that a CHECK constraint allows, as IN (...) or as an array."""
-    (words,) = re.findall(rf"CONSTRAINT {constraint}\s+CHECK \(+\w+ (?:IN \(|<@ )([^)]*?)(?:\)| AND)", SCHEMA)
+    # A later migration may define it again.
+    *_, words = re.findall(rf"CONSTRAINT {constraint}\s+CHECK \(+\w+ (?:IN \(|<@ )([^)]*?)(?:\)| AND)", SCHEMA)
     return tuple(re.findall(r"\w+", words))
 
 
