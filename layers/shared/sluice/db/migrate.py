@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, LiteralString
 
+import psycopg
+
 from sluice.db.connection import Connection
 from sluice.db.seed import seed
 from sluice.domain.errors import SluiceError
 
 SQL: Final = Path(__file__).parent.parent / "sql"
 MINIMUM_SERVER_VERSION: Final = 180000  # uuidv7() and virtual generated columns
+_TYPE_IS_NEWER: Final = "SL501"  # raised by define_type()
 _FILE: Final = re.compile(r"^(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql$")
 _COMPATIBLE: Final = re.compile(r"^-- min_compatible_version: (\d+)$", re.MULTILINE)
 
@@ -142,7 +145,14 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Mig
         records = connection.execute(_APPLIED).fetchall()
         if len(records) > len(steps):
             return MigrationReport(records[-1]["version"], applied, functions_replaced=False)
-        replaced = _replace_functions(connection)
+        try:
+            with connection.transaction():
+                replaced = _replace_functions(connection)
+        except psycopg.Error as error:
+            # The functions of a newer version are installed, and serve this one too: a rollback can finish.
+            if error.sqlstate != _TYPE_IS_NEWER:
+                raise
+            replaced = False
         connection.execute("SELECT partitions_ensure()")
         seed(connection, SQL / "seed")
     return MigrationReport(steps[-1].version, applied, replaced)

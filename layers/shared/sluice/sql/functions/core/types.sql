@@ -15,14 +15,17 @@ BEGIN
     EXECUTE format('CREATE TYPE wanted_type AS (%s)', p_attributes);
     FOR missing IN
         SELECT coalesce(w.attname, h.attname) AS name, format_type(w.atttypid, w.atttypmod) AS type,
-               h.attname IS NOT NULL AS differs
+               w.attname IS NULL AS is_newer, h.attname IS NOT NULL AS differs
         FROM (SELECT * FROM pg_attribute WHERE attrelid = 'wanted_type'::regclass) AS w
         FULL JOIN (SELECT * FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(p_name))) AS h
             ON h.attnum = w.attnum
         WHERE (w.attname, w.atttypid) IS DISTINCT FROM (h.attname, h.atttypid)
         ORDER BY w.attnum
     LOOP
-        IF missing.differs THEN
+        IF missing.is_newer THEN
+            -- Types only grow: a newer version was here. migrate() then leaves its functions alone.
+            RAISE EXCEPTION 'type % has the newer attribute %', p_name, missing.name USING ERRCODE = 'SL501';
+        ELSIF missing.differs THEN
             RAISE EXCEPTION 'type %: attribute % was released and may not change', p_name, missing.name;
         END IF;
         EXECUTE format('ALTER TYPE %I ADD ATTRIBUTE %I %s', p_name, missing.name, missing.type);
