@@ -1,7 +1,5 @@
 """The command: ``make chaos``, or ``python -m tests.chaos --seed 7``; `--help` lists the options."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """A campaign: one stack, several seeds, each with users, clients, a hand and a judgement of its own."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections import Counter
@@ -10,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -80,7 +78,7 @@ class Campaign:
             report=say,
         )
 
-    def __enter__(self) -> Campaign:
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:

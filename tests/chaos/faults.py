@@ -1,7 +1,5 @@
 """The hand: for each kind of fault a thread that strikes when the plan says so, and counts what really happened."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

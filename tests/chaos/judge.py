@@ -3,8 +3,6 @@
 It adds up on its own, from what the scripted model says that it answered, and shares no code with the service.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

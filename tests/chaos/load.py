@@ -1,7 +1,5 @@
 """The clients: threads that make the plan's requests over HTTP and do not give up until each has been accepted."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import time

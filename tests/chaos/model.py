@@ -5,8 +5,6 @@ answers names both as well, and the tokens that it reports follow from them: who
 have been booked for it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -4,8 +4,6 @@ The plan of a seed is always the same; what becomes of it is not: threads, proce
 a replay does again what was done, in the same order, and mostly, not always, finds again what was found.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -63,15 +63,18 @@ class Client:
     def submit(self, prompt: str, **given: Any) -> str:
         answer = self.generate(prompt, **given)
         assert answer.status == 202, answer
-        return answer.body["request_id"]
+        request_id: str = answer.body["request_id"]
+        return request_id
 
     def wait(self, request_id: str, seconds: float = 90) -> dict[str, Any]:
         """The request once it is finished."""
         deadline = time.monotonic() + seconds
+        answer: Answer | None = None
         while time.monotonic() < deadline:
             answer = self.get(f"/status/{request_id}")
             if answer.status == 200 and answer.body["status"] in FINAL:
-                return answer.body
+                body: dict[str, Any] = answer.body
+                return body
             time.sleep(0.2)
         pytest.fail(f"not finished after {seconds} s: {answer}")
 

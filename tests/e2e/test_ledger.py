@@ -56,7 +56,7 @@ def unattended(stack: Stack) -> Iterator[None]:
     functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
 
 
-def test_fifty_at_once_over_http_keep_within_twenty(stack: Stack, info: StackInfo, database: Database) -> None:
+def test_fifty_concurrent_submits_keep_to_a_limit_of_twenty(stack: Stack, info: StackInfo, database: Database) -> None:
     stack.admin("user.create", user_id="eager", tier="standard")
     key = stack.admin("key.create", user_id="eager")["api_key"]
     stack.admin("quota.set", user_id="eager", limits={"monthly": {"max_requests": 20}})
@@ -125,7 +125,7 @@ def test_a_customers_month_from_the_command_line(sluice: Callable[..., Any], inf
     assert sluice("verify", "--full")["balanced"]
 
 
-def test_verify_names_what_is_wrong_and_fails(sluice: Callable[..., Any], stack: Stack, database: Database) -> None:
+def test_verify_reports_a_violation_and_fails(sluice: Callable[..., Any], stack: Stack, database: Database) -> None:
     stack.admin("user.create", user_id="odd")
     sluice("rollup", "audit")
     head = sluice("verify")["audit"]["head"]
@@ -147,7 +147,7 @@ def test_verify_names_what_is_wrong_and_fails(sluice: Callable[..., Any], stack:
 
 
 @pytest.mark.usefixtures("unattended")
-def test_raw_keys_are_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..., Any]) -> None:
+def test_raw_keys_are_stored_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..., Any]) -> None:
     stack.admin("user.create", user_id="discreet", tier="standard")
     keys = [info.api_key, stack.admin("key.create", user_id="discreet")["api_key"]]
     made = sluice("keys", "create", "discreet")

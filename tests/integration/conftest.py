@@ -24,7 +24,7 @@ from tests.support.service import Service
 def logs_outlive_a_tests_capture() -> Iterator[None]:
     """The logger is made once and would keep the output, closed since, of the test that came first."""
     yield
-    log_to(sys.__stdout__)
+    log_to(sys.__stdout__ or sys.stdout)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 from tests.support.service import Service, completed
 
 
-def test_the_audit_log_is_read_by_user_request_and_time(
+def test_the_audit_log_is_filtered_by_user_request_and_time(
     admin: Callable[..., Any], service: Service, alice: bytes
 ) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)

@@ -6,7 +6,7 @@ from tests.support.functions import administer
 from tests.support.service import Service
 
 
-def test_a_price_that_stays_is_not_written_again(deploy: Any, service: Service) -> None:
+def test_an_unchanged_price_is_not_written_again(deploy: Any, service: Service) -> None:
     deploy("admin")
     model = {"model_id": "m", "backend": "bedrock", "backend_model": "m", "prices": {"prompt": "1"}}
     administer("model.set", **model)

@@ -25,7 +25,7 @@ def append_only_tables(books: Books) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("act", APPEND_ONLY)
-def test_nobody_changes_the_audit_log_not_even_its_owner(untouched: Books, act: str) -> None:
+def test_even_the_owner_cannot_change_the_audit_log(untouched: Books, act: str) -> None:
     tables = append_only_tables(untouched)
     assert len(tables) > 4
     for table, column in tables.items():
@@ -35,7 +35,7 @@ def test_nobody_changes_the_audit_log_not_even_its_owner(untouched: Books, act: 
             untouched.service.owner.execute(APPEND_ONLY[act].format(table, column, column))
 
 
-def test_an_audit_row_is_not_replaced_by_one_of_the_same_id(untouched: Books) -> None:
+def test_an_audit_row_cannot_be_replaced(untouched: Books) -> None:
     with pytest.raises(pg.InsufficientPrivilege, match="append-only"):
         untouched.service.owner.execute(
             "INSERT INTO audit_log SELECT * FROM audit_log LIMIT 1 ON CONFLICT (audit_id) DO UPDATE SET actor = 'x'"
@@ -43,7 +43,7 @@ def test_an_audit_row_is_not_replaced_by_one_of_the_same_id(untouched: Books) ->
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_has_any_right_on_the_audit_log(untouched: Books, role: str) -> None:
+def test_roles_have_no_privilege_on_the_audit_log(untouched: Books, role: str) -> None:
     for table in append_only_tables(untouched):
         rights = untouched.service.value(
             "SELECT array_agg(r) FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS r"

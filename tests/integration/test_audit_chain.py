@@ -63,7 +63,7 @@ def columns(books: Books, table: str) -> set[str]:
     return {row["attname"] for row in rows}
 
 
-def test_an_audit_log_as_it_was_sealed_is_in_order(untouched: Books) -> None:
+def test_an_unchanged_audit_log_is_valid(untouched: Books) -> None:
     head = untouched.service.value("SELECT audit_head()")
     report = untouched.verify(full=True, head=head)["audit"]
     count = untouched.service.value("SELECT count(*) FROM audit_log")
@@ -71,7 +71,7 @@ def test_an_audit_log_as_it_was_sealed_is_in_order(untouched: Books) -> None:
     assert len(sealed(untouched)) == count
 
 
-def test_every_column_of_the_audit_log_and_of_the_chain_is_tried(untouched: Books) -> None:
+def test_every_column_of_audit_log_and_chain_is_tested(untouched: Books) -> None:
     assert columns(untouched, "audit_log") == set(ALTERATIONS)
     assert columns(untouched, "audit_chain") == set(CHAIN_ALTERATIONS)
 
@@ -105,7 +105,7 @@ def test_a_deleted_row_is_found(untouched: Books, place: float, batch: int) -> N
     assert problem(untouched) == ("missing", str(gone), batch)
 
 
-def test_of_several_wrong_rows_the_first_is_named(untouched: Books) -> None:
+def test_the_first_wrong_row_is_reported(untouched: Books) -> None:
     rows = sealed(untouched)
     untouched.ids |= {"first": rows[3], "second": rows[4], "later": rows[-1]}
     untouched.run("DELETE FROM audit_log WHERE audit_id = %(later)s")
@@ -154,7 +154,7 @@ def test_an_altered_batch_is_found(untouched: Books, column: str) -> None:
     assert problem(untouched) == ("chain", None, 3 if column == "batch_no" else 2)
 
 
-def test_a_batch_altered_with_its_own_hash_is_found_at_the_next(untouched: Books) -> None:
+def test_a_batch_altered_with_its_hash_is_found_at_the_next(untouched: Books) -> None:
     untouched.run(
         "UPDATE audit_chain SET digests = digests[2:] || digests[1], audit_ids = audit_ids[2:] || audit_ids[1] WHERE batch_no = 2"
     )
@@ -168,7 +168,7 @@ def test_a_deleted_batch_is_found_at_the_next(untouched: Books, batch: int, foun
     assert problem(untouched) == ("chain", None, found_at)
 
 
-def test_the_last_batch_deleted_is_found_by_the_watermark_and_by_whoever_has_noted_the_head(books: Books) -> None:
+def test_deleting_the_last_batch_is_found_by_watermark_and_noted_head(books: Books) -> None:
     head = books.service.value("SELECT audit_head()")
     books.run("DELETE FROM audit_chain WHERE batch_no = 3")
     assert problem(books) == ("chain", None, 3)
@@ -179,7 +179,7 @@ def test_the_last_batch_deleted_is_found_by_the_watermark_and_by_whoever_has_not
     assert problem(books, head) == ("head", None, 3)
 
 
-def test_a_chain_written_anew_is_found_by_whoever_has_noted_a_head(books: Books) -> None:
+def test_a_rewritten_chain_is_found_by_a_noted_head(books: Books) -> None:
     first, second = (
         row["head"]
         for row in books.service.rows(
@@ -196,12 +196,12 @@ def test_a_chain_written_anew_is_found_by_whoever_has_noted_a_head(books: Books)
     assert problem(books, second) == ("head", None, 2)
 
 
-def test_a_head_of_elsewhere_is_told(untouched: Books) -> None:
+def test_an_unknown_head_is_reported(untouched: Books) -> None:
     assert problem(untouched, "3:" + "00" * 32) == ("head", None, 3)
     assert problem(untouched, "4" + untouched.service.value("SELECT audit_head()")[1:]) == ("head", None, 4)
 
 
-def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_later(books: Books) -> None:
+def test_rows_of_open_transactions_are_sealed_later(books: Books) -> None:
     """Its rows are older than the seal, and so is the transaction: it had begun before."""
     with psycopg.connect(books.service.dsn) as slow, psycopg.connect(books.service.dsn) as idle:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('bob', 'slow')")
@@ -223,7 +223,7 @@ def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_l
     assert len(set(sealed(books))) == len(sealed(books))
 
 
-def test_seals_at_once_take_turns(books: Books) -> None:
+def test_concurrent_seals_take_turns(books: Books) -> None:
     for n in range(5):
         books.answer(f"more{n}", "alice")
     settled_down(books.service)
@@ -239,7 +239,7 @@ def test_seals_at_once_take_turns(books: Books) -> None:
     )
 
 
-def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_sealed_in_batches_and_verified_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     books.run("DELETE FROM audit_chain")
     settled_down(books.service)
     batches, is_more = 0, True
@@ -258,7 +258,7 @@ def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, mon
     assert problem(books) == ("missing", str(last), batches)
 
 
-def test_a_transaction_of_more_rows_than_a_batch_is_sealed_whole(books: Books) -> None:
+def test_a_transaction_larger_than_a_batch_is_sealed_whole(books: Books) -> None:
     books.service.owner.execute("SELECT pg_current_xact_id()")
     with books.service.owner.transaction():
         books.service.owner.execute("INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 9)")
@@ -268,9 +268,7 @@ def test_a_transaction_of_more_rows_than_a_batch_is_sealed_whole(books: Books) -
     assert problem(books) is None
 
 
-def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
-    books: Books, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_task_seals_transactions_of_any_size(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "ROWS_PER_BATCH", 4)
     for _ in range(4):
         with books.service.owner.transaction():

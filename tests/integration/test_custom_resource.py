@@ -10,7 +10,7 @@ from sluice.db.migrate import migrations
 from tests.support.functions import Context, event, load
 
 
-def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_custom_resource_runs_the_migration(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy("migrate", empty_dsn)
     migrate = load("admin.migrate")
     told: list[dict[str, Any]] = []
@@ -27,7 +27,7 @@ def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: 
     assert migrate.handler(event("migrate-delete"), Context())["Status"] == "SUCCESS", "a stack can always be deleted"
 
 
-def test_cloudformation_gets_its_answer(deploy: Any, dsn: str) -> None:
+def test_cloudformation_gets_a_response(deploy: Any, dsn: str) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 

@@ -13,7 +13,7 @@ def letter(request_id: UUID | str) -> Delivery:
     return Delivery(str(uuid4()), body, str(uuid4()))
 
 
-def test_dead_letters_are_sent_again_while_their_requests_wait_for_them(service: Service, alice: bytes) -> None:
+def test_dead_letters_of_waiting_requests_are_sent_again(service: Service, alice: bytes) -> None:
     waiting, running, ended = (service.submit(alice) for _ in range(3))
     service.claim(running, ended)
     service.settle(completed(ended))
@@ -29,7 +29,7 @@ def test_dead_letters_are_sent_again_while_their_requests_wait_for_them(service:
     assert {each.body for each in service.dead_letters.letters} == {"nonsense"}, "a person is to see it"
 
 
-def test_a_dead_letter_of_a_request_without_attempts_fails_it_with_a_reason(service: Service, alice: bytes) -> None:
+def test_a_dead_letter_without_attempts_left_fails_the_request(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     for _ in range(3):
         service.claim(request_id, lease_seconds=-1)

@@ -58,7 +58,7 @@ def attributes(service: Service, function: str) -> list[str]:
 
 
 @pytest.mark.parametrize("each", CALLS, ids=lambda each: each.function)
-def test_a_call_names_a_function_its_parameters_and_its_columns(service: Service, each: Call) -> None:
+def test_calls_name_functions_parameters_and_columns(service: Service, each: Call) -> None:
     (found,) = service.rows(
         "SELECT coalesce(proargnames, '{}') AS names, pronargs - pronargdefaults AS required, prosecdef FROM pg_proc"
         " WHERE pronamespace = 'sluice'::regnamespace AND proname = %s",
@@ -72,7 +72,7 @@ def test_a_call_names_a_function_its_parameters_and_its_columns(service: Service
         assert list(each.columns) == attributes(service, each.function)
 
 
-def test_every_function_that_a_role_may_call_is_called_and_no_other(service: Service) -> None:
+def test_roles_may_call_exactly_the_functions_that_are_called(service: Service) -> None:
     granted = {
         row["proname"]
         for row in service.rows(
@@ -84,7 +84,7 @@ def test_every_function_that_a_role_may_call_is_called_and_no_other(service: Ser
     assert granted == {each.function for each in CALLS}
 
 
-def test_entry_points_run_with_the_rights_of_a_role_that_owns_no_table(service: Service) -> None:
+def test_entry_points_run_as_a_role_that_owns_no_table(service: Service) -> None:
     owners = service.rows(
         "SELECT proname, pg_get_userbyid(proowner)::text AS owner FROM pg_proc"
         " WHERE pronamespace = 'sluice'::regnamespace AND prosecdef"
@@ -102,7 +102,7 @@ def test_entry_points_run_with_the_rights_of_a_role_that_owns_no_table(service: 
     )
 
 
-def test_a_row_level_policy_binds_the_entry_points(service: Service, alice: bytes) -> None:
+def test_row_level_policies_apply_to_entry_points(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     assert service.ledger("status").show(alice, request_id).outcome == "ok"
 
@@ -113,7 +113,7 @@ def test_a_row_level_policy_binds_the_entry_points(service: Service, alice: byte
     assert service.ledger("status").show(alice, request_id).outcome == "ok"
 
 
-def test_the_definer_may_neither_change_nor_delete_an_audit_row(service: Service) -> None:
+def test_the_definer_cannot_change_or_delete_audit_rows(service: Service) -> None:
     for right in ("UPDATE", "DELETE", "TRUNCATE"):
         assert service.value("SELECT has_table_privilege('sluice_definer', 'audit_log', %s)", right) is False
 
@@ -129,7 +129,7 @@ def test_a_type_grows_at_its_end(service: Service) -> None:
 
 
 @pytest.mark.parametrize("changed", ["a text, b bigint", "a text, c integer", "b integer, a text", "a text"])
-def test_what_was_released_of_a_type_does_not_change(service: Service, changed: str) -> None:
+def test_released_attributes_of_a_type_do_not_change(service: Service, changed: str) -> None:
     service.owner.execute("CALL define_type('example', 'a text, b integer')")
     with pytest.raises(psycopg.errors.RaiseException, match="was released"):
         service.owner.execute("CALL define_type('example', %s)", (changed,))
@@ -137,7 +137,7 @@ def test_what_was_released_of_a_type_does_not_change(service: Service, changed: 
 
 
 @pytest.mark.parametrize("name", ["outcome", "claim", "settled", "admission", "request_state", "audit_entry"])
-def test_code_of_before_works_on_while_a_type_grows(service: Service, alice: bytes, name: str) -> None:
+def test_older_code_keeps_working_while_a_type_grows(service: Service, alice: bytes, name: str) -> None:
     """What a canary does: the functions and the code are those of before, the type has one more attribute."""
     attribute = "ALTER TYPE {} ADD ATTRIBUTE later text"
     if name == "outcome":
@@ -153,7 +153,7 @@ def test_code_of_before_works_on_while_a_type_grows(service: Service, alice: byt
 # Databases that hold other things ----------------------------------------------------------------------------------------
 
 
-def test_a_database_with_tables_of_the_same_names_is_left_as_it_is(empty_dsn: str) -> None:
+def test_tables_of_the_same_names_are_left_alone(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE public.users (id integer); CREATE TABLE public.requests (id integer)")
         connection.execute(

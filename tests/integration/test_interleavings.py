@@ -172,7 +172,7 @@ def _told(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("window", [1, 2])
-def test_every_interleaving_is_as_the_model_says(service: Service, window: int) -> None:
+def test_every_interleaving_equals_the_model(service: Service, window: int) -> None:
     key_hash = service.add_user()
     stop_the_clock(service.owner, NOON)
     service.act("quota.set", user_id="alice", dispatch_window=window)

@@ -11,6 +11,9 @@ from tests.support.ledger import (
     assert_books_balance,
 )
 
+# What a violation is in short: invariant, user, and the requests or periods.
+Short = tuple[str, str | None, *tuple[str | None, ...]]
+
 
 @dataclass(frozen=True)
 class Wrong:
@@ -23,9 +26,9 @@ class Wrong:
 
 def wrong(
     sql: str,
-    *found: tuple[str | None, ...],
+    *found: Short,
     unseen: bool = False,
-    seen: tuple[tuple[str | None, ...], ...] | None = None,
+    seen: tuple[Short, ...] | None = None,
 ) -> Wrong:
     """found: (invariant, user, request or period, ...). unseen: by an incremental check; seen: what that finds."""
     every = frozenset(violation for short in found for violation in spelt_out(*short))
@@ -392,14 +395,14 @@ def test_a_healthy_history_balances(books: Books) -> None:
 
 
 @pytest.mark.parametrize("case", WRONGS)
-def test_what_is_wrong_is_found_and_nothing_else(untouched: Books, case: str) -> None:
+def test_only_the_injected_violation_is_found(untouched: Books, case: str) -> None:
     untouched.run(WRONGS[case].sql)
 
     assert untouched.found() == WRONGS[case].full
     assert untouched.found(every=False) == WRONGS[case].incremental
 
 
-def test_each_invariant_is_broken_alone_by_some_case(untouched: Books) -> None:
+def test_each_invariant_has_a_case_that_breaks_it_alone(untouched: Books) -> None:
     """Otherwise one of them could be dropped, or never fail, and no test would tell."""
     source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}

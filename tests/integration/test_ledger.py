@@ -420,9 +420,13 @@ def place(server_dsn: str, create_database: Callable[..., str], template_databas
     return place
 
 
-def test_the_ledger_does_what_its_model_does(place: Place) -> None:
+def test_the_ledger_equals_its_model(place: Place) -> None:
+    class Example(LedgerMachine):
+        def __init__(self) -> None:
+            super().__init__(place)
+
     run_state_machine_as_test(
-        lambda: LedgerMachine(place),
+        Example,
         settings=settings(
             max_examples=EXAMPLES or 30,
             stateful_step_count=50,

@@ -172,7 +172,7 @@ def drain(service: Service, known: list[UUID]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whoever_is_first_everything_ends_once_and_the_books_balance(service: Service, seed: int) -> None:
+def test_concurrent_calls_end_each_request_once_and_the_books_balance(service: Service, seed: int) -> None:
     unlimited: dict[str, Any] = {period: {"max_requests": None, "max_tokens": None} for period in PERIODS}
     keys = [service.add_user(name, "sluice_" + name[0] * 43, **unlimited) for name in NAMES]
     for name in NAMES:

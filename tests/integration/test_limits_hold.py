@@ -38,6 +38,10 @@ NOON = datetime(2031, 2, 28, 12, 0, 35, tzinfo=UTC)
 UNTIL = {"minute": 25, "daily": 12 * 3600 - 35, "monthly": 12 * 3600 - 35}
 
 
+def _itself(connection: Connection) -> Connection:
+    return connection
+
+
 @dataclass
 class Crowd:
     """Many connections to one database, open before anything begins. Each test has a user of its own there."""
@@ -48,7 +52,7 @@ class Crowd:
 
     @cached_property
     def doors(self) -> list[Database]:
-        return [Database(lambda connection=connection: connection) for connection in self.connections]
+        return [Database(partial(_itself, connection)) for connection in self.connections]
 
     def add_user(self, **limits: Any) -> tuple[str, bytes]:
         """A user with room in all periods but those given."""
@@ -114,7 +118,7 @@ def assert_written_once_each(service: Service, user_id: str, accepted: Sequence[
     assert service.value(prompts, list(accepted)) == len(accepted)
 
 
-def test_of_400_requests_at_once_exactly_as_many_are_accepted_as_the_limit_allows(crowd: Crowd) -> None:
+def test_400_concurrent_submits_fill_the_request_limit_exactly(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user(minute={"max_requests": 50})
 
     answers = at_once([partial(crowd.submit, door, key_hash) for door in crowd.doors])
@@ -136,7 +140,7 @@ def test_of_400_requests_at_once_exactly_as_many_are_accepted_as_the_limit_allow
 
 
 @pytest.mark.parametrize("period", PERIODS)
-def test_of_400_requests_at_once_none_is_accepted_beyond_a_token_limit(crowd: Crowd, period: str) -> None:
+def test_400_concurrent_submits_never_exceed_the_token_limit(crowd: Crowd, period: str) -> None:
     """Nothing is given back meanwhile, so what is left only shrinks: who was refused would not fit what is left now."""
     lengths = [1 + 13 * n % 389 for n in range(CROWD)]
     needed = [length + OVERHEAD for length in lengths]
@@ -165,7 +169,7 @@ def test_of_400_requests_at_once_none_is_accepted_beyond_a_token_limit(crowd: Cr
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_the_last_token_is_given_away_and_not_one_more(crowd: Crowd, missing: int) -> None:
+def test_the_token_limit_is_used_to_the_last_token(crowd: Crowd, missing: int) -> None:
     """Of a limit for all of them nothing is left; of one token less, all but the last fit, whichever that is."""
     lengths = [1 + 7 * n % 97 for n in range(100)]
     limit = sum(length + OVERHEAD for length in lengths) - missing
@@ -183,14 +187,15 @@ def test_the_last_token_is_given_away_and_not_one_more(crowd: Crowd, missing: in
     assert_books_balance(crowd.service)
 
 
-def test_of_400_writers_from_outside_at_once_the_same_number_gets_through(crowd: Crowd) -> None:
+def test_400_concurrent_direct_inserts_keep_to_the_limit(crowd: Crowd) -> None:
     user_id, _ = crowd.add_user(monthly={"max_requests": 50})
     crowd.service.owner.execute("GRANT SELECT, INSERT ON submissions TO sluice_submit")
 
     def write(writer: Connection) -> UUID | psycopg.Error:
         statement = "INSERT INTO submissions (user_id, prompt) VALUES (%s, 'hello') RETURNING request_id"
         try:
-            return writer.execute(statement, (user_id,)).fetchall()[0]["request_id"]
+            request_id: UUID = writer.execute(statement, (user_id,)).fetchall()[0]["request_id"]
+            return request_id
         except psycopg.Error as refusal:
             return refusal
 
@@ -206,21 +211,21 @@ def test_of_400_writers_from_outside_at_once_the_same_number_gets_through(crowd:
     assert_books_balance(crowd.service)
 
 
-def test_50_repeats_at_once_are_one_request_even_where_only_one_is_allowed(crowd: Crowd) -> None:
+def test_50_concurrent_repeats_are_one_request(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user(daily={"max_requests": 1})
 
     answers = at_once([partial(crowd.submit, door, key_hash, 5, "once") for door in crowd.doors[:50]])
 
     accepted, refused = told_apart(answers)
     assert (len(accepted), len(set(accepted)), refused) == (50, 1, [])
-    assert [answer.replayed for answer in answers].count(False) == 1
+    assert [answer.replayed for answer in answers if not isinstance(answer, SluiceError)].count(False) == 1
     assert_written_once_each(crowd.service, user_id, accepted[:1])
     assert crowd.service.queue.take() == accepted[:1], "only the first has a message sent"
     assert [crowd.quota(user_id, period)["requests_used"] for period in PERIODS] == [1, 1, 1]
     assert_books_balance(crowd.service)
 
 
-def test_of_two_bodies_under_one_idempotency_key_at_once_one_is_refused_always(crowd: Crowd) -> None:
+def test_concurrent_bodies_under_one_idempotency_key_conflict(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user()
 
     answers = at_once(
@@ -244,15 +249,14 @@ def test_of_two_bodies_under_one_idempotency_key_at_once_one_is_refused_always(c
     ],
     ids=["submit", "submissions"],
 )
-def test_whoever_waits_at_the_gate_while_the_user_is_deactivated_is_refused(
-    service: Service, alice: bytes, door: str
-) -> None:
+def test_submit_waiting_for_the_user_lock_sees_the_deactivation(service: Service, alice: bytes, door: str) -> None:
     """A refusal is in force when the act has ended: nothing of the user is accepted after that."""
 
     def knock() -> str:
         with psycopg.connect(service.dsn, autocommit=True) as connection:
             try:
-                return connection.execute(door, {"key": alice, "submission": submission()}).fetchall()[0][0]
+                outcome: str = connection.execute(door, {"key": alice, "submission": submission()}).fetchall()[0][0]
+                return outcome
             except psycopg.Error as refusal:
                 return refusal.diag.constraint_name or ""
 
@@ -266,7 +270,7 @@ def test_whoever_waits_at_the_gate_while_the_user_is_deactivated_is_refused(
     assert service.value("SELECT count(*) FROM requests") == 0
 
 
-def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(service: Service, alice: bytes) -> None:
+def test_a_settlement_delayed_into_a_new_period_does_not_change_it(service: Service, alice: bytes) -> None:
     """It looked at the counters when the old minute was in them, and writes when the new one is: what counts is the latter."""
     stop_the_clock(service.owner, NOON)
     old = service.submit(alice)
@@ -286,7 +290,7 @@ def test_a_settlement_that_waits_while_a_new_period_begins_leaves_that_alone(ser
     assert_books_balance(service)
 
 
-def test_the_books_balance_in_every_snapshot_while_everybody_writes(service: Service) -> None:
+def test_the_books_balance_in_every_snapshot_under_concurrent_writes(service: Service) -> None:
     """Submits, claims, settlements of two users at a time, sweeps, rollups, seals, changed limits; and checks all the while."""
     keys = [service.add_user(name, "sluice_" + name[0] * 43) for name in ("anna", "bert", "carl")]
     service.act("model.set", **SMALL)
@@ -359,17 +363,16 @@ def pages_of_a_submit(service: Service, door: Database, key_hash: bytes) -> int:
     for _ in range(15):
         service.rows("SELECT pg_stat_statements_reset()")
         service.submitter(door).submit(key_hash, Submission(Input.of_prompt("x")))
-        costs.append(
-            service.value(
-                "SELECT shared_blks_hit + shared_blks_read FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
-                " WHERE d.datname = current_database() AND query LIKE '%%request_submit%%' AND query LIKE 'SELECT%%'"
-            )
+        pages: int = service.value(
+            "SELECT shared_blks_hit + shared_blks_read FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
+            " WHERE d.datname = current_database() AND query LIKE '%%request_submit%%' AND query LIKE 'SELECT%%'"
         )
+        costs.append(pages)
     return statistics.median_low(costs)
 
 
 @pytest.mark.slow
-def test_after_a_million_requests_of_the_month_the_quota_check_costs_the_same(service: Service, alice: bytes) -> None:
+def test_quota_check_cost_does_not_grow_with_a_million_requests(service: Service, alice: bytes) -> None:
     """A counter is read, not a history. What may grow is the way down the two indexes of requests that get an entry.
 
     Each goes from one level to three, and the heap's map of free pages as well: two more pages each, and as much again

@@ -28,9 +28,9 @@ def statements(service: Service) -> dict[str, int]:
 
 
 def commits(service: Service) -> int:
-    return service.value("SELECT pg_stat_clear_snapshot() IS NULL") and service.value(
-        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-    )
+    service.value("SELECT pg_stat_clear_snapshot() IS NULL")
+    count: int = service.value("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+    return count
 
 
 def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice: bytes) -> None:
@@ -155,7 +155,7 @@ def partitions_read(nodes: list[dict[str, Any]], parent: str) -> set[str]:
     return {n["Relation Name"] for n in nodes if n.get("Relation Name", "").startswith(parent + "_y")}
 
 
-def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
+def test_query_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     service, alice = busy
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
@@ -176,7 +176,7 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
         assert len(partitions_read(status, parent)) == 1, f"a look-up by id opens one partition of {parent}"
 
 
-def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
+def test_query_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.owner.execute("UPDATE api_keys SET user_id = 'user7' WHERE user_id = 'bob'")
@@ -190,7 +190,7 @@ def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
     assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 10
 
 
-def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, bytes]) -> None:
+def test_recovery_reads_only_inflight(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     nodes = Plans(service).of("SELECT * FROM request_recover(100)")
     tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}

@@ -10,7 +10,7 @@ from tests.support.recovery import NOON, state, sweep
 from tests.support.service import Service, completed, retry
 
 
-def test_nothing_to_do_is_nothing_done(service: Service, alice: bytes) -> None:
+def test_recovery_without_work_changes_nothing(service: Service, alice: bytes) -> None:
     service.submit(alice)
 
     assert set(sweep(service).values()) == {0}
@@ -37,7 +37,7 @@ def test_a_claim_within_its_lease_is_left_alone(service: Service, alice: bytes) 
     assert state(service, request_id) == ("processing", None)
 
 
-def test_a_request_that_kills_its_workers_fails_in_the_end(service: Service, alice: bytes) -> None:
+def test_a_request_that_kills_its_workers_fails_finally(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)  # max_attempts is 3
     for _ in range(2):
         service.claim(request_id, lease_seconds=-1)
@@ -50,7 +50,7 @@ def test_a_request_that_kills_its_workers_fails_in_the_end(service: Service, ali
     assert service.value("SELECT sum(tokens_reserved) FROM quotas") == 0
 
 
-def test_a_request_never_begun_expires_free_of_tokens(service: Service, alice: bytes) -> None:
+def test_a_request_never_begun_expires_without_tokens(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET expires_at = now()")
 
@@ -63,7 +63,7 @@ def test_a_request_never_begun_expires_free_of_tokens(service: Service, alice: b
     assert service.value("SELECT count(*) FROM inflight") == 0
 
 
-def test_a_request_out_of_time_between_attempts_fails(service: Service, alice: bytes) -> None:
+def test_a_request_that_expires_between_attempts_fails(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(retry(request_id, after=1))
@@ -73,7 +73,7 @@ def test_a_request_out_of_time_between_attempts_fails(service: Service, alice: b
     assert state(service, request_id) == ("failed", "request_expired")
 
 
-def test_what_has_no_message_is_sent_within_the_window(service: Service, alice: bytes) -> None:
+def test_requests_without_a_message_are_sent_within_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.queue.down = True
     ids = [service.submit(alice) for _ in range(4)]
     service.queue.down = False
@@ -83,7 +83,7 @@ def test_what_has_no_message_is_sent_within_the_window(service: Service, alice: 
     assert service.queue.take() == ids[:3]
 
 
-def test_a_queue_that_is_still_away_leaves_them_to_the_next_sweep(service: Service, alice: bytes) -> None:
+def test_an_unavailable_queue_leaves_sending_to_the_next_recovery(service: Service, alice: bytes) -> None:
     service.queue.down = True
     request_id = service.submit(alice)
 
@@ -93,7 +93,7 @@ def test_a_queue_that_is_still_away_leaves_them_to_the_next_sweep(service: Servi
     assert service.queue.take() == [request_id]
 
 
-def test_what_waits_for_its_time_is_sent_when_it_comes(service: Service, alice: bytes) -> None:
+def test_delayed_requests_are_sent_when_they_are_due(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(retry(request_id, after=1000))
@@ -105,7 +105,7 @@ def test_what_waits_for_its_time_is_sent_when_it_comes(service: Service, alice: 
     assert service.queue.take() == [request_id]
 
 
-def test_messages_that_the_queue_lost_are_sent_again_once(service: Service, alice: bytes) -> None:
+def test_lost_messages_are_sent_again_once(service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
     service.queue.messages.pop(0)
@@ -116,14 +116,14 @@ def test_messages_that_the_queue_lost_are_sent_again_once(service: Service, alic
     assert set(service.queue.take()) <= set(ids)
 
 
-def test_messages_on_their_way_are_not_sent_again(service: Service, alice: bytes) -> None:
+def test_recent_messages_are_not_sent_again(service: Service, alice: bytes) -> None:
     service.submit(alice)
     service.queue.take()
 
     assert sweep(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
 
 
-def test_sweeping_does_not_touch_what_is_settled(service: Service, alice: bytes) -> None:
+def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(completed(request_id))
@@ -133,7 +133,7 @@ def test_sweeping_does_not_touch_what_is_settled(service: Service, alice: bytes)
     assert state(service, request_id) == ("completed", None)
 
 
-def test_sweeps_over_a_backlog_send_nothing_twice(service: Service) -> None:
+def test_recovery_with_a_backlog_sends_nothing_twice(service: Service) -> None:
     """5,000 requests of 500 users, ten minutes of sweeps, nobody works: what is in the queue is not sent again."""
     service.owner.execute(
         "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 500) AS n;"
@@ -156,7 +156,7 @@ def test_sweeps_over_a_backlog_send_nothing_twice(service: Service) -> None:
     }
 
 
-def test_two_sweeps_at_once_send_a_loss_once(service: Service, alice: bytes) -> None:
+def test_concurrent_recoveries_resend_a_lost_message_once(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=50)
     for _ in range(40):
         service.submit(alice)
@@ -174,7 +174,7 @@ def test_two_sweeps_at_once_send_a_loss_once(service: Service, alice: bytes) -> 
     assert len(sent) == len(set(sent)) == 30
 
 
-def test_one_users_many_do_not_keep_anothers_one_waiting(service: Service, alice: bytes) -> None:
+def test_a_users_backlog_does_not_delay_other_users(service: Service, alice: bytes) -> None:
     """10,000 of one user, then one of another: it is among the first messages that a worker finds."""
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.act("quota.set", user_id="alice", max_unfinished=20_000, dispatch_window=10)
@@ -192,7 +192,7 @@ def test_one_users_many_do_not_keep_anothers_one_waiting(service: Service, alice
     assert his in waiting
 
 
-def test_messages_of_nobody_do_not_hide_a_loss_for_ever(service: Service, alice: bytes) -> None:
+def test_unknown_messages_do_not_hide_a_loss_permanently(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.queue.messages = [Message(uuid4(), "nobody") for _ in range(5)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
@@ -204,7 +204,7 @@ def test_messages_of_nobody_do_not_hide_a_loss_for_ever(service: Service, alice:
     assert sweep(service)["redispatched"] == 0
 
 
-def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> None:
+def test_concurrent_recoveries_keep_to_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 10")
     service.queue.down = True
     for _ in range(30):
@@ -218,7 +218,7 @@ def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> No
     assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 10
 
 
-def test_sweeping_while_others_submit_and_settle_never_deadlocks(service: Service, alice: bytes) -> None:
+def test_recovery_never_deadlocks_with_submit_and_settle(service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     before = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 

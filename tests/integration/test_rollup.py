@@ -66,7 +66,7 @@ def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: 
     assert service.value(by_model) == service.value("SELECT sum(total_tokens) FROM requests")
 
 
-def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_a_repeated_rollup_adds_nothing(service: Service, alice: bytes, context: TaskContext) -> None:
     some_work(service, alice, alice)
     run_tasks(context, ["usage", "stats"])
     before = service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats")
@@ -76,7 +76,7 @@ def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: 
     assert service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats") == before
 
 
-def test_periods_are_the_calendars(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_periods_follow_the_calendar(service: Service, alice: bytes, context: TaskContext) -> None:
     service.submit(alice)
     run_tasks(context, ["usage"])
 
@@ -90,7 +90,7 @@ def test_periods_are_the_calendars(service: Service, alice: bytes, context: Task
     )
 
 
-def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_late_commits_are_counted(service: Service, alice: bytes, context: TaskContext) -> None:
     """A transaction that began before others and commits after a rollup is in the next one."""
     with psycopg.connect(service.dsn) as slow:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'slow')")
@@ -126,7 +126,7 @@ def partitions(service: Service, parent: str) -> list[str]:
     return [row["relname"] for row in rows]
 
 
-def test_whole_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_complete_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: TaskContext) -> None:
 
     old, recent = backdate(service, 3), service.submit(alice)
 
@@ -150,7 +150,7 @@ def test_a_month_with_an_unfinished_request_is_not_archived(
     assert run_tasks(context, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_months_are_archived_in_order(service: Service, alice: bytes, context: TaskContext) -> None:
     """Pages of a history go through requests first: what is in the archive must be older than all of them."""
 
     oldest, held, younger, recent = (
@@ -163,7 +163,8 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (held,)
     )
     assert len(run_tasks(context, ["archive"])["archive"]["archived"]) == 1
-    listed, cursor = [], None
+    listed: list[str] = []
+    cursor: str | None = None
     while len(listed) < 5:
         page = service.history(alice, cursor, "1")
         listed += [entry["request_id"] for entry in page["requests"]]
@@ -173,13 +174,13 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
     assert listed == [str(each) for each in (recent, younger, held, oldest)]
 
 
-def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
+def test_a_recent_month_is_not_archived(service: Service, alice: bytes) -> None:
     backdate(service, 3)
     patient = replace(service.tasks(), archive_after_days=3000)
     assert run_tasks(patient, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_partitions_are_made_ahead_and_only_once(service: Service, context: TaskContext) -> None:
+def test_partitions_are_created_ahead_and_only_once(service: Service, context: TaskContext) -> None:
     assert run_tasks(context, ["partitions"]) == {"partitions": {"created": []}}
     for parent in ("requests", "prompts", "results", "binary_results", "audit_log"):
         assert len(partitions(service, parent)) == 4, "this month and three ahead"
@@ -187,9 +188,7 @@ def test_partitions_are_made_ahead_and_only_once(service: Service, context: Task
     assert len(run_tasks(context, ["partitions"])["partitions"]["created"]) == 1
 
 
-def test_a_task_that_fails_does_not_keep_others_from_running(
-    service: Service, alice: bytes, context: TaskContext
-) -> None:
+def test_a_failing_task_does_not_stop_the_others(service: Service, alice: bytes, context: TaskContext) -> None:
     service.submit(alice)
     service.owner.execute("DROP FUNCTION rollup_stats()")
 
@@ -201,7 +200,7 @@ def test_a_task_that_fails_does_not_keep_others_from_running(
     assert service.value("SELECT count(*) FROM usage") == 2
 
 
-def test_every_task_has_a_name_that_events_may_use() -> None:
+def test_events_may_name_every_task() -> None:
     assert TasksEvent(tasks=list(TASKS)).tasks == list(TASKS)
 
 

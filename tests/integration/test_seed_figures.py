@@ -47,7 +47,7 @@ def mixed_work(service: Service, alice: bytes, bob: bytes) -> None:
     assert service.value("SELECT count(*) FROM requests WHERE status = 'expired'") > 0
 
 
-def test_figures_are_those_of_the_seeds_statements(seed: Service, user123: bytes) -> None:
+def test_figures_equal_the_seeds_statements(seed: Service, user123: bytes) -> None:
     bob = seed.add_user("bob", OTHER_KEY)
     seed.add_user("nobody", "sluice_" + "c" * 43)
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_the_recommended_tier_is_the_seeds(seed: Service) -> None:
     assert recommended(seed) == in_tier_order(seed) == by_seed
 
 
-def test_the_recommended_tier_must_hold_the_requests_too(seed: Service, user123: bytes) -> None:
+def test_the_recommended_tier_must_cover_the_requests_too(seed: Service, user123: bytes) -> None:
     """Where Sluice differs: the seed would put this user into a tier that refuses the 10,001st request."""
     for table in ("seed.usage", "usage"):
         seed.owner.execute(

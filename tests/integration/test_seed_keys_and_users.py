@@ -9,7 +9,7 @@ from tests.support.seed import accept, ask, claim, one, plan_of, rows_read, sett
 from tests.support.service import KEY, Service, completed
 
 
-def test_a_key_is_looked_up_in_its_unique_index(service: Service, user123: bytes) -> None:
+def test_key_lookup_uses_the_unique_index(service: Service, user123: bytes) -> None:
     service.owner.execute(
         "INSERT INTO api_keys (user_id, key_hash, key_prefix) SELECT 'user123', sha256(n::text::bytea), 'x' FROM generate_series(1, 3000) n"
     )
@@ -30,7 +30,7 @@ def test_a_key_is_looked_up_in_its_unique_index(service: Service, user123: bytes
         )
 
 
-def test_an_inactive_user_is_let_in_nowhere(service: Service, user123: bytes, writer: str) -> None:
+def test_an_inactive_user_is_refused_everywhere(service: Service, user123: bytes, writer: str) -> None:
     accepted = accept(service, user123)
     service.act("user.update", user_id="user123", is_active=False)
 
@@ -48,7 +48,7 @@ def test_an_inactive_user_is_let_in_nowhere(service: Service, user123: bytes, wr
     assert one(service, "status_read", user123, accepted)["result"] == "an answer"
 
 
-def test_an_email_is_unique_where_given(service: Service, user123: bytes) -> None:
+def test_emails_are_unique_if_given(service: Service, user123: bytes) -> None:
     for user_id, email in (("a", None), ("b", None), ("c", "Carol@example.com")):
         service.act("user.create", user_id=user_id, email=email, tier="basic")
     with pytest.raises(DatabaseError) as taken:

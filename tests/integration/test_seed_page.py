@@ -80,7 +80,7 @@ def columns(service: Service) -> dict[str, tuple[str, bool, str | None]]:
 
 
 @pytest.mark.parametrize("section", DRAWINGS)
-def test_every_object_of_the_seed_has_a_row(service: Service, section: str) -> None:
+def test_every_object_of_the_seed_has_a_row_on_the_page(service: Service, section: str) -> None:
     drawn, constraints, indexes = draw(service, DRAWINGS[section])
     wanted = [*drawn, *constraints, *indexes, *(OTHERS if section.startswith("High") else ())]
 
@@ -90,7 +90,7 @@ def test_every_object_of_the_seed_has_a_row(service: Service, section: str) -> N
 
 
 @pytest.mark.parametrize("section", DRAWINGS)
-def test_what_the_page_calls_unchanged_is(service: Service, section: str) -> None:
+def test_objects_called_unchanged_are_unchanged(service: Service, section: str) -> None:
     drawn, constraints, _ = draw(service, DRAWINGS[section])
     ours, our_constraints = columns(service), {row["name"]: row["definition"] for row in service.rows(CONSTRAINTS)}
     compared = 0
@@ -137,7 +137,7 @@ def test_every_name_in_the_column_here_exists(service: Service) -> None:
             assert any(name in draw(service, ddl)[0] for ddl in DRAWINGS.values()), name
 
 
-def test_every_route_on_the_page_is_one() -> None:
+def test_every_route_on_the_page_exists() -> None:
     native = ROOT / "layers/shared/sluice/api/native"
     handlers = "".join((native / f"{name}.py").read_text(encoding="utf-8") for name in ("submission", "reading"))
     routes = set(re.findall(r'@router\.(get|post)\("(/\w+)', handlers))
@@ -146,7 +146,7 @@ def test_every_route_on_the_page_is_one() -> None:
     assert {(method.lower(), path) for method, path in named} <= routes
 
 
-def test_every_statement_on_the_page_is_run_here() -> None:
+def test_every_statement_on_the_page_is_tested() -> None:
     here = Path(__file__).parent
     files = [*here.glob("test_seed_*.py"), here.parent / "support/seed.py"]
     source = "".join(path.read_text(encoding="utf-8") for path in files)

@@ -83,7 +83,7 @@ def test_a_batch_is_answered(service: Service, alice: bytes) -> None:
         }
 
 
-def test_models_are_called_side_by_side(service: Service, alice: bytes) -> None:
+def test_models_are_called_concurrently(service: Service, alice: bytes) -> None:
     from threading import Barrier
 
     # Each call waits for all the others to have begun: one by one, none would ever end.
@@ -106,7 +106,9 @@ def test_models_are_called_side_by_side(service: Service, alice: bytes) -> None:
         (RuntimeError("the prompt was zebra"), "queued", None),
     ],
 )
-def test_a_model_that_fails(service: Service, alice: bytes, error: Exception, status: str, code: str | None) -> None:
+def test_a_failing_model_fails_or_requeues_the_request(
+    service: Service, alice: bytes, error: Exception, status: str, code: str | None
+) -> None:
     good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
     service.queue.take()
 
@@ -152,7 +154,7 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'daily'") == 10
 
 
-def test_a_result_that_no_answer_can_carry_fails(service: Service, alice: bytes) -> None:
+def test_a_result_too_large_for_a_response_fails(service: Service, alice: bytes) -> None:
     """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
     request_id = service.submit(alice, "long")
     settings = WorkerSettings(
@@ -174,7 +176,7 @@ def test_characters_that_cannot_be_stored_are_replaced(service: Service, alice: 
 
 
 @pytest.mark.parametrize("body", ["", "not json", "[]", "{}", '{"request_id": "12"}', '{"request_id": null}'])
-def test_an_unreadable_message_is_kept_and_holds_nothing_up(service: Service, alice: bytes, body: str) -> None:
+def test_an_unreadable_message_is_kept_and_does_not_block_others(service: Service, alice: bytes, body: str) -> None:
     request_id = service.submit(alice)
 
     report = work(service, ScriptedModel(), [Delivery("odd", body), *deliver(request_id)])
@@ -183,7 +185,7 @@ def test_an_unreadable_message_is_kept_and_holds_nothing_up(service: Service, al
     assert outcome(service, request_id)["status"] == "completed"
 
 
-def test_messages_for_nothing_are_acknowledged(service: Service, alice: bytes) -> None:
+def test_messages_without_work_are_acknowledged(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     model = ScriptedModel()
     work(service, model, deliver(request_id))
@@ -202,7 +204,7 @@ def test_the_same_request_twice_in_a_batch_is_called_once(service: Service, alic
     assert len(model.claims) == 1
 
 
-def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service, alice: bytes) -> None:
+def test_an_invocation_out_of_time_releases_unfinished_requests(service: Service, alice: bytes) -> None:
     from threading import Event
 
     fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
@@ -220,7 +222,7 @@ def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service,
     assert [message.request_id for message in service.queue.messages] == [slow]
 
 
-def test_what_there_is_no_time_for_is_handed_back_unbegun(service: Service, alice: bytes) -> None:
+def test_requests_without_enough_time_are_released_unbegun(service: Service, alice: bytes) -> None:
     """The claim took most of the invocation, as it may where the database is slow."""
     request_id = service.submit(alice)
     service.queue.take()
@@ -257,7 +259,7 @@ def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice:
     assert outcome(service, slow)["content"] == "slow"
 
 
-def test_the_next_of_the_window_is_sent(service: Service, alice: bytes) -> None:
+def test_the_next_request_of_the_dispatch_window_is_sent(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
     first, second = service.submit(alice), service.submit(alice)
     service.queue.take()
@@ -267,7 +269,7 @@ def test_the_next_of_the_window_is_sent(service: Service, alice: bytes) -> None:
     assert service.queue.take() == [second]
 
 
-def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: bytes) -> None:
+def test_recovery_sends_the_next_request_if_the_worker_cannot(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
     first, _ = service.submit(alice), service.submit(alice)
     service.queue.down = True
@@ -276,7 +278,7 @@ def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: by
     assert service.rows("SELECT dispatched_at FROM inflight") == [{"dispatched_at": None}]
 
 
-def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Service, alice: bytes) -> None:
+def test_an_unavailable_database_leaves_messages_in_the_queue(service: Service, alice: bytes) -> None:
     class Away(Ledger):
         def claim(self, *_: Any) -> Any:
             raise SluiceError("database_unavailable", "away")
@@ -288,7 +290,7 @@ def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Servi
     assert outcome(service, request_id)["status"] == "queued"
 
 
-def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
+def test_a_database_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
 
     class Flaky(Ledger):
@@ -306,7 +308,7 @@ def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alic
     assert outcome(service, request_id)["status"] == "completed"
 
 
-def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: Service, alice: bytes) -> None:
+def test_an_unstorable_answer_does_not_affect_others(service: Service, alice: bytes) -> None:
     good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
     service.owner.execute("ALTER TABLE results ADD CONSTRAINT results_no_bad CHECK (content <> 'unstorable')")
 
@@ -317,7 +319,7 @@ def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: 
     assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == ("failed", "worker_error")
 
 
-def test_a_backend_that_does_not_exist_is_the_operators_mistake(service: Service, alice: bytes) -> None:
+def test_an_unknown_backend_fails_the_request(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     worker = new_worker(service, {})
 

@@ -46,8 +46,8 @@ class Books:
     def prover(self) -> Maintenance:
         return Maintenance(Inside(self.service.owner)) if self.is_one_transaction else self.service.maintenance()
 
-    def at(self, *when: int) -> None:
-        set_clock(self.service.owner, datetime(*when, tzinfo=UTC))
+    def at(self, year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> None:
+        set_clock(self.service.owner, datetime(year, month, day, hour, minute, second, tzinfo=UTC))
 
     def accept(self, name: str, user: str, model: str | None = None) -> UUID:
         parameters = {"max_tokens": 1} if model else {}

@@ -48,7 +48,8 @@ class Context:
 
 def event(name: str, **changes: Any) -> dict[str, Any]:
     """An event of events/, with other members."""
-    return json.loads((EVENTS / f"{name}.json").read_text()) | changes
+    template: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return template | changes
 
 
 def new_environment() -> None:
@@ -92,4 +93,5 @@ def post(body: str, headers: dict[str, str] | None = None) -> Answer:
 
 def administer(operation: Any, **arguments: Any) -> dict[str, Any]:
     """What the admin function answers."""
-    return load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+    answer: dict[str, Any] = load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+    return answer

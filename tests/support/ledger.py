@@ -70,12 +70,14 @@ def settled_down(service: Service) -> None:
 def seal(service: Service, limit: int = 10_000) -> str:
     """Seal what is in the audit log, as one batch where the limit allows; the chain's head."""
     settled_down(service)
-    return service.database("rollup").call_row("audit_seal", limit=limit)["head"]
+    head: str = service.database("rollup").call_row("audit_seal", limit=limit)["head"]
+    return head
 
 
 def violations(service: Service, *, every: bool = True) -> list[dict[str, Any]]:
     """What breaks an invariant: of everything, or of what an incremental check looks at."""
-    return service.value("SELECT violations FROM ledger_verify(%s)", every)
+    found: list[dict[str, Any]] = service.value("SELECT violations FROM ledger_verify(%s)", every)
+    return found
 
 
 def assert_books_balance(service: Service) -> None:

@@ -5,7 +5,7 @@ from uuid import UUID
 from tests.support.service import Service, completed, retry
 
 
-def test_status_tells_what_a_request_waits_for_and_its_place(service: Service, alice: bytes) -> None:
+def test_status_shows_what_a_request_waits_for_and_its_position(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=2)
     running, out, *line = (service.submit(alice) for _ in range(5))
     service.claim(running)
@@ -25,7 +25,7 @@ def test_status_tells_what_a_request_waits_for_and_its_place(service: Service, a
     assert (queue["last_error"], queue["failed_attempts"], queue["max_attempts"]) == ("model_throttled", 1, 3)
 
 
-def test_an_estimate_comes_with_its_basis_or_not_at_all(service: Service, alice: bytes) -> None:
+def test_an_estimate_always_has_a_basis(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=1)
     ids = [service.submit(alice) for _ in range(6)]
     queue = service.status(alice, str(ids[-1]))["queue"]
