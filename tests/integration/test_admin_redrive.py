@@ -11,7 +11,7 @@ import pytest
 from sluice.services.tasks import recover
 from sluice.services.tasks.run import run_tasks
 from tests.support.functions import Context, administer
-from tests.support.ledger import SMALL, assert_books_balance, set_clock, settled_down, stop_the_clock
+from tests.support.ledger import SMALL, assert_books_balance, set_clock, stop_the_clock, wait_until_visible
 from tests.support.redrive import counters, fail, now_ish, outcomes, request_state, statuses
 from tests.support.service import Service, completed
 
@@ -22,7 +22,7 @@ def test_a_redriven_request_counts_only_its_new_end(
 ) -> None:
     def rolled_up() -> None:
         if is_rolled_up:
-            settled_down(service)
+            wait_until_visible(service)
             run_tasks(service.tasks(), ["usage", "stats"])
 
     request_id, other = service.submit(alice), service.submit(alice)

@@ -9,9 +9,9 @@ import pytest
 from sluice.services.tasks import audit
 from tests.support.books import Books
 from tests.support.ledger import (
-    at_once,
+    run_concurrently,
     seal,
-    settled_down,
+    wait_until_visible,
 )
 
 QUEUED = "request_id = %(over_midnight)s AND action = 'request.queued'"  # of the second batch of three
@@ -226,10 +226,10 @@ def test_rows_of_open_transactions_are_sealed_later(books: Books) -> None:
 def test_concurrent_seals_take_turns(books: Books) -> None:
     for n in range(5):
         books.answer(f"more{n}", "alice")
-    settled_down(books.service)
+    wait_until_visible(books.service)
     doors = [books.service.database("rollup") for _ in range(6)]
 
-    rows = at_once([partial(door.call_row, "audit_seal", limit=4) for door in doors])
+    rows = run_concurrently([partial(door.call_row, "audit_seal", limit=4) for door in doors])
 
     assert sum(row["sealed"] for row in rows if isinstance(row, dict)) == 15
     assert len({row["head"] for row in rows if isinstance(row, dict) and row["sealed"]}) >= 4
@@ -241,7 +241,7 @@ def test_concurrent_seals_take_turns(books: Books) -> None:
 
 def test_a_long_log_is_sealed_in_batches_and_verified_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     books.run("DELETE FROM audit_chain")
-    settled_down(books.service)
+    wait_until_visible(books.service)
     batches, is_more = 0, True
     while is_more:
         row = books.service.database("rollup").call_row("audit_seal", limit=8)
@@ -262,7 +262,7 @@ def test_a_transaction_larger_than_a_batch_is_sealed_whole(books: Books) -> None
     books.service.owner.execute("SELECT pg_current_xact_id()")
     with books.service.owner.transaction():
         books.service.owner.execute("INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 9)")
-    settled_down(books.service)
+    wait_until_visible(books.service)
 
     assert books.service.database("rollup").call_row("audit_seal", limit=5)["sealed"] == 9
     assert problem(books) is None
@@ -275,7 +275,7 @@ def test_the_task_seals_transactions_of_any_size(books: Books, monkeypatch: pyte
             books.service.owner.execute(
                 "INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 3)"
             )
-    settled_down(books.service)
+    wait_until_visible(books.service)
 
     report = {"audit": audit.run(books.service.tasks())}
 

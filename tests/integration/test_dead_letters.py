@@ -4,7 +4,7 @@ import json
 from uuid import UUID, uuid4
 
 from sluice.messaging import Delivery
-from tests.support.recovery import state, sweep
+from tests.support.recovery import run_recovery, state
 from tests.support.service import Service, completed
 
 
@@ -22,7 +22,7 @@ def test_dead_letters_of_waiting_requests_are_sent_again(service: Service, alice
         letter(about) for _ in range(4) for about in (waiting, running, ended, uuid4(), "nonsense", waiting)
     ]
 
-    figures = sweep(service)
+    figures = run_recovery(service)
 
     assert figures["unreadable"] == 4
     assert service.queue.take() == [waiting] * figures["revived"]
@@ -35,7 +35,7 @@ def test_a_dead_letter_without_attempts_left_fails_the_request(service: Service,
         service.claim(request_id, lease_seconds=-1)
     service.dead_letters.letters = [letter(request_id)]
 
-    figures = sweep(service)
+    figures = run_recovery(service)
 
     assert (figures["failed"], figures["revived"]) == (1, 0)
     assert state(service, request_id) == ("failed", "worker_lost")

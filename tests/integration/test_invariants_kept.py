@@ -88,7 +88,7 @@ def test_a_reported_overrun_is_excused_exactly(books: Books) -> None:
 
 def test_requests_across_midnight_and_month_end_balance(books: Books) -> None:
     books.at(2031, 2, 3)
-    books.sweep()
+    books.recover()
     books.at(2031, 2, 28, 23, 59, 59)
     for name in ("early", "never", "again"):
         books.accept(name, "dora")
@@ -101,7 +101,7 @@ def test_requests_across_midnight_and_month_end_balance(books: Books) -> None:
     books.answer("march", "dora")
     assert_books_balance(books.service)
     books.at(2031, 3, 1, 0, 59, 59)
-    books.sweep()
+    books.recover()
     books.rollup()
 
     assert_books_balance(books.service)
@@ -130,7 +130,7 @@ def test_a_settlement_long_after_its_periods_balances(books: Books) -> None:
 def test_a_claim_lost_a_month_ago_is_ended(books: Books) -> None:
     """The schedules stood still, a database was restored: whatever the reason, the sweep must get over it."""
     books.at(2031, 3, 15, 12)
-    assert books.sweep() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
+    assert books.recover() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
     assert_books_balance(books.service)
 
 
@@ -153,7 +153,7 @@ def test_a_clock_that_was_set_back_leaves_the_books_balanced(books: Books) -> No
 
 def test_archived_months_balance_and_are_verified(books: Books) -> None:
     books.at(2031, 2, 3)
-    books.sweep()
+    books.recover()
     books.at(2031, 5, 15, 12)
     archived = books.service.rows("SELECT archive_months(30) AS name")
     assert {"requests_y2031m01", "requests_y2031m02"} <= {row["name"] for row in archived}

@@ -27,7 +27,7 @@ from sluice.domain.keys import digest
 from sluice.domain.requests import Submission
 from sluice.services.submit import Accepted
 from tests.support.database import with_schema
-from tests.support.ledger import SMALL, assert_books_balance, at_once, set_clock, stop_the_clock
+from tests.support.ledger import SMALL, assert_books_balance, run_concurrently, set_clock, stop_the_clock
 from tests.support.service import Service, completed, retry, status_of, submission
 
 CROWD = 400
@@ -121,7 +121,7 @@ def assert_written_once_each(service: Service, user_id: str, accepted: Sequence[
 def test_400_concurrent_submits_fill_the_request_limit_exactly(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user(minute={"max_requests": 50})
 
-    answers = at_once([partial(crowd.submit, door, key_hash) for door in crowd.doors])
+    answers = run_concurrently([partial(crowd.submit, door, key_hash) for door in crowd.doors])
 
     accepted, refused = told_apart(answers)
     assert (len(accepted), len(refused)) == (50, 350)
@@ -147,7 +147,7 @@ def test_400_concurrent_submits_never_exceed_the_token_limit(crowd: Crowd, perio
     limit = sum(needed) // 3 + 1
     user_id, key_hash = crowd.add_user(**{period: {"max_tokens": limit}})
 
-    answers = at_once(
+    answers = run_concurrently(
         [partial(crowd.submit, door, key_hash, length) for door, length in zip(crowd.doors, lengths, strict=True)]
     )
 
@@ -175,7 +175,7 @@ def test_the_token_limit_is_used_to_the_last_token(crowd: Crowd, missing: int) -
     limit = sum(length + OVERHEAD for length in lengths) - missing
     user_id, key_hash = crowd.add_user(daily={"max_tokens": limit})
 
-    answers = at_once(
+    answers = run_concurrently(
         [partial(crowd.submit, door, key_hash, length) for door, length in zip(crowd.doors, lengths, strict=False)]
     )
 
@@ -199,7 +199,7 @@ def test_400_concurrent_direct_inserts_keep_to_the_limit(crowd: Crowd) -> None:
         except psycopg.Error as refusal:
             return refusal
 
-    answers = at_once([partial(write, connection) for connection in crowd.connections])
+    answers = run_concurrently([partial(write, connection) for connection in crowd.connections])
 
     accepted = [answer for answer in answers if isinstance(answer, UUID)]
     refused = [answer for answer in answers if isinstance(answer, psycopg.Error)]
@@ -214,7 +214,7 @@ def test_400_concurrent_direct_inserts_keep_to_the_limit(crowd: Crowd) -> None:
 def test_50_concurrent_repeats_are_one_request(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user(daily={"max_requests": 1})
 
-    answers = at_once([partial(crowd.submit, door, key_hash, 5, "once") for door in crowd.doors[:50]])
+    answers = run_concurrently([partial(crowd.submit, door, key_hash, 5, "once") for door in crowd.doors[:50]])
 
     accepted, refused = told_apart(answers)
     assert (len(accepted), len(set(accepted)), refused) == (50, 1, [])
@@ -228,7 +228,7 @@ def test_50_concurrent_repeats_are_one_request(crowd: Crowd) -> None:
 def test_concurrent_bodies_under_one_idempotency_key_conflict(crowd: Crowd) -> None:
     user_id, key_hash = crowd.add_user()
 
-    answers = at_once(
+    answers = run_concurrently(
         [partial(crowd.submit, door, key_hash, 5 + n % 2, "once") for n, door in enumerate(crowd.doors[:50])]
     )
 

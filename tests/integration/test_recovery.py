@@ -6,14 +6,14 @@ from uuid import uuid4
 
 from sluice.messaging import Message
 from tests.support.ledger import set_clock, stop_the_clock
-from tests.support.recovery import NOON, state, sweep
+from tests.support.recovery import NOON, run_recovery, state
 from tests.support.service import Service, completed, retry
 
 
 def test_recovery_without_work_changes_nothing(service: Service, alice: bytes) -> None:
     service.submit(alice)
 
-    assert set(sweep(service).values()) == {0}
+    assert set(run_recovery(service).values()) == {0}
 
 
 def test_a_lost_claim_goes_back_to_the_queue(service: Service, alice: bytes) -> None:
@@ -21,7 +21,7 @@ def test_a_lost_claim_goes_back_to_the_queue(service: Service, alice: bytes) -> 
     service.queue.take()
     service.claim(request_id, lease_seconds=-1)
 
-    assert sweep(service)["requeued"] == 1
+    assert run_recovery(service)["requeued"] == 1
 
     assert service.queue.take() == [request_id]
     assert state(service, request_id) == ("queued", None)
@@ -33,7 +33,7 @@ def test_a_claim_within_its_lease_is_left_alone(service: Service, alice: bytes) 
     request_id = service.submit(alice)
     service.claim(request_id)
 
-    assert sweep(service)["requeued"] == 0
+    assert run_recovery(service)["requeued"] == 0
     assert state(service, request_id) == ("processing", None)
 
 
@@ -41,10 +41,10 @@ def test_a_request_that_kills_its_workers_fails_finally(service: Service, alice:
     request_id = service.submit(alice)  # max_attempts is 3
     for _ in range(2):
         service.claim(request_id, lease_seconds=-1)
-        sweep(service)
+        run_recovery(service)
     service.claim(request_id, lease_seconds=-1)
 
-    assert sweep(service)["failed"] == 1
+    assert run_recovery(service)["failed"] == 1
 
     assert state(service, request_id) == ("failed", "worker_lost")
     assert service.value("SELECT sum(tokens_reserved) FROM quotas") == 0
@@ -54,7 +54,7 @@ def test_a_request_never_begun_expires_without_tokens(service: Service, alice: b
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET expires_at = now()")
 
-    assert sweep(service)["expired"] == 1
+    assert run_recovery(service)["expired"] == 1
 
     assert state(service, request_id) == ("expired", None) or state(service, request_id)[0] == "expired"
     assert service.rows("SELECT DISTINCT requests_used, tokens_used, tokens_reserved FROM quotas") == [
@@ -69,7 +69,7 @@ def test_a_request_that_expires_between_attempts_fails(service: Service, alice: 
     service.settle(retry(request_id, after=1))
     service.owner.execute("UPDATE inflight SET expires_at = now()")
 
-    assert sweep(service)["failed"] == 1
+    assert run_recovery(service)["failed"] == 1
     assert state(service, request_id) == ("failed", "request_expired")
 
 
@@ -79,7 +79,7 @@ def test_requests_without_a_message_are_sent_within_the_dispatch_window(service:
     service.queue.down = False
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 3")
 
-    assert sweep(service)["dispatched"] == 3
+    assert run_recovery(service)["dispatched"] == 3
     assert service.queue.take() == ids[:3]
 
 
@@ -87,9 +87,9 @@ def test_an_unavailable_queue_leaves_sending_to_the_next_recovery(service: Servi
     service.queue.down = True
     request_id = service.submit(alice)
 
-    assert sweep(service)["dispatched"] == 0
+    assert run_recovery(service)["dispatched"] == 0
     service.queue.down = False
-    assert sweep(service)["dispatched"] == 1
+    assert run_recovery(service)["dispatched"] == 1
     assert service.queue.take() == [request_id]
 
 
@@ -99,9 +99,9 @@ def test_delayed_requests_are_sent_when_they_are_due(service: Service, alice: by
     service.settle(retry(request_id, after=1000))
     service.queue.take()
 
-    assert sweep(service)["dispatched"] == 0
+    assert run_recovery(service)["dispatched"] == 0
     service.owner.execute("UPDATE inflight SET not_before = now()")
-    assert sweep(service)["dispatched"] == 1
+    assert run_recovery(service)["dispatched"] == 1
     assert service.queue.take() == [request_id]
 
 
@@ -110,9 +110,9 @@ def test_lost_messages_are_sent_again_once(service: Service, alice: bytes) -> No
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
     service.queue.messages.pop(0)
 
-    assert sweep(service)["redispatched"] == 1
+    assert run_recovery(service)["redispatched"] == 1
     assert len(service.queue.messages) == 3
-    assert sweep(service)["redispatched"] == 0
+    assert run_recovery(service)["redispatched"] == 0
     assert set(service.queue.take()) <= set(ids)
 
 
@@ -120,7 +120,7 @@ def test_recent_messages_are_not_sent_again(service: Service, alice: bytes) -> N
     service.submit(alice)
     service.queue.take()
 
-    assert sweep(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
+    assert run_recovery(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
 
 
 def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes) -> None:
@@ -129,7 +129,7 @@ def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes
     service.settle(completed(request_id))
     service.queue.take()
 
-    assert set(sweep(service).values()) == {0}
+    assert set(run_recovery(service).values()) == {0}
     assert state(service, request_id) == ("completed", None)
 
 
@@ -148,7 +148,7 @@ def test_recovery_with_a_backlog_sends_nothing_twice(service: Service) -> None:
 
     for minute in range(40):  # from the fifteenth on, they have been out for very long
         set_clock(service.owner, NOON + timedelta(minutes=minute))
-        sweep(service)
+        run_recovery(service)
 
     assert 5000 <= len(service.queue.messages) <= 5000 * 1.05
     assert {message.request_id for message in service.queue.messages} == {
@@ -182,9 +182,9 @@ def test_a_users_backlog_does_not_delay_other_users(service: Service, alice: byt
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at)"
         " SELECT uuidv7(), 'alice', 3, now() + interval '1 day' FROM generate_series(1, 10000)"
     )
-    sweep(service)
+    run_recovery(service)
     his = service.submit(bob)
-    sweep(service)
+    run_recovery(service)
 
     waiting = service.queue.take()
 
@@ -196,12 +196,12 @@ def test_unknown_messages_do_not_hide_a_loss_permanently(service: Service, alice
     request_id = service.submit(alice)
     service.queue.messages = [Message(uuid4(), "nobody") for _ in range(5)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
-    assert sweep(service)["redispatched"] == 0, "by the counts nothing is missing"
+    assert run_recovery(service)["redispatched"] == 0, "by the counts nothing is missing"
 
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '16 minutes'")
-    assert sweep(service)["redispatched"] == 1
+    assert run_recovery(service)["redispatched"] == 1
     assert request_id in service.queue.take()
-    assert sweep(service)["redispatched"] == 0
+    assert run_recovery(service)["redispatched"] == 0
 
 
 def test_concurrent_recoveries_keep_to_the_dispatch_window(service: Service, alice: bytes) -> None:

@@ -15,7 +15,7 @@ from sluice.domain.documents import Input
 from sluice.domain.requests import Submission
 from sluice.services.process import MAX_BACKOFF_SECONDS, backoff
 from tests.support.ledger import assert_books_balance, set_clock, stop_the_clock
-from tests.support.recovery import NOON, state, sweep
+from tests.support.recovery import NOON, run_recovery, state
 from tests.support.service import LIMITS, Service, completed, failed, retry
 
 
@@ -76,7 +76,7 @@ def test_a_model_outage_of_an_hour_fails_nothing(service: Service, alice: bytes)
             pause = backoff(claim["attempt"], Settings().retry_base_seconds)
             service.settle(retry(request_id, claim["attempt"], after=pause, error_code="model_unavailable"))
             due[request_id] = at + timedelta(seconds=pause + 1)
-        sweep(service)
+        run_recovery(service)
 
     assert service.rows("SELECT DISTINCT status FROM requests") == [{"status": "queued"}]
     assert max(attempts.values()) < Settings().max_attempts
@@ -158,7 +158,7 @@ def test_a_request_lost_twice_is_retried_alone(service: Service, alice: bytes) -
     assert [claim["request_id"] for claim in service.claim(poison, *innocent)] == [poison]
 
     service.queue.take()
-    assert sweep(service)["dispatched"] == 3
+    assert run_recovery(service)["dispatched"] == 3
     assert sorted(service.queue.take()) == sorted(innocent)
     assert len(service.claim(*innocent)) == 3
 
@@ -174,7 +174,7 @@ def test_an_answer_from_before_a_redrive_is_ignored(service: Service, alice: byt
 
     assert row["kind"] == "superseded"
     assert state(service, request_id) == ("queued", None)
-    sweep(service)
+    run_recovery(service)
     (claim,) = service.claim(request_id)
     service.settle(completed(request_id, claim["attempt"]))
     assert state(service, request_id) == ("completed", None)

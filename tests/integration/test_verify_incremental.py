@@ -6,7 +6,7 @@ from psycopg.types.json import Jsonb
 from tests.support.books import Books
 from tests.support.ledger import (
     seal,
-    settled_down,
+    wait_until_visible,
 )
 from tests.support.service import completed
 
@@ -26,7 +26,7 @@ def test_a_changed_request_of_an_earlier_day_is_verified_once(books: Books) -> N
     }
     assert books.found(every=False) == books.found() == wrong_tokens
     books.run(tokens.replace("+", "-"))
-    settled_down(books.service)
+    wait_until_visible(books.service)
     assert books.verify()["balanced"]
 
     books.run(tokens)
