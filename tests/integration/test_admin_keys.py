@@ -15,13 +15,13 @@ from tests.support.service import Service
 
 def test_submit_waiting_for_the_user_lock_sees_the_revocation(service: Service, alice: bytes) -> None:
     key_id = service.value("SELECT key_id::text FROM api_keys")
-    with psycopg.connect(service.dsn) as gate, ThreadPoolExecutor(1) as pool:
-        gate.execute("SELECT FROM quota_plans FOR NO KEY UPDATE")
+    with psycopg.connect(service.dsn) as lock, ThreadPoolExecutor(1) as pool:
+        lock.execute("SELECT FROM quota_plans FOR NO KEY UPDATE")
         waiting = pool.submit(service.submit, alice)
         while not service.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             assert not waiting.done()
-        gate.execute("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id::text = %s", (key_id,))
-        gate.commit()
+        lock.execute("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id::text = %s", (key_id,))
+        lock.commit()
         with pytest.raises(SluiceError) as refused:
             waiting.result(20)
     assert refused.value.code == "key_revoked"

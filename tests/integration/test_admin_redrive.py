@@ -1,4 +1,4 @@
-"""What has failed is queued again: one request, or all that failed for a reason in a period."""
+"""Redriving failed requests: one, or all that failed for a reason in a period."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ def test_a_redriven_request_counts_only_its_new_end(
     assert (waits["attempt"], waits["failed_attempts"], waits["max_attempts"]) == (2, 0, 20)
     lifetime = waits["expires_at"] - datetime.now(UTC)
     assert timedelta(hours=23) < lifetime <= timedelta(hours=24)
-    assert counters(service) == [(2, 7, reserved)], "its place is reserved again, and it is not counted again"
+    assert counters(service) == [(2, 7, reserved)], "its tokens are reserved again, and it is not counted again"
     (audited,) = service.rows("SELECT * FROM audit_log WHERE action = 'request.redriven'")
     assert (audited["actor"], audited["user_id"], audited["request_id"]) == ("admin", "alice", request_id)
     assert audited["invocation"] == UUID(Context.aws_request_id)
@@ -109,7 +109,9 @@ def test_redrive_selects_by_reason_and_period(admin: Callable[..., Any], service
 
     fail(service, first, attempt=3, error_code="worker_lost")
     fail(service, second, attempt=3)
-    assert outcomes(admin("request.redrive", **now_ish())) == {str(second): "redriven"}, "first failed otherwise since"
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(second): "redriven"}, (
+        "the first one has failed for another reason since"
+    )
     assert outcomes(admin("request.redrive", **now_ish(error_code="worker_lost"))) == {
         str(first): "redriven",
         str(lost): "redriven",

@@ -68,10 +68,10 @@ def test_an_operator_cancels_a_request(admin: Callable[..., Any], service: Servi
 
     assert set(statuses(service).values()) == {"cancelled"}
     assert counters(service) == [(2, 10, 0)]
-    told = service.rows("SELECT request_id, action FROM audit_log WHERE actor = 'admin' AND request_id IS NOT NULL")
-    assert {(row["request_id"], row["action"]) for row in told} == {
+    audited = service.rows("SELECT request_id, action FROM audit_log WHERE actor = 'admin' AND request_id IS NOT NULL")
+    assert {(row["request_id"], row["action"]) for row in audited} == {
         (queued, "request.cancelled"),
         (begun, "request.cancel_requested"),
     }
-    assert len(told) == 2, "what is cancelled twice is cancelled once"
+    assert len(audited) == 2, "a repeated cancellation is not audited"
     assert_books_balance(service)

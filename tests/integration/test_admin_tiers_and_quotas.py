@@ -1,4 +1,4 @@
-"""Administration of tiers and quotas: who follows them, and what a client is told of them."""
+"""Administration of tiers and quotas: who follows them, and what clients see of them."""
 
 import json
 from collections.abc import Callable

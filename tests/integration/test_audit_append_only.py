@@ -1,12 +1,10 @@
-"""Nobody changes the audit log: neither a role of a function nor its owner."""
+"""The audit log cannot be changed, neither by a function's role nor by its owner."""
 
 import pytest
 from psycopg import errors as pg
 
 from tests.support.books import Books
-
-ROLES = ("submit", "status", "worker", "rollup", "admin")
-
+from tests.support.service import ROLES
 
 APPEND_ONLY = {
     "update": "UPDATE {} SET {} = {}",
@@ -17,7 +15,7 @@ APPEND_ONLY = {
 
 
 def append_only_tables(books: Books) -> dict[str, str]:
-    """With a column of each."""
+    """The append-only tables, each with its key column."""
     partitions = books.service.rows(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'audit_log'::regclass"
     )
@@ -30,7 +28,7 @@ def test_even_the_owner_cannot_change_the_audit_log(untouched: Books, act: str) 
     assert len(tables) > 4
     for table, column in tables.items():
         if act != "truncate" and not untouched.service.value(f"SELECT count(*) FROM {table}"):
-            continue  # a trigger for each row, and there is none
+            continue  # a row trigger, and the table is empty
         with pytest.raises(pg.InsufficientPrivilege, match="append-only"), untouched.service.owner.transaction():
             untouched.service.owner.execute(APPEND_ONLY[act].format(table, column, column))
 

@@ -1,4 +1,4 @@
-"""The audit log's chain: any row or batch that was altered, added, moved or deleted is found and named."""
+"""The audit log's chain: every altered, added, moved or deleted row or batch is found."""
 
 from functools import partial
 from uuid import UUID
@@ -16,7 +16,7 @@ from tests.support.ledger import (
 
 QUEUED = "request_id = %(over_midnight)s AND action = 'request.queued'"  # of the second batch of three
 
-# What makes a column of that row another, and what the row is then.
+# For each column: another value, and the problem that it causes.
 ALTERATIONS = {
     "audit_id": ("overlay(audit_id::text PLACING 'ffffffffffff' FROM 25)::uuid", "missing"),
     "at": ("at + interval '1 microsecond'", "altered"),
@@ -96,10 +96,10 @@ def test_a_row_moved_to_another_batch_is_found(untouched: Books, xact_id: str, k
     assert problem(untouched) == (kind, str(row["audit_id"]), batch)
 
 
-@pytest.mark.parametrize(("place", "batch"), [(0, 1), (0.5, 1), (0.9, 3), (1, 3)])
-def test_a_deleted_row_is_found(untouched: Books, place: float, batch: int) -> None:
+@pytest.mark.parametrize(("fraction", "batch"), [(0, 1), (0.5, 1), (0.9, 3), (1, 3)])
+def test_a_deleted_row_is_found(untouched: Books, fraction: float, batch: int) -> None:
     rows = sealed(untouched)
-    gone = rows[round(place * (len(rows) - 1))]
+    gone = rows[round(fraction * (len(rows) - 1))]
     untouched.run(f"DELETE FROM audit_log WHERE audit_id = '{gone}'")
 
     assert problem(untouched) == ("missing", str(gone), batch)
@@ -136,7 +136,7 @@ CURRENT = "pg_current_xact_id()::text::bigint"
 def test_an_inserted_row_is_found_before_and_after_the_next_seal(
     books: Books, row: dict[str, str], batch: int | None
 ) -> None:
-    """A row that somebody adds to the past has either a transaction of the past or is older than what was sealed before it."""
+    """A row inserted into the past has an old transaction id, or is older than rows sealed before it."""
     books.service.owner.execute(
         "SELECT partition_create('audit_log', 'audit_id', date_trunc('month', (now() - interval '1 hour') AT TIME ZONE 'UTC')::date)"
     )
@@ -173,7 +173,7 @@ def test_deleting_the_last_batch_is_found_by_watermark_and_noted_head(books: Boo
     books.run("DELETE FROM audit_chain WHERE batch_no = 3")
     assert problem(books) == ("chain", None, 3)
     books.run("UPDATE rollup_watermarks SET xact_id = (SELECT max(xact_high) FROM audit_chain) WHERE task = 'audit'")
-    assert problem(books) is None, "nothing in the database can tell any more"
+    assert problem(books) is None, "the database alone can no longer detect it"
     assert problem(books, head) == ("head", None, 3)
     seal(books.service)
     assert problem(books, head) == ("head", None, 3)
@@ -186,7 +186,7 @@ def test_a_rewritten_chain_is_found_by_a_noted_head(books: Books) -> None:
             "SELECT batch_no || ':' || encode(hash, 'hex') AS head FROM audit_chain ORDER BY batch_no LIMIT 2"
         )
     )
-    assert problem(books, first) is None, "an older head is as good, for what is before it"
+    assert problem(books, first) is None, "an older head proves everything before it"
     books.run(f"UPDATE audit_log SET actor = 'somebody' WHERE {QUEUED}")
     books.run("DELETE FROM audit_chain WHERE batch_no > 1")
     seal(books.service)
@@ -202,13 +202,13 @@ def test_an_unknown_head_is_reported(untouched: Books) -> None:
 
 
 def test_rows_of_open_transactions_are_sealed_later(books: Books) -> None:
-    """Its rows are older than the seal, and so is the transaction: it had begun before."""
+    """Both its rows and the transaction are older than the seal."""
     with psycopg.connect(books.service.dsn) as slow, psycopg.connect(books.service.dsn) as idle:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('bob', 'slow')")
         idle.execute("SELECT pg_current_xact_id()")
         books.answer("meanwhile", "alice")
         head = books.service.database("rollup").call_row("audit_seal", limit=1000)["head"]
-        assert head.startswith("3:"), "nothing is sealed beyond a transaction that still runs"
+        assert head.startswith("3:"), "nothing is sealed beyond a running transaction"
         assert problem(books) is None
         slow.commit()
         books.answer("after", "alice")
@@ -227,9 +227,9 @@ def test_concurrent_seals_take_turns(books: Books) -> None:
     for n in range(5):
         books.answer(f"more{n}", "alice")
     wait_until_visible(books.service)
-    doors = [books.service.database("rollup") for _ in range(6)]
+    databases = [books.service.database("rollup") for _ in range(6)]
 
-    rows = run_concurrently([partial(door.call_row, "audit_seal", limit=4) for door in doors])
+    rows = run_concurrently([partial(database.call_row, "audit_seal", limit=4) for database in databases])
 
     assert sum(row["sealed"] for row in rows if isinstance(row, dict)) == 15
     assert len({row["head"] for row in rows if isinstance(row, dict) and row["sealed"]}) >= 4
@@ -249,7 +249,7 @@ def test_a_long_log_is_sealed_in_batches_and_verified_in_steps(books: Books, mon
         batches, is_more = batches + 1, row["is_more"]
 
     monkeypatch.setattr("sluice.services.verify.CHAIN_STEP", 2)
-    assert batches > 2 * 2, "several statements compare"
+    assert batches > 2 * 2, "it is verified in several statements"
     report = books.verify(full=True)["audit"]
     count = books.service.value("SELECT count(*) FROM audit_log")
     assert (report["batches"], report["rows"], report["problem"]) == (batches, count, None)

@@ -23,7 +23,7 @@ MONTH = f"{TODAY:%Y-%m}"
 
 @pytest.fixture
 def admin(deploy: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
-    """Runs an operation that must succeed; alice is there."""
+    """Runs an operation that must succeed, with alice as a user."""
     deploy("admin")
 
     def run(operation: str, **arguments: Any) -> Any:
@@ -35,12 +35,12 @@ def admin(deploy: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
 
 
 def answered(service: Service, key: bytes, prompt_tokens: int, completion_tokens: int, on: date = TODAY) -> UUID:
-    """A request that was answered with so many tokens, accepted on a day."""
+    """An answered request with these tokens, accepted on a day."""
     request_id = service.submit(key)
     service.claim(request_id)
     service.settle(completed(request_id, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens))
     if on != TODAY:
-        # As if it had been accepted then: moved with everything that names it.
+        # Move it to that day, with everything that refers to it.
         with service.owner.transaction():
             moved: UUID = service.value(
                 "SELECT overlay(%s::text PLACING left(uuidv7_floor(%s)::text, 13) FROM 1 FOR 13)::uuid",
@@ -59,8 +59,8 @@ def answered(service: Service, key: bytes, prompt_tokens: int, completion_tokens
     return request_id
 
 
-def rolled_up(service: Service) -> None:
-    """Waits until a rollup has seen everything: another database's transaction may hold it up."""
+def wait_for_rollup(service: Service) -> None:
+    """Run the rollup until it has seen everything: a transaction of another database may delay it."""
     before = service.value("SELECT pg_current_xact_id()::text::bigint")
     while service.value("SELECT xact_id FROM rollup_watermarks WHERE task = 'usage'") <= before:
         service.database("rollup").call_row("rollup_usage")
@@ -75,7 +75,7 @@ def test_usage_is_the_same_before_and_after_the_rollup(
     service.settle(failed(request_id))
 
     before = admin("usage.get", user_id="alice")
-    rolled_up(service)
+    wait_for_rollup(service)
     after = admin("usage.get", user_id="alice")
 
     assert before["days"] == after["days"]
@@ -98,8 +98,8 @@ def test_usage_is_the_same_before_and_after_the_rollup(
 def test_usage_is_complete_while_a_long_transaction_delays_the_rollup(
     service: Service, alice: bytes, admin: Callable[..., Any]
 ) -> None:
-    with psycopg.connect(service.dsn) as somebody:
-        somebody.execute("SELECT pg_current_xact_id()")
+    with psycopg.connect(service.dsn) as other:
+        other.execute("SELECT pg_current_xact_id()")
         answered(service, alice, 1000, 500)
         service.owner.execute("UPDATE rollup_watermarks SET updated_at = now() + interval '2 hours'")
         service.database("rollup").call_row("rollup_usage")
@@ -267,7 +267,7 @@ def test_a_past_month_can_be_repriced_with_another_list(
     again = admin("invoice.get", user_id="alice", month=month, price_list="draft")
     assert (again["total"], again["currency"]) == ("6.00", "EUR")
     assert {line["price_list"] for line in again["lines"]} == {"draft"}
-    assert admin("invoice.get", user_id="alice", month=month)["total"] == "0.32", "asking changes nothing"
+    assert admin("invoice.get", user_id="alice", month=month)["total"] == "0.32", "reading changes nothing"
 
 
 def test_a_price_holds_for_whole_days_from_its_date(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
@@ -299,7 +299,7 @@ def test_past_days_keep_their_price(service: Service, admin: Callable[..., Any])
     service.owner.execute("UPDATE prices SET valid_from = '2020-01-01'")
     answer = administer("price.set", model_id="nova-micro", prompt="1", valid_from="2026-01-01")
     assert (answer["ok"], answer["problem"]["code"]) == (False, "price_in_past")
-    # What had no price yet may get one, and what it was may be said again.
+    # A missing price may be added, and an unchanged one repeated.
     assert admin("price.set", model_id="nova-micro", prompt="1", valid_from="2019-01-01")
     assert admin("price.set", model_id="nova-micro", prompt="0.035", valid_from="2026-01-01")
 
@@ -358,7 +358,7 @@ def test_tiers_are_compared_by_hypothetical_cost(service: Service, alice: bytes,
     admin("price.set", model_id="nova-micro", prompt="0.01", completion="0.02", price_list="volume")
     admin("tier.set", tier="premium", price_list="volume")
     answered(service, alice, 400_000, 100_000)
-    rolled_up(service)
+    wait_for_rollup(service)
 
     (found,) = admin("usage.tiers", user_id="alice")
 
@@ -372,7 +372,7 @@ def test_tiers_are_compared_by_hypothetical_cost(service: Service, alice: bytes,
         "standard": "0.028",
         "premium": "0.006",
     }
-    assert found["recommended_tier"] == "premium", "the cheapest that holds the largest month"
+    assert found["recommended_tier"] == "premium", "the cheapest tier that covers the largest month"
 
 
 def test_a_recommended_tier_must_cover_the_largest_day(
@@ -381,7 +381,7 @@ def test_a_recommended_tier_must_cover_the_largest_day(
     thin = {"minute": {}, "daily": {"max_tokens": 10}, "monthly": {"max_tokens": 90_000}}
     admin("tier.set", tier="thin", limits=thin)
     answered(service, alice, 400, 100)
-    rolled_up(service)
+    wait_for_rollup(service)
     (found,) = admin("usage.tiers", user_id="alice")
     assert {tier["tier"]: tier["fits"] for tier in found["tiers"]}["thin"] is False
     assert found["recommended_tier"] == "basic"
@@ -390,6 +390,6 @@ def test_a_recommended_tier_must_cover_the_largest_day(
 def test_the_analysis_is_made_by_the_rollup(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     answered(service, alice, 10, 10)
     assert admin("usage.tiers") == []
-    rolled_up(service)
+    wait_for_rollup(service)
     assert [row["recommended_tier"] for row in admin("usage.tiers")] == ["basic"]
     assert admin("usage.tiers", after="alice") == []

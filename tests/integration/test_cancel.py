@@ -1,4 +1,4 @@
-"""Cancelling a request, and the times between which it may be begun."""
+"""Cancelling a request, and its lifetime."""
 
 import json
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_cancelling_a_queued_request_releases_its_reservation(service: Service, 
     found = seen(service, alice, request_id)
     assert (found["status"], found["queue"], found["error"]) == ("cancelled", None, None)
     assert (found["started_at"], found["processing_time_ms"]) == (None, None)
-    assert counters(service) == [(1, 0, 0)], "it stays counted, or submitting and cancelling would beat the limit"
+    assert counters(service) == [(1, 0, 0)], "it still counts, or cancelling would circumvent the limit"
     assert service.claim(request_id) == []
     assert_books_balance(service)
 
@@ -75,7 +75,7 @@ def test_the_answer_to_a_cancelled_request_is_dropped(service: Service, alice: b
     assert (row["kind"], row["status"]) == ("settled", "cancelled")
     found = seen(service, alice, request_id)
     assert (found["status"], found["result"], found["usage"]["total_tokens"]) == ("cancelled", None, 10)
-    assert counters(service) == [(1, 10, 0)], "the model did work, and said how much"
+    assert counters(service) == [(1, 10, 0)], "the model reported these tokens"
     assert service.value("SELECT count(*) FROM results") == 0
     assert actions(service, request_id) == ["queued", "processing", "cancel_requested", "cancelled"]
     assert_books_balance(service)
@@ -98,7 +98,7 @@ def test_recovery_cancels_a_cancelled_request_whose_worker_is_lost(service: Serv
     service.claim(request_id, lease_seconds=60)
     cancelled(service, alice, request_id)
     service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s'")
-    assert service.claim(request_id) == [], "nobody begins it again"
+    assert service.claim(request_id) == [], "it is not started again"
 
     assert recover.run(service.tasks())["cancelled"] == 1
 
@@ -150,23 +150,23 @@ def test_requests_of_other_users_cannot_be_cancelled(service: Service, alice: by
 def test_a_concurrent_cancel_and_answer_end_the_request_once(service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(20)]
     service.claim(*ids)
-    workers, doors = ([service.database(role) for _ in range(4)] for role in ("worker", "submit"))
+    workers, submitters = ([service.database(role) for _ in range(4)] for role in ("worker", "submit"))
 
     def answer(n: int) -> None:
         workers[n % 4].call("request_settle", outcomes=Jsonb([completed(ids[n])]), actor="worker")
 
-    def give_up(n: int) -> None:
-        with suppress(SluiceError):  # it was answered first
-            service.canceller(doors[n % 4]).cancel(alice, ids[n])
+    def cancel(n: int) -> None:
+        with suppress(SluiceError):  # it had been answered
+            service.canceller(submitters[n % 4]).cancel(alice, ids[n])
 
-    def lane(act: Callable[[int], None], first: int) -> None:
+    def run_every_fourth(act: Callable[[int], None], first: int) -> None:
         for n in range(first, 20, 4):
             act(n)
 
-    # Each database is one connection: its calls stay in one thread.
+    # A database is one connection, so its calls stay in one thread.
     with ThreadPoolExecutor(8) as pool:
-        lanes = [pool.submit(lane, act, first) for first in range(4) for act in (answer, give_up)]
-        for done in lanes:
+        running = [pool.submit(run_every_fourth, act, first) for first in range(4) for act in (answer, cancel)]
+        for done in running:
             done.result()
 
     ended = {row["status"] for row in service.rows("SELECT status FROM requests")}
@@ -224,7 +224,7 @@ def test_a_request_expires_when_it_asks_to(service: Service, alice: bytes) -> No
     assert [ends[i] - NOON for i in (short, usual)] == [timedelta(seconds=5), timedelta(hours=1)]
 
     set_clock(service.owner, NOON + timedelta(seconds=6))
-    assert service.claim(short) == [], "whoever comes late does not begin it"
+    assert service.claim(short) == [], "it is not started after its lifetime"
     assert recover.run(service.tasks())["expired"] == 1
 
     assert seen(service, alice, short)["status"] == "expired"
@@ -240,7 +240,7 @@ def test_a_request_is_not_begun_before_not_before(service: Service, alice: bytes
     assert service.claim(request_id) == []
     queue = seen(service, alice, request_id)["queue"]
     assert (queue["waits_for"], queue["until"], queue["position"]) == ("not_before", "2031-01-30T12:30:00.000Z", None)
-    assert queue["expires_at"] == "2031-01-30T12:31:00.000Z", "its lifetime counts from there"
+    assert queue["expires_at"] == "2031-01-30T12:31:00.000Z", "its lifetime starts there"
     assert recover.run(service.tasks())["dispatched"] == 0
 
     set_clock(service.owner, NOON + timedelta(minutes=30))

@@ -1,4 +1,4 @@
-"""The connection that an environment keeps: renewed when broken, never repeating what may have been done."""
+"""The connection of an execution environment: renewed when broken, without repeating unsafe queries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ def test_an_idle_connection_that_was_closed_is_renewed(service: Service) -> None
 
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_a_connection_lost_during_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
-    """A query that may run twice does; of another nobody knows whether it was done, and it is not done again."""
+    """Only repeatable queries are retried: others may have been executed."""
     opened: list[int] = []
     database = RoleDatabase(counting_opener(service.dsn, opened))
     database.ping()
@@ -123,7 +123,7 @@ def test_values_in_postgresql_errors_are_not_passed_on(service: Service) -> None
 
 
 def test_an_unresponsive_server_is_given_up(dsn: str, service: Service) -> None:
-    """No statement_timeout ends this one, as when the server's host has vanished."""
+    """No statement_timeout ends this query, as when the server's host has vanished."""
     service.owner.execute(
         "CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(60); SELECT 1'"
     )

@@ -26,7 +26,7 @@ def test_dead_letters_of_waiting_requests_are_sent_again(service: Service, alice
 
     assert figures["unreadable"] == 4
     assert service.queue.take() == [waiting] * figures["revived"]
-    assert {each.body for each in service.dead_letters.letters} == {"nonsense"}, "a person is to see it"
+    assert {each.body for each in service.dead_letters.letters} == {"nonsense"}, "an operator is to see it"
 
 
 def test_a_dead_letter_without_attempts_left_fails_the_request(service: Service, alice: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Python and SQL agree: every call of the typed door names an entry point, its parameters, its columns and its role."""
+"""Python and SQL agree: every typed call names an existing entry point with its parameters, columns and role."""
 
 import ast
 import importlib
@@ -13,10 +13,9 @@ from psycopg.types.json import Jsonb
 
 import sluice
 from tests.support.database import call
-from tests.support.service import Service, completed
+from tests.support.service import ROLES, Service, completed
 
-DOORS = ("ledger", "maintenance", "administration", "reports")
-ROLES = ("submit", "status", "worker", "rollup", "admin")
+MODULES = ("ledger", "maintenance", "administration", "reports")
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,19 @@ class Call:
 
 
 def calls() -> Iterator[Call]:
-    for door in DOORS:
-        module = importlib.import_module(f"sluice.db.{door}")
-        for node in ast.walk(ast.parse((Path(sluice.__path__[0]) / "db" / f"{door}.py").read_text())):
+    for name in MODULES:
+        module = importlib.import_module(f"sluice.db.{name}")
+        for node in ast.walk(ast.parse((Path(sluice.__path__[0]) / "db" / f"{name}.py").read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="_database"), attr=kind)) if kind != "ping":
-                    *result, name = list(node.args)
-                    assert isinstance(name, ast.Constant)
+                    *result, function = list(node.args)
+                    assert isinstance(function, ast.Constant)
                     assert bool(result) == (kind in {"row", "rows"})
                     columns = None
                     if result:
                         columns = tuple(field.name for field in fields(getattr(module, ast.unparse(result[0]))))
                     given = {keyword.arg or "" for keyword in node.keywords} - {"repeatable", "readers"}
-                    yield Call(str(name.value), frozenset(given), columns)
+                    yield Call(str(function.value), frozenset(given), columns)
 
 
 CALLS = list(calls())
@@ -89,7 +88,7 @@ def test_entry_points_run_as_a_role_that_owns_no_table(service: Service) -> None
         "SELECT proname, pg_get_userbyid(proowner)::text AS owner FROM pg_proc"
         " WHERE pronamespace = 'sluice'::regnamespace AND prosecdef"
     )
-    # These two change the schema, which only its owner may.
+    # These two change the schema, as only its owner may.
     assert {row["proname"] for row in owners if row["owner"] != "sluice_definer"} == {
         "partitions_ensure",
         "archive_months",
@@ -138,7 +137,7 @@ def test_released_attributes_of_a_type_do_not_change(service: Service, changed: 
 
 @pytest.mark.parametrize("name", ["outcome", "claim", "settled", "admission", "request_state", "audit_entry"])
 def test_older_code_keeps_working_while_a_type_grows(service: Service, alice: bytes, name: str) -> None:
-    """What a canary does: the functions and the code are those of before, the type has one more attribute."""
+    """As during a gradual deployment: old functions and code, and a type with one more attribute."""
     attribute = "ALTER TYPE {} ADD ATTRIBUTE later text"
     if name == "outcome":
         service.owner.execute(attribute.format(name))

@@ -87,7 +87,7 @@ def test_a_body_of_the_wrong_shape_is_refused(
     assert problem["detail"]
     if pointer is not None:
         assert problem["errors"][0]["pointer"] == pointer
-    assert "hello" not in json.dumps(problem), "no part of the prompt comes back"
+    assert "hello" not in json.dumps(problem), "no part of the prompt is repeated"
     assert service.value("SELECT count(*) FROM requests") == 0
 
 
@@ -192,7 +192,7 @@ class Parrot:
 def test_a_request_from_beginning_to_end(
     deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Submit, work, read, roll up: through the four handlers, and not a word of the prompt in any log."""
+    """Submit, work, read and roll up through the four handlers, without the prompt in any log."""
     sqs = deploy("submit")
     request_id = post('{"prompt": "zebra"}')[2]["request_id"]
 
@@ -246,7 +246,7 @@ def test_health_asks_the_database_at_intervals(deploy: Any, service: Service) ->
     for _ in range(20):
         assert get("/health")[::2] == (200, {"status": "ok", "database": "ok"})
     calls = "SELECT sum(calls) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE query LIKE '%%AS answer%%' AND datname = current_database()"
-    assert service.value(calls) <= 2, "two, where a period of five seconds ended meanwhile"
+    assert service.value(calls) <= 2, "two, if a period of five seconds ended meanwhile"
 
 
 @pytest.mark.parametrize("wrong", [{}, {"tasks": []}, {"tasks": ["no-such"]}, {"tasks": "usage"}, {"task": "usage"}])

@@ -1,4 +1,4 @@
-"""What is right is not called wrong: lowered limits, overruns, midnights, archived months, clocks set back."""
+"""Verification accepts legal states: lowered limits, overruns, midnights, archived months, clocks set back."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ def test_a_reported_overrun_is_excused_exactly(books: Books) -> None:
     assert_books_balance(books.service)
     with pytest.raises(SluiceError, match="used up"):
         books.accept("too_late", "carol", "small")
-    # What the limit was before is forgotten, so that nothing but the overrun excuses.
+    # Forget the earlier limit, so that only the overrun is an excuse.
     books.run("UPDATE audit_log SET before = after WHERE user_id = 'carol' AND action = 'quota.changed'")
     assert_books_balance(books.service)
     books.run("UPDATE quotas SET max_tokens = max_tokens - 1 WHERE user_id = 'carol'")
@@ -128,7 +128,7 @@ def test_a_settlement_long_after_its_periods_balances(books: Books) -> None:
 
 
 def test_a_claim_lost_a_month_ago_is_ended(books: Books) -> None:
-    """The schedules stood still, a database was restored: whatever the reason, the sweep must get over it."""
+    """For example after schedules were disabled or a backup was restored."""
     books.at(2031, 3, 15, 12)
     assert books.recover() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
     assert_books_balance(books.service)

@@ -1,4 +1,4 @@
-"""From claim to settlement: fences, leases, retries, the books, and what is dispatched next."""
+"""From claim to settlement: fencing tokens, leases, retries, bookkeeping, and dispatch."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -50,13 +50,13 @@ def test_a_claim_takes_only_due_requests(service: Service, alice: bytes) -> None
     service.owner.execute(
         "UPDATE inflight SET status = 'processing', attempt = 3, failed_attempts = 2, lease_until = now() - interval '1 s'"
         " WHERE request_id = %s",
-        (spent,),  # max_attempts is 3: the sweep will end it
+        (spent,),  # max_attempts is 3: recovery will end it
     )
 
     claims = service.claim(queued, taken, early, late, spent, uuid4())
 
     assert [claim["request_id"] for claim in claims] == [queued]
-    # The early one's message is used up; the sweep is to send another.
+    # The early one's message is consumed; recovery will send another.
     assert service.value("SELECT dispatched_at FROM inflight WHERE request_id = %s", early) is None
 
 
@@ -162,7 +162,7 @@ def test_a_transient_failure_is_requeued_with_a_delay(service: Service, alice: b
 
     assert (row["kind"], row["delay_seconds"]) == ("requeued", 31)
     assert request(service, request_id)["status"] == "queued"
-    assert books(service)["daily"] == (1, 0, 581), "its reservation stays"
+    assert books(service)["daily"] == (1, 0, 581), "its reservation is kept"
     assert service.claim(request_id) == [], "it is not due yet"
 
 

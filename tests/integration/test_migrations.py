@@ -1,4 +1,4 @@
-"""Migrations: applied once, by however many at once; a newer schema is left alone; the schema is the one written down."""
+"""Migrations: applied once even concurrently; a newer schema is left alone; the schema equals its snapshot."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from sluice.db.connection import Connection
 from sluice.db.migrate import Migration, migrate, migrations
 from sluice.domain.errors import SluiceError
+from tests.support.service import ROLES
 
 SNAPSHOT = Path(__file__).with_name("schema.txt")
 EXTRA = Migration(2, "extra", "CREATE TABLE extra (id integer PRIMARY KEY)", min_compatible_version=1)
@@ -102,7 +103,7 @@ def test_invalid_migration_files_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def describe(connection: Connection) -> str:
-    """Columns, constraints, indexes and functions with their rights, a line each, without the months' partitions."""
+    """Columns, constraints, indexes and functions with privileges, one per line, without monthly partitions."""
     queries = (
         (
             "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),"
@@ -132,7 +133,7 @@ def describe(connection: Connection) -> str:
         (
             "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
             " WHERE NOT tgisinternal AND tgparentid = 0"
-            # Those of partitions bear the names of months.
+            # Those of partitions contain the names of months.
             " AND NOT (SELECT relispartition FROM pg_class WHERE pg_class.oid = tgrelid)"
         ),
     )
@@ -142,7 +143,7 @@ def describe(connection: Connection) -> str:
 
 
 def test_the_schema_equals_the_snapshot(dsn: str) -> None:
-    """A change of the schema shows as a change of schema.txt; SLUICE_WRITE_SNAPSHOT=1 rewrites it."""
+    """Schema changes appear as changes of schema.txt; SLUICE_WRITE_SNAPSHOT=1 rewrites it."""
     with connect(dsn) as connection:
         found = describe(connection) + "\n"
     if os.environ.get("SLUICE_WRITE_SNAPSHOT"):
@@ -169,7 +170,7 @@ def test_security_definer_functions_fix_their_search_path(dsn: str) -> None:
     assert loose == []
 
 
-@pytest.mark.parametrize("role", ["submit", "status", "worker", "rollup", "admin"])
+@pytest.mark.parametrize("role", ROLES)
 def test_roles_cannot_read_tables_of_requests(dsn: str, role: str) -> None:
     with connect(dsn) as connection:
         connection.execute(f"SET ROLE sluice_{role}")

@@ -1,4 +1,4 @@
-"""What clients read: their own requests and nobody else's, page by page, archived or not."""
+"""What clients read: their own requests only, page by page, archived or not."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The minute's sweep: lost claims, lost messages, requests out of time."""
+"""The recovery task: lost claims, lost messages, expired requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -120,7 +120,7 @@ def test_recent_messages_are_not_sent_again(service: Service, alice: bytes) -> N
     service.submit(alice)
     service.queue.take()
 
-    assert run_recovery(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
+    assert run_recovery(service)["redispatched"] == 0, "just sent: the queue's count may lag behind"
 
 
 def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes) -> None:
@@ -134,7 +134,7 @@ def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes
 
 
 def test_recovery_with_a_backlog_sends_nothing_twice(service: Service) -> None:
-    """5,000 requests of 500 users, ten minutes of sweeps, nobody works: what is in the queue is not sent again."""
+    """5,000 requests of 500 users, forty runs, no worker: messages in the queue are not sent again."""
     service.owner.execute(
         "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 500) AS n;"
         "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)"
@@ -146,7 +146,7 @@ def test_recovery_with_a_backlog_sends_nothing_twice(service: Service) -> None:
         " SELECT uuidv7(), 'u' || (1 + n / 10), 3, clock_now() + interval '1 day' FROM generate_series(0, 4999) AS n"
     )
 
-    for minute in range(40):  # from the fifteenth on, they have been out for very long
+    for minute in range(40):  # from the fifteenth minute on, messages count as very old
         set_clock(service.owner, NOON + timedelta(minutes=minute))
         run_recovery(service)
 
@@ -175,7 +175,7 @@ def test_concurrent_recoveries_resend_a_lost_message_once(service: Service, alic
 
 
 def test_a_users_backlog_does_not_delay_other_users(service: Service, alice: bytes) -> None:
-    """10,000 of one user, then one of another: it is among the first messages that a worker finds."""
+    """10,000 requests of one user, then one of another: it is among the first messages."""
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.act("quota.set", user_id="alice", max_unfinished=20_000, dispatch_window=10)
     service.owner.execute(
@@ -194,9 +194,9 @@ def test_a_users_backlog_does_not_delay_other_users(service: Service, alice: byt
 
 def test_unknown_messages_do_not_hide_a_loss_permanently(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
-    service.queue.messages = [Message(uuid4(), "nobody") for _ in range(5)]
+    service.queue.messages = [Message(uuid4(), "unknown") for _ in range(5)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
-    assert run_recovery(service)["redispatched"] == 0, "by the counts nothing is missing"
+    assert run_recovery(service)["redispatched"] == 0, "by the count, no message is missing"
 
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '16 minutes'")
     assert run_recovery(service)["redispatched"] == 1

@@ -1,4 +1,4 @@
-"""Retries: when they come, what they count, and the places that they leave to others."""
+"""Retries: when they are due, how they count, and the slots that they leave to others."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -56,11 +56,11 @@ def test_simultaneous_retries_keep_to_the_dispatch_window(service: Service, alic
     assert len(claimed) == 3
     assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 3
     (row,) = [r for r in service.settle(completed(claimed[0]["request_id"], 2)) if r["kind"] == "dispatch"]
-    assert row["request_id"] in ids, "its place goes to one that was turned away"
+    assert row["request_id"] in ids, "its slot goes to a waiting retry"
 
 
 def test_a_model_outage_of_an_hour_fails_nothing(service: Service, alice: bytes) -> None:
-    """With the pauses that the worker makes as shipped, and the attempts that are shipped."""
+    """With the default delays of the worker and the default attempts."""
     stop_the_clock(service.owner, NOON)
     shipped = replace(LIMITS, longest_seconds=86_400, max_attempts=Settings().max_attempts)
     submitter = service.submitter(limits=shipped)

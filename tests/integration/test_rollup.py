@@ -13,7 +13,7 @@ from sluice.services.tasks.context import TaskContext
 from sluice.services.tasks.run import TASKS, TasksEvent, run_tasks
 from tests.support.service import Service, completed, failed
 
-# The two queries of the seed, over requests and their archive; only the names of its columns are ours (model_id).
+# The seed's two queries, over requests and their archive; only column names are ours (model_id).
 SEED_USAGE = """
     SELECT user_id, count(*) AS requests_count, coalesce(sum(total_tokens), 0) AS tokens_used
     FROM requests_all
@@ -40,7 +40,7 @@ def some_work(service: Service, alice: bytes, bob: bytes) -> None:
     service.settle(completed(ids[0]), completed(ids[1], prompt_tokens=50), failed(ids[2]))
 
 
-def assert_figures_are_the_seeds(service: Service) -> None:
+def assert_figures_equal_the_seeds(service: Service) -> None:
     monthly = "SELECT user_id, requests_count, tokens_used FROM usage WHERE period = 'monthly' ORDER BY user_id"
     assert service.rows(monthly) == service.rows(SEED_USAGE)
     ours = "SELECT day, user_id, model_id, request_count, avg_processing_time, failure_count FROM request_stats ORDER BY 1, 2, 3"
@@ -52,15 +52,15 @@ def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: 
     for _ in range(3):
         some_work(service, alice, bob)
         run_tasks(context, ["usage", "stats"])
-        assert_figures_are_the_seeds(service)
+        assert_figures_equal_the_seeds(service)
 
-    # What was still open settles later; only the difference is added.
+    # Requests settled later only add the difference.
     for open_request in service.rows("SELECT request_id, status FROM inflight"):
         if open_request["status"] == "queued":
             service.claim(open_request["request_id"])
         service.settle(completed(open_request["request_id"]))
     run_tasks(context, ["usage", "stats"])
-    assert_figures_are_the_seeds(service)
+    assert_figures_equal_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage_by_model WHERE period = 'daily'") == 15
     by_model = "SELECT sum(prompt_tokens + completion_tokens) FROM usage_by_model WHERE period = 'monthly'"
     assert service.value(by_model) == service.value("SELECT sum(total_tokens) FROM requests")
@@ -91,7 +91,7 @@ def test_periods_follow_the_calendar(service: Service, alice: bytes, context: Ta
 
 
 def test_late_commits_are_counted(service: Service, alice: bytes, context: TaskContext) -> None:
-    """A transaction that began before others and commits after a rollup is in the next one."""
+    """A transaction that commits after a rollup is in the next one, even if it began earlier."""
     with psycopg.connect(service.dsn) as slow:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'slow')")
         bob = service.add_user("bob", "sluice_" + "b" * 43)
@@ -100,7 +100,7 @@ def test_late_commits_are_counted(service: Service, alice: bytes, context: TaskC
         slow.commit()
     run_tasks(context, ["usage", "stats"])
 
-    assert_figures_are_the_seeds(service)
+    assert_figures_equal_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage WHERE period = 'monthly'") == 2
 
 
@@ -151,7 +151,7 @@ def test_a_month_with_an_unfinished_request_is_not_archived(
 
 
 def test_months_are_archived_in_order(service: Service, alice: bytes, context: TaskContext) -> None:
-    """Pages of a history go through requests first: what is in the archive must be older than all of them."""
+    """History pages read requests first, so archived rows must be older than all of them."""
 
     oldest, held, younger, recent = (
         backdate(service, 5),
@@ -205,7 +205,7 @@ def test_events_may_name_every_task() -> None:
 
 
 def test_the_same_month_in_two_time_zones(service: Service, alice: bytes) -> None:
-    """Periods do not depend on the zone of whoever asks."""
+    """Periods do not depend on the client's time zone."""
     start = "SELECT period_start('monthly', timestamptz '2026-03-01 00:30:00+00')"
     service.owner.execute("SET timezone = 'America/New_York'")
     there: Any = service.value(start)

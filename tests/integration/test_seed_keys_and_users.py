@@ -1,4 +1,4 @@
-"""Keys and users, as the seed would have them."""
+"""Keys and users as the seed requires."""
 
 import psycopg
 import pytest
@@ -23,7 +23,9 @@ def test_key_lookup_uses_the_unique_index(service: Service, user123: bytes) -> N
     (node,) = plan_of(service, "SELECT FROM api_keys WHERE key_hash = $1", user123)
     assert node["Index Name"] == "api_keys_key_hash_key"
     assert one(service, "key_check", digest("sluice_" + "z" * 43), "read")["outcome"] == "key_unknown"
-    assert service.rows("SELECT FROM api_keys k WHERE k::text LIKE %s", f"%{KEY}%") == [], "the key itself is nowhere"
+    assert service.rows("SELECT FROM api_keys k WHERE k::text LIKE %s", f"%{KEY}%") == [], (
+        "the key itself is not stored"
+    )
     with pytest.raises(psycopg.errors.UniqueViolation):
         service.owner.execute(
             "INSERT INTO api_keys (user_id, key_hash, key_prefix) VALUES ('user123', %s, 'x')", (user123,)
@@ -41,7 +43,7 @@ def test_an_inactive_user_is_refused_everywhere(service: Service, user123: bytes
         ask(service, "submission", "user123", "hello", None, role=writer)
     assert refused.value.sqlstate == "SL403"
     claim(service, accepted)
-    settle(service, completed(accepted))  # What was accepted is answered and booked all the same.
+    settle(service, completed(accepted))  # Accepted requests are still answered and booked.
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'monthly'") == 10
 
     service.act("user.update", user_id="user123", is_active=True)

@@ -39,7 +39,7 @@ def test_the_remaining_quota_equals_the_seeds_sum(seed: Service, user123: bytes)
     settle(seed, failed(failing, error_code="result_too_large", prompt_tokens=4, completion_tokens=5))
     assert seed_says(seed, SEED_QUOTA) == [{"remaining_tokens": remaining(seed)}] == [{"remaining_tokens": limit - 219}]
 
-    # What runs is not free either; the seed sees that only afterwards.
+    # Running requests count too; the seed counts them only afterwards.
     running = accept(seed, user123)
     reserved = seed.value("SELECT reserved_tokens FROM requests WHERE request_id = %s", running)
     assert reserved > 0
@@ -52,7 +52,7 @@ def test_the_remaining_quota_equals_the_seeds_sum(seed: Service, user123: bytes)
 
 
 def test_a_past_month_is_not_counted(seed: Service) -> None:
-    """Nobody has reset the row yet: no request has come since."""
+    """The row has not been reset, since no request has come."""
     set_clock(seed, timedelta(days=32))
     answered(seed, seed.add_user("user123"))
     set_clock(seed, timedelta(0))
@@ -91,7 +91,7 @@ def test_the_quota_check_reads_two_rows(service: Service, user123: bytes) -> Non
     assert {node["Relation Name"]: node["Actual Rows"] for node in nodes} == {"quota_plans": 1, "quotas": 1}
     assert all("Index" in node["Node Type"] and not node.get("Rows Removed by Filter") for node in nodes)
 
-    # And the check at submit, whose plans are inside the function: no row of any request is read.
+    # The check at submit, inside the function, reads no row of any request.
     with service.owner.transaction():
         before = rows_read(service)
         accept(service, user123)

@@ -1,4 +1,4 @@
-"""The life of a request, by the seed's statements and by ours."""
+"""The life of a request, with the seed's statements and with ours."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ def test_history_is_the_newest_ten(seed: Service, user123: bytes) -> None:
     for n in range(12):
         answered(seed, user123, f"prompt {n}") if n % 2 else accept(seed, user123, f"prompt {n}")
         accept(seed, bob)
-        time.sleep(0.002)  # The seed's order is by milliseconds: two in one would have none.
+        time.sleep(0.002)  # The seed orders by milliseconds: two in one would be unordered.
 
     found = ask(seed, "history", user123)
 
@@ -93,13 +93,13 @@ def test_completion_is_one_commit(service: Service, user123: bytes) -> None:
     written |= {
         row["xmin"] for row in service.rows("SELECT xmin::text FROM audit_log WHERE action = 'request.completed'")
     }
-    assert len(written) == 1, "one transaction wrote all of it"
+    assert len(written) == 1, "it is one transaction"
 
 
 @pytest.mark.parametrize(
     ("table", "promise"),
     [
-        ("requests", "CHECK (status <> 'completed')"),  # breaks after the result was inserted
+        ("requests", "CHECK (status <> 'completed')"),  # fails after the result was inserted
         ("quotas", "CHECK (tokens_used = 0)"),
         ("audit_log", "CHECK (action <> 'request.completed')"),  # the last row that is written
     ],
@@ -169,6 +169,6 @@ def test_a_time_range_is_a_range_of_ids(seed: Service, user123: bytes) -> None:
         )
         assert ask(seed, "accepted_between", low, high) == by_time
 
-    # One month's partition is read, of the four that there are.
+    # Only one of the four monthly partitions is read.
     read = {node["Relation Name"] for node in plan_of(seed, STATEMENTS["accepted_between"][1], start, end)}
     assert read == {f"requests_y{now:%Y}m{now:%m}"}

@@ -1,4 +1,4 @@
-"""Other writers: through the view `submissions`, with a name for each refusal."""
+"""Direct inserts into the view `submissions`, with a named constraint for each refusal."""
 
 import re
 from typing import Any
@@ -72,7 +72,7 @@ def test_the_benthos_output(service: Service, user123: bytes, writer: str) -> No
 
 
 def test_repeated_inserts_with_an_own_id_are_harmless(service: Service, user123: bytes) -> None:
-    """The seed's statement on the view, which a writer that delivers at least once may send again."""
+    """The seed's insert on the view, which an at-least-once writer may repeat."""
     insert = "INSERT INTO submissions (request_id, user_id, prompt, model_id, status) VALUES ($1, $2, $3, $4, $5) RETURNING *"
     own = uuid4()
 
@@ -118,7 +118,7 @@ def test_refusals_have_constraint_names(service: Service, user123: bytes, writer
 
     assert (refused.value.sqlstate, refused.value.diag.constraint_name) == (sqlstate, code)
     assert books(service) == before
-    assert re.search(rf"^\| `{sqlstate}` \| `{code}` \|", PAGE, re.MULTILINE), "the page has it"
+    assert re.search(rf"^\| `{sqlstate}` \| `{code}` \|", PAGE, re.MULTILINE), "the page lists it"
 
 
 def test_the_page_lists_no_other_refusals() -> None:

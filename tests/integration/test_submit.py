@@ -1,4 +1,4 @@
-"""Submitting: who may, what is written, what a refusal writes (nothing), what a statement costs."""
+"""Submitting: who may, what is written, what is refused, and what is reserved."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ def try_submit(
 
 
 def written(service: Service) -> dict[str, Any]:
-    """Everything that submitting may write."""
+    """Every row that submitting may write."""
     counts = {table: service.value(f"SELECT count(*) FROM {table}") for table in TABLES}
     return counts | {"quotas": service.rows("SELECT * FROM quotas ORDER BY user_id, quota_period")}
 
@@ -54,7 +54,7 @@ def test_an_accepted_request_is_stored_and_sent(service: Service, alice: bytes) 
 def test_the_reservation_counts_bytes_and_the_models_default(service: Service, alice: bytes) -> None:
     try_submit(service, alice, "é" * 10)
 
-    # 20 bytes of UTF-8, 64 for the chat template, 512 that the model writes unless told otherwise
+    # 20 bytes of UTF-8, 64 for the chat template, 512 for the answer by default
     assert service.value("SELECT reserved_tokens FROM requests") == 20 + 64 + 512
 
 

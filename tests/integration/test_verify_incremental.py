@@ -1,4 +1,4 @@
-"""The incremental check of the books, and its watermark."""
+"""Incremental verification of the ledger, and its watermark."""
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -31,9 +31,7 @@ def test_a_changed_request_of_an_earlier_day_is_verified_once(books: Books) -> N
 
     books.run(tokens)
 
-    assert books.found(every=False) == set(), (
-        "nobody has touched it since the last check, as far as the audit log knows"
-    )
+    assert books.found(every=False) == set(), "by the audit log, it has not changed since the last check"
     assert books.found() == wrong_tokens
 
 

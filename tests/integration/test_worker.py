@@ -1,4 +1,4 @@
-"""A batch from message to settlement on real PostgreSQL, with models that do as they are told."""
+"""A batch from message to settlement on real PostgreSQL, with scripted models."""
 
 import json
 import time
@@ -20,7 +20,7 @@ SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.05, retry_base_
 
 
 class ScriptedModel:
-    """Answers each prompt with what the script says: a text, an error, or a call."""
+    """Answers each prompt as scripted: with a text, an error, or the result of a call."""
 
     def __init__(self, script: dict[str, Any] | None = None) -> None:
         self.script = script or {}
@@ -86,7 +86,7 @@ def test_a_batch_is_answered(service: Service, alice: bytes) -> None:
 def test_models_are_called_concurrently(service: Service, alice: bytes) -> None:
     from threading import Barrier
 
-    # Each call waits for all the others to have begun: one by one, none would ever end.
+    # Each call waits until all others have started: sequential calls would never end.
     barrier = Barrier(10, timeout=20)
     ids = [service.submit(alice, f"prompt {n}") for n in range(10)]
     script = {f"prompt {n}": lambda _: str(barrier.wait()) for n in range(10)}
@@ -114,12 +114,12 @@ def test_a_failing_model_fails_or_requeues_the_request(
 
     report = work(service, ScriptedModel({"bad": error}), deliver(good, bad))
 
-    assert report.failed_message_ids == [], "the queue has nothing to do with it"
+    assert report.failed_message_ids == [], "the message is not delivered again"
     assert outcome(service, good)["status"] == "completed"
     assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == (status, code)
     if status == "queued":
         (message,) = service.queue.messages
-        least = 20 if isinstance(error, ModelError) and error.retry_after else 2  # half of the base, by jitter
+        least = 20 if isinstance(error, ModelError) and error.retry_after else 2  # half of the base, with jitter
         assert message.request_id == bad
         assert least <= message.delay_seconds <= max(least, 4) + 1
     else:
@@ -155,7 +155,7 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
 
 
 def test_a_result_too_large_for_a_response_fails(service: Service, alice: bytes) -> None:
-    """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
+    """Lambda's response escapes the text twice: two million newlines, allowed by the limit here, exceed 6 MB."""
     request_id = service.submit(alice, "long")
     settings = WorkerSettings(
         max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1, lease_margin_seconds=30
@@ -223,7 +223,7 @@ def test_an_invocation_out_of_time_releases_unfinished_requests(service: Service
 
 
 def test_requests_without_enough_time_are_released_unbegun(service: Service, alice: bytes) -> None:
-    """The claim took most of the invocation, as it may where the database is slow."""
+    """The claim took most of the invocation, as with a slow database."""
     request_id = service.submit(alice)
     service.queue.take()
     model = ScriptedModel()
@@ -233,7 +233,7 @@ def test_requests_without_enough_time_are_released_unbegun(service: Service, ali
     report = worker.work(deliver(request_id))
 
     assert (model.claims, report.failed_message_ids, report.counts) == ([], [], {"queued": 1})
-    assert service.queue.take() == [request_id], "for another worker, at once"
+    assert service.queue.take() == [request_id], "sent at once for another worker"
     assert service.rows("SELECT status, attempt, failed_attempts, not_before FROM inflight") == [
         {"status": "queued", "attempt": 1, "failed_attempts": 0, "not_before": None}
     ]
@@ -243,7 +243,7 @@ def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice:
     fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
     seen: list[str] = []
 
-    def until_the_other_is_there(_: float) -> str:
+    def wait_for_the_other(_: float) -> str:
         watching = Service(service.dsn)
         for _ in range(200):
             seen.append(outcome(watching, fast)["status"])
@@ -253,7 +253,7 @@ def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice:
             time.sleep(0.05)
         return "never"
 
-    work(service, ScriptedModel({"slow": until_the_other_is_there}), deliver(fast, slow))
+    work(service, ScriptedModel({"slow": wait_for_the_other}), deliver(fast, slow))
 
     assert seen[-1] == "completed"
     assert outcome(service, slow)["content"] == "slow"

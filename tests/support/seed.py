@@ -188,7 +188,7 @@ def monthly(service: Service) -> list[dict[str, Any]]:
     return ask(service, "usage_monthly")
 
 
-def assert_figures_are_the_seeds(service: Service) -> None:
+def assert_figures_equal_the_seeds(service: Service) -> None:
     for _ in range(2):  # The seed's upsert may be run again, and so may ours.
         roll_up(service)
         seed_says(service, SEED_USAGE)

@@ -1,6 +1,7 @@
 """The layer on a real PostgreSQL, each function's part under its own role; the queue is a list."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from sluice.api.problems import STATUSES
 from sluice.db.connection import ASSUME_ROLE, Connection, Database
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
+from sluice.db.migrate import SQL
 from sluice.domain.documents import Input, Output
 from sluice.domain.errors import SluiceError
 from sluice.domain.keys import digest
@@ -30,6 +32,8 @@ from sluice.services.tasks.context import TaskContext
 from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
+# The functions' database roles, without the prefix sluice_.
+ROLES = tuple(re.findall(r"\('sluice_(\w+)', '\w+', ARRAY\[", (SQL / "functions/roles/roles.sql").read_text()))
 LIMITS = RequestLimits(max_prompt_bytes=1000, longest_seconds=3600, max_attempts=3)
 
 
