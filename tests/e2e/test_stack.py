@@ -91,7 +91,7 @@ def test_history_models_and_health(client: Client, info: StackInfo) -> None:
 
 
 def test_direct_inserts_are_sent_by_the_schedule(client: Client, database: Database) -> None:
-    """The minute's schedule runs by itself: nobody invokes it here."""
+    """The schedule runs every minute; the test does not invoke it."""
     database.execute(
         "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('demo', 'Say no.', '{\"max_tokens\": 2}')"
     )
@@ -192,7 +192,7 @@ def test_the_stack_survives_a_database_outage(client: Client, stack: Stack, info
 
     after = client.submit("Say again.", parameters={"max_tokens": 2})
     assert client.wait(after)["status"] == "completed"
-    # The worker may have been in the middle of it: then its lease has to run out first.
+    # If a worker had claimed it, its lease must expire first.
     assert client.wait(before, seconds=200)["status"] == "completed"
 
 

@@ -1,4 +1,4 @@
-"""Alarms watch what exists, under the names that AWS publishes it by."""
+"""Alarms watch existing resources, with the metric names of AWS."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.template.stack import ROOT, TOPIC, Stack
 
-# What identifies a resource in each namespace, and how a template says it.
+# The dimension of each namespace, and how the template refers to the resource.
 DIMENSIONS = {
     "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "Ref"),
     "AWS/SQS": ("QueueName", "AWS::SQS::Queue", "Fn::GetAtt"),
@@ -28,7 +28,7 @@ def watched(alarm: dict[str, Any]) -> str:
 def test_alarms_name_resources_that_exist(stack: Stack) -> None:
     for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items():
         if name == "BooksAlarm":
-            continue  # a metric of our own
+            continue  # a custom metric
         dimension, kind, by = DIMENSIONS[alarm["Namespace"]]
         (given,) = alarm["Dimensions"]
         assert given["Name"] == dimension, name

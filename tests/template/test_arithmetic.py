@@ -1,4 +1,4 @@
-"""Numbers that follow from other numbers."""
+"""Values in the template that depend on other values."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tests.template.stack import FUNCTIONS, ROOT, Stack
 
-RESERVE = 20  # connections that no function may count on: RDS's own, a person's, frozen environments'
+RESERVE = 20  # connections that functions leave free: for RDS, operators and frozen environments
 
 
 def test_visibility_timeout_is_six_times_the_workers_timeout(source: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ def test_dead_letters_are_kept_longer_than_messages(stack: Stack) -> None:
     queue = stack.resources["RequestQueue"]["Properties"]
     dead_letters = stack.resources["DeadLetterQueue"]["Properties"]
     assert dead_letters["MessageRetentionPeriod"] > queue["MessageRetentionPeriod"]
-    # Five deliveries of six timeouts each are over long before the queue forgets.
+    # Five deliveries of six timeouts each end long before the queue's retention does.
     longest = max(stack.template["Mappings"]["WorkerTimeouts"][key]["VisibilityTimeout"] for key in ("900",))
     assert queue["RedrivePolicy"]["maxReceiveCount"] * longest < queue["MessageRetentionPeriod"]
 
@@ -51,7 +51,7 @@ def environments(processed: dict[str, Any]) -> dict[str, int]:
     found = {}
     for name in FUNCTIONS:
         if name == "Migrate":
-            found[name] = 1  # CloudFormation calls it, once for each deployment
+            found[name] = 1  # CloudFormation calls it once per deployment
             continue
         most = functions[f"{name}Function"].get("ReservedConcurrentExecutions")
         assert most is not None, f"{name} has no reservation, so it could take any number of connections"

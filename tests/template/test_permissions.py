@@ -1,4 +1,4 @@
-"""Each function has a role of its own that allows what the function does and nothing else."""
+"""Each function has its own role with only the permissions that it needs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
 }
 
-# Who may do what beside logging, tracing, being attached to the network and reaching the database.
+# Permissions in addition to logging, tracing, the network and the database.
 GRANTS: dict[str, dict[str, list[object]]] = {
     "Submit": {"sqs:SendMessage": [QUEUE]},
     "Status": {},
@@ -37,7 +37,7 @@ GRANTS: dict[str, dict[str, list[object]]] = {
 }
 COMMON = {"Log", "Trace", "AttachToNetwork", "NotFromTheCode", "ConnectToDatabase", "ReadDatabaseSecret"}
 
-# Actions that AWS lets nobody narrow to a resource.
+# Actions that AWS does not allow to restrict to a resource.
 WITHOUT_RESOURCE = {
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",

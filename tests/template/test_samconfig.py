@@ -1,4 +1,4 @@
-"""samconfig.toml: environments inherit nothing, so each must say all it needs."""
+"""samconfig.toml: environments inherit nothing, so each must be complete."""
 
 import tomllib
 
