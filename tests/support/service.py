@@ -1,4 +1,4 @@
-"""The layer on a real PostgreSQL, each function's part under its own role; the queue is a list."""
+"""The layer on a real PostgreSQL, with each function's role; queues are in memory."""
 
 import json
 import re

@@ -24,7 +24,7 @@ PSEUDO_PARAMETERS = {
 
 
 def walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value inside a structure with the way to it, the structure itself first."""
+    """Every value inside a structure with its path, the structure itself first."""
     yield path, node
     if isinstance(node, dict):
         for key, value in node.items():
@@ -40,7 +40,7 @@ class _Nothing:
 
 @dataclass(frozen=True)
 class Stack:
-    """A template with its conditions decided: what CloudFormation would create for a set of parameters.
+    """A template with evaluated conditions: what CloudFormation would create for a set of parameters.
 
     References stay as they are; Fn::If, conditional resources and outputs are resolved.
     """
@@ -180,7 +180,7 @@ def handlers() -> dict[str, tuple[str, str]]:
 
 
 def transform(template: dict[str, Any]) -> dict[str, Any]:
-    """What the SAM transform makes of a template that was read, conditions still in it."""
+    """The result of the SAM transform, with conditions."""
     for body in template["Resources"].values():
         for key in ("CodeUri", "ContentUri"):
             if key in body.get("Properties", {}):
