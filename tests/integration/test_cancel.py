@@ -232,7 +232,7 @@ def test_a_request_expires_when_it_asks_to(service: Service, alice: bytes) -> No
     assert_books_balance(service)
 
 
-def test_a_request_is_not_begun_before_not_before(service: Service, alice: bytes) -> None:
+def test_a_request_does_not_start_before_not_before(service: Service, alice: bytes) -> None:
     stop_the_clock(service.owner, NOON)
     request_id = service.submit(alice, not_before="2031-01-30T12:30:00Z", ttl_seconds=60)
 

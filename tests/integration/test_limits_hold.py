@@ -268,9 +268,8 @@ def test_submit_waiting_for_the_user_lock_sees_the_deactivation(service: Service
     def submit() -> str:
         with psycopg.connect(service.dsn, autocommit=True) as connection:
             try:
-                outcome: str = connection.execute(statement, {"key": alice, "submission": submission()}).fetchall()[0][
-                    0
-                ]
+                (row,) = connection.execute(statement, {"key": alice, "submission": submission()}).fetchall()
+                outcome: str = row[0]
                 return outcome
             except psycopg.Error as refusal:
                 return refusal.diag.constraint_name or ""

@@ -32,8 +32,12 @@ from sluice.services.tasks.context import TaskContext
 from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
-# The functions' database roles, without the prefix sluice_.
-ROLES = tuple(re.findall(r"\('sluice_(\w+)', '\w+', ARRAY\[", (SQL / "functions/roles/roles.sql").read_text()))
+# The functions' database roles, without the prefix sluice_, as SQL creates them.
+ROLES = tuple(
+    role
+    for path in sorted(SQL.rglob("*.sql"))
+    for role in re.findall(r"\('sluice_(\w+)', '\d+\w+', ARRAY\[", path.read_text(encoding="utf-8"))
+)
 LIMITS = RequestLimits(max_prompt_bytes=1000, longest_seconds=3600, max_attempts=3)
 
 

@@ -8,6 +8,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from sluice.config import Settings
+from tests.support.service import ROLES
 from tests.template.stack import FUNCTIONS, ROOT, Stack, handlers
 
 # Read by libraries, not by sluice.config.
@@ -28,11 +29,7 @@ def test_mapping_loops_outputs_and_folders_name_the_same_functions(stack: Stack)
 
 
 def test_mapping_and_roles_file_name_the_same_users(source: dict[str, Any]) -> None:
-    roles = {
-        name
-        for path in (ROOT / "layers/shared/sluice/sql").rglob("*.sql")
-        for name, _ in re.findall(r"\('(sluice_\w+)', '(\d+\w+)', ARRAY\[", path.read_text())
-    }
+    roles = {f"sluice_{role}" for role in ROLES}
     rows = source["Mappings"]["Functions"]
     assert {row["DatabaseUser"] for row in rows.values()} == roles | {"sluice_owner"}
     assert {name: row["Name"] for name, row in rows.items()} == {name: name.lower() for name in FUNCTIONS}
