@@ -1,4 +1,4 @@
-"""What every test may use: a PostgreSQL of this run's own, and a fresh, migrated database per test.
+"""Fixtures of all tests: a PostgreSQL for the run, and a fresh, migrated database per test.
 
 SLUICE_TEST_DSN names another server instead (PostgreSQL 18 with pg_stat_statements preloaded), as a superuser.
 """
@@ -15,7 +15,7 @@ from local.postgres import Postgres
 from sluice.db.connection import Connection
 from sluice.db.migrate import migrate
 
-# A helper's assertion is to say as much as a test's; before anything imports them.
+# Must precede their import: helpers' assertions get the same messages as tests'.
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support.database import with_schema  # noqa: E402
@@ -26,7 +26,7 @@ os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "Sluice"
 
 @pytest.fixture(scope="session")
 def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server, as its superuser. Not durable: a test's database need not outlive a power cut."""
+    """A PostgreSQL server, as its superuser. Not durable, which is faster."""
     if given := os.environ.get("SLUICE_TEST_DSN"):
         yield given
         return
@@ -44,7 +44,7 @@ def open_database(dsn: str, name: str) -> Connection:
 
 @pytest.fixture(scope="session")
 def create_database(server_dsn: str) -> Iterator[Callable[..., str]]:
-    """Makes databases, from a template where one is named, and drops them in the end."""
+    """Creates databases, optionally from a template, and drops them at the end."""
     made: list[str] = []
 
     def create(template: str = "template1") -> str:
@@ -78,10 +78,10 @@ def empty_dsn(server_dsn: str, create_database: Callable[..., str]) -> str:
 
 @pytest.fixture
 def dsn(server_dsn: str, create_database: Callable[..., str], template_database: str) -> str:
-    """A database with the schema and nothing in it but what is shipped, as its owner."""
+    """A database with the schema and only the shipped rows, as its owner."""
     name = create_database(template_database)
     with open_database(server_dsn, name) as connection:
-        # A role's settings belong to one database and are not copied with it.
+        # Settings of roles belong to one database and are not copied.
         connection.execute("UPDATE sluice.schema_functions SET checksum = 'copied'")
         migrate(connection)
     return with_schema(server_dsn, name)

@@ -1,7 +1,5 @@
 """The command: ``make chaos``, or ``python -m tests.chaos --seed 7``; `--help` lists the options."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile
@@ -18,7 +16,7 @@ _SHOWN = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if nothing was wrong under any seed, 1 otherwise."""
+    """Returns 0 if no seed found an error, 1 otherwise."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.state is not None and options.state.exists():
@@ -35,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
                 reports.append(report := campaign.run(seed, size))
                 say(f"Seed {seed}: {summary(report)}")
     except KeyboardInterrupt:
-        print("Interrupted: all is stopped.", file=sys.stderr)
+        print("Interrupted: everything is stopped.", file=sys.stderr)
         return 130
     print()
     print(table(reports))
-    say("That was all.")
+    say("Finished.")
     failed = [report for report in reports if report.wrong]
     for report in failed:
-        print(f"\n{complaint(report, size)}")
+        print(f"\n{failure_report(report, size)}")
     if failed:
         print(f"\nThe stack's data and logs are in {state_dir}.")
         return 1
@@ -52,15 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def summary(report: Report) -> str:
-    """A run in a line."""
+    """One line about a run."""
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     ends = ", ".join(f"{count} {state}" for state, count in sorted(report.states.items()))
-    verdict = f"{len(report.wrong)} THINGS WRONG" if report.wrong else "nothing wrong"
+    verdict = f"{len(report.wrong)} ERRORS" if report.wrong else "no errors"
     return f"{verdict}; {report.accepted} accepted, {ends}; {took}."
 
 
 def table(reports: Sequence[Report]) -> str:
-    """All runs, and their sum."""
+    """All runs and their totals."""
     rows = [
         ["seed", "accepted", "completed", "failed", "cancelled", "expired", *KINDS, "model calls", "seconds", "verdict"]
     ]
@@ -75,15 +73,15 @@ def table(reports: Sequence[Report]) -> str:
     return "\n".join(lines)
 
 
-def complaint(report: Report, size: Size) -> str:
-    """What was wrong, and how to see it again."""
-    lines = [f"Seed {report.seed}: {len(report.wrong)} things are wrong:"]
+def failure_report(report: Report, size: Size) -> str:
+    """What was wrong, and how to reproduce it."""
+    lines = [f"Seed {report.seed}: {len(report.wrong)} errors:"]
     lines += [f"  {sentence}" for sentence in report.wrong[:_SHOWN]]
     if len(report.wrong) > _SHOWN:
         lines.append(f"  … and {len(report.wrong) - _SHOWN} more")
     options = f"--seed {report.seed} --seeds 1 --requests {size.requests} --faults {size.faults}"
     options += f" --users {size.users} --clients {size.clients}"
-    return "\n".join([*lines, f'Again: make chaos CHAOS="{options}"'])
+    return "\n".join([*lines, f'To repeat: make chaos CHAOS="{options}"'])
 
 
 def _row(name: str, reports: Sequence[Report]) -> list[str]:
@@ -107,17 +105,17 @@ def _listed(counts: Counter[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos",
-        description="Thousands of requests, and faults of every kind; then nothing may be lost, doubled or miscounted.",
+        description="Thousands of requests and every kind of fault; nothing may be lost, duplicated or miscounted.",
     )
     default = Size()
     parser.add_argument("--seed", type=int, default=1, help="the first seed (default: 1)")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, counted from the first (default: 10)")
+    parser.add_argument("--seeds", type=int, default=10, help="the number of seeds (default: 10)")
     parser.add_argument("--requests", type=int, default=default.requests, help=f"for each seed ({default.requests})")
     parser.add_argument(
         "--faults", type=int, default=default.faults, help=f"of each kind, for each seed ({default.faults})"
     )
     parser.add_argument("--users", type=int, default=default.users, help=f"for each seed ({default.users})")
-    parser.add_argument("--clients", type=int, default=default.clients, help=f"that ask at once ({default.clients})")
+    parser.add_argument("--clients", type=int, default=default.clients, help=f"concurrent clients ({default.clients})")
     parser.add_argument(
         "--state",
         type=Path,

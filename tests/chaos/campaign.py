@@ -1,6 +1,4 @@
-"""A campaign: one stack, several seeds, each with users, clients, a hand and a judgement of its own."""
-
-from __future__ import annotations
+"""A campaign: one stack and several seeds, each with its own users, clients, faults and verdict."""
 
 import random
 import time
@@ -10,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
 from local.ports import port_in_use
 from local.stack import Stack
 from tests.chaos import judge
-from tests.chaos.faults import AWAY, Aws, Hand, Sweeper
+from tests.chaos.faults import UNAVAILABLE, Aws, FaultInjector, RecoveryLoop
 from tests.chaos.load import MODEL, Clients, Ledger
 from tests.chaos.model import MAX_TOKENS, TIMEOUT_SECONDS, ScriptedModel
-from tests.chaos.plan import WINDOWS, make_plan
+from tests.chaos.plan import DISPATCH_WINDOWS, make_plan
 
 MAX_ATTEMPTS = 30
-# Short times, so that what is lost is missed soon; and attempts enough, since so many of them are made to fail.
+# Short times, so that losses are noticed soon, and many attempts, since many are made to fail.
 _PARAMETERS = {
     "WorkerTimeout": "10",
     "WorkerConcurrency": "6",
@@ -39,7 +37,7 @@ _LOOK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is of everything, for one seed."""
+    """The size of a run."""
 
     requests: int = 500
     faults: int = 3
@@ -49,7 +47,7 @@ class Size:
 
 @dataclass
 class Report:
-    """What became of a seed."""
+    """The result of a run."""
 
     seed: int
     accepted: int = 0
@@ -63,11 +61,11 @@ class Report:
 
 
 class Campaign:
-    """The stack, with a scripted model, on which seeds are run one after the other."""
+    """The stack with a scripted model; seeds run on it one after the other."""
 
     def __init__(self, state_dir: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
         self._model = ScriptedModel()
-        # Of all seeds: such a message may be dead only when the next one runs.
+        # Of all seeds: such a message may reach the dead-letter queue during the next one.
         self._unreadable: set[str] = set()
         self.stack = Stack(
             state_dir,
@@ -80,7 +78,7 @@ class Campaign:
             report=say,
         )
 
-    def __enter__(self) -> Campaign:
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
@@ -99,12 +97,12 @@ class Campaign:
         model |= {"max_tokens_default": MAX_TOKENS, "max_tokens_limit": MAX_TOKENS, "timeout_seconds": TIMEOUT_SECONDS}
         self._aws.admin("model.set", model_id=MODEL, **model)
         unlimited = {period: {"max_requests": None, "max_tokens": None} for period in ("minute", "daily", "monthly")}
-        for window in WINDOWS:
-            plan = {"max_unfinished": 10**6, "dispatch_window": window, "limits": unlimited}
-            self._aws.admin("tier.set", tier=_tier(window), **plan)
+        for dispatch_window in DISPATCH_WINDOWS:
+            plan = {"max_unfinished": 10**6, "dispatch_window": dispatch_window, "limits": unlimited}
+            self._aws.admin("tier.set", tier=_tier(dispatch_window), **plan)
 
     def run(self, seed: int, size: Size) -> Report:
-        """One seed, from its users to its verdict."""
+        """Run one seed, from creating its users to its verdict."""
         report = Report(seed)
         plan = make_plan(seed, size.requests, size.faults, size.users)
         did, began = self._model.did.copy(), time.monotonic()
@@ -116,43 +114,48 @@ class Campaign:
 
         with ThreadPoolExecutor(4) as pool:
             keys = dict(
-                pool.map(lambda user: (user, self._make_user(plan.user_id(user), plan.window(user))), range(plan.users))
+                pool.map(
+                    lambda user: (user, self._make_user(plan.user_id(user), plan.dispatch_window(user))),
+                    range(plan.users),
+                )
             )
         lap("users")
         ledger = Ledger()
         clients = Clients(plan, self.stack.info.api_url, keys, ledger, size.clients)
-        diary = Diary(self.stack.logs_dir / "chaos.log", seed, ledger)
-        hand = Hand(self.stack, self._aws, plan, ledger, self._unreadable, lambda: self._model.busy, diary.note)
-        sweeper = Sweeper(self._aws)
-        sweeper.start()
+        fault_log = FaultLog(self.stack.logs_dir / "chaos.log", seed, ledger)
+        injector = FaultInjector(
+            self.stack, self._aws, plan, ledger, self._unreadable, lambda: self._model.busy, fault_log.note
+        )
+        recovery_loop = RecoveryLoop(self._aws)
+        recovery_loop.start()
         try:
-            hand.start()
+            injector.start()
             clients.start()
             clients.join()
             lap("load")
-            hand.join()
+            injector.join()
             lap("faults")
             self._drain(plan.user_ids, report)
             lap("drain")
         finally:
-            hand.stop()
-            sweeper.stop()
-        self._insist(lambda: self._aws.invoke("rollup", {"tasks": ["usage", "stats", "audit"]}))
+            injector.stop()
+            recovery_loop.stop()
+        self._twice(lambda: self._aws.invoke("rollup", {"tasks": ["usage", "stats", "audit"]}))
         books = judge.read_books(self.stack.info.database_url, plan.user_ids)
-        hand.collect_dead_letters()
-        report.wrong += [*ledger.troubles, *hand.troubles]
+        injector.collect_dead_letters()
+        report.wrong += [*ledger.troubles, *injector.troubles]
         report.wrong += judge.judge(plan, ledger, books, self._model.calls, MAX_ATTEMPTS)
-        report.wrong += judge.dead_letters(hand.dead, self._unreadable)
-        report.wrong += judge.told(plan, ledger, books, self.stack.info.api_url, keys)
+        report.wrong += judge.dead_letters(injector.dead, self._unreadable)
+        report.wrong += judge.reported(plan, ledger, books, self.stack.info.api_url, keys)
         report.wrong += judge.verify(self.stack.state_dir)
         lap("judgement")
         report.accepted, report.states = ledger.accepted, judge.states(books)
-        report.faults, report.killed = hand.happened, hand.killed
+        report.faults, report.killed = injector.happened, injector.killed
         report.model, report.answers = self._model.did - did, ledger.answers
         return report
 
-    def _make_user(self, user_id: str, window: int) -> str:
-        self._aws.admin("user.create", user_id=user_id, tier=_tier(window))
+    def _make_user(self, user_id: str, dispatch_window: int) -> str:
+        self._aws.admin("user.create", user_id=user_id, tier=_tier(dispatch_window))
         return str(self._aws.admin("key.create", user_id=user_id)["api_key"])
 
     def _drain(self, user_ids: list[str], report: Report) -> None:
@@ -169,16 +172,16 @@ class Campaign:
         except psycopg.OperationalError:
             return None
 
-    def _insist(self, act: Callable[[], object]) -> None:
-        """What fails once may have met the end of a fault; twice, it is a failure."""
+    def _twice(self, act: Callable[[], object]) -> None:
+        """Try again once: the first failure may be due to a fault that is just ending."""
         try:
             act()
-        except AWAY:
+        except UNAVAILABLE:
             act()
 
 
-class Diary:
-    """What was done and when, for whoever has to find out how something went wrong."""
+class FaultLog:
+    """A log of every fault and its time, for finding the cause of an error."""
 
     def __init__(self, log: Path, seed: int, ledger: Ledger) -> None:
         self._log = log
@@ -191,15 +194,15 @@ class Diary:
             log.write(f"{at} seed {self._seed}, {self._ledger.accepted} accepted: {sentence}\n")
 
 
-def _tier(window: int) -> str:
-    return f"chaos-{window}"
+def _tier(dispatch_window: int) -> str:
+    return f"chaos-{dispatch_window}"
 
 
 def steady_port() -> int:
-    """A free port that is the source of no connection.
+    """A free port outside of the ephemeral range.
 
-    The system gives connections ports of a range above these. A server whose port is in that range may not get it back:
-    a client that knocks while the server is down can be given this very port, and meets itself.
+    A server with an ephemeral port may not get it back after a restart: while it is down, the system may give the port to
+    a client that tries to connect, which then connects to itself.
     """
     rng = random.SystemRandom()
     while port_in_use(port := rng.randrange(16_384, 32_768)):

@@ -1,6 +1,4 @@
-"""The hand: for each kind of fault a thread that strikes when the plan says so, and counts what really happened."""
-
-from __future__ import annotations
+"""The fault injector: one thread for each kind of fault, following the plan and counting what really happened."""
 
 import json
 import os
@@ -18,18 +16,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 from local.errors import LocalError
 from local.stack import Stack
 from tests.chaos.load import Ledger
-from tests.chaos.plan import Plan, Strike
+from tests.chaos.plan import Fault, Plan
 
-# What any call of the hand's may meet while others of its faults are at work.
-AWAY = (BotoCoreError, ClientError, LocalError)
+# Errors that the injector's own calls may get while other faults are active.
+UNAVAILABLE = (BotoCoreError, ClientError, LocalError)
 
-_AGAIN_SECONDS = 0.1
-_STRIKE_SECONDS = 60.0  # for one fault to find what it needs: a process to kill, messages to reorder
+_PAUSE_SECONDS = 0.1
+_INJECT_SECONDS = 60.0  # for a fault to find what it needs: a process to kill, messages to reorder
 _KILLED_ROLES = {"worker": 12, "submit": 4, "rollup": 3, "status": 1}
 
 
 class Aws:
-    """The emulator's clients, made once: making one costs more than a call."""
+    """The emulator's clients, created once, since that takes longer than a call."""
 
     def __init__(self, stack: Stack) -> None:
         self._functions = stack.info.functions
@@ -39,7 +37,11 @@ class Aws:
         self.dead_letter_queue_url = stack.info.dead_letter_queue_url
 
     def invoke(self, role: str, payload: object) -> Any:
-        """What a function returned. LocalError if it failed."""
+        """Invoke a function.
+
+        Raises:
+            LocalError: it failed.
+        """
         answer = self._lambda.invoke(FunctionName=self._functions[role], Payload=json.dumps(payload).encode())
         text = answer["Payload"].read()
         if "FunctionError" in answer:
@@ -60,7 +62,7 @@ class Aws:
             self.sqs.send_message_batch(QueueUrl=self.queue_url, Entries=entries)
 
     def dead_letters(self) -> list[str]:
-        """Takes all messages out of the dead-letter queue."""
+        """Remove all messages from the dead-letter queue."""
         bodies: list[str] = []
         which = {"QueueUrl": self.dead_letter_queue_url}
         while messages := self.sqs.receive_message(**which, MaxNumberOfMessages=10, WaitTimeSeconds=0).get("Messages"):
@@ -70,14 +72,14 @@ class Aws:
         return bodies
 
 
-class Hand:
-    """Strikes as the plan says, each kind in a thread of its own, so that faults meet.
+class FaultInjector:
+    """Injects the faults of a plan, each kind in its own thread, so that faults overlap.
 
     Attributes:
-        happened: faults by kind: those that really were.
-        killed: processes by their function.
-        dead: what was in the dead-letter queue before it was lost with the emulator.
-        troubles: faults that could not be brought about.
+        happened: faults that really happened, by kind.
+        killed: processes by function.
+        dead: messages in the dead-letter queue before the emulator lost it.
+        troubles: faults that could not be injected.
     """
 
     def __init__(
@@ -93,12 +95,12 @@ class Hand:
         self._stack = stack
         self._is_model_busy = is_model_busy
         self._note = note
-        self._unreadable = unreadable  # the messages that were put into the queue to be that
+        self._unreadable = unreadable  # messages that were made unreadable on purpose
         self._aws = aws
         self._plan = plan
         self._ledger = ledger
         self._stopped = Event()
-        self._restarts = Lock()  # one thing is restarted at a time: stack.json has one writer
+        self._restarts = Lock()  # one restart at a time: stack.json has one writer
         self._faults: dict[str, Callable[[random.Random], bool]] = {
             "kill": self.kill,
             "postgres": self.postgres,
@@ -109,8 +111,8 @@ class Hand:
             "unreadable": self.send_unreadable,
         }
         self._threads = [
-            Thread(target=self._strike_all, args=(strikes,), name=f"hand-{kind}", daemon=True)
-            for kind, strikes in plan.strikes.items()
+            Thread(target=self._inject_all, args=(faults,), name=f"fault-{kind}", daemon=True)
+            for kind, faults in plan.faults_by_kind.items()
         ]
         self.happened: Counter[str] = Counter()
         self.killed: Counter[str] = Counter()
@@ -122,73 +124,73 @@ class Hand:
             thread.start()
 
     def join(self) -> None:
-        """Wait until every fault of the plan has been; those whose requests were never accepted come now."""
+        """Wait for every fault of the plan; those still waiting for accepted requests happen now."""
         for thread in self._threads:
             thread.join()
 
     def stop(self) -> None:
         self._stopped.set()
 
-    def _strike_all(self, strikes: Sequence[Strike]) -> None:
-        for strike in strikes:
-            self._ledger.wait_for(strike.after)
-            if self._strike(strike):
-                self.happened[strike.kind] += 1
-                self._note(f"{strike.kind} {self.happened[strike.kind]}, due at {strike.after}")
+    def _inject_all(self, faults: Sequence[Fault]) -> None:
+        for fault in faults:
+            self._ledger.wait_for(fault.after)
+            if self._inject(fault):
+                self.happened[fault.kind] += 1
+                self._note(f"{fault.kind} {self.happened[fault.kind]}, due at {fault.after}")
             elif not self._stopped.is_set():
-                self.troubles.append(f"a fault that could not be brought about: {strike}")
+                self.troubles.append(f"a fault that could not be injected: {fault}")
 
-    def _strike(self, strike: Strike) -> bool:
-        """Try until it happens, since others of the faults may be in its way."""
-        deadline = time.monotonic() + _STRIKE_SECONDS
+    def _inject(self, fault: Fault) -> bool:
+        """Try until it happens, since other faults may interfere."""
+        deadline = time.monotonic() + _INJECT_SECONDS
         while not self._stopped.is_set() and time.monotonic() < deadline:
             try:
-                if self._faults[strike.kind](random.Random(strike.seed)):
+                if self._faults[fault.kind](random.Random(fault.seed)):
                     return True
-            except AWAY:
+            except UNAVAILABLE:
                 pass
-            self._stopped.wait(_AGAIN_SECONDS)
+            self._stopped.wait(_PAUSE_SECONDS)
         return False
 
     # ── Kinds of faults: each says whether it happened ────────────────────────────────────────────────────────────
 
     def kill(self, rng: random.Random) -> bool:
-        """SIGKILL of a function's process, sometimes of all of its processes; mostly of a worker in the middle of it."""
+        """SIGKILL one or all processes of a function, mostly of a busy worker."""
         running = list(self._function_processes())
         weights = {role: weight for role, weight in _KILLED_ROLES.items() if any(of == role for _, of in running)}
         if not weights:
             return False
         role = rng.choices(list(weights), weights=list(weights.values()))[0]
-        everyone = rng.random() < 0.25
+        kill_all = rng.random() < 0.25
         if role == "worker" and not self._is_model_busy():
             return False
         pids = [pid for pid, of in running if of == role]
-        is_hit = False
-        for pid in pids if everyone else [rng.choice(pids)]:
+        has_killed = False
+        for pid in pids if kill_all else [rng.choice(pids)]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             self._note(f"killed {role} {pid}")
             self.killed[role] += 1
-            is_hit = True
-        return is_hit
+            has_killed = True
+        return has_killed
 
     def postgres(self, rng: random.Random) -> bool:
-        """A crash of the server; what was committed is there when it is back."""
+        """Crash the server; committed data survives."""
         with self._restarts:
             self._stack.restart_postgres("immediate")
         return True
 
     def emulator(self, rng: random.Random) -> bool:
-        """A crash of API, queue, schedules and all running functions; the queue is empty when it is back."""
+        """Crash API, queue, schedules and all running functions; the queue is empty afterwards."""
         with self._restarts:
             self.collect_dead_letters()
             self._stack.restart_emulator()
         return True
 
     def duplicate(self, rng: random.Random) -> bool:
-        """Messages of requests, finished or not, once more, and once more."""
+        """Send messages of requests again, finished or not, one to three times."""
         ids = self._ledger.request_ids()
         if not ids:
             return False
@@ -197,7 +199,7 @@ class Hand:
         return True
 
     def reorder(self, rng: random.Random) -> bool:
-        """Messages taken out of the queue, kept for a while, and sent again in another order."""
+        """Take messages out of the queue, and send them in another order a little later."""
         held: list[dict[str, Any]] = []
         which = {"QueueUrl": self._aws.queue_url}
         for _ in range(3):
@@ -213,7 +215,7 @@ class Hand:
         return len(set(bodies)) > 1
 
     def rollup(self, rng: random.Random) -> bool:
-        """Every task that may run twice at once, twice at once."""
+        """Run every task that allows it twice concurrently."""
         tasks = ["recover", "usage", "stats", "audit"]
         finished: list[bool] = []
 
@@ -221,7 +223,7 @@ class Hand:
             try:
                 self._aws.invoke("rollup", {"tasks": rng.sample(tasks, len(tasks))})
                 finished.append(True)
-            except AWAY:
+            except UNAVAILABLE:
                 pass
 
         threads = [Thread(target=run) for _ in range(2)]
@@ -232,19 +234,19 @@ class Hand:
         return len(finished) == 2
 
     def send_unreadable(self, rng: random.Random) -> bool:
-        """A message that is none of ours."""
+        """Send a message that is not a request's."""
         body = rng.choice(("nonsense", "{", '{"request_id": "12"}', "[]")) + f" {rng.getrandbits(32):08x}"
         self._unreadable.add(body)
         self._aws.send([body])
         return True
 
-    # ── What they need ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def collect_dead_letters(self) -> None:
         self.dead += self._aws.dead_letters()
 
     def _function_processes(self) -> Iterator[tuple[int, str]]:
-        """The running functions: process id and role. The emulator names a folder of theirs for each."""
+        """Process id and role of the running functions; the emulator's command line contains their folder."""
         emulator = self._stack.emulator.process
         if emulator is None:
             return
@@ -258,13 +260,13 @@ class Hand:
                 yield from ((int(pid), role) for name, role in names.items() if name in command)
 
 
-class Sweeper:
-    """Runs the sweep every second, as its schedule does every minute, and does not mind when it fails."""
+class RecoveryLoop:
+    """Runs recovery every second instead of every minute, and ignores failures."""
 
     def __init__(self, aws: Aws) -> None:
         self._aws = aws
         self._stopped = Event()
-        self._thread = Thread(target=self._sweep, name="sweeper", daemon=True)
+        self._thread = Thread(target=self._recover, name="recovery", daemon=True)
         self.runs: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -274,10 +276,10 @@ class Sweeper:
         self._stopped.set()
         self._thread.join()
 
-    def _sweep(self) -> None:
+    def _recover(self) -> None:
         while not self._stopped.wait(1.0):
             try:
                 self._aws.invoke("rollup", {"tasks": ["recover"]})
                 self.runs["finished"] += 1
-            except AWAY:
+            except UNAVAILABLE:
                 self.runs["failed"] += 1

@@ -1,9 +1,7 @@
-"""The judge: what must be true when it is over, asked of the database directly and of the system's own verification.
+"""The judge: checks the final state in the database, and runs the system's own verification.
 
-It adds up on its own, from what the scripted model says that it answered, and shares no code with the service.
+It recomputes everything from the scripted model's answers and shares no code with the service.
 """
-
-from __future__ import annotations
 
 import json
 import subprocess
@@ -25,7 +23,7 @@ from tests.chaos.plan import Order, Plan
 ROOT = Path(__file__).resolve().parents[2]
 FINAL = ("completed", "failed", "cancelled", "expired")
 
-# Errors that pass: a request fails with one only when its attempts have come to nothing, every one of them.
+# Transient errors: a request fails with one only after its last attempt.
 _TRANSIENT = {
     "model_unavailable",
     "model_timeout",
@@ -35,19 +33,19 @@ _TRANSIENT = {
     "worker_error",
 }
 _VERIFY_SECONDS = 300
-_ASKED = 25  # requests of a run whose clients are asked what they are told
+_ASKED = 25  # requests of a run whose status is read through the API
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Books:
-    """What the database holds of a run's users."""
+    """The rows of a run's users."""
 
     requests: Sequence[Row]
     results: Mapping[str, list[str]]  # request → contents
     prompts: Mapping[str, str]
-    endings: Mapping[str, list[str]]  # request → states that the audit log says it ended in
+    endings: Mapping[str, list[str]]  # request → final states in the audit log
     quotas: Sequence[Row]
     inflight: Sequence[Row]
 
@@ -92,7 +90,7 @@ def read_books(database_url: str, user_ids: Sequence[str]) -> Books:
 
 
 def judge(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], max_attempts: int) -> list[str]:
-    """Every sentence is something that must not be."""
+    """Sentences about everything that is wrong."""
     return [
         *_accepted_once(plan, ledger, books),
         *_finished(plan, ledger, books, calls, max_attempts),
@@ -109,10 +107,10 @@ def _accepted_once(plan: Plan, ledger: Ledger, books: Books) -> Iterator[str]:
     for order in plan.orders:
         if len(ids := ledger.ids.get(order.number, set())) != 1:
             yield f"order {order.number} was accepted as {len(ids)} requests: {sorted(ids)}"
-    told = {request_id for ids in ledger.ids.values() for request_id in ids}
+    reported = {request_id for ids in ledger.ids.values() for request_id in ids}
     kept = {row["id"] for row in books.requests}
-    yield from (f"request {request_id} was accepted and is lost" for request_id in sorted(told - kept))
-    yield from (f"request {request_id} is one that no client was told of" for request_id in sorted(kept - told))
+    yield from (f"request {request_id} was accepted and is lost" for request_id in sorted(reported - kept))
+    yield from (f"request {request_id} was reported to no client" for request_id in sorted(kept - reported))
 
 
 def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], max_attempts: int) -> Iterator[str]:
@@ -138,7 +136,7 @@ def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int]
         if why := _unexplained(row, order, max_attempts):
             yield f"request {name} is {status} ({row['error_code']}), attempts {row['attempts']}: {why}"
         if order.number in ledger.cancelled and status != "cancelled":
-            yield f"request {name} was cancelled by its client, was told so, and is {status} ({row['error_code']})"
+            yield f"request {name} was cancelled by its client, which was confirmed, and is {status} ({row['error_code']})"
 
 
 def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> Iterator[str]:
@@ -154,7 +152,7 @@ def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> It
 
 
 def _unanswered(row: Row, order: Order, calls: int) -> Iterator[str]:
-    """Nothing is booked but for a request that was cancelled while the model was at it: what the model reported then."""
+    """Only a request that was cancelled while running may have tokens: those of one of its calls."""
     if row["prompt_tokens"] is None:
         return
     booked = (row["prompt_tokens"], row["completion_tokens"])
@@ -163,14 +161,14 @@ def _unanswered(row: Row, order: Order, calls: int) -> Iterator[str]:
 
 
 def _unexplained(row: Row, order: Order, max_attempts: int) -> str | None:
-    """Why this end is none that the script explains; None if it is one."""
+    """Why the script does not explain this end; None if it does."""
     status, code = row["status"], row["error_code"]
     if status == "completed":
         return "the model refuses this prompt" if is_refused(order.prompt) else None
     if status == "cancelled":
-        return None if order.cancelled_after is not None else "nobody cancelled it"
+        return None if order.cancelled_after is not None else "it was not cancelled"
     if status == "expired" or code == "request_expired":
-        return None if order.ttl_seconds is not None else "it had a day's time"
+        return None if order.ttl_seconds is not None else "its lifetime was a day"
     if code == "model_rejected":
         return None if is_refused(order.prompt) else "the model does not refuse this prompt"
     if code in _TRANSIENT:
@@ -180,7 +178,7 @@ def _unexplained(row: Row, order: Order, max_attempts: int) -> str | None:
 
 
 def _booked(books: Books) -> Iterator[str]:
-    """Each counter, added up anew from the answers."""
+    """Counters that differ from the sum of the answers."""
     for quota in books.quotas:
         name = f"{quota['user_id']}'s {quota['quota_period']} quota"
         requests = [row for row in books.requests if row["user_id"] == quota["user_id"] and _is_in(row, quota)]
@@ -203,25 +201,25 @@ def _is_in(row: Row, quota: Row) -> bool:
     return bool(quota["period_start"] <= created < quota["reset_at"])
 
 
-def told(plan: Plan, ledger: Ledger, books: Books, api_url: str, keys: Mapping[int, str]) -> Iterator[str]:
-    """What clients are told of some of their requests, where it is not what the database holds."""
+def reported(plan: Plan, ledger: Ledger, books: Books, api_url: str, keys: Mapping[int, str]) -> Iterator[str]:
+    """Requests whose status in the API differs from the database, of a sample."""
     api, rows = Api(api_url), {row["id"]: row for row in books.requests}
     for order in plan.orders[:: max(1, len(plan.orders) // _ASKED)]:
         for request_id in ledger.ids.get(order.number, ()):
             status, answer = api.call("GET", f"/status/{request_id}", keys[order.user])
             held = (rows[request_id]["status"], next(iter(books.results.get(request_id, ())), None))
             if status != 200 or (answer["status"], answer["result"]) != held:
-                yield f"request {request_id} is {held}, and its client is told {status} {answer}"
+                yield f"request {request_id} is {held}, and the API answers {status} {answer}"
     api.close()
 
 
 def dead_letters(bodies: Sequence[str], unreadable: set[str]) -> list[str]:
-    """Messages in the dead-letter queue that the hand did not write."""
+    """Messages in the dead-letter queue that the injector did not write."""
     return [f"in the dead-letter queue, unexplained: {body}" for body in bodies if body not in unreadable]
 
 
 def verify(state_dir: Path) -> list[str]:
-    """What `sluice verify --full` finds wrong."""
+    """Errors that `sluice verify --full` finds."""
     command = [sys.executable, "-m", "sluice_cli", "--state", str(state_dir), "--json", "verify", "--full"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=_VERIFY_SECONDS)
     if done.returncode == 0 and json.loads(done.stdout)["balanced"]:

@@ -1,6 +1,4 @@
-"""The clients: threads that make the plan's requests over HTTP and do not give up until each has been accepted."""
-
-from __future__ import annotations
+"""The clients: threads that submit the plan's requests over HTTP until each has been accepted."""
 
 import http.client
 import json
@@ -22,12 +20,12 @@ _CALL_SECONDS = 30.0
 
 
 class Ledger:
-    """What the clients were told, and how far they are; whoever waits for the latter is woken."""
+    """The answers that clients got, and their progress, which other threads can wait for."""
 
     def __init__(self) -> None:
         self.ids: dict[int, set[str]] = defaultdict(set)  # order → what it was accepted as
         self.cancelled: set[int] = set()  # orders whose cancellation was accepted
-        self.troubles: list[str] = []  # answers that no client should ever get
+        self.troubles: list[str] = []  # unexpected answers
         self.answers: Counter[str] = Counter()
         self._accepted = 0
         self._over = False
@@ -40,13 +38,13 @@ class Ledger:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """The clients are done, whatever they have achieved."""
+        """The clients have finished."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
 
     def wait_for(self, accepted: int) -> None:
-        """Return when so many requests have been accepted, or no more will be."""
+        """Wait until so many requests have been accepted, or the clients have finished."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or self._accepted >= accepted)
 
@@ -55,13 +53,13 @@ class Ledger:
         return self._accepted
 
     def request_ids(self) -> list[str]:
-        """All that have been accepted until now."""
+        """All requests accepted so far."""
         with self._changed:
             return [request_id for ids in self.ids.values() for request_id in sorted(ids)]
 
 
 class Api:
-    """One connection to the API, opened again when it breaks."""
+    """A connection to the API, reopened when it breaks."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
@@ -72,7 +70,11 @@ class Api:
     def call(
         self, method: str, path: str, key: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
-        """The status and the body, where it is JSON. 0 if no answer came."""
+        """Call the API.
+
+        Returns:
+            The status, 0 without an answer, and the body if it is JSON.
+        """
         content = None if body is None else json.dumps(body)
         sent = {"x-api-key": key, "content-type": "application/json", **(headers or {})}
         try:
@@ -92,7 +94,7 @@ class Api:
 
 
 class Clients:
-    """So many threads that work the plan's orders off."""
+    """Threads that carry out the plan's orders."""
 
     def __init__(self, plan: Plan, url: str, keys: Mapping[int, str], ledger: Ledger, threads: int) -> None:
         self._plan = plan
@@ -144,7 +146,7 @@ class Clients:
         if order.ttl_seconds is not None:
             body["ttl_seconds"] = order.ttl_seconds
         headers = {"idempotency-key": f"{self._plan.seed}-{order.number}"}
-        answer = self._insist(api, order, "/generate", body, headers, {202})
+        answer = self._retry_until(api, order, "/generate", body, headers, {202})
         if answer is None:
             return None
         request_id = str(answer["request_id"])
@@ -152,14 +154,14 @@ class Clients:
         return request_id
 
     def _cancel(self, api: Api, order: Order, request_id: str) -> None:
-        answer = self._insist(api, order, f"/requests/{request_id}/cancel", None, {}, {200, 202, 409})
+        answer = self._retry_until(api, order, f"/requests/{request_id}/cancel", None, {}, {200, 202, 409})
         if answer is not None and answer.get("code") is None:
             self._ledger.cancelled.add(order.number)
 
-    def _insist(
+    def _retry_until(
         self, api: Api, order: Order, path: str, body: object, headers: Mapping[str, str], wanted: set[int]
     ) -> dict[str, Any] | None:
-        """Call until one of the wanted statuses is the answer; None, with the trouble noted, for any other refusal."""
+        """Call until a wanted status is the answer; other refusals are noted as trouble and give None."""
         deadline = time.monotonic() + _ORDER_SECONDS
         while True:
             status, answer = api.call("POST", path, self._keys[order.user], body, headers)

@@ -1,11 +1,8 @@
 """The scripted model: an OpenAI-compatible server that fails as models do, and whose answers can be checked.
 
-How it behaves is drawn from the prompt, which names the seed, and the number of the call with this prompt. What it
-answers names both as well, and the tokens that it reports follow from them: whoever has the answer can tell what must
-have been booked for it.
+Its behaviour is a function of the prompt, which contains the seed, and of the number of the call with this prompt. Both
+are in the answer and determine the tokens that it reports, so an answer shows what must have been booked for it.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -32,19 +29,19 @@ _BEHAVIOURS = {
     "hang-up": 3,
     "never": 2,
 }
-# From this call on it answers: a run is to end, and pauses double.
+# From this call on it always answers, so that a run ends although delays double.
 _WELL_BEHAVED_FROM = 4
 _REFUSED_SHARE = 0.03
 _ANSWER = re.compile(r"answer (\d+) to ([0-9a-f]{64})")
 
 
 def is_refused(prompt: str) -> bool:
-    """Whether the model refuses this prompt for good, each time."""
+    """Whether the model always refuses this prompt."""
     return random.Random(f"refused {prompt}").random() < _REFUSED_SHARE
 
 
 def behaviour(prompt: str, call: int) -> str:
-    """What the model does when it is called for the `call`-th time with this prompt, from 1."""
+    """What the model does in the `call`-th call with this prompt, counted from 1."""
     if is_refused(prompt):
         return "400"
     rng = random.Random(f"{call} {prompt}")
@@ -64,7 +61,7 @@ def call_of(prompt: str, text: str) -> int | None:
 
 
 def tokens(prompt: str, call: int) -> tuple[int, int]:
-    """The tokens of prompt and completion that the model reports for this call; another one reports others."""
+    """The prompt and completion tokens that the model reports for this call."""
     digest = hashlib.sha256(f"{call} {prompt}".encode()).digest()
     return 1 + digest[0] % 30, 1 + digest[1] % MAX_TOKENS
 
@@ -102,7 +99,7 @@ class ScriptedModel:
             daemon_threads = True
 
             def handle_error(self, *_: Any) -> None:
-                """A worker that was killed in the middle of a call is nothing to report."""
+                """Ignore workers that were killed during a call."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"

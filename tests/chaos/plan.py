@@ -1,33 +1,31 @@
-"""What a run is going to do, from its seed alone: who asks what, and after how many accepted requests the hand strikes.
+"""The plan of a run, derived from its seed: the requests, and after how many accepted requests each fault happens.
 
-The plan of a seed is always the same; what becomes of it is not: threads, processes and sockets take their own time. So
-a replay does again what was done, in the same order, and mostly, not always, finds again what was found.
+The plan of a seed is always the same; its execution depends on the timing of threads, processes and sockets. So a
+repetition does the same in the same order, and usually, but not always, finds the same errors.
 """
-
-from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-# Each is a class of faults.py.
+# Each is a method of FaultInjector in faults.py.
 KINDS = ("kill", "postgres", "emulator", "duplicate", "reorder", "rollup", "unreadable")
 
-# How many requests of a user may be out at once: many wait in the database, some never do.
-WINDOWS = (50, 20, 5)
+# Dispatch windows of users: with small ones many requests wait in the database.
+DISPATCH_WINDOWS = (50, 20, 5)
 
 _TOPICS = ("rivers", "mountains", "engines", "letters", "spices", "planets", "bridges", "clocks", "ferries", "bees")
 
 
 @dataclass(frozen=True)
 class Order:
-    """One request as its client makes it.
+    """A request as its client submits it.
 
     Attributes:
-        number: the request's place in the plan; with the seed, its idempotency key.
-        repeated: whether the client sends it again although it has been accepted.
-        cancelled_after: how many further requests its client makes before it gives this one up; None: it never does.
+        number: its position in the plan; with the seed, its idempotency key.
+        repeated: whether the client sends it again after it was accepted.
+        cancelled_after: how many further requests its client submits before cancelling it; None: it is not cancelled.
     """
 
     number: int
@@ -39,8 +37,8 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Strike:
-    """One fault: its kind, what it draws from, and after how many accepted requests it comes."""
+class Fault:
+    """A fault: its kind, its random seed, and after how many accepted requests it happens."""
 
     kind: str
     after: int
@@ -52,13 +50,13 @@ class Plan:
     seed: int
     users: int
     orders: Sequence[Order]
-    strikes: Mapping[str, Sequence[Strike]]
+    faults_by_kind: Mapping[str, Sequence[Fault]]
 
     def user_id(self, user: int) -> str:
         return f"chaos-{self.seed}-{user}"
 
-    def window(self, user: int) -> int:
-        return WINDOWS[user % len(WINDOWS)]
+    def dispatch_window(self, user: int) -> int:
+        return DISPATCH_WINDOWS[user % len(DISPATCH_WINDOWS)]
 
     @property
     def user_ids(self) -> list[str]:
@@ -66,9 +64,9 @@ class Plan:
 
 
 def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
-    """The plan of a seed: so many requests of so many users, and so many faults of each kind."""
+    """The plan of a seed: its requests, and the faults of each kind."""
     rng = random.Random(seed)
-    # A few users ask for most of it, as it is in life.
+    # A few users make most of the requests.
     weights = list(accumulate(1 / (4 + user) for user in range(users)))
     orders = [
         Order(
@@ -81,16 +79,16 @@ def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
         )
         for number in range(requests)
     ]
-    strikes = {kind: _strikes(rng, seed, kind, requests, faults) for kind in KINDS}
-    return Plan(seed, users, orders, strikes)
+    faults_by_kind = {kind: _faults_of_kind(rng, seed, kind, requests, faults) for kind in KINDS}
+    return Plan(seed, users, orders, faults_by_kind)
 
 
-def _strikes(rng: random.Random, seed: int, kind: str, requests: int, faults: int) -> list[Strike]:
-    """Spread over the whole run, one in each part of it."""
+def _faults_of_kind(rng: random.Random, seed: int, kind: str, requests: int, faults: int) -> list[Fault]:
+    """Faults of one kind, spread evenly over the run."""
     part = requests / faults if faults else 0
     after = [int((number + rng.uniform(0.1, 0.9)) * part) for number in range(faults)]
     if kind == "emulator" and after:
-        # The last message is lost when the last request has been accepted: whatever was in the queue by then, nothing
-        # but the rows in PostgreSQL is left to go by.
+        # The last crash comes when the last request has been accepted: from then on only the rows in PostgreSQL
+        # show what is left to do.
         after[-1] = requests
-    return [Strike(kind, count, f"{seed}/{kind}/{number}") for number, count in enumerate(after)]
+    return [Fault(kind, count, f"{seed}/{kind}/{number}") for number, count in enumerate(after)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import complaint
+from tests.chaos.__main__ import failure_report
 from tests.chaos.campaign import Campaign, Size
 from tests.chaos.plan import KINDS
 
@@ -13,12 +13,12 @@ SIZE = Size(requests=200, faults=1, users=10, clients=4)
 
 
 @pytest.mark.xdist_group("chaos")
-def test_nothing_is_lost_doubled_or_miscounted(tmp_path: Path) -> None:
+def test_nothing_is_lost_duplicated_or_miscounted(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path / "stack")
     try:
         with campaign:
             report = campaign.run(SEED, SIZE)
-        assert not report.wrong, complaint(report, SIZE)
+        assert not report.wrong, failure_report(report, SIZE)
         assert report.accepted == SIZE.requests
         assert dict(report.faults) == dict.fromkeys(KINDS, SIZE.faults)
     finally:

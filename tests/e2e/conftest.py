@@ -20,7 +20,7 @@ FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a stack run one after the other, in one process: they share it."""
+    """Tests of the shared stack run one after the other in one process."""
     for item in items:
         if "/e2e/" in item.path.as_posix():
             item.add_marker(pytest.mark.e2e)
@@ -63,15 +63,18 @@ class Client:
     def submit(self, prompt: str, **given: Any) -> str:
         answer = self.generate(prompt, **given)
         assert answer.status == 202, answer
-        return answer.body["request_id"]
+        request_id: str = answer.body["request_id"]
+        return request_id
 
     def wait(self, request_id: str, seconds: float = 90) -> dict[str, Any]:
         """The request once it is finished."""
         deadline = time.monotonic() + seconds
+        answer: Answer | None = None
         while time.monotonic() < deadline:
             answer = self.get(f"/status/{request_id}")
             if answer.status == 200 and answer.body["status"] in FINAL:
-                return answer.body
+                body: dict[str, Any] = answer.body
+                return body
             time.sleep(0.2)
         pytest.fail(f"not finished after {seconds} s: {answer}")
 
@@ -132,7 +135,7 @@ def scripted_model() -> Iterator[ScriptedModel]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel) -> Iterator[Stack]:
-    """The stack with short times, the real model as its default, and two others: scripted, and one that is not there."""
+    """The stack with short times, the real model as its default, and two others: a scripted and an unreachable one."""
     parameters = {"WorkerTimeout": "30", "RetryBaseSeconds": "1", "MaxAttempts": "2", "MaxResultBytes": "10000"}
     stack = Stack(tmp_path_factory.mktemp("stack"), durable=False, parameters=parameters)
     try:

@@ -1,4 +1,4 @@
-"""The ledger through the front doors: the HTTP API, the admin function, the command line."""
+"""The ledger through its interfaces: the HTTP API, the admin function, the command line."""
 
 import json
 import os
@@ -27,7 +27,7 @@ MONTH = f"{datetime.now(UTC):%Y-%m}"
 
 @pytest.fixture
 def sluice(stack: Stack) -> Callable[..., Any]:
-    """Runs the command line on this stack: what `--json` printed, or with check=False the finished process."""
+    """Runs the command line on this stack; returns its JSON, or with check=False the finished process."""
 
     def run(*arguments: str, check: bool = True) -> Any:
         done = subprocess.run(
@@ -48,7 +48,7 @@ def sluice(stack: Stack) -> Callable[..., Any]:
 
 @pytest.fixture
 def unattended(stack: Stack) -> Iterator[None]:
-    """The queue with nobody taking messages from it."""
+    """The queue without a consumer."""
     functions = stack.client("lambda")
     (mapping,) = functions.list_event_source_mappings()["EventSourceMappings"]
     functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
@@ -56,7 +56,7 @@ def unattended(stack: Stack) -> Iterator[None]:
     functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
 
 
-def test_fifty_at_once_over_http_keep_within_twenty(stack: Stack, info: StackInfo, database: Database) -> None:
+def test_fifty_concurrent_submits_keep_to_a_limit_of_twenty(stack: Stack, info: StackInfo, database: Database) -> None:
     stack.admin("user.create", user_id="eager", tier="standard")
     key = stack.admin("key.create", user_id="eager")["api_key"]
     stack.admin("quota.set", user_id="eager", limits={"monthly": {"max_requests": 20}})
@@ -93,7 +93,7 @@ def test_a_customers_month_from_the_command_line(sluice: Callable[..., Any], inf
     ids = [acme.submit('{"text": "fine"}', model="scripted") for _ in range(3)]
     answers = [acme.wait(request_id) for request_id in ids]
 
-    # 7 prompt tokens and 3 of completion each
+    # 7 prompt and 3 completion tokens each
     each = (7 * Decimal(1000) + 3 * Decimal("2500.5")) / 1_000_000
     for answer in answers:
         assert Decimal(answer["cost"]["amount"]) == each
@@ -125,7 +125,7 @@ def test_a_customers_month_from_the_command_line(sluice: Callable[..., Any], inf
     assert sluice("verify", "--full")["balanced"]
 
 
-def test_verify_names_what_is_wrong_and_fails(sluice: Callable[..., Any], stack: Stack, database: Database) -> None:
+def test_verify_reports_a_violation_and_fails(sluice: Callable[..., Any], stack: Stack, database: Database) -> None:
     stack.admin("user.create", user_id="odd")
     sluice("rollup", "audit")
     head = sluice("verify")["audit"]["head"]
@@ -147,7 +147,7 @@ def test_verify_names_what_is_wrong_and_fails(sluice: Callable[..., Any], stack:
 
 
 @pytest.mark.usefixtures("unattended")
-def test_raw_keys_are_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..., Any]) -> None:
+def test_raw_keys_are_stored_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..., Any]) -> None:
     stack.admin("user.create", user_id="discreet", tier="standard")
     keys = [info.api_key, stack.admin("key.create", user_id="discreet")["api_key"]]
     made = sluice("keys", "create", "discreet")
@@ -168,12 +168,12 @@ def test_raw_keys_are_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..
         QueueUrl=info.queue_url, MaxNumberOfMessages=10, AttributeNames=["All"], MessageAttributeNames=["All"]
     ).get("Messages"):
         messages += received
-    assert len(messages) == 2, "one of each user: the others were repeats"
+    assert len(messages) == 2, "one for each user: the others were repeats"
     for message in messages:
         queue.change_message_visibility(
             QueueUrl=info.queue_url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
         )
-    places = {
+    texts = {
         "a dump of the database": dump(info),
         "the queue": json.dumps(messages, default=str),
         "the audit log": json.dumps(stack.admin("audit.list", limit=1000), default=str),
@@ -181,16 +181,16 @@ def test_raw_keys_are_nowhere(stack: Stack, info: StackInfo, sluice: Callable[..
     }
     time.sleep(2)  # logs are copied once a second
     for log in sorted((stack.state_dir / "logs").rglob("*.log")):
-        places[str(log)] = log.read_text(errors="replace")
-    assert len(places) > 8
-    assert "discreet" in places["a dump of the database"]
-    for place, text in places.items():
+        texts[str(log)] = log.read_text(errors="replace")
+    assert len(texts) > 8
+    assert "discreet" in texts["a dump of the database"]
+    for source, text in texts.items():
         for key in keys:
-            assert key not in text, f"a key is in {place}"
-            assert key.removeprefix("sluice_") not in text, f"a key is in {place}"
-    for place, text in places.items():
-        if place != "a dump of the database":
-            assert "a quiet prompt" not in text, f"a prompt is in {place}"
+            assert key not in text, f"a key is in {source}"
+            assert key.removeprefix("sluice_") not in text, f"a key is in {source}"
+    for source, text in texts.items():
+        if source != "a dump of the database":
+            assert "a quiet prompt" not in text, f"a prompt is in {source}"
 
 
 def dump(info: StackInfo) -> str:

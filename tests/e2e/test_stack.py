@@ -90,8 +90,8 @@ def test_history_models_and_health(client: Client, info: StackInfo) -> None:
     assert Client(info.api_url, None).get("/health").body == {"status": "ok", "database": "ok"}
 
 
-def test_what_a_writer_from_outside_inserts_is_sent_by_the_schedule(client: Client, database: Database) -> None:
-    """The minute's schedule runs by itself: nobody invokes it here."""
+def test_direct_inserts_are_sent_by_the_schedule(client: Client, database: Database) -> None:
+    """The schedule runs every minute; the test does not invoke it."""
     database.execute(
         "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('demo', 'Say no.', '{\"max_tokens\": 2}')"
     )
@@ -114,7 +114,7 @@ def test_what_a_writer_from_outside_inserts_is_sent_by_the_schedule(client: Clie
         ({"hang": True}, "model_timeout", None),
     ],
 )
-def test_a_model_that_fails_is_a_request_that_failed_with_a_reason(
+def test_a_failing_model_fails_the_request_with_a_reason(
     client: Client, script: dict[str, Any], code: str, tokens: int | None
 ) -> None:
     answer = client.wait(client.submit(json.dumps(script), model="scripted", parameters={"max_tokens": 8}))
@@ -125,12 +125,12 @@ def test_a_model_that_fails_is_a_request_that_failed_with_a_reason(
     assert answer["usage"]["total_tokens"] == tokens
 
 
-def test_a_model_that_is_away(client: Client, stack: Stack) -> None:
+def test_an_unreachable_model_fails_the_request(client: Client, stack: Stack) -> None:
     answer = client.wait(client.submit("Are you there?", model="away", parameters={"max_tokens": 8}))
     assert (answer["status"], answer["error"]["code"]) == ("failed", "model_unavailable")
 
 
-def test_a_prompt_beyond_the_models_context(client: Client) -> None:
+def test_a_prompt_beyond_the_models_context_fails(client: Client) -> None:
     answer = client.wait(client.submit("word " * 6000, parameters={"max_tokens": 8}))
     assert (answer["status"], answer["error"]["code"]) == ("failed", "context_length_exceeded")
 
@@ -150,14 +150,16 @@ def test_a_prompt_beyond_the_models_context(client: Client) -> None:
         (b'{"prompt": "a"}', {"x-api-key": "sluice_" + "z" * 43}, 401, "key_unknown"),
     ],
 )
-def test_bad_input_is_a_problem(client: Client, body: bytes, headers: dict[str, str], status: int, code: str) -> None:
+def test_invalid_input_is_a_problem_document(
+    client: Client, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
     answer = client.call("POST", "/generate", body, {"content-type": "application/json"} | headers)
 
     assert (answer.status, answer.body["code"], answer.body["status"]) == (status, code, status)
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_ones_requests_are_ones_own(client: Client, stack: Stack, info: StackInfo) -> None:
+def test_users_cannot_read_requests_of_others(client: Client, stack: Stack, info: StackInfo) -> None:
     stack.admin("user.create", user_id="eve")
     eve = Client(info.api_url, stack.admin("key.create", user_id="eve")["api_key"])
     request_id = client.submit("Say maybe.", parameters={"max_tokens": 2})
@@ -169,7 +171,7 @@ def test_ones_requests_are_ones_own(client: Client, stack: Stack, info: StackInf
     assert eve.get("/requests").body["requests"] == []
 
 
-def test_a_message_that_nobody_can_read_holds_nothing_up(client: Client, stack: Stack, info: StackInfo) -> None:
+def test_an_unreadable_message_does_not_block_others(client: Client, stack: Stack, info: StackInfo) -> None:
     sqs = stack.client("sqs")
     for body in ("nonsense", '{"request_id": "12"}', json.dumps({"request_id": str(uuid4())})):
         sqs.send_message(QueueUrl=info.queue_url, MessageBody=body)
@@ -177,7 +179,7 @@ def test_a_message_that_nobody_can_read_holds_nothing_up(client: Client, stack: 
     assert client.wait(client.submit("Say so.", parameters={"max_tokens": 2}))["status"] == "completed"
 
 
-def test_a_database_that_is_away_and_comes_back(client: Client, stack: Stack, info: StackInfo) -> None:
+def test_the_stack_survives_a_database_outage(client: Client, stack: Stack, info: StackInfo) -> None:
     before = client.submit("Say when.", parameters={"max_tokens": 2})
     stack.postgres.stop()
     try:
@@ -190,7 +192,7 @@ def test_a_database_that_is_away_and_comes_back(client: Client, stack: Stack, in
 
     after = client.submit("Say again.", parameters={"max_tokens": 2})
     assert client.wait(after)["status"] == "completed"
-    # The worker may have been in the middle of it: then its lease has to run out first.
+    # If a worker had claimed it, its lease must expire first.
     assert client.wait(before, seconds=200)["status"] == "completed"
 
 
@@ -202,7 +204,7 @@ def test_each_function_acts_as_its_own_role(client: Client, database: Database) 
     assert {row["name"] for row in names} >= {"sluice_submit", "sluice_status", "sluice_worker"}
 
 
-def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackInfo, database: Database) -> None:
+def test_logs_are_in_one_place_and_contain_no_secrets(client: Client, info: StackInfo, database: Database) -> None:
     prompt = f"Repeat this: zebra{uuid4().hex}."
     answer = client.wait(client.submit(prompt, parameters={"max_tokens": 24}))
 
@@ -210,6 +212,7 @@ def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackIn
         return {path.stem: path.read_text() for path in Path(info.logs, "functions").glob("*.log")}
 
     deadline = time.monotonic() + 30
+    logs = read_logs()
     called = {"submit", "status", "worker", "admin", "migrate"}
     while time.monotonic() < deadline:
         logs = read_logs()
@@ -223,7 +226,7 @@ def test_logs_are_in_one_place_and_tell_no_secrets(client: Client, info: StackIn
         assert secret not in everything
 
 
-def test_keys_are_nowhere_in_the_database(info: StackInfo, database: Database) -> None:
+def test_keys_are_not_in_the_database(info: StackInfo, database: Database) -> None:
     tables = database.execute(
         "SELECT oid::regclass::text AS name FROM pg_class WHERE relkind = 'r' AND relnamespace = 'sluice'::regnamespace"
     ).fetchall()

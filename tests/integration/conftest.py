@@ -21,10 +21,10 @@ from tests.support.service import Service
 
 
 @pytest.fixture(autouse=True)
-def logs_outlive_a_tests_capture() -> Iterator[None]:
-    """The logger is made once and would keep the output, closed since, of the test that came first."""
+def restore_log_stream() -> Iterator[None]:
+    """The logger is created once and would keep writing to the first test's captured output, closed since."""
     yield
-    log_to(sys.__stdout__)
+    log_to(sys.__stdout__ or sys.stdout)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Gives the next handler the environment that the template would."""
+    """Sets the environment of the next handler, as the template would."""
     sqs, secrets = boto3.client("sqs"), boto3.client("secretsmanager")
     queue_url = sqs.create_queue(QueueName="requests")["QueueUrl"]
     dead_letter_queue_url = sqs.create_queue(QueueName="dead-letters")["QueueUrl"]
@@ -94,7 +94,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 @pytest.fixture(scope="session")
 def history(server_dsn: str, create_database: Callable[..., str], template_database: str) -> tuple[str, Books]:
-    """The database with the history: to be copied, not to be changed."""
+    """The database with the history, to be copied but not changed."""
     name = create_database(template_database)
     with closing(Service(with_schema(server_dsn, name))) as service:
         stop_the_clock(service.owner, datetime(2031, 1, 30, 9, tzinfo=UTC))
@@ -119,7 +119,7 @@ def books(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
 
 @pytest.fixture
 def untouched(server_dsn: str, history: tuple[str, Books]) -> Iterator[Books]:
-    """The history itself, for one connection and one transaction, which is rolled back."""
+    """The history itself, in one transaction that is rolled back."""
     name, made = history
     with (
         closing(Service(with_schema(server_dsn, name))) as service,
@@ -149,20 +149,20 @@ def admin(deploy: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def seed(service: Service) -> Service:
-    """The service, with the schema `seed` beside it."""
+    """The service, with the additional schema `seed`."""
     service.owner.execute(SEED_VIEWS)
     return service
 
 
 @pytest.fixture
 def user123(service: Service) -> bytes:
-    """The hash of the key of the user of the seed's statements."""
+    """The key's hash of the user in the seed's statements."""
     return service.add_user("user123")
 
 
 @pytest.fixture
 def writer(service: Service) -> Iterator[str]:
-    """A role that may do nothing but write and read the view."""
+    """A role that may only insert into and select from the view."""
     name = f"writer_{uuid4().hex}"
     service.owner.execute(f"CREATE ROLE {name}")
     service.owner.execute(f"GRANT USAGE ON SCHEMA sluice TO {name}; GRANT INSERT, SELECT ON submissions TO {name}")

@@ -7,7 +7,7 @@ from typing import Any
 from tests.support.service import Service, completed
 
 
-def test_the_audit_log_is_read_by_user_request_and_time(
+def test_the_audit_log_is_filtered_by_user_request_and_time(
     admin: Callable[..., Any], service: Service, alice: bytes
 ) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
@@ -34,7 +34,7 @@ def test_the_audit_log_is_read_by_user_request_and_time(
         if cursor is None:
             break
     assert [e["audit_id"] for e in paged] == [e["audit_id"] for e in everything]
-    # Found by millisecond, as UUIDv7 has it.
+    # Searched by millisecond, the precision of UUIDv7.
     middle = datetime.fromisoformat(everything[4]["at"]).replace(microsecond=0) + timedelta(seconds=1)
     service.owner.execute("SELECT pg_sleep_until(%s)", (middle,))
     service.submit(alice)
@@ -42,7 +42,7 @@ def test_the_audit_log_is_read_by_user_request_and_time(
     late = admin("audit.list", start=middle.isoformat())["entries"]
     assert [e["audit_id"] for e in early] == [e["audit_id"] for e in everything if e["at"] < middle.isoformat(" ")]
     assert [e["action"] for e in late if e["at"] > everything[-1]["at"]] == ["request.queued"]
-    # What is told of a request does not depend on the request.
+    # Entries do not depend on the request's row.
     service.owner.execute("DELETE FROM requests WHERE request_id = %s", (first,))
     assert admin("audit.list", request_id=str(first)) == of_first
     keys = {e["key_id"] for e in everything if e["action"] == "request.queued"}

@@ -13,22 +13,22 @@ from tests.support.functions import post
 from tests.support.service import Service
 
 
-def test_a_submit_that_waits_for_the_gate_sees_a_key_revoked_meanwhile(service: Service, alice: bytes) -> None:
+def test_submit_waiting_for_the_user_lock_sees_the_revocation(service: Service, alice: bytes) -> None:
     key_id = service.value("SELECT key_id::text FROM api_keys")
-    with psycopg.connect(service.dsn) as gate, ThreadPoolExecutor(1) as pool:
-        gate.execute("SELECT FROM quota_plans FOR NO KEY UPDATE")
+    with psycopg.connect(service.dsn) as lock, ThreadPoolExecutor(1) as pool:
+        lock.execute("SELECT FROM quota_plans FOR NO KEY UPDATE")
         waiting = pool.submit(service.submit, alice)
         while not service.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             assert not waiting.done()
-        gate.execute("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id::text = %s", (key_id,))
-        gate.commit()
+        lock.execute("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE key_id::text = %s", (key_id,))
+        lock.commit()
         with pytest.raises(SluiceError) as refused:
             waiting.result(20)
     assert refused.value.code == "key_revoked"
     assert service.value("SELECT count(*) FROM requests") == 0
 
 
-def test_a_rotated_key_overlaps(admin: Callable[..., Any], deploy: Any, service: Service) -> None:
+def test_a_rotated_key_works_until_the_overlap_ends(admin: Callable[..., Any], deploy: Any, service: Service) -> None:
     admin("user.create", user_id="carol")
     old = admin("key.create", user_id="carol", name="laptop", scopes=["submit", "submit"])
     assert old["scopes"] == ["submit"]
@@ -56,7 +56,7 @@ def test_a_rotated_key_overlaps(admin: Callable[..., Any], deploy: Any, service:
     assert actions == ["user.created", "key.created", "key.created", "key.rotated", "key.created", "key.rotated"]
 
 
-def test_a_rotation_makes_no_key_live_longer(admin: Callable[..., Any], alice: bytes) -> None:
+def test_rotation_never_extends_a_key(admin: Callable[..., Any], alice: bytes) -> None:
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     old = admin("key.create", user_id="alice", expires_at=soon)
     new = admin("key.rotate", key_id=old["key_id"])
@@ -64,10 +64,11 @@ def test_a_rotation_makes_no_key_live_longer(admin: Callable[..., Any], alice: b
     assert datetime.fromisoformat(new["replaces"]["expires_at"]) == datetime.fromisoformat(soon)
 
 
-def test_an_expiry_is_set_and_taken_away(admin: Callable[..., Any], alice: bytes) -> None:
+def test_a_keys_expiry_is_set_and_removed(admin: Callable[..., Any], alice: bytes) -> None:
     made = admin("key.create", user_id="alice")
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    assert datetime.fromisoformat(admin("key.expire", key_id=made["key_id"], expires_at=soon)["expires_at"])
+    kept = admin("key.expire", key_id=made["key_id"], expires_at=soon)["expires_at"]
+    assert datetime.fromisoformat(kept) == datetime.fromisoformat(soon)
     assert admin("key.expire", key_id=made["key_id"], expires_at=None)["expires_at"] is None
     listed = {key["key_id"]: key for key in admin("key.list", user_id="alice")}
     assert listed[made["key_id"]]["expires_at"] is None

@@ -1,4 +1,4 @@
-"""What has failed is queued again: one request, or all that failed for a reason in a period."""
+"""Redriving failed requests: one, or all that failed for a reason in a period."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +11,18 @@ import pytest
 from sluice.services.tasks import recover
 from sluice.services.tasks.run import run_tasks
 from tests.support.functions import Context, administer
-from tests.support.ledger import SMALL, assert_books_balance, set_clock, settled_down, stop_the_clock
+from tests.support.ledger import SMALL, assert_books_balance, set_clock, stop_the_clock, wait_until_visible
 from tests.support.redrive import counters, fail, now_ish, outcomes, request_state, statuses
 from tests.support.service import Service, completed
 
 
 @pytest.mark.parametrize("is_rolled_up", [False, True])
-def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
+def test_a_redriven_request_counts_only_its_new_end(
     admin: Callable[..., Any], service: Service, alice: bytes, is_rolled_up: bool
 ) -> None:
     def rolled_up() -> None:
         if is_rolled_up:
-            settled_down(service)
+            wait_until_visible(service)
             run_tasks(service.tasks(), ["usage", "stats"])
 
     request_id, other = service.submit(alice), service.submit(alice)
@@ -43,7 +43,7 @@ def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
     assert (waits["attempt"], waits["failed_attempts"], waits["max_attempts"]) == (2, 0, 20)
     lifetime = waits["expires_at"] - datetime.now(UTC)
     assert timedelta(hours=23) < lifetime <= timedelta(hours=24)
-    assert counters(service) == [(2, 7, reserved)], "its place is reserved again, and it is not counted again"
+    assert counters(service) == [(2, 7, reserved)], "its tokens are reserved again, and it is not counted again"
     (audited,) = service.rows("SELECT * FROM audit_log WHERE action = 'request.redriven'")
     assert (audited["actor"], audited["user_id"], audited["request_id"]) == ("admin", "alice", request_id)
     assert audited["invocation"] == UUID(Context.aws_request_id)
@@ -70,9 +70,7 @@ def test_a_failed_request_is_queued_again_and_only_its_new_end_counts(
         assert stats == [{"n": 2, "failed": 1}]
 
 
-def test_all_that_failed_for_a_reason_in_a_period_are_queued_again_and_none_else(
-    admin: Callable[..., Any], service: Service, alice: bytes
-) -> None:
+def test_redrive_selects_by_reason_and_period(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     first, second, lost, done, open_one = (service.submit(alice) for _ in range(5))
     of_bob = service.submit(bob)
@@ -111,7 +109,9 @@ def test_all_that_failed_for_a_reason_in_a_period_are_queued_again_and_none_else
 
     fail(service, first, attempt=3, error_code="worker_lost")
     fail(service, second, attempt=3)
-    assert outcomes(admin("request.redrive", **now_ish())) == {str(second): "redriven"}, "first failed otherwise since"
+    assert outcomes(admin("request.redrive", **now_ish())) == {str(second): "redriven"}, (
+        "the first one has failed for another reason since"
+    )
     assert outcomes(admin("request.redrive", **now_ish(error_code="worker_lost"))) == {
         str(first): "redriven",
         str(lost): "redriven",
@@ -119,7 +119,7 @@ def test_all_that_failed_for_a_reason_in_a_period_are_queued_again_and_none_else
     assert_books_balance(service)
 
 
-def test_many_are_queued_again_page_by_page(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+def test_redrive_pages_through_many_requests(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(5)]
     fail(service, *ids)
     found: list[dict[str, Any]] = []
@@ -147,7 +147,7 @@ def test_many_are_queued_again_page_by_page(admin: Callable[..., Any], service: 
         ),
     ],
 )
-def test_what_hinders_a_redrive_is_told_and_nothing_is_changed(
+def test_a_refused_redrive_says_why_and_changes_nothing(
     admin: Callable[..., Any], service: Service, alice: bytes, code: str, hinder: Any, clear: Any
 ) -> None:
     admin("model.set", **SMALL)
@@ -176,7 +176,7 @@ def test_what_hinders_a_redrive_is_told_and_nothing_is_changed(
     assert_books_balance(service)
 
 
-def test_what_a_quota_has_room_for_is_queued_again(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+def test_redrive_queues_what_the_quota_allows(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     fail(service, *ids)
     reserved = service.value("SELECT DISTINCT reserved_tokens FROM requests")
@@ -190,7 +190,7 @@ def test_what_a_quota_has_room_for_is_queued_again(admin: Callable[..., Any], se
     assert_books_balance(service)
 
 
-def test_what_is_archived_is_left_as_it_is(admin: Callable[..., Any], service: Service) -> None:
+def test_archived_requests_are_not_redriven(admin: Callable[..., Any], service: Service) -> None:
     today = datetime.now(UTC)
     stop_the_clock(service.owner, today - timedelta(days=100))
     request_id = service.submit(service.add_user())
@@ -207,7 +207,7 @@ def test_what_is_archived_is_left_as_it_is(admin: Callable[..., Any], service: S
     assert_books_balance(service)
 
 
-def test_a_dry_run_only_says_which(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+def test_a_dry_run_changes_nothing(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     fail(service, *ids[:2])
     state, audited = request_state(service), service.value("SELECT count(*) FROM audit_log")
@@ -221,7 +221,7 @@ def test_a_dry_run_only_says_which(admin: Callable[..., Any], service: Service, 
     assert service.value("SELECT count(*) FROM audit_log") == audited
 
 
-def test_two_operators_queue_a_request_again_once(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+def test_concurrent_redrives_queue_a_request_once(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(10)]
     fail(service, *ids)
     with ThreadPoolExecutor(4) as pool:

@@ -10,7 +10,7 @@ from tests.support.redrive import counters, fail, statuses
 from tests.support.service import Service, completed, failed
 
 
-def test_requests_are_listed_newest_first_by_whatever_is_known_of_them(
+def test_requests_are_listed_newest_first_with_filters(
     admin: Callable[..., Any], service: Service, alice: bytes
 ) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
@@ -56,7 +56,7 @@ def test_requests_are_listed_newest_first_by_whatever_is_known_of_them(
     assert all("prompt" not in each and "content" not in each for each in paged)
 
 
-def test_an_operator_cancels(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
+def test_an_operator_cancels_a_request(admin: Callable[..., Any], service: Service, alice: bytes) -> None:
     queued, begun = service.submit(alice), service.submit(alice)
     service.claim(begun)
 
@@ -68,10 +68,10 @@ def test_an_operator_cancels(admin: Callable[..., Any], service: Service, alice:
 
     assert set(statuses(service).values()) == {"cancelled"}
     assert counters(service) == [(2, 10, 0)]
-    told = service.rows("SELECT request_id, action FROM audit_log WHERE actor = 'admin' AND request_id IS NOT NULL")
-    assert {(row["request_id"], row["action"]) for row in told} == {
+    audited = service.rows("SELECT request_id, action FROM audit_log WHERE actor = 'admin' AND request_id IS NOT NULL")
+    assert {(row["request_id"], row["action"]) for row in audited} == {
         (queued, "request.cancelled"),
         (begun, "request.cancel_requested"),
     }
-    assert len(told) == 2, "what is cancelled twice is cancelled once"
+    assert len(audited) == 2, "a repeated cancellation is not audited"
     assert_books_balance(service)

@@ -1,4 +1,4 @@
-"""Administration of tiers and quotas: who follows them, and what a client is told of them."""
+"""Administration of tiers and quotas: who follows them, and what clients see of them."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def limits(quota: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     return {p["period"]: (p["max_requests"], p["max_tokens"], p["is_override"]) for p in quota["periods"]}
 
 
-def test_users_follow_their_tier_but_for_what_is_their_own(admin: Callable[..., Any], service: Service) -> None:
+def test_users_follow_their_tier_except_for_overrides(admin: Callable[..., Any], service: Service) -> None:
     gold = {
         "minute": {"max_requests": 10, "max_tokens": None},
         "daily": {"max_requests": 100, "max_tokens": 1000},
@@ -49,7 +49,7 @@ def test_users_follow_their_tier_but_for_what_is_their_own(admin: Callable[..., 
     assert rows[1]["after"]["limits"]["daily"]["max_tokens"] == 2000
 
 
-def test_who_enters_a_tier_that_is_being_changed_follows_it_as_it_will_be(
+def test_users_entering_a_tier_during_its_change_get_the_new_limits(
     admin: Callable[..., Any], service: Service
 ) -> None:
     limits = {period: {"max_requests": 10} for period in ("minute", "daily", "monthly")}
@@ -75,7 +75,7 @@ def test_who_enters_a_tier_that_is_being_changed_follows_it_as_it_will_be(
     assert service.value("SELECT violations FROM ledger_verify(true)") == []
 
 
-def test_a_refusal_tells_the_counters_without_the_request(
+def test_a_refusal_shows_the_counters_without_the_request(
     admin: Callable[..., Any], deploy: Any, alice: bytes, service: Service
 ) -> None:
     admin("quota.set", user_id="alice", max_unfinished=1, limits={"minute": {"max_requests": 5, "max_tokens": None}})
@@ -87,7 +87,7 @@ def test_a_refusal_tells_the_counters_without_the_request(
         assert refused[1][name] == accepted[1][name]
 
 
-def test_a_user_whose_limits_are_gone_is_not_let_in(deploy: Any, alice: bytes, service: Service) -> None:
+def test_a_user_without_limits_is_refused(deploy: Any, alice: bytes, service: Service) -> None:
     service.owner.execute("DELETE FROM quotas WHERE quota_period = 'daily'")
     deploy("submit")
     assert post('{"prompt": "hello"}')[2]["code"] == "internal_error"
@@ -96,7 +96,7 @@ def test_a_user_whose_limits_are_gone_is_not_let_in(deploy: Any, alice: bytes, s
     assert (found["invariant"], found["user_id"]) == ("plan_is_whole", "alice")
 
 
-def test_a_limit_holds_from_the_next_request_on(admin: Callable[..., Any], deploy: Any, alice: bytes) -> None:
+def test_a_new_limit_applies_to_the_next_request(admin: Callable[..., Any], deploy: Any, alice: bytes) -> None:
     deploy("submit")
     assert post('{"prompt": "hello"}')[0] == 202
     deploy("admin")
@@ -113,7 +113,7 @@ def test_a_limit_holds_from_the_next_request_on(admin: Callable[..., Any], deplo
     assert post('{"prompt": "hello"}')[0] == 202
 
 
-def test_a_repeat_tells_the_limits_too(deploy: Any, alice: bytes) -> None:
+def test_a_repeat_shows_the_limits_too(deploy: Any, alice: bytes) -> None:
     deploy("submit")
     key = KEYED | {"idempotency-key": "one"}
     first, again = post('{"prompt": "hello"}', key), post('{"prompt": "hello"}', key)

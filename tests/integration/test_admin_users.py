@@ -1,4 +1,4 @@
-"""Administration of users: changed field by field, and let in no longer."""
+"""Administration of users: changing fields and deactivating."""
 
 import json
 from collections.abc import Callable

@@ -1,12 +1,10 @@
-"""Nobody changes the audit log: neither a role of a function nor its owner."""
+"""The audit log cannot be changed, neither by a function's role nor by its owner."""
 
 import pytest
 from psycopg import errors as pg
 
 from tests.support.books import Books
-
-ROLES = ("submit", "status", "worker", "rollup", "admin")
-
+from tests.support.service import ROLES
 
 APPEND_ONLY = {
     "update": "UPDATE {} SET {} = {}",
@@ -17,7 +15,7 @@ APPEND_ONLY = {
 
 
 def append_only_tables(books: Books) -> dict[str, str]:
-    """With a column of each."""
+    """The append-only tables, each with its key column."""
     partitions = books.service.rows(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'audit_log'::regclass"
     )
@@ -25,17 +23,17 @@ def append_only_tables(books: Books) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("act", APPEND_ONLY)
-def test_nobody_changes_the_audit_log_not_even_its_owner(untouched: Books, act: str) -> None:
+def test_even_the_owner_cannot_change_the_audit_log(untouched: Books, act: str) -> None:
     tables = append_only_tables(untouched)
     assert len(tables) > 4
     for table, column in tables.items():
         if act != "truncate" and not untouched.service.value(f"SELECT count(*) FROM {table}"):
-            continue  # a trigger for each row, and there is none
+            continue  # a row trigger, and the table is empty
         with pytest.raises(pg.InsufficientPrivilege, match="append-only"), untouched.service.owner.transaction():
             untouched.service.owner.execute(APPEND_ONLY[act].format(table, column, column))
 
 
-def test_an_audit_row_is_not_replaced_by_one_of_the_same_id(untouched: Books) -> None:
+def test_an_audit_row_cannot_be_replaced(untouched: Books) -> None:
     with pytest.raises(pg.InsufficientPrivilege, match="append-only"):
         untouched.service.owner.execute(
             "INSERT INTO audit_log SELECT * FROM audit_log LIMIT 1 ON CONFLICT (audit_id) DO UPDATE SET actor = 'x'"
@@ -43,7 +41,7 @@ def test_an_audit_row_is_not_replaced_by_one_of_the_same_id(untouched: Books) ->
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_has_any_right_on_the_audit_log(untouched: Books, role: str) -> None:
+def test_roles_have_no_privilege_on_the_audit_log(untouched: Books, role: str) -> None:
     for table in append_only_tables(untouched):
         rights = untouched.service.value(
             "SELECT array_agg(r) FROM unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS r"

@@ -1,4 +1,4 @@
-"""The audit log's chain: any row or batch that was altered, added, moved or deleted is found and named."""
+"""The audit log's chain: every altered, added, moved or deleted row or batch is found."""
 
 from functools import partial
 from uuid import UUID
@@ -9,14 +9,14 @@ import pytest
 from sluice.services.tasks import audit
 from tests.support.books import Books
 from tests.support.ledger import (
-    at_once,
+    run_concurrently,
     seal,
-    settled_down,
+    wait_until_visible,
 )
 
 QUEUED = "request_id = %(over_midnight)s AND action = 'request.queued'"  # of the second batch of three
 
-# What makes a column of that row another, and what the row is then.
+# For each column: another value, and the problem that it causes.
 ALTERATIONS = {
     "audit_id": ("overlay(audit_id::text PLACING 'ffffffffffff' FROM 25)::uuid", "missing"),
     "at": ("at + interval '1 microsecond'", "altered"),
@@ -63,7 +63,7 @@ def columns(books: Books, table: str) -> set[str]:
     return {row["attname"] for row in rows}
 
 
-def test_an_audit_log_as_it_was_sealed_is_in_order(untouched: Books) -> None:
+def test_an_unchanged_audit_log_is_valid(untouched: Books) -> None:
     head = untouched.service.value("SELECT audit_head()")
     report = untouched.verify(full=True, head=head)["audit"]
     count = untouched.service.value("SELECT count(*) FROM audit_log")
@@ -71,7 +71,7 @@ def test_an_audit_log_as_it_was_sealed_is_in_order(untouched: Books) -> None:
     assert len(sealed(untouched)) == count
 
 
-def test_every_column_of_the_audit_log_and_of_the_chain_is_tried(untouched: Books) -> None:
+def test_every_column_of_audit_log_and_chain_is_tested(untouched: Books) -> None:
     assert columns(untouched, "audit_log") == set(ALTERATIONS)
     assert columns(untouched, "audit_chain") == set(CHAIN_ALTERATIONS)
 
@@ -96,16 +96,16 @@ def test_a_row_moved_to_another_batch_is_found(untouched: Books, xact_id: str, k
     assert problem(untouched) == (kind, str(row["audit_id"]), batch)
 
 
-@pytest.mark.parametrize(("place", "batch"), [(0, 1), (0.5, 1), (0.9, 3), (1, 3)])
-def test_a_deleted_row_is_found(untouched: Books, place: float, batch: int) -> None:
+@pytest.mark.parametrize(("fraction", "batch"), [(0, 1), (0.5, 1), (0.9, 3), (1, 3)])
+def test_a_deleted_row_is_found(untouched: Books, fraction: float, batch: int) -> None:
     rows = sealed(untouched)
-    gone = rows[round(place * (len(rows) - 1))]
+    gone = rows[round(fraction * (len(rows) - 1))]
     untouched.run(f"DELETE FROM audit_log WHERE audit_id = '{gone}'")
 
     assert problem(untouched) == ("missing", str(gone), batch)
 
 
-def test_of_several_wrong_rows_the_first_is_named(untouched: Books) -> None:
+def test_the_first_wrong_row_is_reported(untouched: Books) -> None:
     rows = sealed(untouched)
     untouched.ids |= {"first": rows[3], "second": rows[4], "later": rows[-1]}
     untouched.run("DELETE FROM audit_log WHERE audit_id = %(later)s")
@@ -136,7 +136,7 @@ CURRENT = "pg_current_xact_id()::text::bigint"
 def test_an_inserted_row_is_found_before_and_after_the_next_seal(
     books: Books, row: dict[str, str], batch: int | None
 ) -> None:
-    """A row that somebody adds to the past has either a transaction of the past or is older than what was sealed before it."""
+    """A row inserted into the past has an old transaction id, or is older than rows sealed before it."""
     books.service.owner.execute(
         "SELECT partition_create('audit_log', 'audit_id', date_trunc('month', (now() - interval '1 hour') AT TIME ZONE 'UTC')::date)"
     )
@@ -154,7 +154,7 @@ def test_an_altered_batch_is_found(untouched: Books, column: str) -> None:
     assert problem(untouched) == ("chain", None, 3 if column == "batch_no" else 2)
 
 
-def test_a_batch_altered_with_its_own_hash_is_found_at_the_next(untouched: Books) -> None:
+def test_a_batch_altered_with_its_hash_is_found_at_the_next(untouched: Books) -> None:
     untouched.run(
         "UPDATE audit_chain SET digests = digests[2:] || digests[1], audit_ids = audit_ids[2:] || audit_ids[1] WHERE batch_no = 2"
     )
@@ -168,25 +168,25 @@ def test_a_deleted_batch_is_found_at_the_next(untouched: Books, batch: int, foun
     assert problem(untouched) == ("chain", None, found_at)
 
 
-def test_the_last_batch_deleted_is_found_by_the_watermark_and_by_whoever_has_noted_the_head(books: Books) -> None:
+def test_deleting_the_last_batch_is_found_by_watermark_and_noted_head(books: Books) -> None:
     head = books.service.value("SELECT audit_head()")
     books.run("DELETE FROM audit_chain WHERE batch_no = 3")
     assert problem(books) == ("chain", None, 3)
     books.run("UPDATE rollup_watermarks SET xact_id = (SELECT max(xact_high) FROM audit_chain) WHERE task = 'audit'")
-    assert problem(books) is None, "nothing in the database can tell any more"
+    assert problem(books) is None, "the database alone can no longer detect it"
     assert problem(books, head) == ("head", None, 3)
     seal(books.service)
     assert problem(books, head) == ("head", None, 3)
 
 
-def test_a_chain_written_anew_is_found_by_whoever_has_noted_a_head(books: Books) -> None:
+def test_a_rewritten_chain_is_found_by_a_noted_head(books: Books) -> None:
     first, second = (
         row["head"]
         for row in books.service.rows(
             "SELECT batch_no || ':' || encode(hash, 'hex') AS head FROM audit_chain ORDER BY batch_no LIMIT 2"
         )
     )
-    assert problem(books, first) is None, "an older head is as good, for what is before it"
+    assert problem(books, first) is None, "an older head proves everything before it"
     books.run(f"UPDATE audit_log SET actor = 'somebody' WHERE {QUEUED}")
     books.run("DELETE FROM audit_chain WHERE batch_no > 1")
     seal(books.service)
@@ -196,19 +196,19 @@ def test_a_chain_written_anew_is_found_by_whoever_has_noted_a_head(books: Books)
     assert problem(books, second) == ("head", None, 2)
 
 
-def test_a_head_of_elsewhere_is_told(untouched: Books) -> None:
+def test_an_unknown_head_is_reported(untouched: Books) -> None:
     assert problem(untouched, "3:" + "00" * 32) == ("head", None, 3)
     assert problem(untouched, "4" + untouched.service.value("SELECT audit_head()")[1:]) == ("head", None, 4)
 
 
-def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_later(books: Books) -> None:
-    """Its rows are older than the seal, and so is the transaction: it had begun before."""
+def test_rows_of_open_transactions_are_sealed_later(books: Books) -> None:
+    """Both its rows and the transaction are older than the seal."""
     with psycopg.connect(books.service.dsn) as slow, psycopg.connect(books.service.dsn) as idle:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('bob', 'slow')")
         idle.execute("SELECT pg_current_xact_id()")
         books.answer("meanwhile", "alice")
         head = books.service.database("rollup").call_row("audit_seal", limit=1000)["head"]
-        assert head.startswith("3:"), "nothing is sealed beyond a transaction that still runs"
+        assert head.startswith("3:"), "nothing is sealed beyond a running transaction"
         assert problem(books) is None
         slow.commit()
         books.answer("after", "alice")
@@ -223,13 +223,13 @@ def test_rows_of_a_transaction_that_is_open_while_others_are_sealed_are_sealed_l
     assert len(set(sealed(books))) == len(sealed(books))
 
 
-def test_seals_at_once_take_turns(books: Books) -> None:
+def test_concurrent_seals_take_turns(books: Books) -> None:
     for n in range(5):
         books.answer(f"more{n}", "alice")
-    settled_down(books.service)
-    doors = [books.service.database("rollup") for _ in range(6)]
+    wait_until_visible(books.service)
+    databases = [books.service.database("rollup") for _ in range(6)]
 
-    rows = at_once([partial(door.call_row, "audit_seal", limit=4) for door in doors])
+    rows = run_concurrently([partial(database.call_row, "audit_seal", limit=4) for database in databases])
 
     assert sum(row["sealed"] for row in rows if isinstance(row, dict)) == 15
     assert len({row["head"] for row in rows if isinstance(row, dict) and row["sealed"]}) >= 4
@@ -239,9 +239,9 @@ def test_seals_at_once_take_turns(books: Books) -> None:
     )
 
 
-def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_sealed_in_batches_and_verified_in_steps(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     books.run("DELETE FROM audit_chain")
-    settled_down(books.service)
+    wait_until_visible(books.service)
     batches, is_more = 0, True
     while is_more:
         row = books.service.database("rollup").call_row("audit_seal", limit=8)
@@ -249,7 +249,7 @@ def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, mon
         batches, is_more = batches + 1, row["is_more"]
 
     monkeypatch.setattr("sluice.services.verify.CHAIN_STEP", 2)
-    assert batches > 2 * 2, "several statements compare"
+    assert batches > 2 * 2, "it is verified in several statements"
     report = books.verify(full=True)["audit"]
     count = books.service.value("SELECT count(*) FROM audit_log")
     assert (report["batches"], report["rows"], report["problem"]) == (batches, count, None)
@@ -258,26 +258,24 @@ def test_a_long_log_is_sealed_in_batches_and_compared_in_steps(books: Books, mon
     assert problem(books) == ("missing", str(last), batches)
 
 
-def test_a_transaction_of_more_rows_than_a_batch_is_sealed_whole(books: Books) -> None:
+def test_a_transaction_larger_than_a_batch_is_sealed_whole(books: Books) -> None:
     books.service.owner.execute("SELECT pg_current_xact_id()")
     with books.service.owner.transaction():
         books.service.owner.execute("INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 9)")
-    settled_down(books.service)
+    wait_until_visible(books.service)
 
     assert books.service.database("rollup").call_row("audit_seal", limit=5)["sealed"] == 9
     assert problem(books) is None
 
 
-def test_the_task_seals_all_there_is_whatever_the_transactions_lengths(
-    books: Books, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_task_seals_transactions_of_any_size(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "ROWS_PER_BATCH", 4)
     for _ in range(4):
         with books.service.owner.transaction():
             books.service.owner.execute(
                 "INSERT INTO audit_log (actor, action) SELECT 'x', 'x' FROM generate_series(1, 3)"
             )
-    settled_down(books.service)
+    wait_until_visible(books.service)
 
     report = {"audit": audit.run(books.service.tasks())}
 

@@ -23,7 +23,7 @@ MONTH = f"{TODAY:%Y-%m}"
 
 @pytest.fixture
 def admin(deploy: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
-    """Runs an operation that must succeed; alice is there."""
+    """Runs an operation that must succeed, with alice as a user."""
     deploy("admin")
 
     def run(operation: str, **arguments: Any) -> Any:
@@ -35,14 +35,14 @@ def admin(deploy: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
 
 
 def answered(service: Service, key: bytes, prompt_tokens: int, completion_tokens: int, on: date = TODAY) -> UUID:
-    """A request that was answered with so many tokens, accepted on a day."""
+    """An answered request with these tokens, accepted on a day."""
     request_id = service.submit(key)
     service.claim(request_id)
     service.settle(completed(request_id, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens))
     if on != TODAY:
-        # As if it had been accepted then: moved with everything that names it.
+        # Move it to that day, with everything that refers to it.
         with service.owner.transaction():
-            moved = service.value(
+            moved: UUID = service.value(
                 "SELECT overlay(%s::text PLACING left(uuidv7_floor(%s)::text, 13) FROM 1 FOR 13)::uuid",
                 request_id,
                 datetime(on.year, on.month, on.day, 12, tzinfo=UTC),
@@ -59,21 +59,23 @@ def answered(service: Service, key: bytes, prompt_tokens: int, completion_tokens
     return request_id
 
 
-def rolled_up(service: Service) -> None:
-    """Waits until a rollup has seen everything: another database's transaction may hold it up."""
+def wait_for_rollup(service: Service) -> None:
+    """Run the rollup until it has seen everything: a transaction of another database may delay it."""
     before = service.value("SELECT pg_current_xact_id()::text::bigint")
     while service.value("SELECT xact_id FROM rollup_watermarks WHERE task = 'usage'") <= before:
         service.database("rollup").call_row("rollup_usage")
 
 
-def test_usage_is_there_before_and_after_the_rollup(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+def test_usage_is_the_same_before_and_after_the_rollup(
+    service: Service, alice: bytes, admin: Callable[..., Any]
+) -> None:
     answered(service, alice, 1000, 500)
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(failed(request_id))
 
     before = admin("usage.get", user_id="alice")
-    rolled_up(service)
+    wait_for_rollup(service)
     after = admin("usage.get", user_id="alice")
 
     assert before["days"] == after["days"]
@@ -93,11 +95,11 @@ def test_usage_is_there_before_and_after_the_rollup(service: Service, alice: byt
     assert month == {"month": MONTH} | sums | {"models": [{"model": "nova-micro"} | sums]}
 
 
-def test_usage_is_whole_while_a_long_transaction_holds_the_rollup_up(
+def test_usage_is_complete_while_a_long_transaction_delays_the_rollup(
     service: Service, alice: bytes, admin: Callable[..., Any]
 ) -> None:
-    with psycopg.connect(service.dsn) as somebody:
-        somebody.execute("SELECT pg_current_xact_id()")
+    with psycopg.connect(service.dsn) as other:
+        other.execute("SELECT pg_current_xact_id()")
         answered(service, alice, 1000, 500)
         service.owner.execute("UPDATE rollup_watermarks SET updated_at = now() + interval '2 hours'")
         service.database("rollup").call_row("rollup_usage")
@@ -106,7 +108,7 @@ def test_usage_is_whole_while_a_long_transaction_holds_the_rollup_up(
         assert admin("invoice.get", user_id="alice", month=MONTH)["requests"] == 1
 
 
-def test_usage_shows_limits_as_they_are_now(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+def test_usage_shows_current_limits(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     answered(service, alice, 1000, 500)
     service.submit(alice, "hello")
     admin("quota.set", user_id="alice", limits={"daily": {"max_requests": 1, "max_tokens": None}})
@@ -127,7 +129,7 @@ def test_usage_shows_limits_as_they_are_now(service: Service, alice: bytes, admi
     assert (found["user_id"], found["tier"]) == ("alice", "premium")
 
 
-def test_the_caller_sees_own_usage_only(service: Service, alice: bytes, deploy: Any) -> None:
+def test_callers_see_only_their_own_usage(service: Service, alice: bytes, deploy: Any) -> None:
     answered(service, alice, 1000, 500)
     answered(service, service.add_user("bob", "sluice_" + "b" * 43), 7, 7)
     deploy("status")
@@ -157,7 +159,7 @@ def test_the_caller_sees_own_usage_only(service: Service, alice: bytes, deploy: 
         (KEYED, {"start": "1764460800"}, 422, "invalid_input"),
     ],
 )
-def test_usage_asked_for_wrongly(
+def test_invalid_usage_queries_are_refused(
     deploy: Any, alice: bytes, headers: dict[str, str], query: dict[str, str], status: int, code: str
 ) -> None:
     deploy("status")
@@ -165,7 +167,7 @@ def test_usage_asked_for_wrongly(
     assert (answer[0], answer[2]["code"]) == (status, code)
 
 
-def test_a_key_that_may_only_submit_reads_no_usage(deploy: Any, service: Service, alice: bytes) -> None:
+def test_a_submit_only_key_cannot_read_usage(deploy: Any, service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE api_keys SET scopes = '{submit}'")
     deploy("status")
     assert get("/usage", KEYED)[2]["code"] == "scope_missing"
@@ -217,14 +219,14 @@ def test_an_invoice_adds_up_to_the_cent(service: Service, alice: bytes, admin: C
 @given(st.lists(st.decimals(min_value=0, max_value=10**12, places=10), max_size=30))
 @example([Decimal("0.004")] * 5)
 @example([Decimal("0.005")])
-def test_amounts_are_apportioned(exact: list[Decimal]) -> None:
+def test_apportioned_amounts_add_up_to_the_cent(exact: list[Decimal]) -> None:
     amounts = billing._apportioned(exact)
     assert sum(amounts, Decimal(0)) == sum(exact, Decimal(0)).quantize(Decimal("0.01"), ROUND_HALF_UP)
     assert all(abs(amount - of) < Decimal("0.01") for amount, of in zip(amounts, exact, strict=True))
     assert all(amount >= 0 and amount == amount.quantize(Decimal("0.01")) for amount in amounts)
 
 
-def test_a_month_that_is_over_is_final_once_all_is_settled(
+def test_a_past_month_is_final_once_everything_is_settled(
     service: Service, alice: bytes, admin: Callable[..., Any]
 ) -> None:
     last_month = TODAY.replace(day=1) - timedelta(days=1)
@@ -243,7 +245,7 @@ def test_a_month_that_is_over_is_final_once_all_is_settled(
     assert admin("invoice.get", user_id="alice", month=f"{last_month:%Y-%m}")["status"] == "open"
 
 
-def test_a_past_month_is_priced_again_by_another_list(
+def test_a_past_month_can_be_repriced_with_another_list(
     service: Service, alice: bytes, admin: Callable[..., Any]
 ) -> None:
     last_month = TODAY.replace(day=1) - timedelta(days=1)
@@ -265,7 +267,7 @@ def test_a_past_month_is_priced_again_by_another_list(
     again = admin("invoice.get", user_id="alice", month=month, price_list="draft")
     assert (again["total"], again["currency"]) == ("6.00", "EUR")
     assert {line["price_list"] for line in again["lines"]} == {"draft"}
-    assert admin("invoice.get", user_id="alice", month=month)["total"] == "0.32", "asking changes nothing"
+    assert admin("invoice.get", user_id="alice", month=month)["total"] == "0.32", "reading changes nothing"
 
 
 def test_a_price_holds_for_whole_days_from_its_date(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
@@ -293,16 +295,16 @@ def test_a_price_holds_for_whole_days_from_its_date(service: Service, alice: byt
     ]
 
 
-def test_days_that_are_over_keep_their_price(service: Service, admin: Callable[..., Any]) -> None:
+def test_past_days_keep_their_price(service: Service, admin: Callable[..., Any]) -> None:
     service.owner.execute("UPDATE prices SET valid_from = '2020-01-01'")
     answer = administer("price.set", model_id="nova-micro", prompt="1", valid_from="2026-01-01")
     assert (answer["ok"], answer["problem"]["code"]) == (False, "price_in_past")
-    # What had no price yet may get one, and what it was may be said again.
+    # A missing price may be added, and an unchanged one repeated.
     assert admin("price.set", model_id="nova-micro", prompt="1", valid_from="2019-01-01")
     assert admin("price.set", model_id="nova-micro", prompt="0.035", valid_from="2026-01-01")
 
 
-def test_tokens_without_a_price_are_named(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+def test_tokens_without_a_price_are_reported(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     admin("model.set", model_id="free", backend="bedrock", backend_model="f", prices={"prompt": "1"})
     request_id = service.submit(alice, model="free")
     service.claim(request_id)
@@ -316,9 +318,7 @@ def test_tokens_without_a_price_are_named(service: Service, alice: bytes, admin:
     assert admin("usage.get", user_id="alice")["days"][0]["unpriced_tokens"] == 5
 
 
-def test_terms_change_with_the_tier_and_leave_the_past(
-    service: Service, alice: bytes, admin: Callable[..., Any]
-) -> None:
+def test_a_tier_change_changes_terms_from_then_on(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     yesterday = TODAY - timedelta(days=1)
     service.owner.execute("UPDATE billing_terms SET valid_from = '2020-01-01'")
     service.owner.execute("UPDATE prices SET valid_from = '2020-01-01'")
@@ -354,13 +354,11 @@ def test_currencies_are_not_added(service: Service, alice: bytes, admin: Callabl
         assert "EUR and USD" in answer["problem"]["detail"]
 
 
-def test_tiers_are_compared_by_what_they_would_have_cost(
-    service: Service, alice: bytes, admin: Callable[..., Any]
-) -> None:
+def test_tiers_are_compared_by_hypothetical_cost(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     admin("price.set", model_id="nova-micro", prompt="0.01", completion="0.02", price_list="volume")
     admin("tier.set", tier="premium", price_list="volume")
     answered(service, alice, 400_000, 100_000)
-    rolled_up(service)
+    wait_for_rollup(service)
 
     (found,) = admin("usage.tiers", user_id="alice")
 
@@ -374,22 +372,24 @@ def test_tiers_are_compared_by_what_they_would_have_cost(
         "standard": "0.028",
         "premium": "0.006",
     }
-    assert found["recommended_tier"] == "premium", "the cheapest that holds the largest month"
+    assert found["recommended_tier"] == "premium", "the cheapest tier that covers the largest month"
 
 
-def test_a_tier_must_hold_the_largest_day_too(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+def test_a_recommended_tier_must_cover_the_largest_day(
+    service: Service, alice: bytes, admin: Callable[..., Any]
+) -> None:
     thin = {"minute": {}, "daily": {"max_tokens": 10}, "monthly": {"max_tokens": 90_000}}
     admin("tier.set", tier="thin", limits=thin)
     answered(service, alice, 400, 100)
-    rolled_up(service)
+    wait_for_rollup(service)
     (found,) = admin("usage.tiers", user_id="alice")
     assert {tier["tier"]: tier["fits"] for tier in found["tiers"]}["thin"] is False
     assert found["recommended_tier"] == "basic"
 
 
-def test_rolling_up_is_what_makes_the_analysis(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
+def test_the_analysis_is_made_by_the_rollup(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
     answered(service, alice, 10, 10)
     assert admin("usage.tiers") == []
-    rolled_up(service)
+    wait_for_rollup(service)
     assert [row["recommended_tier"] for row in admin("usage.tiers")] == ["basic"]
     assert admin("usage.tiers", after="alice") == []

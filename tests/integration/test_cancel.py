@@ -1,4 +1,4 @@
-"""Cancelling a request, and the times between which it may be begun."""
+"""Cancelling a request, and its lifetime."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def actions(service: Service, request_id: UUID) -> list[str]:
 # Cancelling -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_queued_is_cancelled_at_once_and_its_reservation_released(service: Service, alice: bytes) -> None:
+def test_cancelling_a_queued_request_releases_its_reservation(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
 
     assert cancelled(service, alice, request_id) == "cancelled"
@@ -49,12 +49,12 @@ def test_what_is_queued_is_cancelled_at_once_and_its_reservation_released(servic
     found = seen(service, alice, request_id)
     assert (found["status"], found["queue"], found["error"]) == ("cancelled", None, None)
     assert (found["started_at"], found["processing_time_ms"]) == (None, None)
-    assert counters(service) == [(1, 0, 0)], "it stays counted, or submitting and cancelling would beat the limit"
+    assert counters(service) == [(1, 0, 0)], "it still counts, or cancelling would circumvent the limit"
     assert service.claim(request_id) == []
     assert_books_balance(service)
 
 
-def test_its_place_in_the_window_goes_to_the_next(service: Service, alice: bytes) -> None:
+def test_a_cancelled_request_frees_a_slot_of_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=1)
     first, second = service.submit(alice), service.submit(alice)
     assert service.queue.take() == [first]
@@ -64,7 +64,7 @@ def test_its_place_in_the_window_goes_to_the_next(service: Service, alice: bytes
     assert service.queue.take() == [second]
 
 
-def test_a_worker_that_is_at_it_is_let_finish_and_its_answer_dropped(service: Service, alice: bytes) -> None:
+def test_the_answer_to_a_cancelled_request_is_dropped(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
 
@@ -75,14 +75,14 @@ def test_a_worker_that_is_at_it_is_let_finish_and_its_answer_dropped(service: Se
     assert (row["kind"], row["status"]) == ("settled", "cancelled")
     found = seen(service, alice, request_id)
     assert (found["status"], found["result"], found["usage"]["total_tokens"]) == ("cancelled", None, 10)
-    assert counters(service) == [(1, 10, 0)], "the model did work, and said how much"
+    assert counters(service) == [(1, 10, 0)], "the model reported these tokens"
     assert service.value("SELECT count(*) FROM results") == 0
     assert actions(service, request_id) == ["queued", "processing", "cancel_requested", "cancelled"]
     assert_books_balance(service)
 
 
 @pytest.mark.parametrize("outcome", [failed, retry], ids=["failed", "to be tried again"])
-def test_what_was_cancelled_is_not_tried_again(service: Service, alice: bytes, outcome: Callable[..., Any]) -> None:
+def test_a_cancelled_request_is_not_retried(service: Service, alice: bytes, outcome: Callable[..., Any]) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     cancelled(service, alice, request_id)
@@ -93,12 +93,12 @@ def test_what_was_cancelled_is_not_tried_again(service: Service, alice: bytes, o
     assert (found["status"], found["error"]) == ("cancelled", None)
 
 
-def test_what_was_cancelled_and_its_worker_lost_is_cancelled_by_the_sweep(service: Service, alice: bytes) -> None:
+def test_recovery_cancels_a_cancelled_request_whose_worker_is_lost(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id, lease_seconds=60)
     cancelled(service, alice, request_id)
     service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s'")
-    assert service.claim(request_id) == [], "nobody begins it again"
+    assert service.claim(request_id) == [], "it is not started again"
 
     assert recover.run(service.tasks())["cancelled"] == 1
 
@@ -109,14 +109,14 @@ def test_what_was_cancelled_and_its_worker_lost_is_cancelled_by_the_sweep(servic
     assert_books_balance(service)
 
 
-def test_cancelling_a_lost_claim_ends_it_now(service: Service, alice: bytes) -> None:
+def test_cancelling_a_lost_claim_ends_the_request_at_once(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id, lease_seconds=-1)
 
     assert cancelled(service, alice, request_id) == "cancelled"
 
 
-def test_cancelling_twice_is_cancelling_once(service: Service, alice: bytes) -> None:
+def test_cancelling_twice_changes_nothing(service: Service, alice: bytes) -> None:
     queued, running = service.submit(alice), service.submit(alice)
     service.claim(running)
 
@@ -126,7 +126,7 @@ def test_cancelling_twice_is_cancelling_once(service: Service, alice: bytes) -> 
     assert actions(service, queued).count("cancelled") == 1
 
 
-def test_what_has_ended_is_not_cancelled(service: Service, alice: bytes) -> None:
+def test_a_finished_request_is_not_cancelled(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(completed(request_id))
@@ -138,7 +138,7 @@ def test_what_has_ended_is_not_cancelled(service: Service, alice: bytes) -> None
     assert refused.value.extra == {"request_status": "completed"}
 
 
-def test_what_is_not_ones_own_cannot_be_cancelled(service: Service, alice: bytes) -> None:
+def test_requests_of_other_users_cannot_be_cancelled(service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     request_id = service.submit(alice)
     for key_hash, wanted in ((bob, request_id), (alice, uuid4()), (alice, None)):
@@ -147,25 +147,27 @@ def test_what_is_not_ones_own_cannot_be_cancelled(service: Service, alice: bytes
     assert seen(service, alice, request_id)["status"] == "queued"
 
 
-def test_a_cancel_and_an_answer_at_once_end_it_once(service: Service, alice: bytes) -> None:
+def test_a_concurrent_cancel_and_answer_end_the_request_once(service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(20)]
     service.claim(*ids)
-    workers, doors = ([service.database(role) for _ in range(4)] for role in ("worker", "submit"))
+    workers, submitters = ([service.database(role) for _ in range(4)] for role in ("worker", "submit"))
 
     def answer(n: int) -> None:
         workers[n % 4].call("request_settle", outcomes=Jsonb([completed(ids[n])]), actor="worker")
 
-    def give_up(n: int) -> None:
-        with suppress(SluiceError):  # it was answered first
-            service.canceller(doors[n % 4]).cancel(alice, ids[n])
+    def cancel(n: int) -> None:
+        with suppress(SluiceError):  # it had been answered
+            service.canceller(submitters[n % 4]).cancel(alice, ids[n])
 
-    # Each database is one connection: its calls stay in one thread.
+    def run_every_fourth(act: Callable[[int], None], first: int) -> None:
+        for n in range(first, 20, 4):
+            act(n)
+
+    # A database is one connection, so its calls stay in one thread.
     with ThreadPoolExecutor(8) as pool:
-        lanes = [
-            pool.submit(lambda k=k, f=f: [f(n) for n in range(k, 20, 4)]) for k in range(4) for f in (answer, give_up)
-        ]
-        for lane in lanes:
-            lane.result()
+        running = [pool.submit(run_every_fourth, act, first) for first in range(4) for act in (answer, cancel)]
+        for done in running:
+            done.result()
 
     ended = {row["status"] for row in service.rows("SELECT status FROM requests")}
     assert ended <= {"completed", "cancelled"}
@@ -195,7 +197,7 @@ def test_cancelling_over_http(
 
 
 @pytest.mark.parametrize("wrong", ["12; DROP TABLE requests", "019ab4c8-5e40-7c3a-9f21-3d5b8a7c6e10"])
-def test_what_is_no_request_of_ones_own_is_404_over_http(alice: bytes, deploy: Callable[..., Any], wrong: str) -> None:
+def test_cancelling_requests_of_other_users_is_404(alice: bytes, deploy: Callable[..., Any], wrong: str) -> None:
     deploy("submit")
     answer = over_http(wrong)
     assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (404, "request_not_found")
@@ -205,13 +207,14 @@ def over_http(request_id: str) -> dict[str, Any]:
     http = event("cancel")
     path = f"/requests/{request_id}/cancel"
     http["requestContext"]["http"]["path"] = http["rawPath"] = path
-    return load("submit.app").handler(http | {"headers": KEYED}, Context())
+    answer: dict[str, Any] = load("submit.app").handler(http | {"headers": KEYED}, Context())
+    return answer
 
 
 # Lifetimes --------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_lives_as_long_as_it_asks(service: Service, alice: bytes) -> None:
+def test_a_request_expires_when_it_asks_to(service: Service, alice: bytes) -> None:
     stop_the_clock(service.owner, NOON)
     short = service.submit(alice, ttl_seconds=5)
     until = service.submit(alice, expires_at="2031-01-30T12:10:00Z")
@@ -221,7 +224,7 @@ def test_a_request_lives_as_long_as_it_asks(service: Service, alice: bytes) -> N
     assert [ends[i] - NOON for i in (short, usual)] == [timedelta(seconds=5), timedelta(hours=1)]
 
     set_clock(service.owner, NOON + timedelta(seconds=6))
-    assert service.claim(short) == [], "whoever comes late does not begin it"
+    assert service.claim(short) == [], "it is not started after its lifetime"
     assert recover.run(service.tasks())["expired"] == 1
 
     assert seen(service, alice, short)["status"] == "expired"
@@ -229,7 +232,7 @@ def test_a_request_lives_as_long_as_it_asks(service: Service, alice: bytes) -> N
     assert_books_balance(service)
 
 
-def test_a_request_waits_for_its_time(service: Service, alice: bytes) -> None:
+def test_a_request_does_not_start_before_not_before(service: Service, alice: bytes) -> None:
     stop_the_clock(service.owner, NOON)
     request_id = service.submit(alice, not_before="2031-01-30T12:30:00Z", ttl_seconds=60)
 
@@ -237,7 +240,7 @@ def test_a_request_waits_for_its_time(service: Service, alice: bytes) -> None:
     assert service.claim(request_id) == []
     queue = seen(service, alice, request_id)["queue"]
     assert (queue["waits_for"], queue["until"], queue["position"]) == ("not_before", "2031-01-30T12:30:00.000Z", None)
-    assert queue["expires_at"] == "2031-01-30T12:31:00.000Z", "its lifetime counts from there"
+    assert queue["expires_at"] == "2031-01-30T12:31:00.000Z", "its lifetime starts there"
     assert recover.run(service.tasks())["dispatched"] == 0
 
     set_clock(service.owner, NOON + timedelta(minutes=30))
@@ -246,7 +249,7 @@ def test_a_request_waits_for_its_time(service: Service, alice: bytes) -> None:
     assert len(service.claim(request_id)) == 1
 
 
-def test_what_waits_for_its_time_takes_no_place_from_others(service: Service, alice: bytes) -> None:
+def test_a_delayed_request_takes_no_slot_of_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=1)
     later = (datetime.now(UTC) + timedelta(minutes=5)).isoformat(timespec="seconds")
     service.submit(alice, not_before=later)
@@ -267,7 +270,7 @@ def test_what_waits_for_its_time_takes_no_place_from_others(service: Service, al
     ],
     ids=str,
 )
-def test_an_impossible_lifetime_is_refused_and_nothing_written(
+def test_an_impossible_lifetime_is_refused_and_writes_nothing(
     service: Service, alice: bytes, given: dict[str, Any], says: str
 ) -> None:
     stop_the_clock(service.owner, NOON)
@@ -278,6 +281,6 @@ def test_an_impossible_lifetime_is_refused_and_nothing_written(
     assert counters(service) == [(0, 0, 0)]
 
 
-def test_a_time_that_has_passed_begins_now(service: Service, alice: bytes) -> None:
+def test_a_not_before_in_the_past_means_now(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice, not_before="2001-01-01T00:00:00Z")
     assert service.queue.take() == [request_id]

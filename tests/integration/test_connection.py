@@ -1,4 +1,4 @@
-"""The connection that an environment keeps: renewed when broken, never repeating what may have been done."""
+"""The connection of an execution environment: renewed when broken, without repeating unsafe queries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +37,7 @@ def test_one_connection_serves_many_queries(dsn: str) -> None:
     database.close()
 
 
-def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(service: Service) -> None:
+def test_an_idle_connection_that_was_closed_is_renewed(service: Service) -> None:
     opened: list[int] = []
     database = RoleDatabase(counting_opener(service.dsn, opened))
     database.ping()
@@ -49,8 +49,8 @@ def test_a_connection_ended_while_idle_is_renewed_before_anything_is_sent(servic
 
 
 @pytest.mark.parametrize("repeatable", [True, False])
-def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
-    """A query that may run twice does; of another nobody knows whether it was done, and it is not done again."""
+def test_a_connection_lost_during_a_query(service: Service, alice: bytes, repeatable: bool) -> None:
+    """Only repeatable queries are retried: others may have been executed."""
     opened: list[int] = []
     database = RoleDatabase(counting_opener(service.dsn, opened))
     database.ping()
@@ -78,15 +78,15 @@ def test_a_connection_lost_in_a_query(service: Service, alice: bytes, repeatable
     database.close()
 
 
-def test_a_server_that_is_not_there(dsn: str) -> None:
-    nowhere = conninfo_to_dict(dsn) | {"port": 1, "connect_timeout": 2}
-    database = RoleDatabase(lambda: psycopg.connect(**nowhere, row_factory=dict_row))
+def test_an_unreachable_server_is_503(dsn: str) -> None:
+    nowhere = make_conninfo(dsn, port=1, connect_timeout=2)
+    database = RoleDatabase(lambda: psycopg.connect(nowhere, row_factory=dict_row))
     with pytest.raises(SluiceError) as raised:
         database.ping()
     assert (status_of(raised.value), raised.value.retry_after) == (503, 5)
 
 
-def test_a_query_that_takes_too_long(dsn: str, service: Service) -> None:
+def test_a_query_timeout_is_reported(dsn: str, service: Service) -> None:
     service.owner.execute("""
         CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(5); SELECT 1'""")
     database = RoleDatabase(
@@ -98,7 +98,7 @@ def test_a_query_that_takes_too_long(dsn: str, service: Service) -> None:
     database.close()
 
 
-def test_deadlocks_are_run_again(service: Service) -> None:
+def test_deadlocks_are_retried(service: Service) -> None:
     service.owner.execute("CREATE SEQUENCE tries")
     service.owner.execute("""
         CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
@@ -110,7 +110,7 @@ def test_deadlocks_are_run_again(service: Service) -> None:
     database.close()
 
 
-def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
+def test_values_in_postgresql_errors_are_not_passed_on(service: Service) -> None:
     database = RoleDatabase(counting_opener(service.dsn, []))
     service.add_user("alice")
     arguments = Jsonb({"user_id": "alice", "tier": "basic"})
@@ -122,8 +122,8 @@ def test_what_postgresql_says_of_values_stays_inside(service: Service) -> None:
     database.close()
 
 
-def test_a_server_that_falls_silent_is_given_up(dsn: str, service: Service) -> None:
-    """No statement_timeout ends this one, as when the server's host has vanished."""
+def test_an_unresponsive_server_is_given_up(dsn: str, service: Service) -> None:
+    """No statement_timeout ends this query, as when the server's host has vanished."""
     service.owner.execute(
         "CREATE OR REPLACE FUNCTION rollup_usage() RETURNS integer LANGUAGE sql AS 'SELECT pg_sleep(60); SELECT 1'"
     )
@@ -145,7 +145,7 @@ def test_a_server_that_falls_silent_is_given_up(dsn: str, service: Service) -> N
 
 
 @pytest.mark.parametrize(("role", "patience"), [("sluice_submit", 9), ("sluice_worker", 21), ("", None)])
-def test_a_connection_waits_somewhat_longer_than_the_server_would(
+def test_the_client_timeout_exceeds_the_servers(
     dsn: str, monkeypatch: pytest.MonkeyPatch, role: str, patience: float | None
 ) -> None:
     monkeypatch.setattr("sluice.db.connection.connection_parameters", lambda _: conninfo_to_dict(dsn))
@@ -154,7 +154,7 @@ def test_a_connection_waits_somewhat_longer_than_the_server_would(
         assert connection.patience == patience
 
 
-def test_a_database_without_a_free_connection_is_503_and_nothing_else(
+def test_a_database_without_free_connections_is_503(
     service: Service, alice: bytes, deploy: Callable[..., Any], dsn: str
 ) -> None:
     role = f"crowded_{uuid4().hex}"

@@ -1,4 +1,4 @@
-"""The schema's custom resource: it migrates, and CloudFormation gets its answer."""
+"""The schema's custom resource: it migrates and answers CloudFormation."""
 
 import json
 from typing import Any
@@ -10,24 +10,24 @@ from sluice.db.migrate import migrations
 from tests.support.functions import Context, event, load
 
 
-def test_the_custom_resource_migrates(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_custom_resource_runs_the_migration(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy("migrate", empty_dsn)
     migrate = load("admin.migrate")
-    told: list[dict[str, Any]] = []
-    monkeypatch.setattr(migrate, "_answer", lambda _, report: told.append(report))
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(migrate, "_answer", lambda _, report: reported.append(report))
 
     for name in ("migrate-create", "migrate-update", "migrate-delete"):
         report = migrate.handler(event(name), Context())
         assert report["Status"] == "SUCCESS"
-        assert told.pop() == report
+        assert reported.pop() == report
 
     deploy("migrate", make_conninfo(empty_dsn, port=1))
     report = migrate.handler(event("migrate-create"), Context())
-    assert (report["Status"], told.pop()["Status"]) == ("FAILED", "FAILED")
+    assert (report["Status"], reported.pop()["Status"]) == ("FAILED", "FAILED")
     assert migrate.handler(event("migrate-delete"), Context())["Status"] == "SUCCESS", "a stack can always be deleted"
 
 
-def test_cloudformation_gets_its_answer(deploy: Any, dsn: str) -> None:
+def test_cloudformation_gets_a_response(deploy: Any, dsn: str) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
     from threading import Thread
 

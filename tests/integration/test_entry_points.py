@@ -1,4 +1,4 @@
-"""Python and SQL agree: every call of the typed door names an entry point, its parameters, its columns and its role."""
+"""Python and SQL agree: every typed call names an existing entry point with its parameters, columns and role."""
 
 import ast
 import importlib
@@ -14,10 +14,9 @@ from psycopg.types.json import Jsonb
 import sluice
 from sluice.db.migrate import migrate
 from tests.support.database import call
-from tests.support.service import Service, completed
+from tests.support.service import ROLES, Service, completed
 
-DOORS = ("ledger", "maintenance", "administration", "reports")
-ROLES = ("submit", "status", "worker", "rollup", "admin")
+MODULES = ("ledger", "maintenance", "administration", "reports")
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,19 @@ class Call:
 
 
 def calls() -> Iterator[Call]:
-    for door in DOORS:
-        module = importlib.import_module(f"sluice.db.{door}")
-        for node in ast.walk(ast.parse((Path(sluice.__path__[0]) / "db" / f"{door}.py").read_text())):
+    for name in MODULES:
+        module = importlib.import_module(f"sluice.db.{name}")
+        for node in ast.walk(ast.parse((Path(sluice.__path__[0]) / "db" / f"{name}.py").read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="_database"), attr=kind)) if kind != "ping":
-                    *result, name = list(node.args)
-                    assert isinstance(name, ast.Constant)
+                    *result, function = list(node.args)
+                    assert isinstance(function, ast.Constant)
                     assert bool(result) == (kind in {"row", "rows"})
                     columns = None
                     if result:
                         columns = tuple(field.name for field in fields(getattr(module, ast.unparse(result[0]))))
                     given = {keyword.arg or "" for keyword in node.keywords} - {"repeatable", "readers"}
-                    yield Call(str(name.value), frozenset(given), columns)
+                    yield Call(str(function.value), frozenset(given), columns)
 
 
 CALLS = list(calls())
@@ -59,7 +58,7 @@ def attributes(service: Service, function: str) -> list[str]:
 
 
 @pytest.mark.parametrize("each", CALLS, ids=lambda each: each.function)
-def test_a_call_names_a_function_its_parameters_and_its_columns(service: Service, each: Call) -> None:
+def test_calls_name_functions_parameters_and_columns(service: Service, each: Call) -> None:
     (found,) = service.rows(
         "SELECT coalesce(proargnames, '{}') AS names, pronargs - pronargdefaults AS required, prosecdef FROM pg_proc"
         " WHERE pronamespace = 'sluice'::regnamespace AND proname = %s",
@@ -73,7 +72,7 @@ def test_a_call_names_a_function_its_parameters_and_its_columns(service: Service
         assert sorted(each.columns) == sorted(attributes(service, each.function))
 
 
-def test_every_function_that_a_role_may_call_is_called_and_no_other(service: Service) -> None:
+def test_roles_may_call_exactly_the_functions_that_are_called(service: Service) -> None:
     granted = {
         row["proname"]
         for row in service.rows(
@@ -85,12 +84,12 @@ def test_every_function_that_a_role_may_call_is_called_and_no_other(service: Ser
     assert granted == {each.function for each in CALLS}
 
 
-def test_entry_points_run_with_the_rights_of_a_role_that_owns_no_table(service: Service) -> None:
+def test_entry_points_run_as_a_role_that_owns_no_table(service: Service) -> None:
     owners = service.rows(
         "SELECT proname, pg_get_userbyid(proowner)::text AS owner FROM pg_proc"
         " WHERE pronamespace = 'sluice'::regnamespace AND prosecdef"
     )
-    # These two change the schema, which only its owner may.
+    # These two change the schema, as only its owner may.
     assert {row["proname"] for row in owners if row["owner"] != "sluice_definer"} == {
         "partitions_ensure",
         "archive_months",
@@ -103,7 +102,7 @@ def test_entry_points_run_with_the_rights_of_a_role_that_owns_no_table(service: 
     )
 
 
-def test_a_row_level_policy_binds_the_entry_points(service: Service, alice: bytes) -> None:
+def test_row_level_policies_apply_to_entry_points(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     assert service.ledger("status").show(alice, request_id).outcome == "ok"
 
@@ -114,7 +113,7 @@ def test_a_row_level_policy_binds_the_entry_points(service: Service, alice: byte
     assert service.ledger("status").show(alice, request_id).outcome == "ok"
 
 
-def test_the_definer_may_neither_change_nor_delete_an_audit_row(service: Service) -> None:
+def test_the_definer_cannot_change_or_delete_audit_rows(service: Service) -> None:
     for right in ("UPDATE", "DELETE", "TRUNCATE"):
         assert service.value("SELECT has_table_privilege('sluice_definer', 'audit_log', %s)", right) is False
 
@@ -130,7 +129,7 @@ def test_a_type_grows_at_its_end(service: Service) -> None:
 
 
 @pytest.mark.parametrize("changed", ["a text, b bigint", "a text, c integer", "b integer, a text"])
-def test_what_was_released_of_a_type_does_not_change(service: Service, changed: str) -> None:
+def test_released_attributes_of_a_type_do_not_change(service: Service, changed: str) -> None:
     service.owner.execute("CALL define_type('example', 'a text, b integer')")
     with pytest.raises(psycopg.errors.RaiseException, match="was released"):
         service.owner.execute("CALL define_type('example', %s)", (changed,))
@@ -164,7 +163,7 @@ def test_code_that_does_not_know_an_attribute_works(service: Service, alice: byt
 # Databases that hold other things ----------------------------------------------------------------------------------------
 
 
-def test_a_database_with_tables_of_the_same_names_is_left_as_it_is(empty_dsn: str) -> None:
+def test_tables_of_the_same_names_are_left_alone(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE public.users (id integer); CREATE TABLE public.requests (id integer)")
         connection.execute(

@@ -32,7 +32,7 @@ def test_a_prompt_is_accepted_and_sent(deploy: Any, service: Service, alice: byt
 
 
 @pytest.mark.parametrize("headers", [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer  {KEY}"}])
-def test_a_bearer_token_is_as_good(deploy: Any, service: Service, alice: bytes, headers: dict[str, str]) -> None:
+def test_a_bearer_token_is_accepted(deploy: Any, service: Service, alice: bytes, headers: dict[str, str]) -> None:
     deploy("submit")
     assert post('{"prompt": "hello"}', headers)[0] == 202
 
@@ -73,7 +73,7 @@ def test_a_bearer_token_is_as_good(deploy: Any, service: Service, alice: bytes, 
         (json.dumps({"prompt": "é" * 16_385}), 422, "prompt_too_long", None),
     ],
 )
-def test_a_body_of_the_wrong_shape(
+def test_a_body_of_the_wrong_shape_is_refused(
     deploy: Any, service: Service, alice: bytes, body: str, status: int, code: str, pointer: str | None
 ) -> None:
     deploy("submit")
@@ -87,11 +87,11 @@ def test_a_body_of_the_wrong_shape(
     assert problem["detail"]
     if pointer is not None:
         assert problem["errors"][0]["pointer"] == pointer
-    assert "hello" not in json.dumps(problem), "no part of the prompt comes back"
+    assert "hello" not in json.dumps(problem), "no part of the prompt is repeated"
     assert service.value("SELECT count(*) FROM requests") == 0
 
 
-def test_a_body_that_is_no_text(deploy: Any, service: Service, alice: bytes) -> None:
+def test_a_body_that_is_not_text_is_refused(deploy: Any, service: Service, alice: bytes) -> None:
     deploy("submit")
     binary = event("submit") | {"body": "/////w==", "isBase64Encoded": True, "headers": KEYED}
     answer = load("submit.app").handler(binary, Context())
@@ -116,7 +116,7 @@ def test_the_longest_prompt_is_accepted(deploy: Any, service: Service, alice: by
         ({"x-api-key": "sluice_" + "z" * 43}, "key_unknown"),
     ],
 )
-def test_who_has_no_key_is_not_let_in(
+def test_requests_without_a_valid_key_are_refused(
     deploy: Any, service: Service, alice: bytes, headers: dict[str, str], code: str
 ) -> None:
     deploy("submit")
@@ -130,7 +130,7 @@ def test_who_has_no_key_is_not_let_in(
         assert (status, problem["code"]) == (401, code)
 
 
-def test_a_quota_that_is_used_up(deploy: Any, service: Service, alice: bytes) -> None:
+def test_an_exhausted_quota_is_429(deploy: Any, service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quotas SET max_requests = 1 WHERE quota_period = 'monthly'")
     deploy("submit")
     assert post('{"prompt": "hello"}')[0] == 202
@@ -142,7 +142,7 @@ def test_a_quota_that_is_used_up(deploy: Any, service: Service, alice: bytes) ->
     assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("1", "0")
 
 
-def test_an_idempotency_key(deploy: Any, service: Service, alice: bytes) -> None:
+def test_an_idempotency_key_returns_the_same_request(deploy: Any, service: Service, alice: bytes) -> None:
     deploy("submit")
     headers = KEYED | {"idempotency-key": "once"}
 
@@ -154,7 +154,7 @@ def test_an_idempotency_key(deploy: Any, service: Service, alice: bytes) -> None
     assert post('{"prompt": "hello"}', KEYED | {"idempotency-key": "x" * 256})[2]["code"] == "invalid_input"
 
 
-def test_a_database_that_is_away_is_a_503(deploy: Any, service: Service, alice: bytes) -> None:
+def test_an_unavailable_database_is_503(deploy: Any, service: Service, alice: bytes) -> None:
     nowhere = make_conninfo(service.dsn, port=1)
     deploy("submit", nowhere)
     status, headers, problem = post('{"prompt": "hello"}')
@@ -166,13 +166,13 @@ def test_a_database_that_is_away_is_a_503(deploy: Any, service: Service, alice: 
     assert (status, body["database"]) == (503, "unavailable")
 
 
-def test_a_queue_that_is_away_does_not_refuse_anybody(deploy: Any, service: Service, alice: bytes) -> None:
+def test_an_unavailable_queue_does_not_refuse_requests(deploy: Any, service: Service, alice: bytes) -> None:
     deploy("submit", QUEUE_URL="https://sqs.us-east-1.amazonaws.com/123456789012/gone")
     assert post('{"prompt": "hello"}')[0] == 202
     assert service.rows("SELECT dispatched_at FROM inflight") == [{"dispatched_at": None}]
 
 
-def test_what_nobody_foresaw_is_a_500_without_details(
+def test_unexpected_errors_are_500_without_details(
     deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deploy("submit")
@@ -192,7 +192,7 @@ class Parrot:
 def test_a_request_from_beginning_to_end(
     deploy: Any, service: Service, alice: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Submit, work, read, roll up: through the four handlers, and not a word of the prompt in any log."""
+    """Submit, work, read and roll up through the four handlers, without the prompt in any log."""
     sqs = deploy("submit")
     request_id = post('{"prompt": "zebra"}')[2]["request_id"]
 
@@ -232,7 +232,7 @@ def test_the_worker_keeps_unreadable_messages(deploy: Any, service: Service) -> 
     assert of_nobody
 
 
-def test_ids_that_are_none(deploy: Any, service: Service, alice: bytes) -> None:
+def test_invalid_ids_are_not_found(deploy: Any, service: Service, alice: bytes) -> None:
     deploy("status")
     for wrong in ("12", str(uuid4()), "%00"):
         status, _, problem = get(f"/status/{wrong}", KEYED)
@@ -240,17 +240,17 @@ def test_ids_that_are_none(deploy: Any, service: Service, alice: bytes) -> None:
     assert get("/nowhere", KEYED)[2]["code"] == "route_not_found"
 
 
-def test_health_asks_the_database_now_and_then(deploy: Any, service: Service) -> None:
+def test_health_asks_the_database_at_intervals(deploy: Any, service: Service) -> None:
     deploy("status")
     service.rows("SELECT pg_stat_statements_reset()")
     for _ in range(20):
         assert get("/health")[::2] == (200, {"status": "ok", "database": "ok"})
     calls = "SELECT sum(calls) FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid WHERE query LIKE '%%AS answer%%' AND datname = current_database()"
-    assert service.value(calls) <= 2, "two, where a period of five seconds ended meanwhile"
+    assert service.value(calls) <= 2, "two, if a period of five seconds ended meanwhile"
 
 
 @pytest.mark.parametrize("wrong", [{}, {"tasks": []}, {"tasks": ["no-such"]}, {"tasks": "usage"}, {"task": "usage"}])
-def test_the_rollup_refuses_what_it_does_not_know(deploy: Any, service: Service, wrong: Any) -> None:
+def test_the_rollup_refuses_unknown_tasks(deploy: Any, service: Service, wrong: Any) -> None:
     from sluice.domain.errors import SluiceError
 
     deploy("rollup")

@@ -1,9 +1,9 @@
-"""Every order in which two workers, sweeps, the end of leases and a cancel can meet over two requests of one user.
+"""Every order of two workers, recovery, dispatch, expiring leases and a cancellation over two requests of one user.
 
-Each step is a call of the database's functions, undone by a savepoint once all that can follow it has been seen; each step
-from each state is taken once. What is found must be what the plain machine of tests/support/interleavings.py says: the same
-states, and from each the same answers and the same next states. A call is a commit: what happens inside of two at once is
-what test_ledger_at_once.py is about. With SLUICE_EXAMPLES each worker claims twice, which takes some minutes.
+Each step is a call of the database's functions. A savepoint undoes it once everything that can follow has been explored;
+each step is taken once from each state. The states, answers and next states must equal those of the model in
+tests/support/interleavings.py. Calls follow one another here: test_ledger_at_once.py tests concurrent transactions.
+With SLUICE_EXAMPLES each worker claims twice, which takes some minutes.
 """
 
 import os
@@ -40,9 +40,10 @@ CLAIMS = 2 if "SLUICE_EXAMPLES" in os.environ else 1
 NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
 LEASE_SECONDS, PAUSE_SECONDS = 60, 30
 _ITEMS = """
-    SELECT r.status, r.attempts AS attempt, coalesce(i.failed_attempts, 0) AS failures, coalesce(i.lost_attempts, 0) AS lost,
+    SELECT r.status, r.attempts AS attempt, coalesce(i.failed_attempts, 0) AS failed_attempts,
+           coalesce(i.lost_attempts, 0) AS lost_attempts,
            i.dispatched_at IS NOT NULL AS is_dispatched, coalesce(i.not_before > clock_now(), false) AS is_paused,
-           coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancel_requested_at IS NOT NULL AS is_cancelled,
+           coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancel_requested_at IS NOT NULL AS is_cancel_requested,
            s.content::integer AS answered_by, r.total_tokens AS tokens,
            (SELECT count(*) FROM audit_log a WHERE a.request_id = r.request_id
             AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')) AS ends
@@ -54,14 +55,14 @@ _ITEMS = """
 
 
 class Ledger:
-    """The machine in the database. It answers as the model does, with the places of requests for their ids."""
+    """The machine in the database. Like the model, it answers with positions of requests instead of ids."""
 
     def __init__(self, sql: Connection, key_hash: bytes, ids: list[UUID], workers: tuple[Worker, ...]) -> None:
         self.sql = sql
         self.key_hash = key_hash
         self.ids = ids
         self.now = NOON
-        self.ending: set[Items] = set()  # from where it is known that everything ends
+        self.ending: set[Items] = set()  # states known to lead to the end of every request
         self.trail = [State(self.items(), workers)]
         self.sql.execute("SAVEPOINT state_1")
 
@@ -75,9 +76,9 @@ class Ledger:
         return self.trail[-1]
 
     @contextmanager
-    def tried(self, action: Action) -> Iterator[Answer]:
+    def trying(self, action: Action) -> Iterator[Answer]:
         now = self.now
-        answer = self.done(self.state(), action)
+        answer = self.apply(self.state(), action)
         self.trail.append(followed(self.state(), action, answer, self.items()))
         self.sql.execute(f"SAVEPOINT state_{len(self.trail)}")
         yield answer
@@ -85,25 +86,25 @@ class Ledger:
         self.sql.execute(f"ROLLBACK TO state_{len(self.trail)}")
         self.now = now
 
-    def done(self, state: State, action: Action) -> Answer:
+    def apply(self, state: State, action: Action) -> Answer:
         match action:
             case ("claim", _):
                 return self.claim()
             case ("settle", n, outcomes):
                 return self.settle(dict(zip(state.workers[n].holds, outcomes, strict=True)))
-            case ("sweep",):
+            case ("recover",):
                 return tuple(self.rows("request_recover", limit=100)[0].values())
             case ("dispatch",):
-                return self.places(row["request_id"] for row in self.rows("request_dispatch", limit=100))
+                return self.positions(row["request_id"] for row in self.rows("request_dispatch", limit=100))
             case ("time",):
                 self.now += timedelta(seconds=LEASE_SECONDS + 1)
                 set_clock(self.sql, self.now)
-            case ("cancel", place):
-                (row,) = self.rows("request_cancel", key_hash=self.key_hash, request_id=self.ids[place])
-                return row["outcome"], row["status"], self.places(row["send"])
+            case ("cancel", position):
+                (row,) = self.rows("request_cancel", key_hash=self.key_hash, request_id=self.ids[position])
+                return row["outcome"], row["status"], self.positions(row["send"])
         return None
 
-    def places(self, ids: Iterable[UUID]) -> tuple[int, ...]:
+    def positions(self, ids: Iterable[UUID]) -> tuple[int, ...]:
         return tuple(sorted(self.ids.index(each) for each in ids))
 
     def claim(self) -> Answer:
@@ -111,17 +112,17 @@ class Ledger:
         return tuple((self.ids.index(row["request_id"]), row["attempt"]) for row in rows)
 
     def settle(self, flush: dict[tuple[int, int], str]) -> Answer:
-        outcomes = [_told(self.ids[n], attempt, outcome) for (n, attempt), outcome in flush.items()]
+        outcomes = [_outcome(self.ids[n], attempt, outcome) for (n, attempt), outcome in flush.items()]
         rows = self.rows("request_settle", outcomes=Jsonb(outcomes), actor="worker")
         return tuple(sorted((row["kind"], self.ids.index(row["request_id"]), row["status"]) for row in rows))
 
-    def check(self, window: int, seen: set[Any], state: State) -> None:
-        """What must be so in every state; and what workers have left for good must end."""
-        assert sum(item.is_dispatched for item in state.items) <= window
+    def check(self, dispatch_window: int, seen: set[Any], state: State) -> None:
+        """Check the invariants of a state; requests that all workers have left must still end."""
+        assert sum(item.is_dispatched for item in state.items) <= dispatch_window
         for item in state.items:
             assert item.ends == (item.status in ENDED), "each ends once"
-            assert item.answered_by == (item.attempt if item.status == "completed" else None), "the fence"
-        # The books know of no more than this.
+            assert item.answered_by == (item.attempt if item.status == "completed" else None), "the fencing token"
+        # The ledger depends on nothing else.
         booked = tuple((item.status, item.attempt, item.tokens) for item in state.items)
         if booked not in seen:
             self.assert_books_balance()
@@ -136,20 +137,20 @@ class Ledger:
         assert self.rows("ledger_verify", full=True)[0]["violations"] == []
 
     def assert_everything_ends(self) -> None:
-        """Each sweep, and the worker that answers after it, leads on; until where it is known how it ends."""
+        """Recovery and an answering worker make progress until every request has ended."""
         now = self.now
         passed: set[Items] = set()
-        while not _all_ended(items := self.swept()) and items not in self.ending:
+        while not _all_ended(items := self.recovered()) and items not in self.ending:
             assert items not in passed, "nothing has changed"
             passed.add(items)
             self.settle(dict.fromkeys(self.claim(), "completed"))
         self.ending |= passed
         self.now = now
 
-    def swept(self) -> Items:
-        """A minute later."""
-        for step in ("time", "sweep", "dispatch"):
-            self.done(self.state(), (step,))
+    def recovered(self) -> Items:
+        """The requests after a minute's recovery."""
+        for step in ("time", "recover", "dispatch"):
+            self.apply(self.state(), (step,))
         return self.items()
 
 
@@ -157,25 +158,25 @@ def _all_ended(items: Items) -> bool:
     return all(item.status in ENDED for item in items)
 
 
-def _told(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"request_id": str(request_id), "attempt": attempt, "outcome": outcome}
+def _outcome(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
+    given: dict[str, Any] = {"request_id": str(request_id), "attempt": attempt, "outcome": outcome}
     if outcome == "completed":
-        told |= {
+        given |= {
             "output": Output.of_text(str(attempt)).to_json(),
             "fingerprint": "00" * 32,
             "prompt_tokens": TOKENS,
             "completion_tokens": 0,
         }
     if outcome == "retry":
-        told |= {"error_code": "model_unavailable", "error_message": "Away.", "retry_after": PAUSE_SECONDS}
-    return told
+        given |= {"error_code": "model_unavailable", "error_message": "Away.", "retry_after": PAUSE_SECONDS}
+    return given
 
 
-@pytest.mark.parametrize("window", [1, 2])
-def test_every_interleaving_is_as_the_model_says(service: Service, window: int) -> None:
+@pytest.mark.parametrize("dispatch_window", [1, 2])
+def test_every_interleaving_equals_the_model(service: Service, dispatch_window: int) -> None:
     key_hash = service.add_user()
     stop_the_clock(service.owner, NOON)
-    service.act("quota.set", user_id="alice", dispatch_window=window)
+    service.act("quota.set", user_id="alice", dispatch_window=dispatch_window)
     ids = [service.submit(key_hash) for _ in range(2)]
     service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
     workers = (Worker(CLAIMS),) * 2
@@ -183,9 +184,9 @@ def test_every_interleaving_is_as_the_model_says(service: Service, window: int) 
     with service.owner.transaction(force_rollback=True):
         ledger = Ledger(service.owner, key_hash, sorted(ids), workers)
         seen: set[Any] = set()
-        found = explore(ledger, lambda state: ledger.check(window, seen, state))
-    expected = explore(Model(window, State((Item(),) * 2, workers)), lambda _: None)
+        found = explore(ledger, lambda state: ledger.check(dispatch_window, seen, state))
+    expected = explore(Model(dispatch_window, State((Item(),) * 2, workers)), lambda _: None)
 
-    print(f"window {window}: {len(found.steps)} states, {found.transitions} transitions")
+    print(f"dispatch window {dispatch_window}: {len(found.steps)} states, {found.transitions} transitions")
     assert found.steps.keys() == expected.steps.keys()
     assert found.steps == expected.steps

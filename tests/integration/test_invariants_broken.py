@@ -1,4 +1,4 @@
-"""Whatever is wrong in the books is found and named: one thing made wrong at a time."""
+"""Verification finds and names every kind of error: one at a time is injected."""
 
 import re
 from collections.abc import Iterator
@@ -11,10 +11,13 @@ from tests.support.ledger import (
     assert_books_balance,
 )
 
+# A violation in short form: invariant, user, and requests or periods.
+Short = tuple[str, str | None, *tuple[str | None, ...]]
+
 
 @dataclass(frozen=True)
 class Wrong:
-    """One thing made wrong, and what a full check finds; an incremental one finds the same unless told otherwise."""
+    """An injected error, and the violations that a full and an incremental check find."""
 
     sql: str
     full: frozenset[Violation]
@@ -23,22 +26,29 @@ class Wrong:
 
 def wrong(
     sql: str,
-    *found: tuple[str | None, ...],
+    *found: Short,
     unseen: bool = False,
-    seen: tuple[tuple[str | None, ...], ...] | None = None,
+    seen: tuple[Short, ...] | None = None,
 ) -> Wrong:
-    """found: (invariant, user, request or period, ...). unseen: by an incremental check; seen: what that finds."""
-    every = frozenset(violation for short in found for violation in spelt_out(*short))
+    """Describe an injected error.
+
+    Args:
+        sql: what injects it.
+        found: violations as (invariant, user, request or period, ...).
+        unseen: an incremental check does not find it.
+        seen: what an incremental check finds, if not the same.
+    """
+    every = frozenset(violation for short in found for violation in expanded(*short))
     part = (
-        frozenset() if unseen else every if seen is None else frozenset(v for short in seen for v in spelt_out(*short))
+        frozenset() if unseen else every if seen is None else frozenset(v for short in seen for v in expanded(*short))
     )
     return Wrong(sql, every, part)
 
 
-def spelt_out(invariant: str, user: str | None, *where: str | None) -> Iterator[Violation]:
+def expanded(invariant: str, user: str | None, *where: str | None) -> Iterator[Violation]:
     of_request = invariant in {"request_settled_once", "inflight_is_what_is_unfinished", "result_is_kept"}
-    for place in where:
-        yield (invariant, user, place, None) if of_request else (invariant, user, None, place)
+    for each in where:
+        yield (invariant, user, each, None) if of_request else (invariant, user, None, each)
 
 
 ANSWERED = "request_id = %(answered)s"
@@ -302,13 +312,13 @@ WRONGS = {
     ),
     "a request that nobody accepted": wrong(
         "INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, completed_at, error_code,"
-        " estimated_tokens, reserved_tokens) SELECT %(nobody)s, 'alice', 'small', 'failed', t, t, t, 'x', 1, 1"
-        " FROM uuid_extract_timestamp(%(nobody)s) AS t",
-        ("request_settled_once", "alice", "nobody"),
+        " estimated_tokens, reserved_tokens) SELECT %(unaccepted)s, 'alice', 'small', 'failed', t, t, t, 'x', 1, 1"
+        " FROM uuid_extract_timestamp(%(unaccepted)s) AS t",
+        ("request_settled_once", "alice", "unaccepted"),
         ("usage_is_the_sum", "alice", "2031-01-30 small"),
         unseen=True,
     ),
-    # 7. an inflight row for every unfinished request, and none else
+    # 7. an inflight row for every unfinished request, and no other
     "a request forgotten": wrong(
         "DELETE FROM inflight WHERE request_id = %(forgotten)s",
         ("inflight_is_what_is_unfinished", "bob", "forgotten"),
@@ -324,8 +334,8 @@ WRONGS = {
         ("inflight_is_what_is_unfinished", "alice", "answered"),
     ),
     "nothing in flight": wrong(
-        "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%(nobody)s, 'alice', 3, now())",
-        ("inflight_is_what_is_unfinished", "alice", "nobody"),
+        "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%(unaccepted)s, 'alice', 3, now())",
+        ("inflight_is_what_is_unfinished", "alice", "unaccepted"),
     ),
     "another attempt in flight": wrong(
         "UPDATE inflight SET attempt = 2 WHERE request_id = %(running)s",
@@ -370,11 +380,11 @@ WRONGS = {
         seen=(("result_is_kept", "dora", "once"),),
     ),
     "a second result": wrong(
-        "INSERT INTO results (result_id, request_id, output) VALUES (%(nobody)s, %(today)s, '{\"items\": []}')",
+        "INSERT INTO results (result_id, request_id, output) VALUES (%(unaccepted)s, %(today)s, '{\"items\": []}')",
         ("result_is_kept", "alice", "today"),
     ),
     "a result of a request that failed": wrong(
-        "INSERT INTO results (result_id, request_id, output) VALUES (%(nobody)s, %(rejected)s, '{\"items\": []}')",
+        "INSERT INTO results (result_id, request_id, output) VALUES (%(unaccepted)s, %(rejected)s, '{\"items\": []}')",
         ("result_is_kept", "carol", "rejected"),
     ),
     "another result of the request": wrong(
@@ -392,15 +402,15 @@ def test_a_healthy_history_balances(books: Books) -> None:
 
 
 @pytest.mark.parametrize("case", WRONGS)
-def test_what_is_wrong_is_found_and_nothing_else(untouched: Books, case: str) -> None:
+def test_only_the_injected_violation_is_found(untouched: Books, case: str) -> None:
     untouched.run(WRONGS[case].sql)
 
     assert untouched.found() == WRONGS[case].full
     assert untouched.found(every=False) == WRONGS[case].incremental
 
 
-def test_each_invariant_is_broken_alone_by_some_case(untouched: Books) -> None:
-    """Otherwise one of them could be dropped, or never fail, and no test would tell."""
+def test_each_invariant_has_a_case_that_breaks_it_alone(untouched: Books) -> None:
+    """Otherwise an invariant could be dropped or never fail unnoticed."""
     source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}
     assert alone == set(re.findall(r"SELECT '(\w+)'", source))

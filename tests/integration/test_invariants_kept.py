@@ -1,4 +1,4 @@
-"""What is right is not called wrong: lowered limits, overruns, midnights, archived months, clocks set back."""
+"""Verification accepts legal states: lowered limits, overruns, midnights, archived months, clocks set back."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ def test_a_limit_may_be_lowered_below_what_is_used(books: Books, lower: Callable
     assert_books_balance(books.service)
 
 
-def test_a_limit_lowered_in_an_earlier_period_excuses_nothing_in_this_one(books: Books) -> None:
+def test_a_limit_lowered_in_an_earlier_period_does_not_excuse_this_one(books: Books) -> None:
     lower_for_the_user(books.service)
     books.service.act(
         "quota.set", user_id="alice", limits={period: {"max_requests": 9, "max_tokens": 2000} for period in PERIODS}
@@ -63,7 +63,7 @@ def test_a_limit_lowered_in_an_earlier_period_excuses_nothing_in_this_one(books:
     assert books.found() == {(i, "alice", None, p) for i in ("quota_within_limit", "plan_is_whole") for p in PERIODS}
 
 
-def test_a_model_may_report_more_than_was_reserved_and_only_that_much_is_excused(books: Books) -> None:
+def test_a_reported_overrun_is_excused_exactly(books: Books) -> None:
     reserved = len("hello") + 10 + 1
     state = books.service.rows("SELECT * FROM quota_state('carol', clock_now())")
     used = {row["quota_period"]: row["tokens_used"] + row["tokens_reserved"] for row in state}
@@ -76,7 +76,7 @@ def test_a_model_may_report_more_than_was_reserved_and_only_that_much_is_excused
     assert_books_balance(books.service)
     with pytest.raises(SluiceError, match="used up"):
         books.accept("too_late", "carol", "small")
-    # What the limit was before is forgotten, so that nothing but the overrun excuses.
+    # Forget the earlier limit, so that only the overrun is an excuse.
     books.run("UPDATE audit_log SET before = after WHERE user_id = 'carol' AND action = 'quota.changed'")
     assert_books_balance(books.service)
     books.run("UPDATE quotas SET max_tokens = max_tokens - 1 WHERE user_id = 'carol'")
@@ -86,9 +86,9 @@ def test_a_model_may_report_more_than_was_reserved_and_only_that_much_is_excused
     assert books.found() == {("quota_within_limit", "carol", None, period) for period in PERIODS}
 
 
-def test_what_crosses_a_midnight_and_a_month_balances_on_either_side(books: Books) -> None:
+def test_requests_across_midnight_and_month_end_balance(books: Books) -> None:
     books.at(2031, 2, 3)
-    books.sweep()
+    books.recover()
     books.at(2031, 2, 28, 23, 59, 59)
     for name in ("early", "never", "again"):
         books.accept(name, "dora")
@@ -101,7 +101,7 @@ def test_what_crosses_a_midnight_and_a_month_balances_on_either_side(books: Book
     books.answer("march", "dora")
     assert_books_balance(books.service)
     books.at(2031, 3, 1, 0, 59, 59)
-    books.sweep()
+    books.recover()
     books.rollup()
 
     assert_books_balance(books.service)
@@ -115,7 +115,7 @@ def test_what_crosses_a_midnight_and_a_month_balances_on_either_side(books: Book
     ]
 
 
-def test_a_settlement_that_comes_long_after_its_periods_balances(books: Books) -> None:
+def test_a_settlement_long_after_its_periods_balances(books: Books) -> None:
     books.at(2031, 2, 20, 12)
     books.answer("later", "bob")
     (row,) = books.service.settle(completed(books.ids["forgotten"]))
@@ -127,10 +127,10 @@ def test_a_settlement_that_comes_long_after_its_periods_balances(books: Books) -
     assert_books_balance(books.service)
 
 
-def test_a_claim_that_was_lost_a_month_ago_is_ended_all_the_same(books: Books) -> None:
-    """The schedules stood still, a database was restored: whatever the reason, the sweep must get over it."""
+def test_a_claim_lost_a_month_ago_is_ended(books: Books) -> None:
+    """For example after schedules were disabled or a backup was restored."""
     books.at(2031, 3, 15, 12)
-    assert books.sweep() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
+    assert books.recover() == {"requeued": 0, "failed": 2, "expired": 1, "cancelled": 0}
     assert_books_balance(books.service)
 
 
@@ -151,9 +151,9 @@ def test_a_clock_that_was_set_back_leaves_the_books_balanced(books: Books) -> No
     assert_books_balance(books.service)
 
 
-def test_archived_months_balance_and_are_looked_at(books: Books) -> None:
+def test_archived_months_balance_and_are_verified(books: Books) -> None:
     books.at(2031, 2, 3)
-    books.sweep()
+    books.recover()
     books.at(2031, 5, 15, 12)
     archived = books.service.rows("SELECT archive_months(30) AS name")
     assert {"requests_y2031m01", "requests_y2031m02"} <= {row["name"] for row in archived}
@@ -172,7 +172,7 @@ def test_archived_months_balance_and_are_looked_at(books: Books) -> None:
     }
 
 
-def test_what_is_rolled_up_later_or_twice_balances_all_the_while(books: Books) -> None:
+def test_late_or_repeated_rollups_balance(books: Books) -> None:
     for _ in range(2):
         books.rollup()
         assert_books_balance(books.service)

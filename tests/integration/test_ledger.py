@@ -1,7 +1,7 @@
-"""The ledger against a model of it: whatever happens in whatever order, both say the same, and the books balance.
+"""The ledger and its reference model agree in any sequence of steps, and the books balance.
 
-Each example is a database of its own in which time stands until a rule moves it; in the end everything must end. Without
-SLUICE_EXAMPLES the examples are the same at every run; with it (SLUICE_EXAMPLES=1000) so many others are tried, and a
+Each example has a database of its own with a clock that only rules move; at the end every request must finish. Without
+SLUICE_EXAMPLES every run has the same examples; with it (SLUICE_EXAMPLES=1000) so many other examples are tried, and a
 failure prints how to repeat it.
 """
 
@@ -17,7 +17,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
 from sluice.domain.documents import Output
-from tests.support.machine import KEYS, OVERHEAD, Lifetime, Machine, Place
+from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime, Machine
 from tests.support.model import MILLISECOND, PERIODS, Limit, Request, end_of, json_limits
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
@@ -43,7 +43,7 @@ ANSWER = Output.of_text("an answer").to_json()
 
 
 class LedgerMachine(Machine):
-    """What clients, workers, the schedules and operators do, in any order."""
+    """The steps of clients, workers, schedules and operators, in any order."""
 
     # Submitting
 
@@ -58,11 +58,11 @@ class LedgerMachine(Machine):
             self.submit(user, size, lifetime, attempts)
 
     @rule(user=users, over=st.integers(0, 1))
-    def submits_what_just_fits(self, user: str, over: int) -> None:
-        """Or needs one token more than that."""
-        room = self.ledger.room(user)
-        if room is not None and room > OVERHEAD["small"] + 1:
-            self.submit(user, ("small", room - OVERHEAD["small"] - 1 + over, 1))
+    def submits_up_to_the_limit(self, user: str, over: int) -> None:
+        """Or exceeds it by one token."""
+        tokens_left = self.ledger.tokens_left(user)
+        if tokens_left is not None and tokens_left > OVERHEAD["small"] + 1:
+            self.submit(user, ("small", tokens_left - OVERHEAD["small"] - 1 + over, 1))
 
     @rule(
         user=users,
@@ -75,7 +75,7 @@ class LedgerMachine(Machine):
             self.submit(user, size, key=key)
 
     @rule(user=users, size=sizes)
-    def writes_from_outside(self, user: str, size: tuple[str, int, int]) -> None:
+    def inserts_directly(self, user: str, size: tuple[str, int, int]) -> None:
         model, length, max_tokens = size
         reserved = length + OVERHEAD[model] + max_tokens
         verdict, _ = self.ledger.verdict(user, reserved)
@@ -96,13 +96,13 @@ class LedgerMachine(Machine):
     @precondition(lambda self: self.ledger.requests)
     @rule(data=st.data(), lease=st.sampled_from([10, 10, 60, 4000]))
     def claims(self, data: st.DataObject, lease: int) -> None:
-        """Messages of anything may come: those of a retry, of what waits, or once more."""
+        """Any message may arrive: of a retry, of a waiting request, or a duplicate."""
         self.claim(data.draw(self.some_requests(lambda request: not request.is_ended, lambda _: True)), lease)
 
     def some_requests(
         self, preferred: Callable[[Request], bool], others: Callable[[Request], bool]
     ) -> st.SearchStrategy[list[Request]]:
-        """Of those that something can be done with, where there are any; of others now and then."""
+        """Mostly preferred requests, if there are any; sometimes others."""
         everything = [request for request in self.ledger.requests.values() if others(request)]
         likely = [request for request in everything if preferred(request)] or everything
         few, any_of = (
@@ -114,29 +114,33 @@ class LedgerMachine(Machine):
         attempt = request.attempt - (request.attempt > 1 and data.draw(st.integers(0, 4)) == 0)
         kinds = ["completed", "retry", "overrun", "failed", "retry", "too_large", "cancelled", "retry", "released"]
         if request.is_ended and request.status in kinds:
-            kinds = [request.status, request.status, "retry", "completed", "released"]  # the same again, or too late
+            kinds = [request.status, request.status, "retry", "completed", "released"]  # repeated, or too late
         kind = data.draw(st.sampled_from(kinds))
-        told: dict[str, Any] = {"request_id": str(request.request_id), "attempt": attempt, "outcome": kind}
+        reported: dict[str, Any] = {"request_id": str(request.request_id), "attempt": attempt, "outcome": kind}
         if kind in {"completed", "overrun", "too_large"}:
             spent = data.draw(st.integers(0, request.reserved))
             spent = request.reserved + 1 + 10 * spent if kind == "overrun" else spent
-            told |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
+            reported |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
         if kind in {"completed", "overrun"}:
-            return told | {"outcome": "completed", "output": ANSWER, "fingerprint": "00" * 32}
+            return reported | {"outcome": "completed", "output": ANSWER, "fingerprint": "00" * 32}
         if kind in {"cancelled", "released"}:
-            return told
+            return reported
         if kind == "retry":
-            told |= {"retry_after": data.draw(st.sampled_from([0, 30, 1000, 100_000]))}
-        return told | ({"outcome": "failed"} if kind == "too_large" else {}) | {"error_code": "x", "error_message": "x"}
+            reported |= {"retry_after": data.draw(st.sampled_from([0, 30, 1000, 100_000]))}
+        return (
+            reported
+            | ({"outcome": "failed"} if kind == "too_large" else {})
+            | {"error_code": "x", "error_message": "x"}
+        )
 
     @precondition(lambda self: self.ledger.unfinished())
     @rule(
         data=st.data(),
         by=st.sampled_from([MILLISECOND, MILLISECOND, timedelta(), -MILLISECOND]),
-        does=st.sampled_from(["claim", "sweep", "cancel", ""]),
+        does=st.sampled_from(["claim", "recover", "cancel", ""]),
     )
-    def a_time_comes(self, data: st.DataObject, by: timedelta, does: str) -> None:
-        """The end of a lease, of a pause or of a lifetime, to the millisecond; and somebody is there at once."""
+    def a_deadline_passes(self, data: st.DataObject, by: timedelta, does: str) -> None:
+        """The end of a lease, delay or lifetime, to the millisecond, and possibly a call right then."""
         open_ones = self.ledger.unfinished()
         begun = [request for request in open_ones if request.attempt] or open_ones
         request = data.draw(st.sampled_from(begun) | st.sampled_from(open_ones))
@@ -148,15 +152,15 @@ class LedgerMachine(Machine):
         match does:
             case "claim":
                 self.claim([request], 60)
-            case "sweep":
-                self.sweep()
+            case "recover":
+                self.recover()
             case "cancel":
                 self.cancel(request, request.user)
 
     @precondition(lambda self: any(request.attempt for request in self.ledger.requests.values()))
     @rule(data=st.data(), times=st.sampled_from([1, 1, 2]), mixed=st.booleans(), early=st.booleans())
     def settles(self, data: st.DataObject, times: int, mixed: bool, early: bool) -> None:
-        """A flush may be sent twice, or name a request twice; and messages come again, of what is finished or has to wait."""
+        """A flush may be sent twice or name a request twice, and messages may be delivered again."""
         chosen = data.draw(
             self.some_requests(lambda request: request.status == "processing", lambda request: request.attempt > 0)
         )
@@ -169,27 +173,27 @@ class LedgerMachine(Machine):
     @precondition(lambda self: any(request.attempt > 1 for request in self.ledger.requests.values()))
     @rule(data=st.data())
     def answers_late(self, data: st.DataObject) -> None:
-        """An answer to an attempt that others have followed."""
+        """An answer to an attempt that is no longer the current one."""
         request = data.draw(
             st.sampled_from([request for request in self.ledger.requests.values() if request.attempt > 1])
         )
         self.settle([self.outcome(data, request) | {"attempt": request.attempt - 1}])
 
     @precondition(lambda self: any(request.is_lost(self.ledger.now) for request in self.ledger.requests.values()))
-    @rule(data=st.data(), swept=st.booleans())
-    def answers_after_its_lease(self, data: st.DataObject, swept: bool) -> None:
-        """Before or after the sweep has taken the request back, and once more."""
+    @rule(data=st.data(), recovered=st.booleans())
+    def answers_after_its_lease(self, data: st.DataObject, recovered: bool) -> None:
+        """Before or after recovery has requeued the request, and a second time."""
         late = [request for request in self.ledger.requests.values() if request.is_lost(self.ledger.now)]
         flush = [self.outcome(data, request) | {"attempt": request.attempt} for request in late[:4]]
-        if swept:
-            self.sweep()
+        if recovered:
+            self.recover()
         for _ in range(2):
             self.settle(flush)
 
     @precondition(lambda self: self.ledger.due())
     @rule(data=st.data())
-    def works(self, data: st.DataObject) -> None:
-        """What a worker does with a batch, without a pause; some of it is lost."""
+    def a_worker_answers(self, data: st.DataObject) -> None:
+        """A worker claims and answers a batch; some answers are lost."""
         due = self.ledger.due()[:10]
         self.claim(due, 60)
         answered = [request for request in due if request.attempt and data.draw(st.integers(0, 3))]
@@ -203,13 +207,13 @@ class LedgerMachine(Machine):
         times=st.sampled_from([1, 1, 3]),
     )
     def a_worker_is_lost(self, until: timedelta, again: bool, times: int) -> None:
-        """And the sweep, or the message again, comes about when its lease ends; it may be what it was given that kills it."""
+        """Recovery or a repeated message comes around the end of its lease; a request may kill its workers repeatedly."""
         lost = self.ledger.due()[:3]
         for _ in range(times):
             self.claim(lost, 10)
             self.move_to(self.ledger.now + timedelta(seconds=10) + until)
             if not again:
-                self.sweep()
+                self.recover()
         self.claim(lost, 10)
 
     # Cancelling and redriving
@@ -217,7 +221,7 @@ class LedgerMachine(Machine):
     @precondition(lambda self: self.ledger.requests)
     @rule(data=st.data(), by=st.sampled_from(["owner", "owner", "operator", *KEYS]), answered=st.booleans())
     def cancels(self, data: st.DataObject, by: str, answered: bool) -> None:
-        """And a worker that is at it may answer."""
+        """A worker that runs the request may answer."""
         (request, *_) = data.draw(self.some_requests(lambda request: not request.is_ended, lambda _: True))
         self.cancel(request, request.user if by == "owner" else by)
         if answered and request.attempt:
@@ -233,7 +237,7 @@ class LedgerMachine(Machine):
     @precondition(lambda self: any(request.status == "failed" for request in self.ledger.requests.values()))
     @rule(error=st.sampled_from(["x", "worker_lost", "request_expired"]), user=st.none() | users, dry=st.booleans())
     def redrives_all(self, error: str, user: str | None, dry: bool) -> None:
-        """All that failed for a reason, of a user or of all."""
+        """All that failed for a reason, of one user or of all."""
         chosen = [
             request
             for request in self.ledger.requests.values()
@@ -245,7 +249,7 @@ class LedgerMachine(Machine):
             if refusal is None and not dry:
                 request.reopen(self.ledger.now + timedelta(seconds=90), 1)
             expected.append((str(request.request_id), refusal or ("found" if dry else "redriven")))
-        # Audit rows are of the server's time, not of the clock that stands.
+        # Audit rows have the server's time, not the stopped clock's.
         now = datetime.now(UTC)
         done = self.act(
             "request.redrive",
@@ -259,7 +263,7 @@ class LedgerMachine(Machine):
             ttl_seconds=90,
             max_attempts=1,
         )
-        assert [(told["request_id"], told["outcome"]) for told in done["requests"]] == expected
+        assert [(reported["request_id"], reported["outcome"]) for reported in done["requests"]] == expected
         assert (done["redriven"], done["next_cursor"]) == (sum(what == "redriven" for _, what in expected), None)
 
     # Time
@@ -273,35 +277,35 @@ class LedgerMachine(Machine):
         by=st.sampled_from([timedelta(), MILLISECOND, timedelta(seconds=1)]),
     )
     def a_period_ends(self, period: str, by: timedelta) -> None:
-        """Just so, or just not."""
+        """Exactly, or just before."""
         end = end_of(period, self.ledger.now)
         if end - self.ledger.now > timedelta(days=20):
-            # With a sweep on the way, as there is one every minute.
+            # With a recovery on the way, since it runs every minute.
             self.move_to(self.ledger.now + timedelta(days=2))
-            self.sweep()
+            self.recover()
         self.move_to(max(self.ledger.now, end - by))
 
     @rule(user=users, by=st.sampled_from([MILLISECOND, timedelta(seconds=70), timedelta(hours=30)]), size=sizes)
     def the_clock_is_set_back(self, user: str, by: timedelta, size: tuple[str, int, int]) -> None:
-        """Before the newest period of a user, who comes at once."""
-        self.move_to(min(self.ledger.now, max(self.ledger.users[user].starts.values()) - by))
+        """To before the newest period of a user, who then submits."""
+        self.move_to(min(self.ledger.now, max(self.ledger.users[user].period_starts.values()) - by))
         self.submit(user, size)
 
-    # The schedules, and what is sent
+    # Schedules and messages
 
     @rule()
-    def sweeps(self) -> None:
-        self.sweep()
+    def recovers(self) -> None:
+        self.recover()
 
     @rule()
     def dispatches(self) -> None:
-        """A sweep that came no further than that."""
+        """A recovery task that only dispatched."""
         self.dispatch()
 
     @precondition(lambda self: self.ledger.unfinished())
     @rule(data=st.data(), failed=st.booleans())
     def a_message_is_lost(self, data: st.DataObject, failed: bool) -> None:
-        """It was not sent, which its sender tells; or it became a dead letter, which the sweep finds."""
+        """It could not be sent, as its sender reports, or it became a dead letter, which recovery finds."""
         chosen = data.draw(self.some_requests(lambda request: request.dispatched_at is not None, lambda _: True))
         ids = [request.request_id for request in chosen]
         if failed:
@@ -318,8 +322,8 @@ class LedgerMachine(Machine):
         long=st.sampled_from([50, 900]),
         at_most=st.sampled_from([1, 1000]),
     )
-    def the_queue_seems_short(self, depth: int, grace: int, long: int, at_most: int) -> None:
-        """As many as it lacks are sent again, of those that wait for their messages the longest."""
+    def messages_are_missing(self, depth: int, grace: int, long: int, at_most: int) -> None:
+        """As many as are missing are sent again, those that have waited longest first."""
         now = self.ledger.now
         out = [
             (now - request.dispatched_at, request)
@@ -327,7 +331,7 @@ class LedgerMachine(Machine):
             if request.dispatched_at is not None and now - request.dispatched_at > timedelta(seconds=grace)
         ]
         waiting = {request.request_id: age for age, request in out if request.status == "queued"}
-        has_stale = any(age > timedelta(seconds=long) for age in _ages(self.ledger.unfinished(), now))
+        has_stale = any(age > timedelta(seconds=long) for age in _waiting_times(self.ledger.unfinished(), now))
         wanted = min(at_most, max(len(out) - depth, int(has_stale)), len(waiting))
         rows = self.rows("request_redispatch", queue_depth=depth, grace_seconds=grace, long_seconds=long, limit=at_most)
         again = {row["request_id"] for row in rows}
@@ -352,12 +356,16 @@ class LedgerMachine(Machine):
                     request.is_archived |= f"requests_{request.created_at:y%Ym%m}" in names
                     assert not request.is_archived or request.is_ended
             case "expire":
-                old = [key for key, (_, _, expires_at) in self.ledger.repeats.items() if expires_at <= self.ledger.now]
+                old = [
+                    key
+                    for key, (_, _, expires_at) in self.ledger.idempotency_keys.items()
+                    if expires_at <= self.ledger.now
+                ]
                 assert self.rows("idempotency_expire", limit=at_most) == [{"idempotency_expire": len(old)}]
                 for key in old:
-                    del self.ledger.repeats[key]
+                    del self.ledger.idempotency_keys[key]
             case "verify":
-                self.checks_what_is_new()
+                self.verify_incrementally()
 
     # Administration
 
@@ -368,7 +376,8 @@ class LedgerMachine(Machine):
         match data.draw(st.sampled_from(["quota.set", "quota.set", "quota.clear", "tier.set", "tier", "is_active"])):
             case "quota.set":
                 changes = data.draw(
-                    limits | st.sampled_from(PERIODS).map(lambda period: {period: self.about(user, period)})
+                    limits
+                    | st.sampled_from(PERIODS).map(lambda period: {period: self.limits_below_usage(user, period)})
                 )
                 plan = data.draw(
                     st.fixed_dictionaries(
@@ -376,13 +385,13 @@ class LedgerMachine(Machine):
                     )
                 )
                 who.limits |= changes
-                who.own |= set(changes) | ({"plan"} if plan else set())
+                who.overrides |= set(changes) | ({"plan"} if plan else set())
                 who.max_unfinished = plan.get("max_unfinished", who.max_unfinished)
-                who.window = plan.get("dispatch_window", who.window)
+                who.dispatch_window = plan.get("dispatch_window", who.dispatch_window)
                 self.act("quota.set", user_id=user, limits=json_limits(changes), **plan)
             case "quota.clear":
                 periods = data.draw(st.none() | st.lists(st.sampled_from(PERIODS), min_size=1, unique=True))
-                who.own -= {*PERIODS, "plan"} if periods is None else set(periods)
+                who.overrides -= {*PERIODS, "plan"} if periods is None else set(periods)
                 ledger.follow([user])
                 self.act("quota.clear", user_id=user, periods=periods)
             case "tier.set":
@@ -390,7 +399,7 @@ class LedgerMachine(Machine):
                 plan = {"max_unfinished": data.draw(st.integers(2, 8)), "dispatch_window": data.draw(st.integers(1, 4))}
                 ledger.tiers[tier].limits |= changes
                 ledger.tiers[tier].max_unfinished = plan["max_unfinished"]
-                ledger.tiers[tier].window = plan["dispatch_window"]
+                ledger.tiers[tier].dispatch_window = plan["dispatch_window"]
                 ledger.follow([name for name, member in ledger.users.items() if member.tier == tier])
                 self.act("tier.set", tier=tier, limits=json_limits(changes), **plan)
             case "tier":
@@ -402,27 +411,31 @@ class LedgerMachine(Machine):
                 who.is_active = data.draw(st.sampled_from([True, True, False]))
                 self.act("user.update", user_id=user, is_active=who.is_active)
 
-    def about(self, user: str, period: str) -> Limit:
-        """Limits just below what is used."""
-        requests, booked, pending = self.ledger.used(user, period, self.ledger.users[user].starts[period])
+    def limits_below_usage(self, user: str, period: str) -> Limit:
+        """Limits just below current usage."""
+        requests, booked, pending = self.ledger.used(user, period, self.ledger.users[user].period_starts[period])
         return max(0, requests - 1), max(0, booked + pending - 1)
 
 
-def _ages(requests: list[Request], now: datetime) -> list[timedelta]:
-    """How long those that wait for their messages have waited."""
+def _waiting_times(requests: list[Request], now: datetime) -> list[timedelta]:
+    """How long queued requests have waited for their messages."""
     return [now - r.dispatched_at for r in requests if r.status == "queued" and r.dispatched_at is not None]
 
 
 @pytest.fixture(scope="module")
-def place(server_dsn: str, create_database: Callable[..., str], template_database: str) -> Place:
-    place = Place(server_dsn, create_database(template_database))
-    place.furnish()
-    return place
+def source(server_dsn: str, create_database: Callable[..., str], template_database: str) -> ExampleSource:
+    source = ExampleSource(server_dsn, create_database(template_database))
+    source.prepare()
+    return source
 
 
-def test_the_ledger_does_what_its_model_does(place: Place) -> None:
+def test_the_ledger_equals_its_model(source: ExampleSource) -> None:
+    class Example(LedgerMachine):
+        def __init__(self) -> None:
+            super().__init__(source)
+
     run_state_machine_as_test(
-        lambda: LedgerMachine(place),
+        Example,
         settings=settings(
             max_examples=EXAMPLES or 30,
             stateful_step_count=50,

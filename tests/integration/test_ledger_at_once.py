@@ -1,8 +1,7 @@
-"""The ledger under many hands at once: real connections that do anything to a few requests, each by a seed of its own.
+"""The ledger under concurrent calls: real connections act randomly on a few requests, each with its own seed.
 
-What comes out depends on who was first, but must be right in any case: the windows hold all the while, nobody waits for
-somebody who waits for him, and in the end everything has ended once and the books balance. With SLUICE_EXAMPLES=200 ten
-other seeds are tried.
+The outcome depends on timing, but dispatch windows always hold, nothing deadlocks, and finally every request has ended
+once and the books balance. With SLUICE_EXAMPLES=200 ten seeds are tried.
 """
 
 import os
@@ -21,7 +20,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tests.support.database import call
-from tests.support.ledger import assert_books_balance, at_once
+from tests.support.ledger import assert_books_balance, run_concurrently
 from tests.support.model import PERIODS
 from tests.support.service import Service, completed, failed, retry, submission
 
@@ -31,11 +30,11 @@ SEEDS = max(1, int(os.environ.get("SLUICE_EXAMPLES", "0")) // 20)
 
 
 class Actor:
-    """Somebody with a connection: client, worker, sweep and operator by turns.
+    """A connection that acts as client, worker, recovery task and operator in turn.
 
     Attributes:
-        held: what it has claimed and not answered: requests and attempts.
-        told: what it has answered, to be told again.
+        held: requests and attempts that it has claimed and not settled.
+        settled: outcomes that it has reported, to be repeated.
     """
 
     def __init__(self, service: Service, keys: list[bytes], known: list[UUID], seed: int) -> None:
@@ -44,14 +43,14 @@ class Actor:
         self.known = known
         self.random = Random(seed)
         self.held: list[tuple[UUID, int]] = []
-        self.told: list[dict[str, Any]] = []
+        self.settled: list[dict[str, Any]] = []
         self.acts: dict[Callable[[], None], int] = {
             self.submit: 3,
             self.claim: 8,
             self.settle: 6,
             self.settle_again: 2,
             self.cancel: 2,
-            self.sweep: 2,
+            self.recover: 2,
             self.send: 2,
             self.redrive: 2,
         }
@@ -66,7 +65,7 @@ class Actor:
         return call(self.sql, name, **parameters)
 
     def some(self) -> list[UUID]:
-        """Of the newest, in any order, as messages come."""
+        """Some of the newest requests, in any order, as messages arrive."""
         newest = self.known[-24:]
         return self.random.sample(newest, min(len(newest), self.random.randint(1, 8)))
 
@@ -76,7 +75,7 @@ class Actor:
         self.known.append(row["request_id"])
 
     def claim(self) -> None:
-        """For long, or for so short that it is soon lost."""
+        """With a long lease, or one so short that it soon expires."""
         rows = self.rows("request_claim", ids=self.some(), lease_seconds=self.random.choice([0.05, 0.05, 600]))
         self.held += [(row["request_id"], row["attempt"]) for row in rows]
 
@@ -85,11 +84,11 @@ class Actor:
         self.random.shuffle(self.held)
         flush = [self.outcome(*claim) for claim in self.held[:4]]
         self.held = self.held[5:]
-        self.told += flush
+        self.settled += flush
         self.flush(flush)
 
     def settle_again(self) -> None:
-        self.flush(self.random.sample(self.told, min(len(self.told), 4)))
+        self.flush(self.random.sample(self.settled, min(len(self.settled), 4)))
 
     def flush(self, outcomes: list[dict[str, Any]]) -> None:
         if outcomes:
@@ -109,12 +108,12 @@ class Actor:
     def cancel(self) -> None:
         self.rows("request_cancel", key_hash=self.random.choice(self.keys), request_id=self.some()[0])
 
-    def sweep(self) -> None:
+    def recover(self) -> None:
         self.rows("request_recover", limit=self.random.choice([2, 100]))
         self.rows("request_dispatch", limit=self.random.choice([2, 100]))
 
     def send(self) -> None:
-        """Messages again, or not at all."""
+        """Send messages again, or report them unsent."""
         match self.random.choice(["redispatch", "resend", "undispatch"]):
             case "redispatch":
                 self.rows("request_redispatch", queue_depth=0, grace_seconds=0, long_seconds=0, limit=5)
@@ -124,7 +123,7 @@ class Actor:
                 self.rows("request_undispatch", ids=self.some())
 
     def redrive(self) -> None:
-        """One, where that can be; or the first few that the model had rejected."""
+        """One request, if possible, or the first that the model rejected."""
         now = datetime.now(UTC)
         hour = timedelta(hours=1)
         arguments: dict[str, Any] = {"ttl_seconds": 3600, "max_attempts": 2}
@@ -141,7 +140,7 @@ class Actor:
 
 
 def watch(service: Service, over: Event) -> tuple[int, list[dict[str, Any]]]:
-    """Look at the windows until it is over: how often, and who had too much."""
+    """Watch the dispatch windows: how many times they were read, and the users that exceeded them."""
     with psycopg.connect(service.dsn, autocommit=True, row_factory=dict_row) as sql:
         found: list[dict[str, Any]] = []
         looked = 0
@@ -158,7 +157,7 @@ def watch(service: Service, over: Event) -> tuple[int, list[dict[str, Any]]]:
 
 
 def drain(service: Service, known: list[UUID]) -> None:
-    """The workers are gone; sweeps, and one that answers, do the rest."""
+    """Finish what the actors left: recovery, and a worker that answers."""
     service.owner.execute("UPDATE inflight SET lease_until = now() - interval '1 s' WHERE status = 'processing'")
     rollup = service.database("rollup")
     for _ in known:
@@ -172,7 +171,7 @@ def drain(service: Service, known: list[UUID]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whoever_is_first_everything_ends_once_and_the_books_balance(service: Service, seed: int) -> None:
+def test_concurrent_calls_end_each_request_once_and_the_books_balance(service: Service, seed: int) -> None:
     unlimited: dict[str, Any] = {period: {"max_requests": None, "max_tokens": None} for period in PERIODS}
     keys = [service.add_user(name, "sluice_" + name[0] * 43, **unlimited) for name in NAMES]
     for name in NAMES:
@@ -184,7 +183,7 @@ def test_whoever_is_first_everything_ends_once_and_the_books_balance(service: Se
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(watch, service, over)
         try:
-            at_once([actor.run for actor in actors])
+            run_concurrently([actor.run for actor in actors])
         finally:
             over.set()
     looked, too_much = watched.result()
@@ -193,16 +192,16 @@ def test_whoever_is_first_everything_ends_once_and_the_books_balance(service: Se
     assert too_much == []
     drain(service, known)
     assert_books_balance(service)
-    told = Counter(
+    audited = Counter(
         (row["request_id"], row["action"]) for row in service.rows("SELECT request_id, action FROM audit_log")
     )
     ended = Counter(dict.fromkeys(known, 0))
-    for (request_id, action), times in told.items():
+    for (request_id, action), times in audited.items():
         if action in {"request.completed", "request.failed", "request.cancelled", "request.expired"}:
             ended[request_id] += times
         elif action == "request.redriven":
             ended[request_id] -= times
     assert set(ended.values()) == {1}
-    happened = {action.removeprefix("request.") for _, action in told}
+    happened = {action.removeprefix("request.") for _, action in audited}
     assert happened >= {"completed", "failed", "cancelled", "redriven", "requeued", "superseded"}
     assert service.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0

@@ -1,4 +1,4 @@
-"""From claim to settlement: fences, leases, retries, the books, and what is dispatched next."""
+"""From claim to settlement: fencing tokens, leases, retries, bookkeeping, and dispatch."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -26,7 +26,7 @@ def kinds(rows: list[dict[str, Any]]) -> dict[UUID, str]:
     return {row["request_id"]: row["kind"] for row in rows}
 
 
-def test_a_claim_brings_all_that_the_model_needs(service: Service, alice: bytes) -> None:
+def test_a_claim_returns_everything_the_model_needs(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice, "hello", parameters={"temperature": 0.5})
 
     (claim,) = service.claim(request_id)
@@ -42,7 +42,7 @@ def test_a_claim_brings_all_that_the_model_needs(service: Service, alice: bytes)
     assert row["started_at"] >= row["created_at"]
 
 
-def test_a_claim_takes_only_what_is_due(service: Service, alice: bytes) -> None:
+def test_a_claim_takes_only_due_requests(service: Service, alice: bytes) -> None:
     queued, taken, early, late, spent = (service.submit(alice) for _ in range(5))
     service.claim(taken)
     service.owner.execute("UPDATE inflight SET not_before = now() + interval '1 hour' WHERE request_id = %s", (early,))
@@ -50,17 +50,17 @@ def test_a_claim_takes_only_what_is_due(service: Service, alice: bytes) -> None:
     service.owner.execute(
         "UPDATE inflight SET status = 'processing', attempt = 3, failed_attempts = 2, lease_until = now() - interval '1 s'"
         " WHERE request_id = %s",
-        (spent,),  # max_attempts is 3: the sweep will end it
+        (spent,),  # max_attempts is 3: recovery will end it
     )
 
     claims = service.claim(queued, taken, early, late, spent, uuid4())
 
     assert [claim["request_id"] for claim in claims] == [queued]
-    # The early one's message is used up; the sweep is to send another.
+    # The early one's message is consumed; recovery will send another.
     assert service.value("SELECT dispatched_at FROM inflight WHERE request_id = %s", early) is None
 
 
-def test_a_claim_whose_lease_ran_out_can_be_taken_over(service: Service, alice: bytes) -> None:
+def test_a_claim_with_an_expired_lease_can_be_taken_over(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id, lease_seconds=-1)
 
@@ -149,12 +149,12 @@ def test_the_same_flush_sent_twice_changes_nothing(service: Service, alice: byte
     assert (request(service, request_id), books(service), service.value("SELECT count(*) FROM audit_log")) == before
 
 
-def test_an_outcome_for_nothing_is_harmless(service: Service) -> None:
+def test_an_outcome_for_an_unknown_request_is_harmless(service: Service) -> None:
     assert [row["kind"] for row in service.settle(completed(uuid4()))] == ["superseded"]
     assert service.value("SELECT count(*) FROM results") == 0
 
 
-def test_a_transient_failure_goes_back_with_a_pause(service: Service, alice: bytes) -> None:
+def test_a_transient_failure_is_requeued_with_a_delay(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
 
@@ -162,11 +162,11 @@ def test_a_transient_failure_goes_back_with_a_pause(service: Service, alice: byt
 
     assert (row["kind"], row["delay_seconds"]) == ("requeued", 31)
     assert request(service, request_id)["status"] == "queued"
-    assert books(service)["daily"] == (1, 0, 581), "its reservation stays"
+    assert books(service)["daily"] == (1, 0, 581), "its reservation is kept"
     assert service.claim(request_id) == [], "it is not due yet"
 
 
-def test_a_pause_that_the_queue_cannot_keep_is_left_to_the_sweep(service: Service, alice: bytes) -> None:
+def test_a_delay_too_long_for_the_queue_is_left_to_recovery(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
 
@@ -178,6 +178,7 @@ def test_a_pause_that_the_queue_cannot_keep_is_left_to_the_sweep(service: Servic
 
 def test_the_last_attempts_failure_is_final(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)  # max_attempts is 3
+    rows: list[dict[str, Any]] = []
     for attempt in (1, 2, 3):
         service.claim(request_id)
         rows = service.settle(retry(request_id, attempt))
@@ -196,7 +197,7 @@ def test_a_retry_beyond_the_lifetime_is_final(service: Service, alice: bytes) ->
     assert request(service, request_id)["status"] == "failed"
 
 
-def test_settling_sends_the_next_of_the_window(service: Service, alice: bytes) -> None:
+def test_settling_sends_the_next_request_of_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 2")
     ids = [service.submit(alice) for _ in range(5)]
     assert service.queue.take() == ids[:2]
@@ -230,7 +231,7 @@ def test_an_overrun_is_booked_and_audited(service: Service, alice: bytes) -> Non
     assert audit["after"]["overrun_tokens"] == 601 - 581
 
 
-def test_what_settles_after_its_period_leaves_the_new_one_alone(service: Service, alice: bytes) -> None:
+def test_settling_after_the_period_does_not_change_the_new_period(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     # As if the minute had passed and another request had reset the row.
@@ -263,7 +264,7 @@ def test_concurrent_submits_and_settlements_do_not_deadlock_or_drift(service: Se
     assert totals == [{"r": 180, "t": 1800, "v": 0}]
 
 
-def test_every_change_of_state_is_audited_and_legal(service: Service, alice: bytes) -> None:
+def test_every_status_change_is_audited_and_legal(service: Service, alice: bytes) -> None:
     answered, refused, lost = (service.submit(alice) for _ in range(3))
     service.claim(answered, refused)
     service.settle(retry(answered), failed(refused))
@@ -285,7 +286,7 @@ def test_every_change_of_state_is_audited_and_legal(service: Service, alice: byt
         assert rows[-1]["new"] == request(service, request_id)["status"]
 
 
-def test_a_late_answer_to_a_request_that_failed_meanwhile_is_waste(service: Service, alice: bytes) -> None:
+def test_a_late_answer_to_a_failed_request_is_superseded(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET max_attempts = 1")
     service.claim(request_id, lease_seconds=-1)
@@ -298,7 +299,7 @@ def test_a_late_answer_to_a_request_that_failed_meanwhile_is_waste(service: Serv
     assert books(service)["daily"] == (1, 0, 0)
 
 
-def test_taking_over_a_lost_claim_is_audited_as_that(service: Service, alice: bytes) -> None:
+def test_taking_over_a_lost_claim_is_audited(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id, lease_seconds=-1)
     service.claim(request_id)
@@ -316,12 +317,12 @@ def test_taking_over_a_lost_claim_is_audited_as_that(service: Service, alice: by
         ({"prompt_tokens": None, "completion_tokens": None}, (None, None, None)),
     ],
 )
-def test_half_a_report_is_booked_whole(
+def test_an_incomplete_token_report_is_completed(
     service: Service, alice: bytes, reported: dict[str, int | None], booked: tuple[int | None, ...]
 ) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
-    service.settle(failed(request_id, **reported))
+    service.settle(failed(request_id, 1, **reported))
     (row,) = service.rows("SELECT prompt_tokens, completion_tokens, total_tokens FROM requests")
     assert tuple(row.values()) == booked
     assert {q["tokens_used"] for q in service.rows("SELECT tokens_used FROM quotas")} == {booked[2] or 0}

@@ -1,4 +1,4 @@
-"""Migrations: applied once, by however many at once; a newer schema is left alone; the schema is the one written down."""
+"""Migrations: applied once even concurrently; a newer schema is left alone; the schema equals its snapshot."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from sluice.db.connection import Connection
 from sluice.db.migrate import Migration, migrate, migrations
 from sluice.domain.errors import SluiceError
+from tests.support.service import ROLES
 
 SNAPSHOT = Path(__file__).with_name("schema.txt")
 EXTRA = Migration(2, "extra", "CREATE TABLE extra (id integer PRIMARY KEY)", min_compatible_version=1)
@@ -41,7 +42,7 @@ def test_twenty_at_once_apply_each_step_once(empty_dsn: str) -> None:
     assert sorted(applied) == list(range(1, len(migrations()) + 2))
 
 
-def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:
+def test_a_failed_step_is_rolled_back(empty_dsn: str) -> None:
     broken = Migration(len(migrations()) + 1, "broken", "CREATE TABLE half (id integer); SELECT 1/0", 1)
     with connect(empty_dsn) as connection:
         with pytest.raises(psycopg.errors.DivisionByZero):
@@ -51,7 +52,7 @@ def test_a_step_that_fails_leaves_nothing_of_itself(empty_dsn: str) -> None:
         assert [row["version"] for row in versions] == list(range(1, len(migrations()) + 1))
 
 
-def test_a_newer_schema_that_allows_this_code_is_left_as_it_is(empty_dsn: str) -> None:
+def test_a_newer_compatible_schema_is_left_alone(empty_dsn: str) -> None:
     newer = replace(EXTRA, version=len(migrations()) + 1)
     with connect(empty_dsn) as connection:
         migrate(connection, [*migrations(), newer])
@@ -62,7 +63,7 @@ def test_a_newer_schema_that_allows_this_code_is_left_as_it_is(empty_dsn: str) -
         assert (report.schema_version, report.applied, report.functions_replaced) == (newer.version, [], False)
 
 
-def test_a_newer_schema_that_needs_newer_code_is_refused(empty_dsn: str) -> None:
+def test_a_newer_incompatible_schema_is_refused(empty_dsn: str) -> None:
     version = len(migrations()) + 1
     with connect(empty_dsn) as connection:
         migrate(connection, [*migrations(), replace(EXTRA, version=version, min_compatible_version=version)])
@@ -71,7 +72,7 @@ def test_a_newer_schema_that_needs_newer_code_is_refused(empty_dsn: str) -> None
     assert raised.value.code == "schema_incompatible"
 
 
-def test_a_step_changed_after_it_was_applied_is_refused(empty_dsn: str) -> None:
+def test_a_changed_applied_step_is_refused(empty_dsn: str) -> None:
     with connect(empty_dsn) as connection:
         migrate(connection)
         changed = [replace(migrations()[0], sql=migrations()[0].sql + "\n-- changed"), *migrations()[1:]]
@@ -79,7 +80,7 @@ def test_a_step_changed_after_it_was_applied_is_refused(empty_dsn: str) -> None:
             migrate(connection, changed)
 
 
-def test_what_is_shipped_is_inserted_once_and_then_left_to_the_operator(dsn: str) -> None:
+def test_shipped_rows_are_inserted_once_and_may_be_edited(dsn: str) -> None:
     with connect(dsn) as connection:
         connection.execute("UPDATE models SET max_tokens_limit = 777 WHERE model_id = 'nova-micro'")
         connection.execute("UPDATE tier_limits SET max_tokens = 777 WHERE tier = 'basic' AND quota_period = 'minute'")
@@ -94,7 +95,7 @@ def test_what_is_shipped_is_inserted_once_and_then_left_to_the_operator(dsn: str
 
 
 @pytest.mark.parametrize("name", ["1_short.sql", "0001_no_header.sql", "0002_gap.sql"])
-def test_files_that_are_no_migrations_are_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_migration_files_are_refused(tmp_path: Path, name: str) -> None:
     header = "" if "header" in name else "-- min_compatible_version: 1\n"
     (tmp_path / name).write_text(header + "SELECT 1")
     with pytest.raises(ValueError, match="migration"):
@@ -102,7 +103,7 @@ def test_files_that_are_no_migrations_are_refused(tmp_path: Path, name: str) -> 
 
 
 def describe(connection: Connection) -> str:
-    """Columns, constraints, indexes and functions with their rights, a line each, without the months' partitions."""
+    """Columns, constraints, indexes and functions with privileges, one per line, without monthly partitions."""
     queries = (
         (
             "SELECT format('%s.%s %s%s%s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),"
@@ -132,7 +133,7 @@ def describe(connection: Connection) -> str:
         (
             "SELECT format('%s: %s', tgrelid::regclass, pg_get_triggerdef(oid)) AS line FROM pg_trigger"
             " WHERE NOT tgisinternal AND tgparentid = 0"
-            # Those of partitions bear the names of months.
+            # Those of partitions contain the names of months.
             " AND NOT (SELECT relispartition FROM pg_class WHERE pg_class.oid = tgrelid)"
         ),
     )
@@ -141,8 +142,8 @@ def describe(connection: Connection) -> str:
     )
 
 
-def test_the_schema_is_the_one_written_down(dsn: str) -> None:
-    """A change of the schema shows as a change of schema.txt; SLUICE_WRITE_SNAPSHOT=1 rewrites it."""
+def test_the_schema_equals_the_snapshot(dsn: str) -> None:
+    """Schema changes appear as changes of schema.txt; SLUICE_WRITE_SNAPSHOT=1 rewrites it."""
     with connect(dsn) as connection:
         found = describe(connection) + "\n"
     if os.environ.get("SLUICE_WRITE_SNAPSHOT"):
@@ -150,7 +151,7 @@ def test_the_schema_is_the_one_written_down(dsn: str) -> None:
     assert found == SNAPSHOT.read_text()
 
 
-def test_no_function_with_the_owners_rights_is_open_to_everybody(dsn: str) -> None:
+def test_no_security_definer_function_is_public(dsn: str) -> None:
     with connect(dsn) as connection:
         open_to_all = connection.execute(
             "SELECT p.oid::regprocedure::text AS name FROM pg_proc p"
@@ -160,7 +161,7 @@ def test_no_function_with_the_owners_rights_is_open_to_everybody(dsn: str) -> No
     assert open_to_all == []
 
 
-def test_functions_with_the_owners_rights_fix_their_search_path(dsn: str) -> None:
+def test_security_definer_functions_fix_their_search_path(dsn: str) -> None:
     with connect(dsn) as connection:
         loose = connection.execute(
             "SELECT p.oid::regprocedure::text AS name FROM pg_proc p WHERE pronamespace = 'sluice'::regnamespace"
@@ -169,8 +170,8 @@ def test_functions_with_the_owners_rights_fix_their_search_path(dsn: str) -> Non
     assert loose == []
 
 
-@pytest.mark.parametrize("role", ["submit", "status", "worker", "rollup", "admin"])
-def test_roles_reach_no_table_of_requests(dsn: str, role: str) -> None:
+@pytest.mark.parametrize("role", ROLES)
+def test_roles_cannot_read_tables_of_requests(dsn: str, role: str) -> None:
     with connect(dsn) as connection:
         connection.execute(f"SET ROLE sluice_{role}")
         for table in ("requests", "prompts", "results", "inflight", "audit_log", "idempotency_keys"):
@@ -180,7 +181,7 @@ def test_roles_reach_no_table_of_requests(dsn: str, role: str) -> None:
             connection.execute("SELECT key_hash FROM api_keys")
 
 
-def test_the_audit_log_only_grows(dsn: str) -> None:
+def test_the_audit_log_is_append_only(dsn: str) -> None:
     with connect(dsn) as connection:
         connection.execute("INSERT INTO audit_log (actor, action) VALUES ('test', 'test')")
         (partition,) = connection.execute("SELECT DISTINCT tableoid::regclass::text AS name FROM audit_log").fetchall()

@@ -1,4 +1,4 @@
-"""What a request costs: one statement and one commit per submit, one per claim, one per flush; and no plan that grows."""
+"""What a request costs: one statement per submit, claim and flush, and no plan that grows with the tables."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.support.service import Service, completed, submission
 
 
 def statements(service: Service) -> dict[str, int]:
-    """Calls per statement since the last reset, by the function that it calls; top level only."""
+    """Calls per top-level statement since the last reset, by the function that it calls."""
     rows = service.rows(
         "SELECT query, calls FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
         " WHERE d.datname = current_database() AND query NOT LIKE '%%pg_stat_statements%%'"
@@ -25,12 +25,6 @@ def statements(service: Service) -> dict[str, int]:
         name = re.search(r'\b(request_\w+|set_config)"?\(', row["query"])
         found[name[1] if name else row["query"]] = row["calls"]
     return found
-
-
-def commits(service: Service) -> int:
-    return service.value("SELECT pg_stat_clear_snapshot() IS NULL") and service.value(
-        "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-    )
 
 
 def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice: bytes) -> None:
@@ -66,7 +60,7 @@ def test_one_commit_per_submit(service: Service, alice: bytes) -> None:
             service.value(rows.format(t), request_id)
             for t in ("requests", "prompts", "inflight", "audit_log", "idempotency_keys")
         }
-        assert len(found) == 1, "all that a submit writes is of one transaction"
+        assert len(found) == 1, "a submit is one transaction"
 
 
 def explain(service: Service, sql: str, *parameters: Any) -> list[dict[str, Any]]:
@@ -92,15 +86,15 @@ LOGGED_PLANS = """
 
 
 class Plans:
-    """The plans of all statements that ran inside functions, as auto_explain tells them to the client."""
+    """The plans of all statements inside functions, as auto_explain reports them to the client."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.nodes: list[dict[str, Any]] = []
         service.owner.execute(LOGGED_PLANS)
-        service.owner.add_notice_handler(self._hear)
+        service.owner.add_notice_handler(self._on_notice)
 
-    def _hear(self, notice: Any) -> None:
+    def _on_notice(self, notice: Any) -> None:
         text = notice.message_primary
         if "plan:" not in text:
             return
@@ -119,7 +113,7 @@ class Plans:
 
 @pytest.fixture
 def busy(service: Service, alice: bytes) -> tuple[Service, bytes]:
-    """A database with a history, so that a bad plan would show: 20,000 requests of 200 users, 2,000 unfinished."""
+    """A database with enough rows to expose a bad plan: 20,000 requests of 200 users, 2,000 unfinished."""
     service.owner.execute("""
         INSERT INTO users (user_id) SELECT 'user' || n FROM generate_series(1, 200) n;
         INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, started_at, completed_at,
@@ -142,7 +136,7 @@ def busy(service: Service, alice: bytes) -> tuple[Service, bytes]:
 GROWING = ("requests", "requests_archive", "prompts", "results", "inflight", "audit_log", "idempotency_keys")
 
 
-def assert_nothing_is_scanned_whole(nodes: list[dict[str, Any]]) -> None:
+def assert_no_full_scans(nodes: list[dict[str, Any]]) -> None:
     assert nodes
     for node in nodes:
         grows = any(node.get("Relation Name", "").startswith(name) for name in GROWING)
@@ -155,7 +149,7 @@ def partitions_read(nodes: list[dict[str, Any]], parent: str) -> set[str]:
     return {n["Relation Name"] for n in nodes if n.get("Relation Name", "").startswith(parent + "_y")}
 
 
-def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
+def test_query_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     service, alice = busy
     ids = [service.submit(alice) for _ in range(3)]
     plans = Plans(service)
@@ -163,20 +157,20 @@ def test_the_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
     submit = plans.of(
         "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
     )
-    assert_nothing_is_scanned_whole(submit)
+    assert_no_full_scans(submit)
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
-    assert_nothing_is_scanned_whole(claim)
+    assert_no_full_scans(claim)
     assert len(partitions_read(claim, "requests")) == len(partitions_read(claim, "prompts")) == 1
     settle = plans.of("SELECT * FROM request_settle(%s, 'worker')", Jsonb([completed(i) for i in ids]))
-    assert_nothing_is_scanned_whole(settle)
+    assert_no_full_scans(settle)
     assert len(partitions_read(settle, "requests")) == 1
     status = plans.of("SELECT * FROM request_show(%s, %s)", alice, ids[0])
-    assert_nothing_is_scanned_whole(status)
+    assert_no_full_scans(status)
     for parent in ("requests", "prompts", "results"):
-        assert len(partitions_read(status, parent)) == 1, f"a look-up by id opens one partition of {parent}"
+        assert len(partitions_read(status, parent)) == 1, f"a lookup by id reads one partition of {parent}"
 
 
-def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
+def test_query_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.owner.execute("UPDATE api_keys SET user_id = 'user7' WHERE user_id = 'bob'")
@@ -186,11 +180,11 @@ def test_the_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
 
     nodes = Plans(service).of("SELECT * FROM request_history(%s, NULL, 10)", bob)
 
-    assert_nothing_is_scanned_whole(nodes)
+    assert_no_full_scans(nodes)
     assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 10
 
 
-def test_the_statements_of_the_sweep_read_only_inflight(busy: tuple[Service, bytes]) -> None:
+def test_recovery_reads_only_inflight(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     nodes = Plans(service).of("SELECT * FROM request_recover(100)")
     tables = {node["Relation Name"] for node in nodes if node.get("Actual Rows") and "Relation Name" in node}

@@ -1,15 +1,17 @@
-"""What clients read: their own requests and nobody else's, page by page, archived or not."""
+"""What clients read: their own requests only, page by page, archived or not."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from sluice.domain.errors import SluiceError
+from sluice.domain.keys import digest
 from tests.support.service import Service, completed, failed, status_of
 
 
-def test_status_tells_all_about_an_answered_request(service: Service, alice: bytes) -> None:
+def test_status_shows_everything_about_an_answered_request(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice, metadata={"team": "x"})
     service.claim(request_id)
     service.settle(completed(request_id))
@@ -37,7 +39,7 @@ def test_status_tells_all_about_an_answered_request(service: Service, alice: byt
     assert took >= 0
 
 
-def test_status_of_a_request_that_waits(service: Service, alice: bytes) -> None:
+def test_status_of_a_queued_request(service: Service, alice: bytes) -> None:
     found = service.status(alice, str(service.submit(alice)))
 
     assert (found["status"], found["result"], found["error"], found["completed_at"]) == ("queued", None, None, None)
@@ -46,7 +48,7 @@ def test_status_of_a_request_that_waits(service: Service, alice: bytes) -> None:
     assert "metadata" not in found
 
 
-def test_status_tells_why_a_request_failed(service: Service, alice: bytes) -> None:
+def test_status_shows_why_a_request_failed(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(failed(request_id))
@@ -57,11 +59,9 @@ def test_status_tells_why_a_request_failed(service: Service, alice: bytes) -> No
 
 
 @pytest.mark.parametrize("whose", ["another's", "nobody's", "no id at all"])
-def test_what_is_not_ones_own_is_not_found(service: Service, alice: bytes, whose: str) -> None:
+def test_requests_of_other_users_are_not_found(service: Service, alice: bytes, whose: str) -> None:
     service.add_user("bob", bob_key := "sluice_" + "b" * 43)
     ids = {"another's": str(service.submit(alice)), "nobody's": str(uuid4()), "no id at all": "12; DROP TABLE requests"}
-    from sluice.domain.keys import digest
-
     with pytest.raises(SluiceError) as refused:
         service.status(digest(bob_key), ids[whose])
 
@@ -82,21 +82,22 @@ def test_what_is_not_ones_own_is_not_found(service: Service, alice: bytes, whose
         ("UPDATE api_keys SET scopes = '{submit}'", "scope_missing"),
     ],
 )
-def test_reading_needs_a_key_that_may_read(service: Service, alice: bytes, spoil: str, code: str) -> None:
+def test_reading_needs_a_valid_key_with_read_scope(service: Service, alice: bytes, spoil: str, code: str) -> None:
     request_id = str(service.submit(alice))
     service.owner.execute(spoil)
 
-    for read in (
+    reads: list[Callable[[], object]] = [
         lambda: service.status(alice, request_id),
         lambda: service.history(alice),
         lambda: service.models(alice),
-    ):
+    ]
+    for read in reads:
         with pytest.raises(SluiceError) as refused:
             read()
         assert refused.value.code == code
 
 
-def test_history_goes_page_by_page_newest_first(service: Service, alice: bytes) -> None:
+def test_history_is_paged_newest_first(service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     mine = [str(service.submit(alice, f"prompt {n}")) for n in range(5)]
     service.submit(bob)
@@ -130,7 +131,7 @@ def test_a_bad_page_is_refused(service: Service, alice: bytes, cursor: str | Non
     assert refused.value.code == "invalid_input"
 
 
-def test_models_are_those_one_may_name(service: Service, alice: bytes) -> None:
+def test_models_lists_the_active_models(service: Service, alice: bytes) -> None:
     service.owner.execute(
         "INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit, is_active)"
         " VALUES ('old', 'bedrock', 'old', 1, 1, false)"
@@ -148,7 +149,7 @@ def test_history_shows_the_beginning_of_a_long_prompt(service: Service, alice: b
     assert entry["prompt"] == "é" * 1000
 
 
-def test_the_key_is_looked_at_before_the_id(service: Service, alice: bytes) -> None:
+def test_the_key_is_checked_before_the_id(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE api_keys SET revoked_at = now()")
     with pytest.raises(SluiceError) as refused:
         service.status(alice, "no id at all")

@@ -1,4 +1,4 @@
-"""The minute's sweep: lost claims, lost messages, requests out of time."""
+"""The recovery task: lost claims, lost messages, expired requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -6,14 +6,14 @@ from uuid import uuid4
 
 from sluice.messaging import Message
 from tests.support.ledger import set_clock, stop_the_clock
-from tests.support.recovery import NOON, state, sweep
+from tests.support.recovery import NOON, run_recovery, state
 from tests.support.service import Service, completed, retry
 
 
-def test_nothing_to_do_is_nothing_done(service: Service, alice: bytes) -> None:
+def test_recovery_without_work_changes_nothing(service: Service, alice: bytes) -> None:
     service.submit(alice)
 
-    assert set(sweep(service).values()) == {0}
+    assert set(run_recovery(service).values()) == {0}
 
 
 def test_a_lost_claim_goes_back_to_the_queue(service: Service, alice: bytes) -> None:
@@ -21,7 +21,7 @@ def test_a_lost_claim_goes_back_to_the_queue(service: Service, alice: bytes) -> 
     service.queue.take()
     service.claim(request_id, lease_seconds=-1)
 
-    assert sweep(service)["requeued"] == 1
+    assert run_recovery(service)["requeued"] == 1
 
     assert service.queue.take() == [request_id]
     assert state(service, request_id) == ("queued", None)
@@ -33,28 +33,28 @@ def test_a_claim_within_its_lease_is_left_alone(service: Service, alice: bytes) 
     request_id = service.submit(alice)
     service.claim(request_id)
 
-    assert sweep(service)["requeued"] == 0
+    assert run_recovery(service)["requeued"] == 0
     assert state(service, request_id) == ("processing", None)
 
 
-def test_a_request_that_kills_its_workers_fails_in_the_end(service: Service, alice: bytes) -> None:
+def test_a_request_that_kills_its_workers_fails_finally(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)  # max_attempts is 3
     for _ in range(2):
         service.claim(request_id, lease_seconds=-1)
-        sweep(service)
+        run_recovery(service)
     service.claim(request_id, lease_seconds=-1)
 
-    assert sweep(service)["failed"] == 1
+    assert run_recovery(service)["failed"] == 1
 
     assert state(service, request_id) == ("failed", "worker_lost")
     assert service.value("SELECT sum(tokens_reserved) FROM quotas") == 0
 
 
-def test_a_request_never_begun_expires_free_of_tokens(service: Service, alice: bytes) -> None:
+def test_a_request_never_begun_expires_without_tokens(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.owner.execute("UPDATE inflight SET expires_at = now()")
 
-    assert sweep(service)["expired"] == 1
+    assert run_recovery(service)["expired"] == 1
 
     assert state(service, request_id) == ("expired", None) or state(service, request_id)[0] == "expired"
     assert service.rows("SELECT DISTINCT requests_used, tokens_used, tokens_reserved FROM quotas") == [
@@ -63,78 +63,78 @@ def test_a_request_never_begun_expires_free_of_tokens(service: Service, alice: b
     assert service.value("SELECT count(*) FROM inflight") == 0
 
 
-def test_a_request_out_of_time_between_attempts_fails(service: Service, alice: bytes) -> None:
+def test_a_request_that_expires_between_attempts_fails(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(retry(request_id, after=1))
     service.owner.execute("UPDATE inflight SET expires_at = now()")
 
-    assert sweep(service)["failed"] == 1
+    assert run_recovery(service)["failed"] == 1
     assert state(service, request_id) == ("failed", "request_expired")
 
 
-def test_what_has_no_message_is_sent_within_the_window(service: Service, alice: bytes) -> None:
+def test_requests_without_a_message_are_sent_within_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.queue.down = True
     ids = [service.submit(alice) for _ in range(4)]
     service.queue.down = False
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 3")
 
-    assert sweep(service)["dispatched"] == 3
+    assert run_recovery(service)["dispatched"] == 3
     assert service.queue.take() == ids[:3]
 
 
-def test_a_queue_that_is_still_away_leaves_them_to_the_next_sweep(service: Service, alice: bytes) -> None:
+def test_an_unavailable_queue_leaves_sending_to_the_next_recovery(service: Service, alice: bytes) -> None:
     service.queue.down = True
     request_id = service.submit(alice)
 
-    assert sweep(service)["dispatched"] == 0
+    assert run_recovery(service)["dispatched"] == 0
     service.queue.down = False
-    assert sweep(service)["dispatched"] == 1
+    assert run_recovery(service)["dispatched"] == 1
     assert service.queue.take() == [request_id]
 
 
-def test_what_waits_for_its_time_is_sent_when_it_comes(service: Service, alice: bytes) -> None:
+def test_delayed_requests_are_sent_when_they_are_due(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(retry(request_id, after=1000))
     service.queue.take()
 
-    assert sweep(service)["dispatched"] == 0
+    assert run_recovery(service)["dispatched"] == 0
     service.owner.execute("UPDATE inflight SET not_before = now()")
-    assert sweep(service)["dispatched"] == 1
+    assert run_recovery(service)["dispatched"] == 1
     assert service.queue.take() == [request_id]
 
 
-def test_messages_that_the_queue_lost_are_sent_again_once(service: Service, alice: bytes) -> None:
+def test_lost_messages_are_sent_again_once(service: Service, alice: bytes) -> None:
     ids = [service.submit(alice) for _ in range(3)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
     service.queue.messages.pop(0)
 
-    assert sweep(service)["redispatched"] == 1
+    assert run_recovery(service)["redispatched"] == 1
     assert len(service.queue.messages) == 3
-    assert sweep(service)["redispatched"] == 0
+    assert run_recovery(service)["redispatched"] == 0
     assert set(service.queue.take()) <= set(ids)
 
 
-def test_messages_on_their_way_are_not_sent_again(service: Service, alice: bytes) -> None:
+def test_recent_messages_are_not_sent_again(service: Service, alice: bytes) -> None:
     service.submit(alice)
     service.queue.take()
 
-    assert sweep(service)["redispatched"] == 0, "sent just now, the queue's count may lag behind"
+    assert run_recovery(service)["redispatched"] == 0, "just sent: the queue's count may lag behind"
 
 
-def test_sweeping_does_not_touch_what_is_settled(service: Service, alice: bytes) -> None:
+def test_recovery_does_not_touch_settled_requests(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(completed(request_id))
     service.queue.take()
 
-    assert set(sweep(service).values()) == {0}
+    assert set(run_recovery(service).values()) == {0}
     assert state(service, request_id) == ("completed", None)
 
 
-def test_sweeps_over_a_backlog_send_nothing_twice(service: Service) -> None:
-    """5,000 requests of 500 users, ten minutes of sweeps, nobody works: what is in the queue is not sent again."""
+def test_recovery_with_a_backlog_sends_nothing_twice(service: Service) -> None:
+    """5,000 requests of 500 users, forty runs, no worker: messages in the queue are not sent again."""
     service.owner.execute(
         "INSERT INTO users (user_id) SELECT 'u' || n FROM generate_series(1, 500) AS n;"
         "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)"
@@ -146,9 +146,9 @@ def test_sweeps_over_a_backlog_send_nothing_twice(service: Service) -> None:
         " SELECT uuidv7(), 'u' || (1 + n / 10), 3, clock_now() + interval '1 day' FROM generate_series(0, 4999) AS n"
     )
 
-    for minute in range(40):  # from the fifteenth on, they have been out for very long
+    for minute in range(40):  # from the fifteenth minute on, messages count as very old
         set_clock(service.owner, NOON + timedelta(minutes=minute))
-        sweep(service)
+        run_recovery(service)
 
     assert 5000 <= len(service.queue.messages) <= 5000 * 1.05
     assert {message.request_id for message in service.queue.messages} == {
@@ -156,7 +156,7 @@ def test_sweeps_over_a_backlog_send_nothing_twice(service: Service) -> None:
     }
 
 
-def test_two_sweeps_at_once_send_a_loss_once(service: Service, alice: bytes) -> None:
+def test_concurrent_recoveries_resend_a_lost_message_once(service: Service, alice: bytes) -> None:
     service.act("quota.set", user_id="alice", dispatch_window=50)
     for _ in range(40):
         service.submit(alice)
@@ -174,17 +174,17 @@ def test_two_sweeps_at_once_send_a_loss_once(service: Service, alice: bytes) -> 
     assert len(sent) == len(set(sent)) == 30
 
 
-def test_one_users_many_do_not_keep_anothers_one_waiting(service: Service, alice: bytes) -> None:
-    """10,000 of one user, then one of another: it is among the first messages that a worker finds."""
+def test_a_users_backlog_does_not_delay_other_users(service: Service, alice: bytes) -> None:
+    """10,000 requests of one user, then one of another: it is among the first messages."""
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     service.act("quota.set", user_id="alice", max_unfinished=20_000, dispatch_window=10)
     service.owner.execute(
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at)"
         " SELECT uuidv7(), 'alice', 3, now() + interval '1 day' FROM generate_series(1, 10000)"
     )
-    sweep(service)
+    run_recovery(service)
     his = service.submit(bob)
-    sweep(service)
+    run_recovery(service)
 
     waiting = service.queue.take()
 
@@ -192,19 +192,19 @@ def test_one_users_many_do_not_keep_anothers_one_waiting(service: Service, alice
     assert his in waiting
 
 
-def test_messages_of_nobody_do_not_hide_a_loss_for_ever(service: Service, alice: bytes) -> None:
+def test_unknown_messages_do_not_hide_a_loss_permanently(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
-    service.queue.messages = [Message(uuid4(), "nobody") for _ in range(5)]
+    service.queue.messages = [Message(uuid4(), "unknown") for _ in range(5)]
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '5 minutes'")
-    assert sweep(service)["redispatched"] == 0, "by the counts nothing is missing"
+    assert run_recovery(service)["redispatched"] == 0, "by the count, no message is missing"
 
     service.owner.execute("UPDATE inflight SET dispatched_at = now() - interval '16 minutes'")
-    assert sweep(service)["redispatched"] == 1
+    assert run_recovery(service)["redispatched"] == 1
     assert request_id in service.queue.take()
-    assert sweep(service)["redispatched"] == 0
+    assert run_recovery(service)["redispatched"] == 0
 
 
-def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> None:
+def test_concurrent_recoveries_keep_to_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 10")
     service.queue.down = True
     for _ in range(30):
@@ -218,7 +218,7 @@ def test_sweeps_at_once_keep_to_the_window(service: Service, alice: bytes) -> No
     assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 10
 
 
-def test_sweeping_while_others_submit_and_settle_never_deadlocks(service: Service, alice: bytes) -> None:
+def test_recovery_never_deadlocks_with_submit_and_settle(service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     before = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 

@@ -1,4 +1,4 @@
-"""Retries: when they come, what they count, and the places that they leave to others."""
+"""Retries: when they are due, how they count, and the slots that they leave to others."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from sluice.domain.documents import Input
 from sluice.domain.requests import Submission
 from sluice.services.process import MAX_BACKOFF_SECONDS, backoff
 from tests.support.ledger import assert_books_balance, set_clock, stop_the_clock
-from tests.support.recovery import NOON, state, sweep
+from tests.support.recovery import NOON, run_recovery, state
 from tests.support.service import LIMITS, Service, completed, failed, retry
 
 
-def test_a_retry_is_woken_by_its_message_when_its_time_has_come(service: Service, alice: bytes) -> None:
+def test_a_due_retry_is_started_by_its_message(service: Service, alice: bytes) -> None:
     stop_the_clock(service.owner, NOON)
     request_id = service.submit(alice)
     service.claim(request_id)
@@ -33,7 +33,7 @@ def test_a_retry_is_woken_by_its_message_when_its_time_has_come(service: Service
     assert [claim["attempt"] for claim in service.claim(request_id)] == [2]
 
 
-def test_retries_that_wake_all_at_once_keep_to_the_window(service: Service, alice: bytes) -> None:
+def test_simultaneous_retries_keep_to_the_dispatch_window(service: Service, alice: bytes) -> None:
     stop_the_clock(service.owner, NOON)
     service.act("quota.set", user_id="alice", dispatch_window=3)
     ids = [service.submit(alice) for _ in range(9)]
@@ -56,11 +56,11 @@ def test_retries_that_wake_all_at_once_keep_to_the_window(service: Service, alic
     assert len(claimed) == 3
     assert service.value("SELECT count(*) FROM inflight WHERE dispatched_at IS NOT NULL") == 3
     (row,) = [r for r in service.settle(completed(claimed[0]["request_id"], 2)) if r["kind"] == "dispatch"]
-    assert row["request_id"] in ids, "its place goes to one that was turned away"
+    assert row["request_id"] in ids, "its slot goes to a waiting retry"
 
 
-def test_an_hours_outage_of_the_model_fails_nothing(service: Service, alice: bytes) -> None:
-    """With the pauses that the worker makes as shipped, and the attempts that are shipped."""
+def test_a_model_outage_of_an_hour_fails_nothing(service: Service, alice: bytes) -> None:
+    """With the default delays of the worker and the default attempts."""
     stop_the_clock(service.owner, NOON)
     shipped = replace(LIMITS, longest_seconds=86_400, max_attempts=Settings().max_attempts)
     submitter = service.submitter(limits=shipped)
@@ -76,7 +76,7 @@ def test_an_hours_outage_of_the_model_fails_nothing(service: Service, alice: byt
             pause = backoff(claim["attempt"], Settings().retry_base_seconds)
             service.settle(retry(request_id, claim["attempt"], after=pause, error_code="model_unavailable"))
             due[request_id] = at + timedelta(seconds=pause + 1)
-        sweep(service)
+        run_recovery(service)
 
     assert service.rows("SELECT DISTINCT status FROM requests") == [{"status": "queued"}]
     assert max(attempts.values()) < Settings().max_attempts
@@ -87,7 +87,7 @@ def test_an_hours_outage_of_the_model_fails_nothing(service: Service, alice: byt
     assert_books_balance(service)
 
 
-def test_the_shipped_attempts_span_more_than_an_hour_whatever_the_jitter() -> None:
+def test_default_attempts_span_more_than_an_hour_with_any_jitter() -> None:
     settings = Settings()
     least = sum(
         min(MAX_BACKOFF_SECONDS, settings.retry_base_seconds * 2.0**n) / 2 for n in range(settings.max_attempts - 1)
@@ -95,7 +95,7 @@ def test_the_shipped_attempts_span_more_than_an_hour_whatever_the_jitter() -> No
     assert least > 5400
 
 
-def test_the_reason_tells_that_attempts_or_time_were_used_up(service: Service, alice: bytes) -> None:
+def test_the_error_says_whether_attempts_or_time_ran_out(service: Service, alice: bytes) -> None:
     tried, late = service.submit(alice), service.submit(alice)
     for attempt in (1, 2, 3):
         service.claim(tried)
@@ -111,7 +111,7 @@ def test_the_reason_tells_that_attempts_or_time_were_used_up(service: Service, a
     assert found[late]["error_code"] == "model_unavailable"
 
 
-def test_what_is_handed_back_has_lost_no_attempt(service: Service, alice: bytes) -> None:
+def test_releasing_a_request_uses_no_attempt(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     for attempt in range(1, 8):  # max_attempts is 3
         (claim,) = service.claim(request_id)
@@ -133,7 +133,7 @@ def test_a_repeated_flush_of_retries_counts_one_attempt(service: Service, alice:
     assert service.value("SELECT count(*) FROM audit_log WHERE action = 'request.requeued'") == 1
 
 
-def test_a_flush_that_names_a_request_twice_settles_it_once(service: Service, alice: bytes) -> None:
+def test_a_flush_with_a_request_twice_settles_it_once(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     service.claim(request_id, lease_seconds=-1)
     service.claim(request_id)
@@ -148,7 +148,7 @@ def test_a_flush_that_names_a_request_twice_settles_it_once(service: Service, al
     assert_books_balance(service)
 
 
-def test_what_was_lost_with_its_worker_twice_is_tried_alone(service: Service, alice: bytes) -> None:
+def test_a_request_lost_twice_is_retried_alone(service: Service, alice: bytes) -> None:
     poison, *innocent = (service.submit(alice) for _ in range(4))
     service.owner.execute(
         "UPDATE inflight SET failed_attempts = 2, lost_attempts = 2, attempt = 2 WHERE request_id = %s", (poison,)
@@ -158,15 +158,13 @@ def test_what_was_lost_with_its_worker_twice_is_tried_alone(service: Service, al
     assert [claim["request_id"] for claim in service.claim(poison, *innocent)] == [poison]
 
     service.queue.take()
-    assert sweep(service)["dispatched"] == 3
+    assert run_recovery(service)["dispatched"] == 3
     assert sorted(service.queue.take()) == sorted(innocent)
     assert len(service.claim(*innocent)) == 3
 
 
 @pytest.mark.parametrize("late", [failed, completed, retry], ids=["failed", "completed", "to be tried again"])
-def test_an_answer_of_before_a_redrive_answers_nothing(
-    service: Service, alice: bytes, late: Callable[..., Any]
-) -> None:
+def test_an_answer_from_before_a_redrive_is_ignored(service: Service, alice: bytes, late: Callable[..., Any]) -> None:
     request_id = service.submit(alice)
     service.claim(request_id)
     service.settle(failed(request_id))
@@ -176,14 +174,14 @@ def test_an_answer_of_before_a_redrive_answers_nothing(
 
     assert row["kind"] == "superseded"
     assert state(service, request_id) == ("queued", None)
-    sweep(service)
+    run_recovery(service)
     (claim,) = service.claim(request_id)
     service.settle(completed(request_id, claim["attempt"]))
     assert state(service, request_id) == ("completed", None)
     assert_books_balance(service)
 
 
-def test_retries_that_pause_leave_the_window_to_others(service: Service, alice: bytes) -> None:
+def test_waiting_retries_take_no_slot_of_the_dispatch_window(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 2")
     paused = [service.submit(alice) for _ in range(2)]
     service.claim(*paused)
@@ -195,7 +193,7 @@ def test_retries_that_pause_leave_the_window_to_others(service: Service, alice: 
     assert service.queue.take() == [following]
 
 
-def test_a_retry_that_pauses_gives_its_place_to_the_next(service: Service, alice: bytes) -> None:
+def test_a_waiting_retry_gives_its_slot_to_the_next_request(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
     first, second = service.submit(alice), service.submit(alice)
     service.claim(first)

@@ -13,7 +13,7 @@ from sluice.services.tasks.context import TaskContext
 from sluice.services.tasks.run import TASKS, TasksEvent, run_tasks
 from tests.support.service import Service, completed, failed
 
-# The two queries of the seed, over requests and their archive; only the names of its columns are ours (model_id).
+# The seed's two queries, over requests and their archive; only column names are ours (model_id).
 SEED_USAGE = """
     SELECT user_id, count(*) AS requests_count, coalesce(sum(total_tokens), 0) AS tokens_used
     FROM requests_all
@@ -40,7 +40,7 @@ def some_work(service: Service, alice: bytes, bob: bytes) -> None:
     service.settle(completed(ids[0]), completed(ids[1], prompt_tokens=50), failed(ids[2]))
 
 
-def assert_figures_are_the_seeds(service: Service) -> None:
+def assert_figures_equal_the_seeds(service: Service) -> None:
     monthly = "SELECT user_id, requests_count, tokens_used FROM usage WHERE period = 'monthly' ORDER BY user_id"
     assert service.rows(monthly) == service.rows(SEED_USAGE)
     ours = "SELECT day, user_id, model_id, request_count, avg_processing_time, failure_count FROM request_stats ORDER BY 1, 2, 3"
@@ -52,21 +52,21 @@ def test_figures_equal_the_seeds_queries_at_every_step(service: Service, alice: 
     for _ in range(3):
         some_work(service, alice, bob)
         run_tasks(context, ["usage", "stats"])
-        assert_figures_are_the_seeds(service)
+        assert_figures_equal_the_seeds(service)
 
-    # What was still open settles later; only the difference is added.
+    # Requests settled later only add the difference.
     for open_request in service.rows("SELECT request_id, status FROM inflight"):
         if open_request["status"] == "queued":
             service.claim(open_request["request_id"])
         service.settle(completed(open_request["request_id"]))
     run_tasks(context, ["usage", "stats"])
-    assert_figures_are_the_seeds(service)
+    assert_figures_equal_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage_by_model WHERE period = 'daily'") == 15
     by_model = "SELECT sum(prompt_tokens + completion_tokens) FROM usage_by_model WHERE period = 'monthly'"
     assert service.value(by_model) == service.value("SELECT sum(total_tokens) FROM requests")
 
 
-def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_a_repeated_rollup_adds_nothing(service: Service, alice: bytes, context: TaskContext) -> None:
     some_work(service, alice, alice)
     run_tasks(context, ["usage", "stats"])
     before = service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats")
@@ -76,7 +76,7 @@ def test_rolling_up_twice_adds_nothing(service: Service, alice: bytes, context: 
     assert service.rows("SELECT * FROM usage") + service.rows("SELECT * FROM request_stats") == before
 
 
-def test_periods_are_the_calendars(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_periods_follow_the_calendar(service: Service, alice: bytes, context: TaskContext) -> None:
     service.submit(alice)
     run_tasks(context, ["usage"])
 
@@ -90,8 +90,8 @@ def test_periods_are_the_calendars(service: Service, alice: bytes, context: Task
     )
 
 
-def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, context: TaskContext) -> None:
-    """A transaction that began before others and commits after a rollup is in the next one."""
+def test_late_commits_are_counted(service: Service, alice: bytes, context: TaskContext) -> None:
+    """A transaction that commits after a rollup is in the next one, even if it began earlier."""
     with psycopg.connect(service.dsn) as slow:
         slow.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', 'slow')")
         bob = service.add_user("bob", "sluice_" + "b" * 43)
@@ -100,7 +100,7 @@ def test_a_commit_that_comes_late_is_counted(service: Service, alice: bytes, con
         slow.commit()
     run_tasks(context, ["usage", "stats"])
 
-    assert_figures_are_the_seeds(service)
+    assert_figures_equal_the_seeds(service)
     assert service.value("SELECT sum(requests_count) FROM usage WHERE period = 'monthly'") == 2
 
 
@@ -126,7 +126,7 @@ def partitions(service: Service, parent: str) -> list[str]:
     return [row["relname"] for row in rows]
 
 
-def test_whole_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: TaskContext) -> None:
+def test_complete_old_months_are_archived_and_still_found(service: Service, alice: bytes, context: TaskContext) -> None:
 
     old, recent = backdate(service, 3), service.submit(alice)
 
@@ -150,8 +150,8 @@ def test_a_month_with_an_unfinished_request_is_not_archived(
     assert run_tasks(context, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: bytes, context: TaskContext) -> None:
-    """Pages of a history go through requests first: what is in the archive must be older than all of them."""
+def test_months_are_archived_in_order(service: Service, alice: bytes, context: TaskContext) -> None:
+    """History pages read requests first, so archived rows must be older than all of them."""
 
     oldest, held, younger, recent = (
         backdate(service, 5),
@@ -163,7 +163,8 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
         "INSERT INTO inflight (request_id, user_id, max_attempts, expires_at) VALUES (%s, 'alice', 1, now())", (held,)
     )
     assert len(run_tasks(context, ["archive"])["archive"]["archived"]) == 1
-    listed, cursor = [], None
+    listed: list[str] = []
+    cursor: str | None = None
     while len(listed) < 5:
         page = service.history(alice, cursor, "1")
         listed += [entry["request_id"] for entry in page["requests"]]
@@ -173,13 +174,13 @@ def test_no_month_overtakes_one_that_is_not_archived(service: Service, alice: by
     assert listed == [str(each) for each in (recent, younger, held, oldest)]
 
 
-def test_a_month_that_ended_too_recently_is_not_archived(service: Service, alice: bytes) -> None:
+def test_a_recent_month_is_not_archived(service: Service, alice: bytes) -> None:
     backdate(service, 3)
     patient = replace(service.tasks(), archive_after_days=3000)
     assert run_tasks(patient, ["archive"]) == {"archive": {"archived": []}}
 
 
-def test_partitions_are_made_ahead_and_only_once(service: Service, context: TaskContext) -> None:
+def test_partitions_are_created_ahead_and_only_once(service: Service, context: TaskContext) -> None:
     assert run_tasks(context, ["partitions"]) == {"partitions": {"created": []}}
     for parent in ("requests", "prompts", "results", "binary_results", "audit_log"):
         assert len(partitions(service, parent)) == 4, "this month and three ahead"
@@ -187,9 +188,7 @@ def test_partitions_are_made_ahead_and_only_once(service: Service, context: Task
     assert len(run_tasks(context, ["partitions"])["partitions"]["created"]) == 1
 
 
-def test_a_task_that_fails_does_not_keep_others_from_running(
-    service: Service, alice: bytes, context: TaskContext
-) -> None:
+def test_a_failing_task_does_not_stop_the_others(service: Service, alice: bytes, context: TaskContext) -> None:
     service.submit(alice)
     service.owner.execute("DROP FUNCTION rollup_stats()")
 
@@ -201,12 +200,12 @@ def test_a_task_that_fails_does_not_keep_others_from_running(
     assert service.value("SELECT count(*) FROM usage") == 2
 
 
-def test_every_task_has_a_name_that_events_may_use() -> None:
+def test_events_may_name_every_task() -> None:
     assert TasksEvent(tasks=list(TASKS)).tasks == list(TASKS)
 
 
 def test_the_same_month_in_two_time_zones(service: Service, alice: bytes) -> None:
-    """Periods do not depend on the zone of whoever asks."""
+    """Periods do not depend on the client's time zone."""
     start = "SELECT period_start('monthly', timestamptz '2026-03-01 00:30:00+00')"
     service.owner.execute("SET timezone = 'America/New_York'")
     there: Any = service.value(start)

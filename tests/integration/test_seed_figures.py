@@ -1,4 +1,4 @@
-"""Usage, statistics and recommended tiers are those of the seed's statements."""
+"""Usage, statistics and recommended tiers equal the results of the seed's statements."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from tests.support.seed import (
     accept,
     answered,
     ask,
-    assert_figures_are_the_seeds,
+    assert_figures_equal_the_seeds,
     claim,
     monthly,
     roll_up,
@@ -27,7 +27,7 @@ from tests.support.service import Service, completed, failed, retry
 
 
 def mixed_work(service: Service, alice: bytes, bob: bytes) -> None:
-    """Of everything that can become of a request: of each user, counted and uncounted tokens, some still open."""
+    """Requests of each user with every kind of end, with and without tokens, some unfinished."""
     ids = [accept(service, key) for key in (alice, bob) for _ in range(6)]
     claim(service, *ids[:5], *ids[6:10])
     time.sleep(0.005)
@@ -47,21 +47,23 @@ def mixed_work(service: Service, alice: bytes, bob: bytes) -> None:
     assert service.value("SELECT count(*) FROM requests WHERE status = 'expired'") > 0
 
 
-def test_figures_are_those_of_the_seeds_statements(seed: Service, user123: bytes) -> None:
+def test_figures_equal_the_seeds_statements(seed: Service, user123: bytes) -> None:
     bob = seed.add_user("bob", OTHER_KEY)
     seed.add_user("nobody", "sluice_" + "c" * 43)
     for _ in range(2):
         mixed_work(seed, user123, bob)
-        assert_figures_are_the_seeds(seed)
-    assert [row["user_id"] for row in monthly(seed)] == ["bob", "user123"], "who did nothing has no row, as in the seed"
+        assert_figures_equal_the_seeds(seed)
+    assert [row["user_id"] for row in monthly(seed)] == ["bob", "user123"], (
+        "users without requests have no row, as in the seed"
+    )
 
-    # What ends later is added to what was counted before.
+    # Later ends are added to the figures.
     open_ids = [row["request_id"] for row in ask(seed, "unfinished", "queued")]
     claim(seed, *open_ids)
     for row in seed.rows("SELECT request_id, attempt FROM inflight"):
         settle(seed, completed(row["request_id"], row["attempt"]))
     assert seed.value("SELECT count(*) FROM inflight") == 0
-    assert_figures_are_the_seeds(seed)
+    assert_figures_equal_the_seeds(seed)
 
     total = seed.value("SELECT sum(total_tokens) FROM requests WHERE user_id = 'user123'")
     by_quota = seed.value("SELECT tokens_used FROM quotas WHERE user_id = 'user123' AND quota_period = 'monthly'")
@@ -69,7 +71,7 @@ def test_figures_are_those_of_the_seeds_statements(seed: Service, user123: bytes
 
 
 def recommended(service: Service, **arguments: Any) -> dict[str, str]:
-    """The tier that the operation usage.tiers recommends to each user."""
+    """The tier that usage.tiers recommends for each user."""
     database = service.database("admin")
     context = AdminContext(Administration(database, None), Reports(database), lambda event: None, 60, 3)
     found = administer(context, {"operation": "usage.tiers", "arguments": arguments})
@@ -77,7 +79,7 @@ def recommended(service: Service, **arguments: Any) -> dict[str, str]:
 
 
 def in_tier_order(service: Service) -> dict[str, str]:
-    """The same from the page's statement."""
+    """The same, from the page's statement."""
     this_month = datetime.now(UTC).date().replace(day=1)
     rows = ask(service, "tier_analysis", None, this_month.replace(year=this_month.year - 1), this_month, "", 1000)
     return {user["user_id"]: user["recommended_tier"] for user in billing.tiers(TierCandidate(**row) for row in rows)}
@@ -96,7 +98,7 @@ def test_the_recommended_tier_is_the_seeds(seed: Service) -> None:
     assert by_seed == {f"user{tokens}": tier for tokens, tier in expected.items()}
     assert recommended(seed) == in_tier_order(seed) == by_seed
 
-    # The largest month counts, not the last one; and who has used nothing appears once there is a row.
+    # The largest month counts, not the last one; users appear once they have a row.
     accept(seed, idle)
     roll_up(seed)
     seed_says(seed, SEED_USAGE)
@@ -112,8 +114,8 @@ def test_the_recommended_tier_is_the_seeds(seed: Service) -> None:
     assert recommended(seed) == in_tier_order(seed) == by_seed
 
 
-def test_the_recommended_tier_must_hold_the_requests_too(seed: Service, user123: bytes) -> None:
-    """Where Sluice differs: the seed would put this user into a tier that refuses the 10,001st request."""
+def test_the_recommended_tier_must_cover_the_requests_too(seed: Service, user123: bytes) -> None:
+    """Sluice differs: the seed recommends a tier that refuses the 10,001st request."""
     for table in ("seed.usage", "usage"):
         seed.owner.execute(
             f"INSERT INTO {table} (user_id, period, period_start, period_end, requests_count, tokens_used)"

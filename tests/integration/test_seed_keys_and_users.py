@@ -1,4 +1,4 @@
-"""Keys and users, as the seed would have them."""
+"""Keys and users as the seed requires."""
 
 import psycopg
 import pytest
@@ -9,7 +9,7 @@ from tests.support.seed import accept, ask, claim, one, plan_of, rows_read, sett
 from tests.support.service import KEY, Service, completed
 
 
-def test_a_key_is_looked_up_in_its_unique_index(service: Service, user123: bytes) -> None:
+def test_key_lookup_uses_the_unique_index(service: Service, user123: bytes) -> None:
     service.owner.execute(
         "INSERT INTO api_keys (user_id, key_hash, key_prefix) SELECT 'user123', sha256(n::text::bytea), 'x' FROM generate_series(1, 3000) n"
     )
@@ -23,14 +23,16 @@ def test_a_key_is_looked_up_in_its_unique_index(service: Service, user123: bytes
     (node,) = plan_of(service, "SELECT FROM api_keys WHERE key_hash = $1", user123)
     assert node["Index Name"] == "api_keys_key_hash_key"
     assert one(service, "key_check", digest("sluice_" + "z" * 43), "read")["outcome"] == "key_unknown"
-    assert service.rows("SELECT FROM api_keys k WHERE k::text LIKE %s", f"%{KEY}%") == [], "the key itself is nowhere"
+    assert service.rows("SELECT FROM api_keys k WHERE k::text LIKE %s", f"%{KEY}%") == [], (
+        "the key itself is not stored"
+    )
     with pytest.raises(psycopg.errors.UniqueViolation):
         service.owner.execute(
             "INSERT INTO api_keys (user_id, key_hash, key_prefix) VALUES ('user123', %s, 'x')", (user123,)
         )
 
 
-def test_an_inactive_user_is_let_in_nowhere(service: Service, user123: bytes, writer: str) -> None:
+def test_an_inactive_user_is_refused_everywhere(service: Service, user123: bytes, writer: str) -> None:
     accepted = accept(service, user123)
     service.act("user.update", user_id="user123", is_active=False)
 
@@ -41,14 +43,14 @@ def test_an_inactive_user_is_let_in_nowhere(service: Service, user123: bytes, wr
         ask(service, "submission", "user123", "hello", None, role=writer)
     assert refused.value.sqlstate == "SL403"
     claim(service, accepted)
-    settle(service, completed(accepted))  # What was accepted is answered and booked all the same.
+    settle(service, completed(accepted))  # Accepted requests are still answered and booked.
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'monthly'") == 10
 
     service.act("user.update", user_id="user123", is_active=True)
     assert one(service, "status_read", user123, accepted)["result"] == "an answer"
 
 
-def test_an_email_is_unique_where_given(service: Service, user123: bytes) -> None:
+def test_emails_are_unique_if_given(service: Service, user123: bytes) -> None:
     for user_id, email in (("a", None), ("b", None), ("c", "Carol@example.com")):
         service.act("user.create", user_id=user_id, email=email, tier="basic")
     with pytest.raises(DatabaseError) as taken:

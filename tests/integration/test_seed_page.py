@@ -1,4 +1,4 @@
-"""docs/history/seed-map.md is true: what it names exists, and what it calls unchanged is."""
+"""docs/history/seed-map.md is true: names exist, and objects called unchanged are unchanged."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from sluice.services.admin import administer
 from tests.support.seed import DRAWINGS, PAGE, ROOT, STATEMENTS
 from tests.support.service import Service
 
-# What the seed does not make with CREATE TABLE.
+# Objects that the seed does not create with CREATE TABLE.
 OTHERS = (
     *("requests_y2023m01", "requests_y2023m02", "requests_archive", "request_stats"),
     *("request_stats.day", "request_stats.user_id", "request_stats.model_id", "request_stats.request_count"),
@@ -19,7 +19,7 @@ OTHERS = (
 
 
 def page_rows() -> list[tuple[str, list[str]]]:
-    """Section and cells of every row of a table with the columns of the map."""
+    """Section and cells of every row of the map's tables."""
     found, section, is_map = [], "", False
     for line in PAGE.splitlines():
         if line.startswith("## "):
@@ -35,7 +35,7 @@ def page_rows() -> list[tuple[str, list[str]]]:
 
 
 def rows_of(section: str) -> list[tuple[str, str, str]]:
-    """The cells of a section's rows; the seed's without its backticks."""
+    """The cells of a section's rows, the seed's without backticks."""
     return [(seeds.replace("`", ""), here, why) for of, (seeds, here, why) in page_rows() if of == section]
 
 
@@ -80,17 +80,17 @@ def columns(service: Service) -> dict[str, tuple[str, bool, str | None]]:
 
 
 @pytest.mark.parametrize("section", DRAWINGS)
-def test_every_object_of_the_seed_has_a_row(service: Service, section: str) -> None:
+def test_every_object_of_the_seed_has_a_row_on_the_page(service: Service, section: str) -> None:
     drawn, constraints, indexes = draw(service, DRAWINGS[section])
     wanted = [*drawn, *constraints, *indexes, *(OTHERS if section.startswith("High") else ())]
 
     for name in wanted:
         row_of(section, name)
-    assert len(rows_of(section)) == len(wanted), "a row for each, and none for what the seed does not have"
+    assert len(rows_of(section)) == len(wanted), "exactly one row for each object of the seed"
 
 
 @pytest.mark.parametrize("section", DRAWINGS)
-def test_what_the_page_calls_unchanged_is(service: Service, section: str) -> None:
+def test_objects_called_unchanged_are_unchanged(service: Service, section: str) -> None:
     drawn, constraints, _ = draw(service, DRAWINGS[section])
     ours, our_constraints = columns(service), {row["name"]: row["definition"] for row in service.rows(CONSTRAINTS)}
     compared = 0
@@ -105,7 +105,7 @@ def test_what_the_page_calls_unchanged_is(service: Service, section: str) -> Non
     for constraint in constraints:
         here, why = row_of(section, constraint)
         if why.startswith("unchanged"):
-            # The table may have another name, what is promised of it may not.
+            # The table may have another name, but the constraint must be the same.
             assert our_constraints[names_in(here)[0]].partition(" ")[2] == constraint.partition(" ")[2]
             compared += 1
     assert compared >= (1 if section.startswith("High") else 15)
@@ -130,14 +130,14 @@ def test_every_name_in_the_column_here_exists(service: Service) -> None:
 
     assert {name for name in unknown if not re.match(r"(GET|POST) /", name)} == set()
     assert len(named) > 100
-    # Names outside that column, where they look like a column of ours.
+    # Names outside that column that look like columns of ours.
     tables = {name.partition(".")[0] for name in columns(service)}
     for name in re.findall(r"`(\w+\.\w+)`", PAGE):
         if name.partition(".")[0] in tables and name not in known:
             assert any(name in draw(service, ddl)[0] for ddl in DRAWINGS.values()), name
 
 
-def test_every_route_on_the_page_is_one() -> None:
+def test_every_route_on_the_page_exists() -> None:
     native = ROOT / "layers/shared/sluice/api/native"
     handlers = "".join((native / f"{name}.py").read_text(encoding="utf-8") for name in ("submission", "reading"))
     routes = set(re.findall(r'@router\.(get|post)\("(/\w+)', handlers))
@@ -146,7 +146,7 @@ def test_every_route_on_the_page_is_one() -> None:
     assert {(method.lower(), path) for method, path in named} <= routes
 
 
-def test_every_statement_on_the_page_is_run_here() -> None:
+def test_every_statement_on_the_page_is_tested() -> None:
     here = Path(__file__).parent
     files = [*here.glob("test_seed_*.py"), here.parent / "support/seed.py"]
     source = "".join(path.read_text(encoding="utf-8") for path in files)

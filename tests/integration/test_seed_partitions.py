@@ -1,4 +1,4 @@
-"""Partitions are the seed's, and the archive loses nothing."""
+"""Partitions equal the seed's, and archiving loses nothing."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -11,7 +11,7 @@ from tests.support.seed import (
     accept,
     answered,
     ask,
-    assert_figures_are_the_seeds,
+    assert_figures_equal_the_seeds,
     claim,
     monthly,
     one,
@@ -22,7 +22,7 @@ from tests.support.seed import (
 from tests.support.service import Service, failed
 
 
-def test_a_requests_month_is_the_seeds_partition(service: Service) -> None:
+def test_requests_are_in_the_seeds_partitions(service: Service) -> None:
     service.owner.execute("SET timezone = 'UTC'; CREATE SCHEMA volume; SET search_path = volume")
     service.owner.execute(VOLUME)
     service.owner.execute("SET search_path = sluice, public")
@@ -49,16 +49,17 @@ def test_a_requests_month_is_the_seeds_partition(service: Service) -> None:
                 service.owner.execute(insert, {"at": outside})
 
 
-def test_partitions_are_there_before_their_months(service: Service) -> None:
+def test_partitions_are_created_ahead(service: Service) -> None:
     assert ask(service, "partitions") == []
     service.owner.execute("DROP TABLE prompts_y" + (datetime.now(UTC) + timedelta(days=40)).strftime("%Ym%m"))
     assert len(ask(service, "partitions")) == 1
 
 
-def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> None:
+def test_only_complete_settled_months_are_archived(seed: Service) -> None:
     now = datetime.now(UTC)
-    # The youngest month that is old enough has a request that has not ended.
+    # The youngest month that is old enough has an unfinished request.
     youngest = (now - timedelta(days=30)).replace(day=1) - timedelta(days=10)
+    late: list[UUID] = []
     by_age: dict[int, list[UUID]] = {}
     key = b""
     for age in (130, 100, (now - youngest).days, 31, 10, 0):
@@ -68,8 +69,9 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
         claim(seed, by_age[age][1])
         settle(seed, failed(by_age[age][1]))
         if len(by_age) == 3:
-            unfinished = accept(seed, key)
-    assert_figures_are_the_seeds(seed)
+            late.append(accept(seed, key))
+    (unfinished,) = late
+    assert_figures_equal_the_seeds(seed)
     everything, figures = ask(seed, "everything"), (monthly(seed), ask(seed, "stats"))
     seeds_choice = {
         row["request_id"]
@@ -84,20 +86,18 @@ def test_only_whole_settled_months_move_and_nothing_is_lost(seed: Service) -> No
     assert moved == sorted({f"requests_y{now - timedelta(days=age):%Ym%m}" for age in (130, 100)})
     archived = {row["request_id"] for row in seed.rows("SELECT request_id FROM requests_archive")}
     assert archived == {*by_age[130], *by_age[100]}
-    assert archived < seeds_choice, (
-        "the seed would move others too, of months that are not over for long or not settled"
-    )
-    assert ask(seed, "everything") == everything, "nothing is lost, nothing is there twice"
+    assert archived < seeds_choice, "the seed would also move recent or unsettled months"
+    assert ask(seed, "everything") == everything, "nothing is lost or duplicated"
     assert (monthly(seed), ask(seed, "stats")) == figures
-    assert_figures_are_the_seeds(seed)
+    assert_figures_equal_the_seeds(seed)
     assert [one(seed, "status_read", key, i)["status"] for i in by_age[130]] == ["completed", "failed"]
     newest = [row["request_id"] for row in everything[::-1]]
     assert [row["request_id"] for row in ask(seed, "history", key)] == newest[:10]
     assert ask(seed, "archive", 30) == []
 
-    # Once the last one has ended, here because its time is over, its month follows.
+    # Once the last one has ended, here by expiring, its month follows.
     seed.database("rollup").call_row("request_recover", limit=10)
     assert len(ask(seed, "archive", 30)) == 1
     assert seed.rows("SELECT request_id FROM requests_archive WHERE status = 'expired'") == [{"request_id": unfinished}]
     assert [row["request_id"] for row in ask(seed, "everything")] == newest[::-1]
-    assert_figures_are_the_seeds(seed)
+    assert_figures_equal_the_seeds(seed)

@@ -28,7 +28,7 @@ def remaining(service: Service) -> int | None:
     return left
 
 
-def test_what_remains_of_the_quota_is_the_seeds_sum(seed: Service, user123: bytes) -> None:
+def test_the_remaining_quota_equals_the_seeds_sum(seed: Service, user123: bytes) -> None:
     limit = seed.value("SELECT max_tokens FROM quotas WHERE quota_period = 'monthly'")
     assert [{"remaining_tokens": limit}] == seed_says(seed, SEED_QUOTA) == [{"remaining_tokens": remaining(seed)}]
 
@@ -39,7 +39,7 @@ def test_what_remains_of_the_quota_is_the_seeds_sum(seed: Service, user123: byte
     settle(seed, failed(failing, error_code="result_too_large", prompt_tokens=4, completion_tokens=5))
     assert seed_says(seed, SEED_QUOTA) == [{"remaining_tokens": remaining(seed)}] == [{"remaining_tokens": limit - 219}]
 
-    # What runs is not free either; the seed sees that only afterwards.
+    # Running requests count too; the seed counts them only afterwards.
     running = accept(seed, user123)
     reserved = seed.value("SELECT reserved_tokens FROM requests WHERE request_id = %s", running)
     assert reserved > 0
@@ -51,8 +51,8 @@ def test_what_remains_of_the_quota_is_the_seeds_sum(seed: Service, user123: byte
     assert seed_says(seed, SEED_QUOTA) == [{"remaining_tokens": remaining(seed)}] == [{"remaining_tokens": limit - 229}]
 
 
-def test_a_month_that_is_over_is_not_counted(seed: Service) -> None:
-    """Nobody has reset the row yet: no request has come since."""
+def test_a_past_month_is_not_counted(seed: Service) -> None:
+    """The row has not been reset, since no request has come."""
     set_clock(seed, timedelta(days=32))
     answered(seed, seed.add_user("user123"))
     set_clock(seed, timedelta(0))
@@ -62,7 +62,7 @@ def test_a_month_that_is_over_is_not_counted(seed: Service) -> None:
     assert remaining(seed) == seed.value("SELECT max_tokens FROM quotas WHERE quota_period = 'monthly'")
 
 
-def test_a_plan_by_the_day_has_the_days_limit(seed: Service, user123: bytes) -> None:
+def test_a_daily_plan_has_a_daily_limit(seed: Service, user123: bytes) -> None:
     service = seed
     service.act("quota.set", user_id="user123", reset_frequency="daily", limits={"daily": {"max_tokens": 5000}})
     answered(service, user123)
@@ -91,7 +91,7 @@ def test_the_quota_check_reads_two_rows(service: Service, user123: bytes) -> Non
     assert {node["Relation Name"]: node["Actual Rows"] for node in nodes} == {"quota_plans": 1, "quotas": 1}
     assert all("Index" in node["Node Type"] and not node.get("Rows Removed by Filter") for node in nodes)
 
-    # And the check at submit, whose plans are inside the function: no row of any request is read.
+    # The check at submit, inside the function, reads no row of any request.
     with service.owner.transaction():
         before = rows_read(service)
         accept(service, user123)
@@ -100,7 +100,7 @@ def test_the_quota_check_reads_two_rows(service: Service, user123: bytes) -> Non
     assert [table for table in read if table.startswith(("requests", "prompts", "results", "audit", "usage"))] == []
 
 
-def test_two_at_once_cannot_both_take_the_rest(service: Service) -> None:
+def test_concurrent_submits_cannot_both_take_the_rest(service: Service) -> None:
     key = service.add_user("user123", monthly={"max_requests": 1})
     with psycopg.connect(service.dsn) as other:
         raw(other, STATEMENTS["accept"][1], key, "first", None)

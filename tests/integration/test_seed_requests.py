@@ -1,4 +1,4 @@
-"""The life of a request, by the seed's statements and by ours."""
+"""The life of a request, with the seed's statements and with ours."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ def test_history_is_the_newest_ten(seed: Service, user123: bytes) -> None:
     for n in range(12):
         answered(seed, user123, f"prompt {n}") if n % 2 else accept(seed, user123, f"prompt {n}")
         accept(seed, bob)
-        time.sleep(0.002)  # The seed's order is by milliseconds: two in one would have none.
+        time.sleep(0.002)  # The seed orders by milliseconds: two in one would be unordered.
 
     found = ask(seed, "history", user123)
 
@@ -60,7 +60,7 @@ def test_history_is_the_newest_ten(seed: Service, user123: bytes) -> None:
     assert found == seed_says(seed, SEED_HISTORY)
 
 
-def test_a_long_prompt_is_cut_in_the_history(seed: Service, user123: bytes) -> None:
+def test_history_truncates_long_prompts(seed: Service, user123: bytes) -> None:
     accept(seed, user123, "x" * 1001)
     assert one(seed, "history", user123)["prompt"] == "x" * 1000
     assert seed_says(seed, SEED_HISTORY)[0]["prompt"] == "x" * 1001
@@ -93,20 +93,18 @@ def test_completion_is_one_commit(service: Service, user123: bytes) -> None:
     written |= {
         row["xmin"] for row in service.rows("SELECT xmin::text FROM audit_log WHERE action = 'request.completed'")
     }
-    assert len(written) == 1, "one transaction wrote all of it"
+    assert len(written) == 1, "it is one transaction"
 
 
 @pytest.mark.parametrize(
     ("table", "promise"),
     [
-        ("requests", "CHECK (status <> 'completed')"),  # breaks after the result was inserted
+        ("requests", "CHECK (status <> 'completed')"),  # fails after the result was inserted
         ("quotas", "CHECK (tokens_used = 0)"),
         ("audit_log", "CHECK (action <> 'request.completed')"),  # the last row that is written
     ],
 )
-def test_a_completion_that_fails_half_way_leaves_nothing(
-    service: Service, user123: bytes, table: str, promise: str
-) -> None:
+def test_a_failed_completion_is_rolled_back(service: Service, user123: bytes, table: str, promise: str) -> None:
     request_id = accept(service, user123)
     claim(service, request_id)
     before = books(service)
@@ -122,7 +120,7 @@ def test_a_completion_that_fails_half_way_leaves_nothing(
     assert one(service, "status", request_id)["status"] == "completed"
 
 
-def test_tokens_are_estimated_then_actual(service: Service, user123: bytes) -> None:
+def test_tokens_are_first_estimated_then_actual(service: Service, user123: bytes) -> None:
     request_id = accept(service, user123, "Translate the following text to French")
     columns = "SELECT estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens FROM requests"
 
@@ -151,7 +149,7 @@ def test_status_needs_no_index_on_requests(seed: Service, user123: bytes) -> Non
     assert seed.rows(indexed) == []
 
 
-def test_a_span_of_time_is_a_range_of_ids(seed: Service, user123: bytes) -> None:
+def test_a_time_range_is_a_range_of_ids(seed: Service, user123: bytes) -> None:
     first, now = accept(seed, user123), datetime.now(UTC)
     time.sleep(0.002)
     middle = accept(seed, user123)
@@ -171,6 +169,6 @@ def test_a_span_of_time_is_a_range_of_ids(seed: Service, user123: bytes) -> None
         )
         assert ask(seed, "accepted_between", low, high) == by_time
 
-    # One month's partition is read, of the four that there are.
+    # Only one of the four monthly partitions is read.
     read = {node["Relation Name"] for node in plan_of(seed, STATEMENTS["accepted_between"][1], start, end)}
     assert read == {f"requests_y{now:%Y}m{now:%m}"}

@@ -1,4 +1,4 @@
-"""Other writers: through the view `submissions`, with a name for each refusal."""
+"""Direct inserts into the view `submissions`, with a named constraint for each refusal."""
 
 import re
 from typing import Any
@@ -71,8 +71,8 @@ def test_the_benthos_output(service: Service, user123: bytes, writer: str) -> No
     assert row == {"user_id": "user123", "prompt": "hello", "model_id": "nova-micro", "status": "queued"}
 
 
-def test_a_writers_own_id_makes_a_repeat_harmless(service: Service, user123: bytes) -> None:
-    """The seed's statement on the view, which a writer that delivers at least once may send again."""
+def test_repeated_inserts_with_an_own_id_are_harmless(service: Service, user123: bytes) -> None:
+    """The seed's insert on the view, which an at-least-once writer may repeat."""
     insert = "INSERT INTO submissions (request_id, user_id, prompt, model_id, status) VALUES ($1, $2, $3, $4, $5) RETURNING *"
     own = uuid4()
 
@@ -105,7 +105,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_a_refusal_has_a_name(service: Service, user123: bytes, writer: str, code: str) -> None:
+def test_refusals_have_constraint_names(service: Service, user123: bytes, writer: str, code: str) -> None:
     sqlstate, spoil, model = REFUSALS[code]
     prompt = "" if code == "invalid_input" else "hello"
     accept(service, user123)
@@ -118,14 +118,14 @@ def test_a_refusal_has_a_name(service: Service, user123: bytes, writer: str, cod
 
     assert (refused.value.sqlstate, refused.value.diag.constraint_name) == (sqlstate, code)
     assert books(service) == before
-    assert re.search(rf"^\| `{sqlstate}` \| `{code}` \|", PAGE, re.MULTILINE), "the page has it"
+    assert re.search(rf"^\| `{sqlstate}` \| `{code}` \|", PAGE, re.MULTILINE), "the page lists it"
 
 
-def test_the_page_has_no_other_refusals() -> None:
+def test_the_page_lists_no_other_refusals() -> None:
     assert set(re.findall(r"^\| `SL\d+` \| `(\w+)` \|", PAGE, re.MULTILINE)) == {*REFUSALS, "idempotency_conflict"}
 
 
-def test_what_does_not_fit_a_column_is_refused_by_postgresql(service: Service, user123: bytes) -> None:
+def test_oversized_values_are_refused_by_postgresql(service: Service, user123: bytes) -> None:
     for user, model in (("user123", "m" * 51), ("u" * 51, None)):
         with pytest.raises(psycopg.errors.StringDataRightTruncation):
             service.owner.execute(

@@ -1,4 +1,4 @@
-"""Submitting: who may, what is written, what a refusal writes (nothing), what a statement costs."""
+"""Submitting: who may, what is written, what is refused, and what is reserved."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +25,12 @@ def try_submit(
 
 
 def written(service: Service) -> dict[str, Any]:
-    """Everything that submitting may write."""
+    """Every row that submitting may write."""
     counts = {table: service.value(f"SELECT count(*) FROM {table}") for table in TABLES}
     return counts | {"quotas": service.rows("SELECT * FROM quotas ORDER BY user_id, quota_period")}
 
 
-def test_an_accepted_request_is_written_whole_and_sent(service: Service, alice: bytes) -> None:
+def test_an_accepted_request_is_stored_and_sent(service: Service, alice: bytes) -> None:
     accepted = try_submit(service, alice, "hello", parameters={"max_tokens": 5, "seed": 1}, metadata={"team": "x"})
 
     (row,) = service.rows(
@@ -54,7 +54,7 @@ def test_an_accepted_request_is_written_whole_and_sent(service: Service, alice: 
 def test_the_reservation_counts_bytes_and_the_models_default(service: Service, alice: bytes) -> None:
     try_submit(service, alice, "é" * 10)
 
-    # 20 bytes of UTF-8, 64 for the chat template, 512 that the model writes unless told otherwise
+    # 20 bytes of UTF-8, 64 for the chat template, 512 for the answer by default
     assert service.value("SELECT reserved_tokens FROM requests") == 20 + 64 + 512
 
 
@@ -143,7 +143,7 @@ def test_a_refusal_says_why_and_writes_nothing(
     assert service.queue.take() == []
 
 
-def test_a_refusal_over_a_limit_tells_when_to_come_back(service: Service, alice: bytes) -> None:
+def test_a_quota_refusal_says_when_to_retry(service: Service, alice: bytes) -> None:
     fill_the_minute(service)
 
     with pytest.raises(SluiceError) as refused:
@@ -156,7 +156,7 @@ def test_a_refusal_over_a_limit_tells_when_to_come_back(service: Service, alice:
     assert int(headers["x-ratelimit-reset-requests"]) == refused.value.retry_after
 
 
-def test_a_period_that_is_over_starts_anew(service: Service, alice: bytes) -> None:
+def test_a_period_starts_again_after_it_ends(service: Service, alice: bytes) -> None:
     service.owner.execute(
         "UPDATE quotas SET requests_used = max_requests, tokens_used = 5, tokens_reserved = 7,"
         " period_start = period_start - interval '1 minute', reset_at = reset_at - interval '1 minute'"
@@ -171,7 +171,7 @@ def test_a_period_that_is_over_starts_anew(service: Service, alice: bytes) -> No
     assert (minute["requests_used"], minute["tokens_used"], minute["tokens_reserved"]) == (1, 0, 581)
 
 
-def test_when_the_message_cannot_be_sent_the_sweep_will(service: Service, alice: bytes) -> None:
+def test_recovery_sends_messages_that_submit_could_not(service: Service, alice: bytes) -> None:
     service.queue.down = True
     accepted = try_submit(service, alice)
 
@@ -180,7 +180,7 @@ def test_when_the_message_cannot_be_sent_the_sweep_will(service: Service, alice:
     ]
 
 
-def test_beyond_the_window_requests_wait_without_a_message(service: Service, alice: bytes) -> None:
+def test_requests_beyond_the_dispatch_window_have_no_message(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 2")
     ids = [try_submit(service, alice).request_id for _ in range(4)]
 
@@ -199,7 +199,7 @@ def test_the_same_idempotency_key_and_body_is_the_same_request(service: Service,
     assert refused.value.code == "idempotency_conflict"
 
 
-def test_an_idempotency_key_is_the_users_own_and_ends(service: Service, alice: bytes) -> None:
+def test_an_idempotency_key_belongs_to_one_user_and_expires(service: Service, alice: bytes) -> None:
     bob = service.add_user("bob", "sluice_" + "b" * 43)
     first = try_submit(service, alice, "hello", "once")
 
@@ -208,7 +208,7 @@ def test_an_idempotency_key_is_the_users_own_and_ends(service: Service, alice: b
     assert not try_submit(service, alice, "other", "once").replayed
 
 
-def test_one_idempotency_key_used_by_many_at_once_makes_one_request(service: Service, alice: bytes) -> None:
+def test_concurrent_use_of_an_idempotency_key_makes_one_request(service: Service, alice: bytes) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: try_submit(service, alice, "hello", "once"), range(16)))
 
@@ -218,7 +218,7 @@ def test_one_idempotency_key_used_by_many_at_once_makes_one_request(service: Ser
 
 
 @pytest.mark.parametrize("limit", [{"max_requests": 13}, {"max_tokens": 13 * 581 + 580}])
-def test_a_limit_holds_against_many_at_once(service: Service, limit: dict[str, int]) -> None:
+def test_a_limit_holds_under_concurrent_submits(service: Service, limit: dict[str, int]) -> None:
     key = service.add_user("bob", "sluice_" + "b" * 43, monthly=limit)
 
     def attempt(_: int) -> str:
@@ -236,7 +236,7 @@ def test_a_limit_holds_against_many_at_once(service: Service, limit: dict[str, i
     assert service.value("SELECT count(*) FROM requests") == 13
 
 
-def test_writers_from_outside_are_accounted_for_like_any(service: Service, alice: bytes) -> None:
+def test_direct_inserts_are_accounted_like_submits(service: Service, alice: bytes) -> None:
     service.owner.execute("INSERT INTO submissions (user_id, prompt, model_id) VALUES ('alice', 'hello', 'nova-micro')")
 
     assert service.rows("SELECT user_id, prompt, model_id, status FROM submissions") == [
@@ -250,7 +250,7 @@ def test_writers_from_outside_are_accounted_for_like_any(service: Service, alice
     ("spoil", "sqlstate", "constraint"),
     [(fill_the_minute, "SL429", "quota_exceeded"), (make_inactive, "SL403", "user_inactive")],
 )
-def test_writers_from_outside_are_refused_by_name(
+def test_refused_direct_inserts_name_the_reason(
     service: Service, alice: bytes, spoil: Callable[[Service], None], sqlstate: str, constraint: str
 ) -> None:
     spoil(service)
@@ -269,7 +269,7 @@ def test_a_keys_last_use_is_written_at_most_once_a_minute(service: Service, alic
     assert service.value("SELECT last_used_at FROM api_keys") == first
 
 
-def test_an_unknown_key_is_looked_up_by_its_hash_only(service: Service, alice: bytes) -> None:
+def test_an_unknown_key_is_refused(service: Service, alice: bytes) -> None:
     with pytest.raises(SluiceError) as refused:
         try_submit(service, digest("sluice_" + "z" * 43))
     assert refused.value.code == "key_unknown"
@@ -296,7 +296,7 @@ def test_an_unknown_key_is_looked_up_by_its_hash_only(service: Service, alice: b
         "5",
     ],
 )
-def test_writers_from_outside_cannot_pass_what_clients_cannot(service: Service, alice: bytes, parameters: str) -> None:
+def test_direct_inserts_are_validated_like_submits(service: Service, alice: bytes, parameters: str) -> None:
     with pytest.raises(psycopg.Error) as refused:
         service.owner.execute(
             "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('alice', 'hello', %s)", (parameters,)
@@ -305,19 +305,19 @@ def test_writers_from_outside_cannot_pass_what_clients_cannot(service: Service, 
 
 
 @pytest.mark.parametrize("prompt", ["", None])
-def test_writers_from_outside_need_a_prompt(service: Service, alice: bytes, prompt: str | None) -> None:
+def test_direct_inserts_need_a_prompt(service: Service, alice: bytes, prompt: str | None) -> None:
     with pytest.raises(psycopg.Error) as refused:
         service.owner.execute("INSERT INTO submissions (user_id, prompt) VALUES ('alice', %s)", (prompt,))
     assert (refused.value.sqlstate, refused.value.diag.constraint_name) == ("SL422", "invalid_input")
 
 
-def test_a_repeat_is_known_even_when_the_model_is_gone(service: Service, alice: bytes) -> None:
+def test_a_repeat_is_answered_even_if_the_model_is_gone(service: Service, alice: bytes) -> None:
     first = try_submit(service, alice, "hello", "once")
     service.owner.execute("UPDATE models SET is_default = false, is_active = false")
     assert try_submit(service, alice, "hello", "once").request_id == first.request_id
 
 
-def test_a_user_who_may_make_no_requests_is_told_so(service: Service, alice: bytes) -> None:
+def test_a_limit_of_zero_requests_is_reported_as_too_small(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quotas SET max_requests = 0 WHERE quota_period = 'daily'")
     with pytest.raises(SluiceError, match="daily quota allows no requests"):
         try_submit(service, alice)

@@ -1,4 +1,4 @@
-"""The incremental check of the books, and its watermark."""
+"""Incremental verification of the ledger, and its watermark."""
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -6,16 +6,17 @@ from psycopg.types.json import Jsonb
 from tests.support.books import Books
 from tests.support.ledger import (
     seal,
-    settled_down,
+    wait_until_visible,
 )
 from tests.support.service import completed
 
 
 def watermark(books: Books) -> int:
-    return books.service.value("SELECT xact_id FROM rollup_watermarks WHERE task = 'verify'")
+    xact_id: int = books.service.value("SELECT xact_id FROM rollup_watermarks WHERE task = 'verify'")
+    return xact_id
 
 
-def test_a_request_of_an_earlier_day_is_looked_at_when_it_was_touched_and_once_only(books: Books) -> None:
+def test_a_changed_request_of_an_earlier_day_is_verified_once(books: Books) -> None:
     books.service.settle(completed(books.ids["forgotten"]))
     tokens = "UPDATE requests SET prompt_tokens = prompt_tokens + 1, total_tokens = total_tokens + 1 WHERE request_id = %(forgotten)s"
     books.run(tokens)
@@ -25,18 +26,16 @@ def test_a_request_of_an_earlier_day_is_looked_at_when_it_was_touched_and_once_o
     }
     assert books.found(every=False) == books.found() == wrong_tokens
     books.run(tokens.replace("+", "-"))
-    settled_down(books.service)
+    wait_until_visible(books.service)
     assert books.verify()["balanced"]
 
     books.run(tokens)
 
-    assert books.found(every=False) == set(), (
-        "nobody has touched it since the last check, as far as the audit log knows"
-    )
+    assert books.found(every=False) == set(), "by the audit log, it has not changed since the last check"
     assert books.found() == wrong_tokens
 
 
-def test_the_watermark_moves_when_all_is_well_and_only_then(books: Books) -> None:
+def test_the_watermark_moves_only_if_the_books_balance(books: Books) -> None:
     first = watermark(books)
     assert books.verify()["balanced"]
     second = watermark(books)
@@ -55,7 +54,7 @@ def test_the_watermark_moves_when_all_is_well_and_only_then(books: Books) -> Non
     assert watermark(books) > second
 
 
-def test_the_watermark_stays_where_the_audit_log_is_wrong(books: Books) -> None:
+def test_the_watermark_stays_if_the_audit_log_is_wrong(books: Books) -> None:
     before = watermark(books)
     books.run("UPDATE audit_log SET actor = 'nobody' WHERE request_id = %(today)s AND action = 'request.queued'")
 
@@ -65,7 +64,7 @@ def test_the_watermark_stays_where_the_audit_log_is_wrong(books: Books) -> None:
     assert watermark(books) == before
 
 
-def test_an_incremental_check_begins_at_the_batches_that_are_new(books: Books) -> None:
+def test_an_incremental_check_starts_at_new_batches(books: Books) -> None:
     batches = books.verify(full=True)["audit"]["batches"]
     assert batches == 3
     books.answer("another", "alice")
@@ -75,7 +74,7 @@ def test_an_incremental_check_begins_at_the_batches_that_are_new(books: Books) -
     assert books.verify(full=True)["audit"]["batches"] == 4
 
 
-def test_a_commit_that_comes_after_a_check_is_in_the_next_one(books: Books) -> None:
+def test_a_commit_after_a_check_is_in_the_next_check(books: Books) -> None:
     with psycopg.connect(books.service.dsn) as slow:
         slow.execute("SELECT request_settle(%s, 'worker')", (Jsonb([completed(books.ids["forgotten"])]),))
         books.answer("meanwhile", "alice")

@@ -1,4 +1,4 @@
-"""A batch from message to settlement on real PostgreSQL, with models that do as they are told."""
+"""A batch from message to settlement on real PostgreSQL, with scripted models."""
 
 import json
 import time
@@ -20,7 +20,7 @@ SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.05, retry_base_
 
 
 class ScriptedModel:
-    """Answers each prompt with what the script says: a text, an error, or a call."""
+    """Answers each prompt as scripted: with a text, an error, or the result of a call."""
 
     def __init__(self, script: dict[str, Any] | None = None) -> None:
         self.script = script or {}
@@ -83,10 +83,10 @@ def test_a_batch_is_answered(service: Service, alice: bytes) -> None:
         }
 
 
-def test_models_are_called_side_by_side(service: Service, alice: bytes) -> None:
+def test_models_are_called_concurrently(service: Service, alice: bytes) -> None:
     from threading import Barrier
 
-    # Each call waits for all the others to have begun: one by one, none would ever end.
+    # Each call waits until all others have started: sequential calls would never end.
     barrier = Barrier(10, timeout=20)
     ids = [service.submit(alice, f"prompt {n}") for n in range(10)]
     script = {f"prompt {n}": lambda _: str(barrier.wait()) for n in range(10)}
@@ -106,18 +106,20 @@ def test_models_are_called_side_by_side(service: Service, alice: bytes) -> None:
         (RuntimeError("the prompt was zebra"), "queued", None),
     ],
 )
-def test_a_model_that_fails(service: Service, alice: bytes, error: Exception, status: str, code: str | None) -> None:
+def test_a_failing_model_fails_or_requeues_the_request(
+    service: Service, alice: bytes, error: Exception, status: str, code: str | None
+) -> None:
     good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
     service.queue.take()
 
     report = work(service, ScriptedModel({"bad": error}), deliver(good, bad))
 
-    assert report.failed_message_ids == [], "the queue has nothing to do with it"
+    assert report.failed_message_ids == [], "the message is not delivered again"
     assert outcome(service, good)["status"] == "completed"
     assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == (status, code)
     if status == "queued":
         (message,) = service.queue.messages
-        least = 20 if isinstance(error, ModelError) and error.retry_after else 2  # half of the base, by jitter
+        least = 20 if isinstance(error, ModelError) and error.retry_after else 2  # half of the base, with jitter
         assert message.request_id == bad
         assert least <= message.delay_seconds <= max(least, 4) + 1
     else:
@@ -152,8 +154,8 @@ def test_a_result_too_large_fails_and_its_tokens_count(service: Service, alice: 
     assert service.value("SELECT tokens_used FROM quotas WHERE quota_period = 'daily'") == 10
 
 
-def test_a_result_that_no_answer_can_carry_fails(service: Service, alice: bytes) -> None:
-    """Lambda's answer escapes the text twice: two million line ends, allowed by the limit here, are more than 6 MB."""
+def test_a_result_too_large_for_a_response_fails(service: Service, alice: bytes) -> None:
+    """Lambda's response escapes the text twice: two million newlines, allowed by the limit here, exceed 6 MB."""
     request_id = service.submit(alice, "long")
     settings = WorkerSettings(
         max_result_bytes=2_500_000, flush_seconds=0, retry_base_seconds=1, lease_margin_seconds=30
@@ -174,7 +176,7 @@ def test_characters_that_cannot_be_stored_are_replaced(service: Service, alice: 
 
 
 @pytest.mark.parametrize("body", ["", "not json", "[]", "{}", '{"request_id": "12"}', '{"request_id": null}'])
-def test_an_unreadable_message_is_kept_and_holds_nothing_up(service: Service, alice: bytes, body: str) -> None:
+def test_an_unreadable_message_is_kept_and_does_not_block_others(service: Service, alice: bytes, body: str) -> None:
     request_id = service.submit(alice)
 
     report = work(service, ScriptedModel(), [Delivery("odd", body), *deliver(request_id)])
@@ -183,7 +185,7 @@ def test_an_unreadable_message_is_kept_and_holds_nothing_up(service: Service, al
     assert outcome(service, request_id)["status"] == "completed"
 
 
-def test_messages_for_nothing_are_acknowledged(service: Service, alice: bytes) -> None:
+def test_messages_without_work_are_acknowledged(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     model = ScriptedModel()
     work(service, model, deliver(request_id))
@@ -202,7 +204,7 @@ def test_the_same_request_twice_in_a_batch_is_called_once(service: Service, alic
     assert len(model.claims) == 1
 
 
-def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service, alice: bytes) -> None:
+def test_an_invocation_out_of_time_releases_unfinished_requests(service: Service, alice: bytes) -> None:
     from threading import Event
 
     fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
@@ -220,8 +222,8 @@ def test_an_invocation_out_of_time_hands_back_what_is_not_done(service: Service,
     assert [message.request_id for message in service.queue.messages] == [slow]
 
 
-def test_what_there_is_no_time_for_is_handed_back_unbegun(service: Service, alice: bytes) -> None:
-    """The claim took most of the invocation, as it may where the database is slow."""
+def test_requests_without_enough_time_are_released_unbegun(service: Service, alice: bytes) -> None:
+    """The claim took most of the invocation, as with a slow database."""
     request_id = service.submit(alice)
     service.queue.take()
     model = ScriptedModel()
@@ -231,7 +233,7 @@ def test_what_there_is_no_time_for_is_handed_back_unbegun(service: Service, alic
     report = worker.work(deliver(request_id))
 
     assert (model.claims, report.failed_message_ids, report.counts) == ([], [], {"queued": 1})
-    assert service.queue.take() == [request_id], "for another worker, at once"
+    assert service.queue.take() == [request_id], "sent at once for another worker"
     assert service.rows("SELECT status, attempt, failed_attempts, not_before FROM inflight") == [
         {"status": "queued", "attempt": 1, "failed_attempts": 0, "not_before": None}
     ]
@@ -241,7 +243,7 @@ def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice:
     fast, slow = service.submit(alice, "fast"), service.submit(alice, "slow")
     seen: list[str] = []
 
-    def until_the_other_is_there(_: float) -> str:
+    def wait_for_the_other(_: float) -> str:
         watching = Service(service.dsn)
         for _ in range(200):
             seen.append(outcome(watching, fast)["status"])
@@ -251,13 +253,13 @@ def test_a_finished_answer_does_not_wait_for_a_slow_one(service: Service, alice:
             time.sleep(0.05)
         return "never"
 
-    work(service, ScriptedModel({"slow": until_the_other_is_there}), deliver(fast, slow))
+    work(service, ScriptedModel({"slow": wait_for_the_other}), deliver(fast, slow))
 
     assert seen[-1] == "completed"
     assert outcome(service, slow)["content"] == "slow"
 
 
-def test_the_next_of_the_window_is_sent(service: Service, alice: bytes) -> None:
+def test_the_next_request_of_the_dispatch_window_is_sent(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
     first, second = service.submit(alice), service.submit(alice)
     service.queue.take()
@@ -267,7 +269,7 @@ def test_the_next_of_the_window_is_sent(service: Service, alice: bytes) -> None:
     assert service.queue.take() == [second]
 
 
-def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: bytes) -> None:
+def test_recovery_sends_the_next_request_if_the_worker_cannot(service: Service, alice: bytes) -> None:
     service.owner.execute("UPDATE quota_plans SET dispatch_window = 1")
     first, _ = service.submit(alice), service.submit(alice)
     service.queue.down = True
@@ -276,7 +278,7 @@ def test_when_the_next_cannot_be_sent_the_sweep_will(service: Service, alice: by
     assert service.rows("SELECT dispatched_at FROM inflight") == [{"dispatched_at": None}]
 
 
-def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Service, alice: bytes) -> None:
+def test_an_unavailable_database_leaves_messages_in_the_queue(service: Service, alice: bytes) -> None:
     class Away(Ledger):
         def claim(self, *_: Any) -> Any:
             raise SluiceError("database_unavailable", "away")
@@ -288,7 +290,7 @@ def test_a_database_that_is_away_leaves_the_messages_in_the_queue(service: Servi
     assert outcome(service, request_id)["status"] == "queued"
 
 
-def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
+def test_a_database_back_in_time_loses_nothing(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
 
     class Flaky(Ledger):
@@ -306,7 +308,7 @@ def test_a_database_that_comes_back_in_time_loses_nothing(service: Service, alic
     assert outcome(service, request_id)["status"] == "completed"
 
 
-def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: Service, alice: bytes) -> None:
+def test_an_unstorable_answer_does_not_affect_others(service: Service, alice: bytes) -> None:
     good, bad = service.submit(alice, "good"), service.submit(alice, "bad")
     service.owner.execute("ALTER TABLE results ADD CONSTRAINT results_no_bad CHECK (content <> 'unstorable')")
 
@@ -317,7 +319,7 @@ def test_one_answer_that_cannot_be_stored_does_not_take_others_with_it(service: 
     assert (outcome(service, bad)["status"], outcome(service, bad)["error_code"]) == ("failed", "worker_error")
 
 
-def test_a_backend_that_does_not_exist_is_the_operators_mistake(service: Service, alice: bytes) -> None:
+def test_an_unknown_backend_fails_the_request(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice)
     worker = new_worker(service, {})
 

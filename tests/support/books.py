@@ -1,4 +1,4 @@
-"""Books with a history: users, models, months, and everything that can become of a request.
+"""A ledger with a history: users, models, months, and requests with every possible end.
 
 The fixtures `history`, `books` and `untouched` (tests/integration/conftest.py) keep it in a database of its own.
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 from sluice.db.connection import Connection, Database, Row
 from sluice.db.maintenance import Maintenance
 from sluice.services.verify import verify
-from tests.support.ledger import cancelled, seal, set_clock, settled_down, violations
+from tests.support.ledger import cancelled, seal, set_clock, violations, wait_until_visible
 from tests.support.service import Service, completed, failed, retry
 
 KEYS = {name: f"sluice_{name[0] * 43}" for name in ("alice", "bob", "carol", "dora")}
@@ -21,8 +21,8 @@ Violation = tuple[str, str | None, str | None, str | None]  # invariant, user, r
 PERIODS = ("minute", "daily", "monthly")
 
 
-class Inside(Database):
-    """A database as verify() uses it, inside of a transaction that is open."""
+class TransactionDatabase(Database):
+    """A database as verify() uses it, inside an open transaction."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(lambda: connection)
@@ -35,7 +35,7 @@ class Inside(Database):
 
 @dataclass
 class Books:
-    """A service with a history, and the requests in it by their names."""
+    """A service with a history, and its requests by name."""
 
     service: Service
     keys: Mapping[str, bytes]
@@ -44,10 +44,14 @@ class Books:
 
     @property
     def prover(self) -> Maintenance:
-        return Maintenance(Inside(self.service.owner)) if self.is_one_transaction else self.service.maintenance()
+        return (
+            Maintenance(TransactionDatabase(self.service.owner))
+            if self.is_one_transaction
+            else self.service.maintenance()
+        )
 
-    def at(self, *when: int) -> None:
-        set_clock(self.service.owner, datetime(*when, tzinfo=UTC))
+    def at(self, year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> None:
+        set_clock(self.service.owner, datetime(year, month, day, hour, minute, second, tzinfo=UTC))
 
     def accept(self, name: str, user: str, model: str | None = None) -> UUID:
         parameters = {"max_tokens": 1} if model else {}
@@ -59,23 +63,23 @@ class Books:
         assert [claim["request_id"] for claim in self.service.claim(*wanted)] == sorted(wanted)
 
     def answer(
-        self, name: str, user: str, outcome: Callable[..., Any] = completed, model: str | None = None, **told: Any
+        self, name: str, user: str, outcome: Callable[..., Any] = completed, model: str | None = None, **reported: Any
     ) -> None:
         self.accept(name, user, model)
         self.claim(name)
-        self.service.settle(outcome(self.ids[name], **told))
+        self.service.settle(outcome(self.ids[name], **reported))
 
     def run(self, sql: str) -> None:
-        """What nobody may do, done by somebody who can: past the triggers, with requests by their names."""
+        """Run SQL as a superuser without triggers; requests are parameters by name."""
         with self.service.owner.transaction():
             self.service.owner.execute("SET LOCAL session_replication_role = replica")
             self.service.owner.execute(sql, self.ids)
 
-    def sweep(self) -> dict[str, Any]:
+    def recover(self) -> dict[str, Any]:
         return self.service.database("rollup").call_row("request_recover", limit=100)
 
     def rollup(self) -> None:
-        settled_down(self.service)
+        wait_until_visible(self.service)
         for task in ("rollup_usage", "rollup_stats"):
             self.service.database("rollup").call(task)
 
@@ -83,7 +87,7 @@ class Books:
         return verify(self.prover, full=full, head=head)
 
     def found(self, *, every: bool = True) -> set[Violation]:
-        """Violations as (invariant, user, request by its name, period)."""
+        """Violations as (invariant, user, name of the request, period)."""
         names = {str(request_id): name for name, request_id in self.ids.items()}
         return {
             (v["invariant"], v["user_id"], names.get(v["request_id"], v["request_id"]), v["period"])
@@ -92,7 +96,7 @@ class Books:
 
 
 def make_history(books: Books) -> None:
-    """Four users, two models, three days of two months; everything that can become of a request; the last day not rolled up."""
+    """Four users, two models, three days of two months; requests with every end; the last day not rolled up."""
     service = books.service
     books.at(2031, 1, 30, 10)
     books.answer("answered", "alice")
@@ -110,7 +114,7 @@ def make_history(books: Books) -> None:
     books.claim("lost", "retried", "worn_out")
     service.settle(*[retry(books.ids[name], after=10) for name in ("retried", "worn_out")])
     books.at(2031, 1, 30, 10, 2)
-    assert books.sweep() == {"requeued": 1, "failed": 0, "expired": 0, "cancelled": 0}
+    assert books.recover() == {"requeued": 1, "failed": 0, "expired": 0, "cancelled": 0}
     books.claim("lost", "retried", "worn_out")
     flush = [completed(books.ids["lost"], 2), completed(books.ids["retried"], 2), retry(books.ids["worn_out"], 2)]
     assert [row["kind"] for row in service.settle(*flush) if row["kind"] != "dispatch"] == [
@@ -123,7 +127,7 @@ def make_history(books: Books) -> None:
     books.claim("worn_out")
     service.settle(retry(books.ids["worn_out"], 3))
     books.at(2031, 1, 30, 11, 30)
-    assert books.sweep() == {"requeued": 0, "failed": 0, "expired": 1, "cancelled": 0}
+    assert books.recover() == {"requeued": 0, "failed": 0, "expired": 1, "cancelled": 0}
     books.rollup()
     seal(service)
 
@@ -145,11 +149,11 @@ def make_history(books: Books) -> None:
     books.claim("running")
     books.answer("rejected", "carol", failed, prompt_tokens=4, completion_tokens=0)
     set_clock(service.owner, NOON + timedelta(seconds=30))
-    settled_down(service)
+    wait_until_visible(service)
     seal(service)
-    # Results get their ids by the machine's clock: here too, as if it had been what it is said to be.
+    # Results get their ids from the system clock: change them to match the stopped clock.
     books.run("UPDATE requests SET result_id = request_id WHERE result_id IS NOT NULL")
     books.run("UPDATE results SET result_id = request_id")
-    books.ids["nobody"] = service.value("SELECT uuidv7_floor('2031-01-30 10:00:00+00')")
+    books.ids["unaccepted"] = service.value("SELECT uuidv7_floor('2031-01-30 10:00:00+00')")
     statuses = {row["status"] for row in service.rows("SELECT DISTINCT status FROM requests")}
     assert statuses == {"completed", "failed", "cancelled", "expired", "queued", "processing"}

@@ -1,4 +1,4 @@
-"""Entry points of the database, called as SQL: rows as dictionaries, of whatever type the function returns."""
+"""Entry points of the database, called as SQL: rows as dictionaries, whatever type the function returns."""
 
 from collections.abc import Iterable
 from typing import Any, LiteralString
@@ -10,12 +10,12 @@ from sluice.db.connection import Connection, Database, Row
 
 
 def with_schema(dsn: str, name: str) -> str:
-    """Where a database is, with a search path that finds Sluice's tables, and extensions."""
+    """The address of a database, with a search path for Sluice's tables and extensions."""
     return make_conninfo(dsn, dbname=name, options="-c search_path=sluice,public")
 
 
 def call(connection: Connection, function: LiteralString, **arguments: Any) -> list[Row]:
-    """The rows of a function; a single value is in a column called like the function."""
+    """The rows of a function; a single value is in a column with the function's name."""
     return connection.execute(_statement(function, arguments), arguments).fetchall()
 
 

@@ -34,7 +34,7 @@ CACHED = (
 
 
 class Context:
-    """What Lambda tells a handler about its invocation."""
+    """Lambda's context object."""
 
     function_name = "sluice-test"
     memory_limit_in_mb = 512
@@ -47,8 +47,9 @@ class Context:
 
 
 def event(name: str, **changes: Any) -> dict[str, Any]:
-    """An event of events/, with other members."""
-    return json.loads((EVENTS / f"{name}.json").read_text()) | changes
+    """An event of events/ with changed members."""
+    template: dict[str, Any] = json.loads((EVENTS / f"{name}.json").read_text())
+    return template | changes
 
 
 def new_environment() -> None:
@@ -66,7 +67,7 @@ def load(name: str) -> ModuleType:
 
 
 def log_to(stream: TextIO) -> None:
-    """Have the functions' logs written where a test looks for them."""
+    """Redirect the functions' logs."""
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.stream = stream  # setStream would flush the old one, which may be closed
@@ -91,5 +92,6 @@ def post(body: str, headers: dict[str, str] | None = None) -> Answer:
 
 
 def administer(operation: Any, **arguments: Any) -> dict[str, Any]:
-    """What the admin function answers."""
-    return load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+    """Call the admin function."""
+    answer: dict[str, Any] = load("admin.app").handler({"operation": operation, "arguments": arguments}, Context())
+    return answer

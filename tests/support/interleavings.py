@@ -1,8 +1,8 @@
-"""Two requests of one user and who meets over them: a small machine, and a walk through all that can happen to it.
+"""Two requests of one user as a small state machine, and an exhaustive exploration of its states.
 
-Time is only whether something is over: each step of the clock ends the leases and the pauses that there are. Everything
-that the future depends on is in a State, so what leads to the same State is the same; a walk takes each step from each
-State once. The machine exists twice, here as plain functions and in the database, and both are walked by explore().
+A step of the clock ends all current leases and delays. A State holds everything that later steps depend on, so each
+action is taken once from each State. The machine exists twice, here as plain functions and in the database, and
+explore() walks both.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, Protocol
 
 MAX_ATTEMPTS = 2
-# What a completed answer is booked with.
+# The tokens of a completed answer.
 TOKENS = 10
 OUTCOMES = ("completed", "retry", "released")
 ENDED = frozenset({"completed", "failed", "cancelled"})
@@ -26,38 +26,38 @@ class Item:
     """A request.
 
     Attributes:
-        attempt: the fence.
-        is_paused: it is to be tried again, but not yet.
-        is_lapsed: the lease of the worker that has it has ended.
-        answered_by: the attempt whose answer is its result.
-        ends: how often it has ended.
+        attempt: the fencing token.
+        is_paused: a retry that is not due yet.
+        is_lapsed: its worker's lease has expired.
+        answered_by: the attempt that produced its result.
+        ends: how many times it has ended.
     """
 
     status: str = "queued"
     attempt: int = 0
-    failures: int = 0
-    lost: int = 0
+    failed_attempts: int = 0
+    lost_attempts: int = 0
     is_dispatched: bool = False
     is_paused: bool = False
     is_lapsed: bool = False
-    is_cancelled: bool = False
+    is_cancel_requested: bool = False
     answered_by: int | None = None
     tokens: int | None = None
     ends: int = 0
 
-    def ended(self, status: str, tokens: int | None) -> "Item":
-        if self.is_cancelled:
+    def finished(self, status: str, tokens: int | None) -> "Item":
+        if self.is_cancel_requested:
             status = "cancelled"
         answered_by = self.attempt if status == "completed" else None
         return Item(status, self.attempt, answered_by=answered_by, tokens=tokens, ends=self.ends + 1)
 
-    def back(self, *, failed: bool = False, lost: bool = False, paused: bool = False) -> "Item":
-        failures, losses = self.failures + failed, self.lost + lost
+    def requeued(self, *, failed: bool = False, lost: bool = False, paused: bool = False) -> "Item":
+        failures, losses = self.failed_attempts + failed, self.lost_attempts + lost
         return Item("queued", self.attempt, failures, losses, is_paused=paused, ends=self.ends)
 
-    def begun(self) -> "Item":
-        lost = self.status == "processing"
-        failures, losses = self.failures + lost, self.lost + lost
+    def started(self) -> "Item":
+        is_lost = self.status == "processing"
+        failures, losses = self.failed_attempts + is_lost, self.lost_attempts + is_lost
         return Item("processing", self.attempt + 1, failures, losses, is_dispatched=True, ends=self.ends)
 
 
@@ -66,7 +66,7 @@ Items = tuple[Item, ...]
 
 @dataclass(frozen=True, order=True)
 class Worker:
-    """A worker: how many batches it will still claim, and as which attempts it holds which requests (by their places)."""
+    """A worker: how many batches it may still claim, and the requests and attempts it holds (by position)."""
 
     claims_left: int
     holds: tuple[tuple[int, int], ...] = ()
@@ -74,7 +74,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class State:
-    """Workers are alike, so they are kept sorted: it does not matter which is which."""
+    """Workers are interchangeable, so they are kept sorted."""
 
     items: Items
     workers: tuple[Worker, ...]
@@ -82,7 +82,7 @@ class State:
 
 
 def actions(state: State) -> Iterator[Action]:
-    """Whatever can happen next: the sweep, the messages that are due, and time are always there."""
+    """Every possible next step; recovery, dispatch and time are always possible."""
     for n, worker in enumerate(state.workers):
         if worker in state.workers[:n]:
             continue
@@ -92,12 +92,12 @@ def actions(state: State) -> Iterator[Action]:
             yield "crash", n
         elif worker.claims_left:
             yield "claim", n
-    yield ("sweep",)
+    yield ("recover",)
     yield ("dispatch",)
     yield ("time",)
     if state.can_cancel:
-        for place in range(len(state.items)):
-            yield "cancel", place
+        for position in range(len(state.items)):
+            yield "cancel", position
 
 
 def followed(state: State, action: Action, answer: Answer, items: Items) -> State:
@@ -115,15 +115,15 @@ class World(Protocol):
     """One of the two machines."""
 
     def state(self) -> State:
-        """Where it is."""
+        """The current state."""
 
-    def tried(self, action: Action) -> AbstractContextManager[Answer]:
-        """What an action answers; it is undone at the end."""
+    def trying(self, action: Action) -> AbstractContextManager[Answer]:
+        """Take an action, give its answer, and undo it at the end."""
 
 
 @dataclass
 class Graph:
-    """What was found: all states, and for each what every action answers and where it leads."""
+    """All states that were found, with the answer and the next state of every action."""
 
     steps: dict[State, dict[Action, tuple[Answer, State]]] = field(default_factory=dict)
 
@@ -133,7 +133,7 @@ class Graph:
 
 
 def explore(world: World, check: Callable[[State], None]) -> Graph:
-    """Take every action from every state that can be reached."""
+    """Take every action from every reachable state."""
     graph = Graph()
 
     def visit(state: State) -> None:
@@ -141,7 +141,7 @@ def explore(world: World, check: Callable[[State], None]) -> Graph:
         graph.steps[state] = steps
         check(state)
         for action in actions(state):
-            with world.tried(action) as answer:
+            with world.trying(action) as answer:
                 after = world.state()
                 steps[action] = (answer, after)
                 if after not in graph.steps:
@@ -155,91 +155,93 @@ def explore(world: World, check: Callable[[State], None]) -> Graph:
 
 
 class Model:
-    """What the functions of the database should do, in as few words as it can be said."""
+    """What the functions of the database should do, as briefly as possible."""
 
-    def __init__(self, window: int, state: State) -> None:
-        self.window = window
-        self.trail = [replace(state, items=self.filled(state.items))]
+    def __init__(self, dispatch_window: int, state: State) -> None:
+        self.dispatch_window = dispatch_window
+        self.trail = [replace(state, items=self.dispatched(state.items))]
 
     def state(self) -> State:
         return self.trail[-1]
 
-    def tried(self, action: Action) -> AbstractContextManager[Answer]:
-        return _Tried(self, action)
+    def trying(self, action: Action) -> AbstractContextManager[Answer]:
+        return _Trying(self, action)
 
-    def filled(self, items: Items) -> Items:
-        """As many of those that wait, the first ones first, as there are places in the window."""
-        places = self.window - sum(item.is_dispatched for item in items)
-        filled = []
+    def dispatched(self, items: Items) -> Items:
+        """Dispatch waiting requests in order, as far as the dispatch window has free slots."""
+        free_slots = self.dispatch_window - sum(item.is_dispatched for item in items)
+        dispatched = []
         for item in items:
-            is_next = places > 0 and item.status == "queued" and not (item.is_dispatched or item.is_paused)
-            places -= is_next
-            filled.append(replace(item, is_dispatched=True) if is_next else item)
-        return tuple(filled)
+            is_next = free_slots > 0 and item.status == "queued" and not (item.is_dispatched or item.is_paused)
+            free_slots -= is_next
+            dispatched.append(replace(item, is_dispatched=True) if is_next else item)
+        return tuple(dispatched)
 
-    def done(self, state: State, action: Action) -> tuple[Answer, Items]:
+    def apply(self, state: State, action: Action) -> tuple[Answer, Items]:
         items = state.items
         match action:
             case ("claim", _):
                 return self.claim(items)
             case ("settle", n, outcomes):
                 return self.settle(items, dict(zip(state.workers[n].holds, outcomes, strict=True)))
-            case ("sweep",):
-                return self.sweep(items)
+            case ("recover",):
+                return self.recover(items)
             case ("dispatch",):
-                return _sent(items, self.filled(items)), self.filled(items)
+                return _sent(items, self.dispatched(items)), self.dispatched(items)
             case ("time",):
                 return None, tuple(replace(i, is_paused=False, is_lapsed=i.status == "processing") for i in items)
-            case ("cancel", place):
-                return self.cancel(items, place)
+            case ("cancel", position):
+                return self.cancel(items, position)
             case _:
                 return None, items
 
     def claim(self, items: Items) -> tuple[Answer, Items]:
-        """Both messages come; those of requests that wait wake them, as far as the window has room."""
-        items = self.filled(items)
-        begun = [n for n, item in enumerate(items) if _is_due(item)]
-        after = [item.begun() if n in begun else _without_message(item) for n, item in enumerate(items)]
-        return tuple((n, after[n].attempt) for n in begun), tuple(after)
+        """Both messages arrive; they start waiting requests as far as the dispatch window has free slots."""
+        items = self.dispatched(items)
+        started = [n for n, item in enumerate(items) if _is_due(item)]
+        after = [item.started() if n in started else _without_message(item) for n, item in enumerate(items)]
+        return tuple((n, after[n].attempt) for n in started), tuple(after)
 
     def settle(self, items: Items, flush: Mapping[tuple[int, int], str]) -> tuple[Answer, Items]:
         after = list(items)
-        told = []
+        answers = []
         for (n, attempt), outcome in flush.items():
             kind, after[n] = _settled(items[n], attempt, outcome)
-            told.append((kind, n, after[n].status))
-        # The gate of a user is taken for what is not ended.
-        filled = self.filled(tuple(after)) if any(items[n].status not in ENDED for n, _ in flush) else tuple(after)
-        told += [("dispatch", n, "queued") for n in _sent(tuple(after), filled)]
-        return tuple(sorted(told)), filled
+            answers.append((kind, n, after[n].status))
+        # Only unfinished requests need the user lock, and so a dispatch.
+        dispatched = (
+            self.dispatched(tuple(after)) if any(items[n].status not in ENDED for n, _ in flush) else tuple(after)
+        )
+        answers += [("dispatch", n, "queued") for n in _sent(tuple(after), dispatched)]
+        return tuple(sorted(answers)), dispatched
 
-    def sweep(self, items: Items) -> tuple[Answer, Items]:
+    def recover(self, items: Items) -> tuple[Answer, Items]:
         after = []
         for item in items:
             if not item.is_lapsed:
                 after.append(item)
-            elif item.is_cancelled or item.failures + 1 >= MAX_ATTEMPTS:
-                after.append(item.ended("failed", None))
+            elif item.is_cancel_requested or item.failed_attempts + 1 >= MAX_ATTEMPTS:
+                after.append(item.finished("failed", None))
             else:
-                after.append(item.back(failed=True, lost=True))
+                after.append(item.requeued(failed=True, lost=True))
         changed = [new.status for old, new in zip(items, after, strict=True) if new != old]
         return tuple(changed.count(status) for status in ("queued", "failed", "expired", "cancelled")), tuple(after)
 
-    def cancel(self, items: Items, place: int) -> tuple[Answer, Items]:
-        item, after = items[place], list(items)
+    def cancel(self, items: Items, position: int) -> tuple[Answer, Items]:
+        item, after = items[position], list(items)
         if item.status == "queued" or item.is_lapsed:
-            after[place] = item.ended("cancelled", None)
+            after[position] = item.finished("cancelled", None)
         elif item.status == "processing":
-            after[place] = replace(item, is_cancelled=True)
-        status = after[place].status
+            after[position] = replace(item, is_cancel_requested=True)
+        status = after[position].status
         outcome = "request_finished" if status in ENDED - {"cancelled"} else "ok"
-        filled = self.filled(tuple(after))
-        return (outcome, status, _sent(tuple(after), filled)), filled
+        dispatched = self.dispatched(tuple(after))
+        return (outcome, status, _sent(tuple(after), dispatched)), dispatched
 
 
 def _is_due(item: Item) -> bool:
     if item.status == "processing":
-        return item.is_lapsed and not item.is_cancelled and item.failures + 1 < MAX_ATTEMPTS
+        return item.is_lapsed and not item.is_cancel_requested and item.failed_attempts + 1 < MAX_ATTEMPTS
     return item.is_dispatched and not item.is_paused
 
 
@@ -248,22 +250,22 @@ def _without_message(item: Item) -> Item:
 
 
 def _settled(item: Item, attempt: int, outcome: str) -> tuple[str, Item]:
-    """What a worker is told, and the request after its outcome."""
+    """The answer to a worker, and the request after its outcome."""
     tokens = TOKENS if outcome == "completed" else None
     if item.attempt != attempt:
         return "superseded", item
     if item.status in ENDED:
         is_repeat = item.status in {outcome, "cancelled"} or (item.status, outcome) == ("failed", "retry")
         return "settled" if is_repeat and item.tokens == tokens else "superseded", item
-    if outcome == "completed" or item.is_cancelled:
-        return "settled", item.ended("completed", tokens)
+    if outcome == "completed" or item.is_cancel_requested:
+        return "settled", item.finished("completed", tokens)
     if item.status == "queued":
         return "requeued", item
     if outcome == "released":
-        return "requeued", item.back()
-    if item.failures + 1 >= MAX_ATTEMPTS:
-        return "settled", item.ended("failed", tokens)
-    return "requeued", item.back(failed=True, paused=True)
+        return "requeued", item.requeued()
+    if item.failed_attempts + 1 >= MAX_ATTEMPTS:
+        return "settled", item.finished("failed", tokens)
+    return "requeued", item.requeued(failed=True, paused=True)
 
 
 def _sent(before: Items, after: Items) -> tuple[int, ...]:
@@ -273,15 +275,15 @@ def _sent(before: Items, after: Items) -> tuple[int, ...]:
 
 
 @dataclass
-class _Tried:
-    """An action of the model, which is forgotten at the end."""
+class _Trying:
+    """An action of the model that is undone at the end."""
 
     model: Model
     action: Action
 
     def __enter__(self) -> Answer:
         state = self.model.state()
-        answer, items = self.model.done(state, self.action)
+        answer, items = self.model.apply(state, self.action)
         self.model.trail.append(followed(state, self.action, answer, items))
         return answer
 

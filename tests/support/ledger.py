@@ -1,4 +1,4 @@
-"""The books of a test: whether they balance, and a clock that stands until it is moved."""
+"""The ledger of a test: whether it balances, and a clock that only moves when set."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from tests.support.service import Service
 
 T = TypeVar("T")
 
-# A model beside the one that is shipped, with less overhead, as model.set takes it.
+# A second model with less overhead, as arguments of model.set.
 SMALL: dict[str, Any] = {
     "model_id": "small",
     "backend": "bedrock",
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "is_active": True,
 }
 
-# The request's id is of the clock's millisecond; what follows counts, so that none is made twice and all are in order.
+# A request's id has the clock's millisecond; the rest is a counter, so ids are unique and in order.
 _CLOCK = """
     CREATE TABLE test_clock (at timestamptz NOT NULL);
     CREATE SEQUENCE test_ids;
@@ -41,7 +41,7 @@ _CLOCK = """
 
 
 def stop_the_clock(owner: Connection, at: datetime) -> None:
-    """From now on the database believes in this time, until set_clock(); with partitions for it, and three months more."""
+    """Stop the database's clock at a time, until set_clock(); creates partitions for it and three more months."""
     owner.execute(_CLOCK)
     owner.execute("INSERT INTO test_clock VALUES (%s)", (at,))
     owner.execute("SELECT partitions_ensure()")
@@ -53,29 +53,31 @@ def set_clock(owner: Connection, at: datetime) -> None:
 
 
 def cancelled(request_id: UUID, attempt: int = 1) -> dict[str, Any]:
-    """An outcome: nobody wants it any more."""
+    """An outcome: cancelled."""
     return {"request_id": str(request_id), "attempt": attempt, "outcome": "cancelled"}
 
 
-def settled_down(service: Service) -> None:
-    """Return when the rollups and the seal can see whatever was committed until now.
+def wait_until_visible(service: Service) -> None:
+    """Wait until rollups and seals can see everything committed so far.
 
-    They stop at the oldest transaction that still runs, on the whole server: it may be one of autovacuum's.
+    They stop at the oldest running transaction of the whole server, which may be autovacuum's.
     """
     wanted = service.value("SELECT coalesce(max(xact_id), 0) FROM audit_log")
     oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-    assert wait_until(lambda: service.value(oldest) > wanted, 30), "a transaction of somebody else does not end"
+    assert wait_until(lambda: service.value(oldest) > wanted, 30), "another transaction does not end"
 
 
 def seal(service: Service, limit: int = 10_000) -> str:
-    """Seal what is in the audit log, as one batch where the limit allows; the chain's head."""
-    settled_down(service)
-    return service.database("rollup").call_row("audit_seal", limit=limit)["head"]
+    """Seal the audit log, as one batch if the limit allows; returns the chain's head."""
+    wait_until_visible(service)
+    head: str = service.database("rollup").call_row("audit_seal", limit=limit)["head"]
+    return head
 
 
 def violations(service: Service, *, every: bool = True) -> list[dict[str, Any]]:
-    """What breaks an invariant: of everything, or of what an incremental check looks at."""
-    return service.value("SELECT violations FROM ledger_verify(%s)", every)
+    """Violations that a full or an incremental check finds."""
+    found: list[dict[str, Any]] = service.value("SELECT violations FROM ledger_verify(%s)", every)
+    return found
 
 
 def assert_books_balance(service: Service) -> None:
@@ -83,12 +85,12 @@ def assert_books_balance(service: Service) -> None:
     assert violations(service, every=False) == []
 
 
-def at_once(tasks: Sequence[Callable[[], T]]) -> list[T | SluiceError]:
-    """What tasks answer, or are refused with, that are let go together, each in a thread of its own."""
-    gate = Barrier(len(tasks))
+def run_concurrently(tasks: Sequence[Callable[[], T]]) -> list[T | SluiceError]:
+    """Start tasks at the same instant, each in its own thread; returns answers or refusals."""
+    barrier = Barrier(len(tasks))
 
     def run(task: Callable[[], T]) -> T | SluiceError:
-        gate.wait(timeout=60)
+        barrier.wait(timeout=60)
         try:
             return task()
         except SluiceError as refusal:

@@ -1,4 +1,4 @@
-"""A database and the model of its ledger, side by side: each act is done on both, and both must say the same."""
+"""A database and the model of its ledger: each step is done on both, and both must agree."""
 
 import sys
 import uuid
@@ -32,15 +32,15 @@ TIERS = {
 }
 # The longest lifetime that submit allows.
 LONGEST = 200_000
-# Requests as they are, with what the unfinished ones wait for.
+# Every request, with the inflight row of the unfinished ones.
 _STATES = """
     SELECT r.request_id, r.status, r.attempts, r.reserved_tokens, r.prompt_tokens, r.completion_tokens, r.error_code,
            i.attempt, i.failed_attempts, i.lost_attempts, i.last_error, i.dispatched_at, i.lease_until, i.not_before, i.expires_at,
            i.cancel_requested_at IS NOT NULL
     FROM requests_all r LEFT JOIN inflight i ON i.request_id = r.request_id
 """
-# Those that have room in their window and something that could be in it.
-_FORGOTTEN = """
+# Requests without a message that their dispatch window has a free slot for.
+_UNDISPATCHED = """
     SELECT i.request_id FROM inflight i JOIN quota_plans p ON p.user_id = i.user_id
     WHERE i.status = 'queued' AND i.dispatched_at IS NULL AND i.expires_at > clock_now()
       AND coalesce(i.not_before, '-infinity') <= clock_now()
@@ -49,17 +49,17 @@ _FORGOTTEN = """
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where examples happen: a server, and the database with which each of them begins."""
+class ExampleSource:
+    """A server, and the template database that each example starts from."""
 
     server_dsn: str
     template: str
 
-    def furnish(self) -> None:
-        """Make what the model takes for granted: a clock that stands, tiers, users and their keys."""
+    def prepare(self) -> None:
+        """Create what the model assumes: a stopped clock, tiers, users and their keys."""
         acts: list[tuple[str, dict[str, Any]]] = [("model.set", SMALL)]
         for name, tier in TIERS.items():
-            plan = {"max_unfinished": tier.max_unfinished, "dispatch_window": tier.window}
+            plan = {"max_unfinished": tier.max_unfinished, "dispatch_window": tier.dispatch_window}
             acts.append(("tier.set", {"tier": name, "limits": json_limits(tier.limits), **plan}))
         for user, key in KEYS.items():
             acts.append(("user.create", {"user_id": user, "tier": "small"}))
@@ -74,7 +74,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Lifetime:
-    """In seconds from now: how long it lives once it may be begun, when that is, or when it ends."""
+    """A request's lifetime in seconds.
+
+    Attributes:
+        ttl: how long it lives once it may start.
+        begins: when it may start, from now.
+        ends: when it expires, from now.
+    """
 
     ttl: int | None = None
     begins: int | None = None
@@ -82,29 +88,32 @@ class Lifetime:
 
 
 class Machine(RuleBasedStateMachine):
-    """A database of its own in which time stands, and its model."""
+    """A database of its own with a stopped clock, and its model."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, source: ExampleSource) -> None:
         super().__init__()
         self.steps = 0
-        self.name = f"{place.template}_{uuid.uuid4().hex[:8]}"
-        self.admin: Connection = psycopg.connect(place.server_dsn, autocommit=True, row_factory=dict_row)
-        self.admin.execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{place.template}" STRATEGY file_copy')
+        self.name = f"{source.template}_{uuid.uuid4().hex[:8]}"
+        self.admin: Connection = psycopg.connect(source.server_dsn, autocommit=True, row_factory=dict_row)
+        self.admin.execute(f'CREATE DATABASE "{self.name}" TEMPLATE "{source.template}" STRATEGY file_copy')
         self.sql: Connection = psycopg.connect(
-            with_schema(place.server_dsn, self.name),
+            with_schema(source.server_dsn, self.name),
             autocommit=True,
             prepare_threshold=None,
             row_factory=dict_row,
         )
         created = {period: start_of(period, BASE) for period in PERIODS}
-        tiers = {name: Tier(dict(tier.limits), tier.max_unfinished, tier.window) for name, tier in TIERS.items()}
+        tiers = {
+            name: Tier(dict(tier.limits), tier.max_unfinished, tier.dispatch_window) for name, tier in TIERS.items()
+        }
         small = tiers["small"]
         who = {
-            name: User("small", dict(small.limits), small.max_unfinished, small.window, dict(created)) for name in KEYS
+            name: User("small", dict(small.limits), small.max_unfinished, small.dispatch_window, dict(created))
+            for name in KEYS
         }
         self.ledger = Ledger(BASE, tiers, who)
         self.months = {BASE.month}
-        self.out: Counter[str] = Counter()
+        self.dispatched_before: Counter[str] = Counter()
 
     # Calls
 
@@ -131,7 +140,7 @@ class Machine(RuleBasedStateMachine):
             self.months.add(at.month)
             self.rows("partitions_ensure")
 
-    # Acts on both
+    # Steps on both
 
     def submit(
         self,
@@ -144,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         model, length, max_tokens = size
         body = repr(size)
         ledger, reserved = self.ledger, length + OVERHEAD[model] + max_tokens
-        # Of its own time, which may be later than now: nothing here is within the second that the server may need.
+        # From the request's time, which may be later than now; no lifetime is within the second that the server may need.
         at = ledger.time_for(user)
         begins, ends = (
             None if seconds is None else at + timedelta(seconds=seconds) for seconds in (lifetime.begins, lifetime.ends)
@@ -152,7 +161,7 @@ class Machine(RuleBasedStateMachine):
         verdict, wait = ledger.verdict(user, reserved)
         if verdict != "user_inactive" and not self.is_valid(lifetime):
             verdict, wait = "lifetime_invalid", 0
-        earlier = ledger.repeats.get((user, key or ""))
+        earlier = ledger.idempotency_keys.get((user, key or ""))
         if verdict != "user_inactive" and earlier is not None and earlier[2] > ledger.now:
             verdict, wait = "replayed" if earlier[0] == body else "idempotency_conflict", 0
         (row,) = self.rows(
@@ -188,7 +197,7 @@ class Machine(RuleBasedStateMachine):
             requests, booked, pending = ledger.used(user, quota["period"], request.created_at)
             assert (quota["requests_used"], quota["tokens_used"]) == (requests, booked + pending)
         if key is not None:
-            ledger.repeats[user, key] = (body, request.request_id, request.created_at + timedelta(days=1))
+            ledger.idempotency_keys[user, key] = (body, request.request_id, request.created_at + timedelta(days=1))
 
     @staticmethod
     def is_valid(lifetime: Lifetime) -> bool:
@@ -197,8 +206,8 @@ class Machine(RuleBasedStateMachine):
         return begins <= LONGEST and begins < ends <= begins + LONGEST
 
     def accept(self, request: Request, sent: Collection[UUID], *, may_dispatch: bool) -> None:
-        at, latest = self.ledger.time_for(request.user), max(self.ledger.users[request.user].starts.values())
-        # Where the clock was set back, as soon after the newest counter's start as the server is fast.
+        at, latest = self.ledger.time_for(request.user), max(self.ledger.users[request.user].period_starts.values())
+        # If the clock was set back: right after the newest period's start, within the server's response time.
         assert timedelta() <= request.created_at - at <= timedelta(seconds=1 if at == latest else 0)
         assert set(sent) == set(self.ledger.accept(request, may_dispatch=may_dispatch))
 
@@ -211,11 +220,11 @@ class Machine(RuleBasedStateMachine):
     def settle(self, flush: Sequence[dict[str, Any]]) -> None:
         answers, dispatched = self.ledger.settle(flush)
         rows = self.rows("request_settle", outcomes=Jsonb(flush), actor="worker")
-        told = Counter((row["kind"], row["request_id"], row["status"]) for row in rows)
-        assert told == Counter(answers) + Counter(("dispatch", request_id, "queued") for request_id in dispatched)
+        reported = Counter((row["kind"], row["request_id"], row["status"]) for row in rows)
+        assert reported == Counter(answers) + Counter(("dispatch", request_id, "queued") for request_id in dispatched)
 
     def cancel(self, request: Request, by: str) -> None:
-        """By the key of a user, or by an operator."""
+        """With a user's key, or as an operator."""
         if by == "operator":
             outcome, status = self.ledger.cancel(request)
             if outcome == "ok":
@@ -231,7 +240,7 @@ class Machine(RuleBasedStateMachine):
             expected = ("user_inactive", None)
         elif by == request.user:
             expected = self.ledger.cancel(request)
-            sent = self.ledger.fill([by])
+            sent = self.ledger.dispatch_waiting([by])
         (row,) = self.rows("request_cancel", key_hash=digest(KEYS[by]), request_id=request.request_id)
         assert (row["outcome"], row["status"]) == expected
         assert set(row["send"]) == set(sent)
@@ -246,26 +255,34 @@ class Machine(RuleBasedStateMachine):
             with self.refused(refusal, "SL409"):
                 self.act("request.redrive", **arguments)
 
-    def sweep(self) -> None:
-        """What the minute's sweep does; after it nothing that could be begun is without a message."""
-        assert self.rows("request_recover", limit=1000) == [self.ledger.sweep()]
+    def recover(self) -> None:
+        """Run recovery; afterwards every request that could start has a message."""
+        assert self.rows("request_recover", limit=1000) == [self.ledger.recover()]
         self.dispatch()
-        assert self.values(_FORGOTTEN) == []
+        assert self.values(_UNDISPATCHED) == []
 
     def dispatch(self) -> None:
         dispatched = self.rows("request_dispatch", limit=1000)
-        assert {row["request_id"] for row in dispatched} == set(self.ledger.fill(KEYS))
+        assert {row["request_id"] for row in dispatched} == set(self.ledger.dispatch_waiting(KEYS))
 
-    # What must be so at any time
+    # Invariants
 
     @invariant()
-    def the_counters_are_the_models(self) -> None:
+    def counters_equal_the_model(self) -> None:
         expected = []
         for name, user in sorted(self.ledger.users.items()):
-            for period, start in sorted(user.starts.items()):
+            for period, start in sorted(user.period_starts.items()):
                 figures = self.ledger.used(name, period, start)
                 expected.append(
-                    (name, period, *user.limits[period], period in user.own, *figures, start, end_of(period, start))
+                    (
+                        name,
+                        period,
+                        *user.limits[period],
+                        period in user.overrides,
+                        *figures,
+                        start,
+                        end_of(period, start),
+                    )
                 )
         assert expected == self.values(
             "SELECT user_id, quota_period, max_requests, max_tokens, is_override, requests_used, tokens_used, tokens_reserved,"
@@ -273,9 +290,9 @@ class Machine(RuleBasedStateMachine):
         )
 
     @invariant()
-    def the_plans_are_the_models(self) -> None:
+    def plans_equal_the_model(self) -> None:
         expected = [
-            (name, user.tier, user.max_unfinished, user.window, "plan" in user.own)
+            (name, user.tier, user.max_unfinished, user.dispatch_window, "plan" in user.overrides)
             for name, user in sorted(self.ledger.users.items())
         ]
         assert expected == self.values(
@@ -283,29 +300,29 @@ class Machine(RuleBasedStateMachine):
         )
 
     @invariant()
-    def the_requests_are_the_models(self) -> None:
+    def requests_equal_the_model(self) -> None:
         found = {row[0]: row[1:] for row in self.values(_STATES)}
         assert found == {request.request_id: _state(request) for request in self.ledger.requests.values()}
 
     @invariant()
-    def the_windows_hold(self) -> None:
-        """More than its window only where an operator has made that smaller, and never more than before; who works has a place."""
+    def dispatch_windows_hold(self) -> None:
+        """Only a lowered dispatch window may be exceeded, and never further; running requests count."""
         found = self.values(
             "SELECT user_id, count(dispatched_at) AS dispatched,"
             " count(*) FILTER (WHERE status = 'processing' AND dispatched_at IS NULL) AS without FROM inflight GROUP BY 1"
         )
         for user, dispatched, without in found:
-            assert dispatched <= max(self.ledger.users[user].window, self.out[user])
+            assert dispatched <= max(self.ledger.users[user].dispatch_window, self.dispatched_before[user])
             assert without == 0
-        self.out = Counter({user: dispatched for user, dispatched, _ in found})
+        self.dispatched_before = Counter({user: dispatched for user, dispatched, _ in found})
 
     @invariant()
-    def the_books_balance_now_and_then(self) -> None:
+    def books_balance_regularly(self) -> None:
         self.steps += 1
         if self.steps % 8 == 0:
-            self.the_books_balance()
+            self.books_balance()
 
-    def the_books_balance(self) -> None:
+    def books_balance(self) -> None:
         assert self.values("SELECT violations FROM ledger_verify(true)") == [([],)]
         shown = self.values(
             "SELECT u.user_id::text, n.model_id, n.day, n.requests_count, n.prompt_tokens, n.completion_tokens"
@@ -313,7 +330,7 @@ class Machine(RuleBasedStateMachine):
         )
         assert {row[:3]: row[3:] for row in shown} == self.ledger.usage(), "usage as of now, rolled up or not"
 
-    def checks_what_is_new(self) -> None:
+    def verify_incrementally(self) -> None:
         (found,) = self.rows("ledger_verify", full=False)
         assert found["violations"] == []
         self.rows("ledger_verified", seen_to=found["seen_to"])
@@ -323,19 +340,19 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if sys.exc_info()[0] is None:
-                self.everything_ends()
-                self.the_end_is_as_it_should_be()
+                self.finish_everything()
+                self.final_state_equals_the_model()
         finally:
             self.sql.close()
             self.admin.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
             self.admin.close()
 
-    def everything_ends(self) -> None:
-        """Nothing is forgotten: the sweep, and workers that answer, are enough."""
+    def finish_everything(self) -> None:
+        """Recovery and workers that answer finish every request."""
         left = self.ledger.unfinished()
-        # A moment to come, and an end, for each of them at most.
+        # At most one delay and one end for each of them.
         for _ in range(3 * len(left)):
-            self.sweep()
+            self.recover()
             self.claim(left, 60)
             at_work = [request for request in left if request.status == "processing"]
             if at_work:
@@ -344,15 +361,15 @@ class Machine(RuleBasedStateMachine):
             moments = [request.not_before for request in left if request.not_before is not None]
             if left and not at_work:
                 self.move_to(max(self.ledger.now, min(moments)))
-        self.the_requests_are_the_models()
+        self.requests_equal_the_model()
         assert left == []
 
-    def the_end_is_as_it_should_be(self) -> None:
-        self.the_books_balance()
-        self.checks_what_is_new()
+    def final_state_equals_the_model(self) -> None:
+        self.books_balance()
+        self.verify_incrementally()
         for task in ("rollup_usage", "rollup_stats"):
             self.rows(task)
-        self.the_books_balance()
+        self.books_balance()
         figures = self.ledger.usage()
         for period in ("daily", "monthly"):
             sums: Counter[tuple[str, date]] = Counter()
@@ -376,18 +393,20 @@ class Machine(RuleBasedStateMachine):
 
 
 def _state(r: Request) -> tuple[Any, ...]:
-    """What _STATES tells of it, but for its id."""
-    told = (r.status, r.attempt, r.reserved, *(r.tokens or (None, None)), r.error)
+    """The columns of _STATES except the id."""
+    figures = (r.status, r.attempt, r.reserved, *(r.tokens or (None, None)), r.error)
     if r.is_ended:
-        return (*told, *[None] * 8, False)
-    attempts = (r.attempt, r.failures, r.lost, r.last_error)
-    return (*told, *attempts, r.dispatched_at, r.lease_until, r.not_before, r.expires_at, r.is_cancelled)
+        return (*figures, *[None] * 8, False)
+    attempts = (r.attempt, r.failed_attempts, r.lost_attempts, r.last_error)
+    return (*figures, *attempts, r.dispatched_at, r.lease_until, r.not_before, r.expires_at, r.is_cancel_requested)
 
 
 def completed(request: Request) -> dict[str, Any]:
     """An outcome: answered, with one token of the completion."""
-    told = {"request_id": str(request.request_id), "attempt": request.attempt, "outcome": "completed"}
-    return told | {
+    return {
+        "request_id": str(request.request_id),
+        "attempt": request.attempt,
+        "outcome": "completed",
         "output": Output.of_text("an answer").to_json(),
         "fingerprint": "00" * 32,
         "prompt_tokens": 0,

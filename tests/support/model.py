@@ -1,4 +1,4 @@
-"""What the ledger should do, told a second time: requests as plain objects, and no counters that could be wrong."""
+"""The reference model of the ledger: requests as plain objects, without counters that could be wrong."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,32 +10,37 @@ from uuid import UUID
 MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
 ENDED = ("completed", "failed", "cancelled", "expired")
-# What does not end a request.
-GOES_BACK = ("retry", "released")
-# Claims that were lost with their workers before a request is tried alone.
-SUSPECT = 2
+# Outcomes that put a request back into the queue.
+REQUEUES = ("retry", "released")
+# After so many lost attempts a request is tried alone.
+ALONE_AFTER = 2
 
 Limit = tuple[int | None, int | None]  # requests, tokens
-Answer = tuple[str, UUID, str | None]  # what became of an outcome: kind, of which request, its status now
+Answer = tuple[str, UUID, str | None]  # the result of an outcome: kind, request, its status now
 
 
 @dataclass
 class Tier:
     limits: dict[str, Limit]
     max_unfinished: int
-    window: int
+    dispatch_window: int
 
 
 @dataclass
 class User:
-    """A user; own: what is an override and does not follow the tier; starts: of the periods that the counters are of."""
+    """A user.
+
+    Attributes:
+        period_starts: when the periods of the counters began.
+        overrides: periods, or "plan", that do not follow the tier.
+    """
 
     tier: str
     limits: dict[str, Limit]
     max_unfinished: int
-    window: int
-    starts: dict[str, datetime]
-    own: set[str] = field(default_factory=set)
+    dispatch_window: int
+    period_starts: dict[str, datetime]
+    overrides: set[str] = field(default_factory=set)
     is_active: bool = True
 
 
@@ -50,13 +55,13 @@ class Request:
     max_attempts: int
     status: str = "queued"
     attempt: int = 0
-    failures: int = 0
-    lost: int = 0
+    failed_attempts: int = 0
+    lost_attempts: int = 0
     last_error: str | None = None
     error: str | None = None
     dispatched_at: datetime | None = None
     lease_until: datetime | None = None
-    is_cancelled: bool = False
+    is_cancel_requested: bool = False
     tokens: tuple[int, int] | None = None
     is_archived: bool = False
     audited: list[str] = field(default_factory=lambda: ["request.queued"])
@@ -73,8 +78,8 @@ class Request:
     def booked(self) -> int:
         return sum(self.tokens or ())
 
-    def waits_in_line(self, now: datetime) -> bool:
-        """Whether it lacks nothing but a place in its user's window."""
+    def can_be_dispatched(self, now: datetime) -> bool:
+        """Whether it only waits for a free slot of its user's dispatch window."""
         has_time = self.expires_at > now and (self.not_before is None or self.not_before <= now)
         return self.status == "queued" and self.dispatched_at is None and has_time
 
@@ -82,40 +87,40 @@ class Request:
         return self.lease_until is not None and self.lease_until < now
 
     def is_due(self, now: datetime) -> bool:
-        """Whether the worker that gets its message may begin."""
-        if self.is_ended or self.dispatched_at is None or self.is_cancelled or self.expires_at <= now:
+        """Whether a worker that receives its message may start it."""
+        if self.is_ended or self.dispatched_at is None or self.is_cancel_requested or self.expires_at <= now:
             return False
         if self.status == "queued":
             return self.not_before is None or self.not_before <= now
-        return self.is_lost(now) and self.failures + 1 < self.max_attempts
+        return self.is_lost(now) and self.failed_attempts + 1 < self.max_attempts
 
-    def fails(self, error: str | None, *, with_worker: bool = False) -> None:
-        """An attempt came to nothing."""
-        self.failures += 1
-        self.lost += with_worker
+    def count_failure(self, error: str | None, *, with_worker: bool = False) -> None:
+        """Count a failed attempt."""
+        self.failed_attempts += 1
+        self.lost_attempts += with_worker
         self.last_error = error
 
     def begin(self, now: datetime, lease: timedelta) -> None:
         if self.status == "processing":
-            self.fails("worker_lost", with_worker=True)
+            self.count_failure("worker_lost", with_worker=True)
         self.status, self.attempt = "processing", self.attempt + 1
         self.lease_until, self.not_before = now + lease, None
         self.audited.append("request.processing")
 
-    def go_back(self, not_before: datetime | None) -> None:
+    def requeue(self, not_before: datetime | None) -> None:
         self.status, self.lease_until, self.dispatched_at, self.not_before = "queued", None, None, not_before
         self.audited.append("request.requeued")
 
     def end(self, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
-        if self.is_cancelled:
+        if self.is_cancel_requested:
             status, error = "cancelled", None
         self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
         self.audited.append(f"request.{status}")
 
     def reopen(self, expires_at: datetime, max_attempts: int) -> None:
-        self.attempt += 1  # no answer of before is one to this
+        self.attempt += 1  # answers to earlier attempts no longer count
         self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
-        self.failures, self.lost, self.not_before = 0, 0, None
+        self.failed_attempts, self.lost_attempts, self.not_before = 0, 0, None
         self.expires_at, self.max_attempts = expires_at, max_attempts
         self.audited.append("request.redriven")
 
@@ -136,17 +141,17 @@ def end_of(period: str, at: datetime) -> datetime:
 
 @dataclass
 class Ledger:
-    """What should be so, told by the requests alone.
+    """The expected state, derived from the requests alone.
 
     Attributes:
-        repeats: idempotency keys of users: the body, the request, and until when.
+        idempotency_keys: by user and key: the body, the request, and the time of expiry.
     """
 
     now: datetime
     tiers: dict[str, Tier]
     users: dict[str, User]
     requests: dict[UUID, Request] = field(default_factory=dict)
-    repeats: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
+    idempotency_keys: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
 
     def of(self, user: str) -> Iterator[Request]:
         return (request for request in self.requests.values() if request.user == user)
@@ -155,7 +160,7 @@ class Ledger:
         return [request for request in self.requests.values() if not request.is_ended]
 
     def due(self) -> list[Request]:
-        """What workers that receive every message could begin."""
+        """What workers that receive every message could start."""
         return [request for request in self.requests.values() if request.is_due(self.now)]
 
     # Quotas
@@ -168,17 +173,17 @@ class Ledger:
         return len(inside), sum(request.booked for request in inside), reserved
 
     def time_for(self, user: str) -> datetime:
-        """When a request of now is created: a clock that was set back does not go before the counters' periods."""
-        return max(self.now, *self.users[user].starts.values())
+        """When a request submitted now is created: never before the counters' periods, even if the clock was set back."""
+        return max(self.now, *self.users[user].period_starts.values())
 
-    def room(self, user: str) -> int | None:
-        """Tokens that are left in all of a user's periods."""
+    def tokens_left(self, user: str) -> int | None:
+        """Tokens left in every period of a user; None without a limit."""
         at = self.time_for(user)
         limited = [(period, limit[1]) for period, limit in self.users[user].limits.items() if limit[1] is not None]
         return min((limit - sum(self.used(user, period, at)[1:]) for period, limit in limited), default=None)
 
     def verdict(self, user: str, reserved: int) -> tuple[str, int]:
-        """What becomes of a request; and how long one has to wait that a limit refuses."""
+        """Whether a request is accepted, and the seconds until a refused one may be retried."""
         who = self.users[user]
         if not who.is_active:
             return "user_inactive", 0
@@ -197,47 +202,47 @@ class Ledger:
         return verdict, -(-wait // timedelta(seconds=1))
 
     def accept(self, request: Request, *, may_dispatch: bool) -> list[UUID]:
-        """Take it in; what is to be sent."""
-        starts = self.users[request.user].starts
-        for period, start in starts.items():
+        """Add an accepted request; returns the ids to send."""
+        period_starts = self.users[request.user].period_starts
+        for period, start in period_starts.items():
             if request.created_at >= end_of(period, start):
-                starts[period] = start_of(period, request.created_at)
+                period_starts[period] = start_of(period, request.created_at)
         waiting = any(not other.is_ended and other.dispatched_at is None for other in self.of(request.user))
         self.requests[request.request_id] = request
-        if not may_dispatch or not self.places(request.user):
+        if not may_dispatch or not self.free_slots(request.user):
             return []
         if waiting:
-            return self.fill([request.user])
-        # The clock may have been set back: its own time is its request's.
+            return self.dispatch_waiting([request.user])
+        # The clock may have been set back, so the time is the request's own.
         request.dispatched_at = request.created_at if request.not_before is None else None
         return [request.request_id] if request.dispatched_at else []
 
-    # The window
+    # The dispatch window
 
     def dispatched(self, user: str) -> int:
         return sum(request.dispatched_at is not None for request in self.of(user))
 
-    def places(self, user: str) -> int:
-        return max(0, self.users[user].window - self.dispatched(user))
+    def free_slots(self, user: str) -> int:
+        return max(0, self.users[user].dispatch_window - self.dispatched(user))
 
-    def fill(self, users: Collection[str], among: Collection[UUID] | None = None) -> list[UUID]:
-        """Dispatch what is next of users, of these requests only where they are named."""
-        filled = []
+    def dispatch_waiting(self, users: Collection[str], among: Collection[UUID] | None = None) -> list[UUID]:
+        """Dispatch the next requests of users, or only those among the given ones."""
+        chosen = []
         for user in users:
-            line = sorted(r.request_id for r in self.of(user) if r.waits_in_line(self.now))
+            line = sorted(r.request_id for r in self.of(user) if r.can_be_dispatched(self.now))
             line = [request_id for request_id in line if among is None or request_id in among]
-            filled += line[: self.places(user)]
-        for request_id in filled:
+            chosen += line[: self.free_slots(user)]
+        for request_id in chosen:
             self.requests[request_id].dispatched_at = self.now
-        return filled
+        return chosen
 
     # Working
 
     def claim(self, wanted: Sequence[Request], lease: timedelta) -> dict[UUID, int]:
-        """What a worker that received these messages may begin, and as which attempts."""
-        self.fill({request.user for request in wanted}, {request.request_id for request in wanted})
+        """The requests that a worker with these messages may start, and their attempts."""
+        self.dispatch_waiting({request.user for request in wanted}, {request.request_id for request in wanted})
         due = sorted((request for request in wanted if request.is_due(self.now)), key=lambda r: r.request_id)
-        due = [request for request in due if request.lost >= SUSPECT][:1] or due
+        due = [request for request in due if request.lost_attempts >= ALONE_AFTER][:1] or due
         for request in due:
             request.begin(self.now, lease)
         for request in wanted:
@@ -246,18 +251,18 @@ class Ledger:
         return {request.request_id: request.attempt for request in due}
 
     def settle(self, flush: Sequence[Mapping[str, Any]]) -> tuple[list[Answer], list[UUID]]:
-        """What becomes of each outcome; and what is dispatched in the places that become free."""
+        """The result of each outcome, and what is dispatched into the slots that become free."""
         users = {r.user for outcome in flush if not (r := self._request_of(outcome)).is_ended}
         current: dict[UUID, int] = {}
         for n, outcome in enumerate(flush):
             request = self._request_of(outcome)
-            # A late answer is as good as any; but nothing goes back twice.
-            can_settle = request.status == "processing" or outcome["outcome"] not in GOES_BACK
+            # A late answer counts, but nothing is requeued twice.
+            can_settle = request.status == "processing" or outcome["outcome"] not in REQUEUES
             if can_settle and not request.is_ended and request.attempt == outcome["attempt"]:
                 current.setdefault(request.request_id, n)
         answers = [self._settle_current(flush[n]) for n in current.values()]
         answers += [self._settle_late(outcome) for n, outcome in enumerate(flush) if n not in current.values()]
-        return answers, self.fill(users)
+        return answers, self.dispatch_waiting(users)
 
     def _request_of(self, outcome: Mapping[str, Any]) -> Request:
         return self.requests[UUID(outcome["request_id"])]
@@ -265,8 +270,8 @@ class Ledger:
     def _settle_current(self, outcome: Mapping[str, Any]) -> Answer:
         request, kind = self._request_of(outcome), outcome["outcome"]
         later = self.now + timedelta(seconds=outcome.get("retry_after", 0))
-        is_last = request.failures + 1 >= request.max_attempts or later >= request.expires_at
-        if request.is_cancelled or kind not in GOES_BACK or (kind == "retry" and is_last):
+        is_last = request.failed_attempts + 1 >= request.max_attempts or later >= request.expires_at
+        if request.is_cancel_requested or kind not in REQUEUES or (kind == "retry" and is_last):
             has_tokens = "prompt_tokens" in outcome
             request.end(
                 "failed" if kind == "retry" else kind,
@@ -275,8 +280,8 @@ class Ledger:
             )
             return "settled", request.request_id, request.status
         if kind == "retry":
-            request.fails(outcome["error_code"])
-        request.go_back(later if kind == "retry" else None)
+            request.count_failure(outcome["error_code"])
+        request.requeue(later if kind == "retry" else None)
         return "requeued", request.request_id, "queued"
 
     def _settle_late(self, outcome: Mapping[str, Any]) -> Answer:
@@ -288,7 +293,7 @@ class Ledger:
             ended_so = request.status in {kind, "cancelled"} or (request.status, kind) == ("failed", "retry")
             if request.is_ended and ended_so and request.booked == reported:
                 return "settled", request.request_id, request.status
-            if request.status == "queued" and kind in GOES_BACK:
+            if request.status == "queued" and kind in REQUEUES:
                 return "requeued", request.request_id, "queued"
         request.audited.append("request.superseded")
         return "superseded", request.request_id, request.status
@@ -296,18 +301,18 @@ class Ledger:
     # Cancelling and redriving
 
     def cancel(self, request: Request) -> tuple[str, str]:
-        """The outcome, and the status after."""
+        """The outcome, and the status afterwards."""
         if request.is_ended:
             return "ok" if request.status == "cancelled" else "request_finished", request.status
         if request.status == "queued" or request.is_lost(self.now):
             request.end("cancelled")
-        elif not request.is_cancelled:
-            request.is_cancelled = True
+        elif not request.is_cancel_requested:
+            request.is_cancel_requested = True
             request.audited.append("request.cancel_requested")
         return "ok", request.status
 
     def refusal(self, request: Request, active_models: Collection[str]) -> str | None:
-        """Why a request can not be queued again, if it can not."""
+        """Why a request cannot be redriven; None if it can."""
         who = self.users[request.user]
         if request.is_archived:
             return "request_archived"
@@ -318,7 +323,7 @@ class Ledger:
         if request.model not in active_models:
             return "model_unknown"
         for period, (_, max_tokens) in who.limits.items():
-            start = who.starts[period]
+            start = who.period_starts[period]
             if max_tokens is not None and start <= request.created_at < end_of(period, start):
                 _, booked, pending = self.used(request.user, period, start)
                 if booked - request.booked + pending + request.reserved > max_tokens:
@@ -327,17 +332,17 @@ class Ledger:
 
     # The schedules
 
-    def sweep(self) -> dict[str, int]:
+    def recover(self) -> dict[str, int]:
         done: Counter[str] = Counter(requeued=0, failed=0, expired=0, cancelled=0)
         for request in self.unfinished():
             is_lost, is_over = request.is_lost(self.now), request.expires_at <= self.now
-            is_last = request.failures + 1 >= request.max_attempts
-            if is_lost and not request.is_cancelled and not is_last and not is_over:
-                request.fails("worker_lost", with_worker=True)
-                request.go_back(None)
+            is_last = request.failed_attempts + 1 >= request.max_attempts
+            if is_lost and not request.is_cancel_requested and not is_last and not is_over:
+                request.count_failure("worker_lost", with_worker=True)
+                request.requeue(None)
                 done["requeued"] += 1
             elif is_lost or (request.status == "queued" and is_over):
-                if request.status == "queued" and not request.failures:
+                if request.status == "queued" and not request.failed_attempts:
                     request.end("expired", "request_expired")
                 else:
                     request.end("failed", "worker_lost" if is_lost and is_last else "request_expired")
@@ -345,14 +350,14 @@ class Ledger:
         return dict(done)
 
     def resend(self, wanted: Sequence[Request]) -> list[UUID]:
-        """Messages again for those that wait for theirs."""
+        """Send messages again for requests that wait for theirs."""
         again = [request for request in wanted if request.status == "queued" and request.dispatched_at is not None]
         for request in again:
             request.dispatched_at = self.now
         return [request.request_id for request in again]
 
     def undispatch(self, wanted: Sequence[Request]) -> None:
-        """Their messages were not sent after all."""
+        """Their messages could not be sent."""
         for request in wanted:
             if request.status == "queued":
                 request.dispatched_at = None
@@ -360,13 +365,13 @@ class Ledger:
     # Administration and figures
 
     def follow(self, names: Sequence[str]) -> None:
-        """Users get what their tiers allow, except for what is their own."""
+        """Users get the limits of their tiers, except for overrides."""
         for name in names:
             user = self.users[name]
             tier = self.tiers[user.tier]
-            user.limits |= {period: limit for period, limit in tier.limits.items() if period not in user.own}
-            if "plan" not in user.own:
-                user.max_unfinished, user.window = tier.max_unfinished, tier.window
+            user.limits |= {period: limit for period, limit in tier.limits.items() if period not in user.overrides}
+            if "plan" not in user.overrides:
+                user.max_unfinished, user.dispatch_window = tier.max_unfinished, tier.dispatch_window
 
     def usage(self) -> dict[tuple[str, str, date], tuple[int, int, int]]:
         """Requests, prompt tokens and completion tokens by user, model and day."""

@@ -1,4 +1,4 @@
-"""What the tests of the OpenAI-compatible backend share: a claim, a good answer, and slow ways to send it."""
+"""What the tests of the OpenAI-compatible backend share: a claim, a good answer, and slow servers."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The minute's sweep, and what it leaves of a request."""
+"""The recovery task, and the state of a request after it."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.service import Service
 NOON = datetime(2031, 1, 30, 12, tzinfo=UTC)
 
 
-def sweep(service: Service) -> dict[str, Any]:
+def run_recovery(service: Service) -> dict[str, Any]:
     return recover.run(service.tasks())
 
 

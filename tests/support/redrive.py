@@ -1,4 +1,4 @@
-"""Requests that failed, and what a redrive makes of them."""
+"""Failed requests, and the state that a redrive changes."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,19 +8,19 @@ from tests.support.service import Service, failed
 
 
 def fail(service: Service, *ids: UUID, attempt: int = 1, **changes: Any) -> None:
-    """Have these requests fail for model_rejected, or as `changes` say."""
+    """Fail these requests with model_rejected, or as `changes` say."""
     service.claim(*ids)
     service.settle(*[failed(each, attempt, **changes) for each in ids])
 
 
 def now_ish(**more: Any) -> dict[str, Any]:
-    """What failed for model_rejected in this test."""
+    """Arguments that select what failed with model_rejected in this test."""
     around = {name: datetime.now(UTC) + timedelta(hours=hours) for name, hours in (("start", -1), ("end", 1))}
     return {"error_code": "model_rejected"} | {name: at.isoformat() for name, at in around.items()} | more
 
 
 def request_state(service: Service) -> list[Any]:
-    """All that a redrive may change."""
+    """Every row that a redrive may change."""
     return [service.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("requests_all", "inflight", "quotas")]
 
 

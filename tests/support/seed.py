@@ -1,4 +1,4 @@
-"""The seed's own statements, the statements of docs/history/seed-map.md, and both run.
+"""Runs the seed's own statements and those of docs/history/seed-map.md.
 
 The seed's run verbatim (tests/integration/seed), for its user123, in a schema of views that give our tables its names:
 the fixture `seed` of tests/integration/conftest.py.
@@ -25,7 +25,7 @@ OTHER_KEY = "sluice_" + "b" * 43
 
 
 def seed_sql(name: str) -> str:
-    """A file of tests/integration/seed: the seed's own words, apart from `names`."""
+    """A file of tests/integration/seed: the seed's own text, except `names`."""
     return (ROOT / f"tests/integration/seed/{name}.sql").read_text(encoding="utf-8")
 
 
@@ -38,7 +38,7 @@ DRAWINGS = {"First drawing: tables": FIRST, "Second drawing: tables": SECOND, "H
 
 # The seed's statements -----------------------------------------------------------------------------------------------
 
-# Its names on our tables. usage and request_stats are made as the seed makes them, to be filled by its own statements.
+# Its names on our tables. usage and request_stats are made as the seed creates them, to be filled by its own statements.
 SEED_VIEWS = seed_sql("names")
 SEED_STATUS = seed_sql("status")
 NODE_STATUS = seed_sql("node_status")
@@ -63,7 +63,7 @@ SEED_SEEN = """
 
 
 def seed_says(service: Service, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """A statement of the seed, on its own names for our rows."""
+    """Run a statement of the seed, on views with its names."""
     with service.owner.transaction():
         service.owner.execute("SET LOCAL search_path = seed")
         return raw(service.owner, statement, *parameters)
@@ -79,7 +79,7 @@ STATEMENTS = {
 
 
 def raw(connection: psycopg.Connection[Any], statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """A statement with parameters $1, $2, ..., as every driver but psycopg sends them."""
+    """Run a statement with parameters $1, $2, ..., as other drivers than psycopg send them."""
     cursor = psycopg.RawCursor(connection, row_factory=dict_row).execute(statement, parameters)
     return cursor.fetchall() if cursor.description else []
 
@@ -93,7 +93,7 @@ def run_as(service: Service, role: str, statement: str, *parameters: Any) -> lis
 
 
 def ask(service: Service, name: str, *parameters: Any, role: str | None = None) -> list[dict[str, Any]]:
-    """A statement of the page, as the role that it is for."""
+    """Run a statement of the page, with its role."""
     for_role, text = STATEMENTS[name]
     if for_role == "owner":
         return raw(service.owner, text, *parameters)
@@ -121,7 +121,7 @@ def settle(service: Service, *outcomes: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def answered(service: Service, key: bytes, prompt: str = "hello", **changes: Any) -> UUID:
-    """A request that was accepted, claimed and completed."""
+    """Create a completed request."""
     request_id = accept(service, key, prompt)
     claim(service, request_id)
     settle(service, completed(request_id, **changes))
@@ -129,7 +129,7 @@ def answered(service: Service, key: bytes, prompt: str = "hello", **changes: Any
 
 
 def roll_up(service: Service) -> None:
-    """Both rollups, until they have seen everything: a transaction of another database may hold them up."""
+    """Run both rollups until they have seen everything: a transaction of another database may delay them."""
     behind = (
         "SELECT count(*) FROM rollup_watermarks WHERE task IN ('usage', 'stats')"
         " AND xact_id <= (SELECT max(xact_id) FROM audit_log)"
@@ -145,7 +145,7 @@ def roll_up(service: Service) -> None:
 
 
 def set_clock(service: Service, ago: timedelta) -> None:
-    """Have every rule live in the past, with the partitions that it needs."""
+    """Set the database's clock to the past, and create the partitions for it."""
     seconds = ago.total_seconds()
     for clock, body in {
         "clock_now() RETURNS timestamptz": f"clock_timestamp() - make_interval(secs => {seconds})",
@@ -167,7 +167,7 @@ def books(service: Service) -> dict[str, Any]:
 
 
 def plan_of(service: Service, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """Every node of a statement's plan that reads a table, after running it."""
+    """Run a statement; returns every node of its plan that reads a table."""
     (row,) = raw(service.owner, f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {statement}", *parameters)
     nodes, stack = [], [row["QUERY PLAN"][0]["Plan"]]
     while stack:
@@ -179,7 +179,7 @@ def plan_of(service: Service, statement: str, *parameters: Any) -> list[dict[str
 
 
 def rows_read(service: Service) -> Counter[str]:
-    """Rows that the owner's connection has read of each table, by index or not; to be compared with an earlier answer."""
+    """Rows that the owner's connection has read of each table so far, with or without an index."""
     read = "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) AS n FROM pg_stat_xact_user_tables"
     return Counter({row["relname"]: row["n"] for row in service.rows(read)})
 
@@ -188,7 +188,7 @@ def monthly(service: Service) -> list[dict[str, Any]]:
     return ask(service, "usage_monthly")
 
 
-def assert_figures_are_the_seeds(service: Service) -> None:
+def assert_figures_equal_the_seeds(service: Service) -> None:
     for _ in range(2):  # The seed's upsert may be run again, and so may ours.
         roll_up(service)
         seed_says(service, SEED_USAGE)

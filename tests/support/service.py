@@ -1,6 +1,7 @@
-"""The layer on a real PostgreSQL, each function's part under its own role; the queue is a list."""
+"""The layer on a real PostgreSQL, with each function's role; queues are in memory."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from sluice.api.problems import STATUSES
 from sluice.db.connection import ASSUME_ROLE, Connection, Database
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
+from sluice.db.migrate import SQL
 from sluice.domain.documents import Input, Output
 from sluice.domain.errors import SluiceError
 from sluice.domain.keys import digest
@@ -30,12 +32,18 @@ from sluice.services.tasks.context import TaskContext
 from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
+# The functions' database roles, without the prefix sluice_, as SQL creates them.
+ROLES = tuple(
+    role
+    for path in sorted(SQL.rglob("*.sql"))
+    for role in re.findall(r"\('sluice_(\w+)', '\d+\w+', ARRAY\[", path.read_text(encoding="utf-8"))
+)
 LIMITS = RequestLimits(max_prompt_bytes=1000, longest_seconds=3600, max_attempts=3)
 
 
 @dataclass
 class FakeQueue:
-    """A queue that keeps what it is sent; `down` makes it lose everything, and say so."""
+    """A queue that keeps its messages; with `down` it fails to send."""
 
     messages: list[Message] = field(default_factory=list)
     down: bool = False
@@ -50,14 +58,14 @@ class FakeQueue:
         return None if self.down else sum(not message.delay_seconds for message in self.messages)
 
     def take(self) -> list[UUID]:
-        """The ids in the queue, which is empty after."""
+        """Remove all messages; returns their request ids."""
         taken, self.messages = [message.request_id for message in self.messages], []
         return taken
 
 
 @dataclass
 class FakeDeadLetters:
-    """A dead-letter queue that keeps what is not deleted, and hides what was received."""
+    """A dead-letter queue that hides received messages until they are deleted."""
 
     letters: list[Delivery] = field(default_factory=list)
     hidden: set[str] = field(default_factory=set)
@@ -72,7 +80,7 @@ class FakeDeadLetters:
 
 
 class Service:
-    """The database as each function sees it, and as its owner."""
+    """The database with each function's role, and as its owner."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -98,13 +106,20 @@ class Service:
         return self.owner.execute(sql, parameters).fetchall()
 
     def value(self, sql: str, *parameters: Any) -> Any:
-        """The one value that any SQL answers, as the owner."""
+        """The single value of a query, as the owner."""
         (row,) = self.rows(sql, *parameters)
         (value,) = row.values()
         return value
 
     def add_user(self, user_id: str = "alice", key: str = KEY, tier: str = "premium", **limits: Any) -> bytes:
-        """A user with a key; limits as quota_period={"max_requests": ..., "max_tokens": ...}. The key's hash."""
+        """Create a user with a key.
+
+        Args:
+            limits: as quota_period={"max_requests": ..., "max_tokens": ...}.
+
+        Returns:
+            The key's hash.
+        """
         self.act("user.create", user_id=user_id, tier=tier)
         self.act(
             "key.create",
@@ -196,7 +211,7 @@ def status_of(error: SluiceError) -> int:
 
 
 def submission(prompt: str = "x", **fields: Any) -> Jsonb:
-    """The argument of request_submit: it lives for a minute, has three attempts, and `fields`."""
+    """The argument of request_submit: a lifetime of a minute, three attempts, and `fields`."""
     usual = {"input": Input.of_prompt(prompt).to_json(), "ttl_seconds": 60, "longest_seconds": 60, "max_attempts": 3}
     return Jsonb(usual | fields)
 
@@ -226,5 +241,5 @@ def failed(request_id: UUID, attempt: int = 1, **changes: Any) -> dict[str, Any]
 
 
 def retry(request_id: UUID, attempt: int = 1, after: float = 0, **changes: Any) -> dict[str, Any]:
-    """An outcome: to be tried again."""
+    """An outcome: to be retried."""
     return failed(request_id, attempt, outcome="retry", retry_after=after) | changes

@@ -24,12 +24,13 @@ def created(processed: dict[str, Any]) -> Stack:
 
 
 @pytest.fixture(scope="session")
-def brought(processed: dict[str, Any]) -> Stack:
-    """The stack beside a database that was brought along."""
+def own(processed: dict[str, Any]) -> Stack:
+    """The stack with a bring-your-own database."""
     return Stack.of(processed, DatabaseSecretArn=SECRET)
 
 
-@pytest.fixture(params=["created", "brought"])
+@pytest.fixture(params=["created", "own"])
 def stack(request: pytest.FixtureRequest) -> Stack:
-    """Both."""
-    return request.getfixturevalue(request.param)
+    """Each of both stacks."""
+    chosen: Stack = request.getfixturevalue(request.param)
+    return chosen

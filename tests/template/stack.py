@@ -24,7 +24,7 @@ PSEUDO_PARAMETERS = {
 
 
 def walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value inside a structure with the way to it, the structure itself first."""
+    """Every value inside a structure with its path, the structure itself first."""
     yield path, node
     if isinstance(node, dict):
         for key, value in node.items():
@@ -35,12 +35,12 @@ def walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...
 
 
 class _Nothing:
-    """What AWS::NoValue leaves behind."""
+    """The value of AWS::NoValue, to be removed."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A template with its conditions decided: what CloudFormation would create for a set of parameters.
+    """A template with evaluated conditions: what CloudFormation would create for a set of parameters.
 
     References stay as they are; Fn::If, conditional resources and outputs are resolved.
     """
@@ -104,7 +104,7 @@ class Stack:
         return variables
 
     def statements(self, role: str) -> list[dict[str, Any]]:
-        """The policy statements of a role: its own, those of the policies beside it, and of the managed ones it names."""
+        """The policy statements of a role: its inline policies, separate policies, and the managed ones it names."""
         properties = self.resources[role]["Properties"]
         managed = [self.resources[each["Ref"]]["Properties"] for each in properties.get("ManagedPolicyArns", [])]
         beside = [self.resources[each]["Properties"] for each in self.policies(role)]
@@ -112,20 +112,20 @@ class Stack:
         return [statement for document in documents for statement in document["Statement"]]
 
     def policies(self, role: str) -> list[str]:
-        """The logical ids of the policies that are attached to a role from outside."""
+        """The logical ids of the separate policies attached to a role."""
         attached = self.of_type("AWS::IAM::Policy").items()
         return [name for name, policy in attached if {"Ref": role} in policy["Roles"]]
 
 
 def read() -> dict[str, Any]:
-    """template.yaml, its short forms (!Ref) and its loops written out."""
+    """template.yaml, with short forms (!Ref) and loops expanded."""
     template: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
     template["Resources"] = _write_out_loops(template["Resources"], template["Mappings"])
     return template
 
 
 def _write_out_loops(section: dict[str, Any], mappings: dict[str, Any]) -> dict[str, Any]:
-    """What AWS::LanguageExtensions makes of a section: each Fn::ForEach gives way to what it repeats."""
+    """A section as AWS::LanguageExtensions expands it: each Fn::ForEach is replaced by its items."""
     written: dict[str, Any] = {}
     for key, body in section.items():
         if not key.startswith("Fn::ForEach::"):
@@ -142,7 +142,7 @@ def _write_out_loops(section: dict[str, Any], mappings: dict[str, Any]) -> dict[
 
 
 def _fill_in(node: Any, identifier: str, item: str, mappings: dict[str, Any]) -> Any:
-    """A copy of what a loop repeats, for one item: what the item decides is resolved, all else stays a reference."""
+    """A copy of a loop's body for one item: what depends on the item is resolved, other references stay."""
     if isinstance(node, list):
         return [_fill_in(each, identifier, item, mappings) for each in node]
     if not isinstance(node, dict):
@@ -180,7 +180,7 @@ def handlers() -> dict[str, tuple[str, str]]:
 
 
 def transform(template: dict[str, Any]) -> dict[str, Any]:
-    """What the SAM transform makes of a template that was read, conditions still in it."""
+    """The result of the SAM transform, with conditions."""
     for body in template["Resources"].values():
         for key in ("CodeUri", "ContentUri"):
             if key in body.get("Properties", {}):

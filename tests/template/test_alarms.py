@@ -1,10 +1,12 @@
-"""Alarms watch what exists, under the names that AWS publishes it by."""
+"""Alarms watch existing resources, with the metric names of AWS."""
+
+from typing import Any
 
 import pytest
 
 from tests.template.stack import ROOT, TOPIC, Stack
 
-# What identifies a resource in each namespace, and how a template says it.
+# The dimension of each namespace, and how the template refers to the resource.
 DIMENSIONS = {
     "AWS/Lambda": ("FunctionName", "AWS::Lambda::Function", "Ref"),
     "AWS/SQS": ("QueueName", "AWS::SQS::Queue", "Fn::GetAtt"),
@@ -17,15 +19,16 @@ METRICS = {
 }
 
 
-def watched(alarm: dict) -> str:
+def watched(alarm: dict[str, Any]) -> str:
     ((_, reference),) = alarm["Dimensions"][0]["Value"].items()
-    return reference[0] if isinstance(reference, list) else reference
+    name: str = reference[0] if isinstance(reference, list) else reference
+    return name
 
 
 def test_alarms_name_resources_that_exist(stack: Stack) -> None:
     for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items():
         if name == "BooksAlarm":
-            continue  # a metric of our own
+            continue  # a custom metric
         dimension, kind, by = DIMENSIONS[alarm["Namespace"]]
         (given,) = alarm["Dimensions"]
         assert given["Name"] == dimension, name
@@ -48,14 +51,14 @@ def test_every_function_queue_and_api_is_watched(stack: Stack) -> None:
     assert sorted(alarms) == sorted(expected)
 
 
-def test_alarms_tell_the_topic_when_there_is_one(processed: dict) -> None:
+def test_alarms_notify_the_topic_if_there_is_one(processed: dict[str, Any]) -> None:
     for alarm in Stack.of(processed).of_type("AWS::CloudWatch::Alarm").values():
         assert "AlarmActions" not in alarm
     for alarm in Stack.of(processed, AlarmTopicArn=TOPIC).of_type("AWS::CloudWatch::Alarm").values():
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
 
 
-def test_the_books_are_watched_under_the_name_that_the_rollup_writes(stack: Stack) -> None:
+def test_the_ledger_alarm_uses_the_rollups_metric_name(stack: Stack) -> None:
     alarm = stack.resources["BooksAlarm"]["Properties"]
     variables = stack.resources["RollupFunction"]["Properties"]["Environment"]["Variables"]
     assert alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
@@ -65,7 +68,7 @@ def test_the_books_are_watched_under_the_name_that_the_rollup_writes(stack: Stac
 
 
 @pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm", "BooksAlarm"])
-def test_one_is_enough_where_none_is_expected(stack: Stack, name: str) -> None:
+def test_alarms_for_unexpected_events_fire_at_one(stack: Stack, name: str) -> None:
     alarm = stack.resources[name]["Properties"]
     assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (0, "GreaterThanThreshold")
     assert alarm["TreatMissingData"] == "notBreaching"

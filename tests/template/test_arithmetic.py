@@ -1,22 +1,23 @@
-"""Numbers that follow from other numbers."""
+"""Values in the template that depend on other values."""
 
 import re
+from typing import Any
 
 import pytest
 
 from tests.template.stack import FUNCTIONS, ROOT, Stack
 
-RESERVE = 20  # connections that no function may count on: RDS's own, a person's, frozen environments'
+RESERVE = 20  # connections that functions leave free: for RDS, operators and frozen environments
 
 
-def test_visibility_is_six_times_the_workers_timeout(source: dict) -> None:
+def test_visibility_timeout_is_six_times_the_workers_timeout(source: dict[str, Any]) -> None:
     timeouts = source["Mappings"]["WorkerTimeouts"]
     assert list(timeouts) == source["Parameters"]["WorkerTimeout"]["AllowedValues"]
     for timeout, derived in timeouts.items():
         assert derived["VisibilityTimeout"] == 6 * int(timeout)
 
 
-def test_queue_and_worker_take_theirs_from_one_parameter(stack: Stack) -> None:
+def test_queue_and_worker_timeouts_share_a_parameter(stack: Stack) -> None:
     queue = stack.resources["RequestQueue"]["Properties"]
     worker = stack.resources["WorkerFunction"]["Properties"]
     assert worker["Timeout"] == {"Ref": "WorkerTimeout"}
@@ -25,16 +26,16 @@ def test_queue_and_worker_take_theirs_from_one_parameter(stack: Stack) -> None:
     }
 
 
-def test_dead_letters_outlive_the_queue(stack: Stack) -> None:
+def test_dead_letters_are_kept_longer_than_messages(stack: Stack) -> None:
     queue = stack.resources["RequestQueue"]["Properties"]
     dead_letters = stack.resources["DeadLetterQueue"]["Properties"]
     assert dead_letters["MessageRetentionPeriod"] > queue["MessageRetentionPeriod"]
-    # Five deliveries of six timeouts each are over long before the queue forgets.
+    # Five deliveries of six timeouts each end long before the queue's retention does.
     longest = max(stack.template["Mappings"]["WorkerTimeouts"][key]["VisibilityTimeout"] for key in ("900",))
     assert queue["RedrivePolicy"]["maxReceiveCount"] * longest < queue["MessageRetentionPeriod"]
 
 
-def test_redrive_names_the_two_queues_to_each_other(stack: Stack) -> None:
+def test_redrive_policies_name_the_queues(stack: Stack) -> None:
     queue = stack.resources["RequestQueue"]["Properties"]
     allowed = stack.resources["DeadLetterQueue"]["Properties"]["RedriveAllowPolicy"]
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
@@ -44,13 +45,13 @@ def test_redrive_names_the_two_queues_to_each_other(stack: Stack) -> None:
 
 
 @pytest.fixture
-def environments(processed: dict) -> dict[str, int]:
+def environments(processed: dict[str, Any]) -> dict[str, int]:
     """Environments of each function at once by default, each with one connection."""
     functions = Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
     found = {}
     for name in FUNCTIONS:
         if name == "Migrate":
-            found[name] = 1  # CloudFormation calls it, once for each deployment
+            found[name] = 1  # CloudFormation calls it once per deployment
             continue
         most = functions[f"{name}Function"].get("ReservedConcurrentExecutions")
         assert most is not None, f"{name} has no reservation, so it could take any number of connections"
@@ -58,14 +59,14 @@ def environments(processed: dict) -> dict[str, int]:
     return found
 
 
-def test_connections_fit_every_database_class(source: dict, environments: dict[str, int]) -> None:
+def test_connections_fit_every_database_class(source: dict[str, Any], environments: dict[str, int]) -> None:
     classes = source["Mappings"]["DatabaseClasses"]
     assert list(classes) == source["Parameters"]["DatabaseClass"]["AllowedValues"]
     for name, derived in classes.items():
         assert sum(environments.values()) <= int(derived["MaxConnections"]) - RESERVE, name
 
 
-def test_the_arithmetic_of_connections_is_in_the_template_and_in_the_docs(environments: dict[str, int]) -> None:
+def test_connection_counts_are_the_same_in_template_and_docs(environments: dict[str, int]) -> None:
     text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
     terms = " + ".join(f"{name.lower()} {number}" for name, number in environments.items())
     total = sum(environments.values())
@@ -74,7 +75,7 @@ def test_the_arithmetic_of_connections_is_in_the_template_and_in_the_docs(enviro
     assert f"By default that makes {total}: {terms}." in operations
 
 
-def test_reserved_concurrency_is_a_choice(processed: dict) -> None:
+def test_reserved_concurrency_is_a_choice(processed: dict[str, Any]) -> None:
     concurrency = "ReservedConcurrentExecutions"
     free = Stack.of(processed).of_type("AWS::Lambda::Function")
     held = Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
@@ -88,14 +89,14 @@ def test_reserved_concurrency_is_a_choice(processed: dict) -> None:
     }
 
 
-def test_every_parameter_is_described_and_bounded(source: dict) -> None:
+def test_every_parameter_is_described_and_bounded(source: dict[str, Any]) -> None:
     for name, parameter in source["Parameters"].items():
         assert parameter.get("Description"), name
         if parameter["Type"] == "Number":
             assert "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= set(parameter), name
 
 
-def test_every_parameter_is_in_a_group_of_the_form(source: dict) -> None:
+def test_every_parameter_is_in_a_group_of_the_form(source: dict[str, Any]) -> None:
     groups = source["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
     grouped = [name for group in groups for name in group["Parameters"]]
     assert sorted(grouped) == sorted(source["Parameters"])

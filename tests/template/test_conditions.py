@@ -1,6 +1,7 @@
-"""With the created database or with one brought along, the template holds together."""
+"""The template is consistent with the created database and with a bring-your-own one."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -29,29 +30,29 @@ def references(stack: Stack) -> set[str]:
     return found
 
 
-def test_nothing_refers_to_what_does_not_exist(stack: Stack) -> None:
+def test_every_reference_exists(stack: Stack) -> None:
     known = set(stack.resources) | set(stack.parameters) | set(PSEUDO_PARAMETERS)
     assert references(stack) - known == set()
 
 
-def test_every_parameter_is_used(processed: dict, source: dict) -> None:
+def test_every_parameter_is_used(processed: dict[str, Any], source: dict[str, Any]) -> None:
     used = references(Stack.of(processed, ReserveConcurrency="true"))
     decided = {node["Ref"] for _, node in walk(source["Conditions"]) if isinstance(node, dict) and "Ref" in node}
     assert set(source["Parameters"]) - used - decided == set()
 
 
-def test_a_database_brought_along_needs_no_network_and_no_rds(brought: Stack) -> None:
-    assert not [name for name, body in brought.resources.items() if NETWORK.match(body["Type"])]
+def test_an_own_database_needs_no_network_and_no_rds(own: Stack) -> None:
+    assert not [name for name, body in own.resources.items() if NETWORK.match(body["Type"])]
 
 
-def test_the_network_and_the_database_come_and_go_together(source: dict) -> None:
+def test_network_and_database_share_a_condition(source: dict[str, Any]) -> None:
     for name, body in source["Resources"].items():
         assert (body.get("Condition") == "CreateDatabase") == (
             NETWORK.match(body["Type"]) is not None or name == "NetworkPolicy"
         ), name
 
 
-def test_the_migration_has_its_way_out_before_it_runs(created: Stack) -> None:
+def test_the_migration_has_network_access_before_it_runs(created: Stack) -> None:
     needed = {each["Ref"] for each in created.resources["Schema"]["Properties"]["Network"]}
     assert needed == {
         "FunctionToDatabase",
@@ -89,6 +90,6 @@ def test_outputs(stack: Stack, output: str) -> None:
     assert stack.template["Outputs"][output]["Description"]
 
 
-def test_the_database_is_an_output_when_it_is_created(created: Stack, brought: Stack) -> None:
+def test_a_created_database_is_an_output(created: Stack, own: Stack) -> None:
     assert "DatabaseEndpoint" in created.template["Outputs"]
-    assert "DatabaseEndpoint" not in brought.template["Outputs"]
+    assert "DatabaseEndpoint" not in own.template["Outputs"]

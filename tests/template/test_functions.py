@@ -2,11 +2,13 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from sluice.config import Settings
+from tests.support.service import ROLES
 from tests.template.stack import FUNCTIONS, ROOT, Stack, handlers
 
 # Read by libraries, not by sluice.config.
@@ -15,7 +17,7 @@ LIBRARY_VARIABLES = re.compile(r"^(POWERTOOLS_\w+|AWS_USE_DUALSTACK_ENDPOINT)$")
 LAMBDA_VARIABLES = {"AWS_REGION"}
 
 
-def test_the_mapping_the_loops_the_outputs_and_the_folders_name_the_same_functions(stack: Stack) -> None:
+def test_mapping_loops_outputs_and_folders_name_the_same_functions(stack: Stack) -> None:
     template = yaml_parse((ROOT / "template.yaml").read_text())
     for loop in [body for key, body in template["Resources"].items() if key.startswith("Fn::ForEach::")]:
         assert loop[1] == FUNCTIONS
@@ -26,12 +28,8 @@ def test_the_mapping_the_loops_the_outputs_and_the_folders_name_the_same_functio
     assert {folder for folder, _ in handlers().values()} == folders
 
 
-def test_the_mapping_and_the_file_of_the_roles_name_the_same_users(source: dict) -> None:
-    roles = {
-        name
-        for path in (ROOT / "layers/shared/sluice/sql").rglob("*.sql")
-        for name, _ in re.findall(r"\('(sluice_\w+)', '(\d+\w+)', ARRAY\[", path.read_text())
-    }
+def test_mapping_and_roles_file_name_the_same_users(source: dict[str, Any]) -> None:
+    roles = {f"sluice_{role}" for role in ROLES}
     rows = source["Mappings"]["Functions"]
     assert {row["DatabaseUser"] for row in rows.values()} == roles | {"sluice_owner"}
     assert {name: row["Name"] for name, row in rows.items()} == {name: name.lower() for name in FUNCTIONS}
@@ -54,17 +52,17 @@ def test_a_function_has_a_log_group_with_retention(stack: Stack, name: str) -> N
     assert logging["LogFormat"] == "JSON"
 
 
-def test_every_log_group_forgets(stack: Stack) -> None:
+def test_every_log_group_has_retention(stack: Stack) -> None:
     groups = stack.of_type("AWS::Logs::LogGroup")
     assert len(groups) == len(FUNCTIONS) + 1  # and the API's access log
     for group in groups.values():
         assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
-def test_the_environment_is_what_the_configuration_reads(created: Stack, brought: Stack) -> None:
+def test_the_environment_matches_the_configuration(created: Stack, own: Stack) -> None:
     written = {
         name
-        for stack in (created, brought)
+        for stack in (created, own)
         for function in stack.of_type("AWS::Lambda::Function")
         for name in stack.variables(function)
         if not LIBRARY_VARIABLES.match(name)
@@ -81,16 +79,16 @@ def test_parameters_and_configuration_have_the_same_defaults(created: Stack) -> 
                 assert float(default) == float(field.default), name
 
 
-def test_no_variable_holds_a_secret(source: dict) -> None:
+def test_no_variable_holds_a_secret(source: dict[str, Any]) -> None:
     parameters = source["Parameters"]
     assert not [name for name in parameters if re.search(r"password|token", name, re.IGNORECASE)]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_database_is_named_in_one_way(created: Stack, brought: Stack, name: str) -> None:
+def test_the_database_is_named_by_address_or_by_secret(created: Stack, own: Stack, name: str) -> None:
     address = {"DATABASE_HOST", "DATABASE_PORT", "DATABASE_NAME"}
     by_address = created.variables(f"{name}Function")
-    by_secret = brought.variables(f"{name}Function")
+    by_secret = own.variables(f"{name}Function")
     assert address <= set(by_address)
     assert "DATABASE_SECRET_ARN" not in by_address
     assert "DATABASE_SECRET_ARN" in by_secret
@@ -98,14 +96,14 @@ def test_the_database_is_named_in_one_way(created: Stack, brought: Stack, name: 
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_are_in_a_network_only_with_the_created_database(created: Stack, brought: Stack, name: str) -> None:
+def test_functions_are_in_a_network_only_with_the_created_database(created: Stack, own: Stack, name: str) -> None:
     network = created.resources[f"{name}Function"]["Properties"]["VpcConfig"]
     assert network["SubnetIds"] == [{"Ref": "SubnetA"}, {"Ref": "SubnetB"}]
     assert network["Ipv6AllowedForDualStack"] is True
-    assert "VpcConfig" not in brought.resources[f"{name}Function"]["Properties"]
+    assert "VpcConfig" not in own.resources[f"{name}Function"]["Properties"]
 
 
-def test_functions_and_layer_are_for_one_processor(stack: Stack) -> None:
+def test_functions_and_layer_have_the_same_architecture(stack: Stack) -> None:
     (layer,) = stack.of_type("AWS::Lambda::LayerVersion").values()
     assert layer["CompatibleArchitectures"] == [{"Ref": "Architecture"}]
     for function in stack.of_type("AWS::Lambda::Function").values():
@@ -131,7 +129,7 @@ def test_cloudformation_waits_longer_than_the_migration_may_take(stack: Stack) -
     assert timeout < stack.resources["Schema"]["Properties"]["ServiceTimeout"] <= 3600
 
 
-def test_the_migration_has_no_alias_and_no_gradual_deployment(stack: Stack, source: dict) -> None:
+def test_the_migration_is_not_deployed_gradually(stack: Stack, source: dict[str, Any]) -> None:
     for kind in ("AWS::Lambda::Alias", "AWS::Lambda::Version"):
         for resource in stack.of_type(kind).values():
             assert resource["FunctionName"] != {"Ref": "MigrateFunction"}
@@ -139,7 +137,7 @@ def test_the_migration_has_no_alias_and_no_gradual_deployment(stack: Stack, sour
     assert "AutoPublishAlias" not in source["Resources"]["MigrateFunction"]["Properties"]
 
 
-def test_routes(processed: dict) -> None:
+def test_routes(processed: dict[str, Any]) -> None:
     paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
     routes = {
         f"{method.upper()} {path}": operation["x-amazon-apigateway-integration"]
@@ -161,7 +159,7 @@ def test_routes(processed: dict) -> None:
         assert integration["payloadFormatVersion"] == "2.0"
 
 
-def test_the_api_outlasts_the_functions_behind_it(processed: dict, created: Stack) -> None:
+def test_the_api_timeout_exceeds_the_functions(processed: dict[str, Any], created: Stack) -> None:
     paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
     for operations in paths.values():
         for operation in operations.values():
@@ -203,7 +201,7 @@ def test_schedules_run_every_task_at_its_time(stack: Stack) -> None:
             assert schedule["ScheduleExpressionTimezone"] == "UTC"
 
 
-def test_event_files_run_what_the_schedules_run(stack: Stack) -> None:
+def test_event_files_equal_the_schedules_input(stack: Stack) -> None:
     scheduled = [
         json.loads(schedule["Target"]["Input"]) for schedule in stack.of_type("AWS::Scheduler::Schedule").values()
     ]
@@ -219,7 +217,7 @@ def test_schedules_give_up_before_their_next_run(stack: Stack) -> None:
         assert retry["MaximumEventAgeInSeconds"] <= interval, expression
 
 
-def test_event_files_call_routes_that_exist(processed: dict) -> None:
+def test_event_files_call_routes_that_exist(processed: dict[str, Any]) -> None:
     paths = processed["Resources"]["Api"]["Properties"]["Body"]["paths"]
     routes = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
     called = set()

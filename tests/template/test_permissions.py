@@ -1,4 +1,6 @@
-"""Each function has a role of its own that allows what the function does and nothing else."""
+"""Each function has its own role with only the permissions that it needs."""
+
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
 }
 
-# Who may do what beside logging, tracing, being attached to the network and reaching the database.
+# Permissions in addition to logging, tracing, the network and the database.
 GRANTS: dict[str, dict[str, list[object]]] = {
     "Submit": {"sqs:SendMessage": [QUEUE]},
     "Status": {},
@@ -35,7 +37,7 @@ GRANTS: dict[str, dict[str, list[object]]] = {
 }
 COMMON = {"Log", "Trace", "AttachToNetwork", "NotFromTheCode", "ConnectToDatabase", "ReadDatabaseSecret"}
 
-# Actions that AWS lets nobody narrow to a resource.
+# Actions that AWS does not allow to restrict to a resource.
 WITHOUT_RESOURCE = {
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
@@ -48,12 +50,12 @@ WITHOUT_RESOURCE = {
 }
 
 
-def actions(statement: dict) -> list[str]:
+def actions(statement: dict[str, Any]) -> list[str]:
     return statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_may_do_what_it_does_and_nothing_else(stack: Stack, name: str) -> None:
+def test_a_function_has_only_the_permissions_it_needs(stack: Stack, name: str) -> None:
     granted: dict[str, list[object]] = {}
     for statement in stack.statements(f"{name}Role"):
         if statement["Sid"] not in COMMON:
@@ -81,8 +83,8 @@ def test_a_function_connects_as_its_own_user_of_the_created_database(created: St
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_reads_the_secret_of_a_database_brought_along(brought: Stack, name: str) -> None:
-    statements = brought.statements(f"{name}Role")
+def test_a_function_reads_the_secret_of_an_own_database(own: Stack, name: str) -> None:
+    statements = own.statements(f"{name}Role")
     (statement,) = [each for each in statements if each["Sid"] == "ReadDatabaseSecret"]
     assert statement["Action"] == "secretsmanager:GetSecretValue"
     assert statement["Resource"] == {"Ref": "DatabaseSecretArn"}
@@ -100,12 +102,12 @@ def test_only_the_migration_has_the_owners_rights(created: Stack) -> None:
     assert holders == {"MigrateRole"}
 
 
-def test_a_policy_beside_a_role_is_one_functions_alone(stack: Stack) -> None:
+def test_a_separate_policy_belongs_to_one_role(stack: Stack) -> None:
     for name, policy in stack.of_type("AWS::IAM::Policy").items():
         assert policy["Roles"] == [{"Ref": f"{name.removesuffix('Policy')}Role"}], name
 
 
-def test_no_policy_grants_every_action_and_only_some_actions_every_resource(stack: Stack) -> None:
+def test_policies_grant_no_wildcards_except_where_aws_requires_them(stack: Stack) -> None:
     roles = stack.of_type("AWS::IAM::Role")
     assert len(roles) == len(FUNCTIONS) + 1  # and the schedules' one
     for role in roles:
@@ -115,7 +117,7 @@ def test_no_policy_grants_every_action_and_only_some_actions_every_resource(stac
                 assert set(actions(statement)) <= WITHOUT_RESOURCE, role
 
 
-def test_network_interfaces_are_lambdas_to_make_and_not_the_codes(created: Stack) -> None:
+def test_function_code_cannot_manage_network_interfaces(created: Stack) -> None:
     allowed, denied = created.resources["NetworkPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     assert (allowed["Effect"], denied["Effect"]) == ("Allow", "Deny")
     assert allowed["Action"] == denied["Action"]
@@ -129,7 +131,7 @@ def test_roles_are_assumed_by_the_service_that_uses_them(stack: Stack) -> None:
         assert statement["Principal"] == {"Service": f"{service}.amazonaws.com"}
 
 
-def test_schedules_may_invoke_the_rollup_alone(stack: Stack) -> None:
+def test_schedules_may_invoke_only_the_rollup(stack: Stack) -> None:
     (statement,) = stack.statements("RollupScheduleRole")
     assert actions(statement) == ["lambda:InvokeFunction"]
     assert statement["Resource"] == ROLLUP

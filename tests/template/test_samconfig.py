@@ -1,4 +1,4 @@
-"""samconfig.toml: environments inherit nothing, so each must say all it needs."""
+"""samconfig.toml: environments inherit nothing, so each must be complete."""
 
 import tomllib
 
@@ -11,7 +11,7 @@ ENVIRONMENTS = [name for name in CONFIG if name != "version"]
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_environment_is_whole(environment: str) -> None:
+def test_every_environment_is_complete(environment: str) -> None:
     config = CONFIG[environment]
     assert config["global"]["parameters"]["stack_name"]
     assert config["global"]["parameters"]["language_extensions"] is True
@@ -24,6 +24,6 @@ def test_environments() -> None:
     assert ENVIRONMENTS == ["default", "prod", "local"]
 
 
-def test_a_person_confirms_what_a_pipeline_does_not() -> None:
+def test_only_interactive_environments_ask_for_confirmation() -> None:
     asks = {name: CONFIG[name]["deploy"]["parameters"]["confirm_changeset"] for name in ENVIRONMENTS}
     assert asks == {"default": True, "prod": False, "local": False}
