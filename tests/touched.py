@@ -47,7 +47,7 @@ EVERYTHING = ["pyproject.toml", "requirements/*", "tests/conftest.py"]
 STACK = ["tests/e2e/*", "tests/chaos/*"]
 
 LINTERS = {
-    "lint-types": ["layers/*.py", "functions/*.py", "local/*.py", "sluice_cli/*.py", "pyproject.toml"],
+    "lint-types": ["*.py", "pyproject.toml"],
     "lint-template": ["template.yaml"],
     "lint-sql": ["layers/*.sql", ".squawk.toml"],
 }
