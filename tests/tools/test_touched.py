@@ -72,10 +72,10 @@ def test_what_concerns_everything_is_said_to() -> None:
     ("changed", "targets"),
     [
         ("docs/api.md", {"lint-python", "lint-text"}),
-        ("tests/unit/test_keys.py", {"lint-python", "lint-text"}),
+        ("tests/unit/test_keys.py", {"lint-python", "lint-types", "lint-text"}),
         ("sluice_cli/root.py", {"lint-python", "lint-types", "lint-text"}),
         ("template.yaml", {"lint-python", "lint-template", "lint-text"}),
-        ("layers/shared/sluice/sql/queries/requests.sql", {"lint-python", "lint-sql", "lint-text"}),
+        ("layers/shared/sluice/sql/functions/requests/submit.sql", {"lint-python", "lint-sql", "lint-text"}),
     ],
 )
 def test_linters_run_for_what_they_read(changed: str, targets: set[str]) -> None:
