@@ -11,13 +11,20 @@ BEGIN
     IF operation IS NULL THEN
         RAISE EXCEPTION 'there is no operation %', p_operation USING ERRCODE = 'undefined_function';
     END IF;
-    PERFORM set_config('sluice.invocation', coalesce(p_invocation::text, ''), true);
+    PERFORM invocation_begin(p_invocation);
     EXECUTE format('SELECT %s($1)', operation::regproc) INTO result USING p_arguments;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION admin_run(text, jsonb, uuid) IS
     'Returns what the operation changed, in its new state. An operation that is refused raises an error: see '
     'admin_refuse.';
+
+-- From here to the end of the transaction, audit rows name this invocation; NULL: none.
+CREATE OR REPLACE FUNCTION invocation_begin(p_invocation uuid) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('sluice.invocation', coalesce(p_invocation::text, ''), true);
+END $$;
 
 -- A refused operation is audited too, but only with the ids of a user and a key that exist: the other arguments may
 -- contain anything.
@@ -27,7 +34,7 @@ CREATE OR REPLACE FUNCTION admin_refused(
     RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    PERFORM set_config('sluice.invocation', coalesce(p_invocation::text, ''), true);
+    PERFORM invocation_begin(p_invocation);
     PERFORM audit_write('admin', ARRAY[ROW(
         'admin.refused', coalesce(u.user_id, k.user_id), k.key_id, NULL, NULL,
         jsonb_build_object('operation', p_operation, 'code', p_code))::audit_entry])
@@ -40,6 +47,6 @@ END $$;
 CREATE OR REPLACE FUNCTION admin_noted(p_action text, p_after jsonb, p_invocation uuid) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    PERFORM set_config('sluice.invocation', coalesce(p_invocation::text, ''), true);
+    PERFORM invocation_begin(p_invocation);
     PERFORM audit_write('admin', ARRAY[ROW(p_action, NULL, NULL, NULL, NULL, p_after)::audit_entry]);
 END $$;

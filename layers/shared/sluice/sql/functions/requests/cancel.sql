@@ -46,9 +46,7 @@ BEGIN
     IF caller.outcome <> 'ok' THEN
         RETURN result;
     END IF;
-    IF NOT EXISTS (SELECT FROM requests r WHERE r.request_id = p_request_id AND r.user_id = caller.user_id)
-       AND NOT EXISTS (SELECT FROM requests_archive r WHERE r.request_id = p_request_id AND r.user_id = caller.user_id)
-    THEN
+    IF NOT EXISTS (SELECT FROM requests_all r WHERE r.request_id = p_request_id AND r.user_id = caller.user_id) THEN
         result.outcome := 'request_not_found';
         RETURN result;
     END IF;

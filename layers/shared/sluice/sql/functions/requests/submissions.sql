@@ -4,6 +4,7 @@
 -- length of a prompt is limited only by the quota. The database makes the request's id. An id that the writer gives
 -- serves as idempotency key, because such writers deliver at least once.
 
+-- Both tables, and not the view requests_all: that one asks for the writer's own rights on the tables.
 CREATE OR REPLACE VIEW submissions AS
     SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at,
            r.error_code, r.error_message, a.content AS result
