@@ -188,6 +188,7 @@ class Administration:
             ListedRequest,
             "request_list",
             repeatable=True,
+            readers={"status": Status},
             user_id=user_id,
             status=status,
             error_code=error_code,

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 T = TypeVar("T")
 Readers = Mapping[str, Callable[[Any], Any]]
-"""By column: what makes a domain object of a JSON document."""
+"""By column: what makes a domain object of a text or a JSON document."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Database:
 
         Args:
             result: a dataclass; each of its fields is a column of the same name.
-            readers: for columns that hold documents; a column that is NULL is None.
+            readers: for columns that hold domain objects; a column that is NULL is None.
         """
         columns = tuple(field.name for field in fields(result))  # type: ignore[arg-type]  # a dataclass
         rows = self._call(_statement(function, tuple(arguments), columns), arguments, repeatable)

@@ -29,6 +29,7 @@ from sluice.domain.requests import (
     Settled,
     Submission,
 )
+from sluice.domain.states import Status
 
 
 class Ledger:
@@ -51,7 +52,12 @@ class Ledger:
     def cancel(self, key_hash: bytes, request_id: UUID | None) -> Cancellation:
         """Cancel one request of the caller, now or when its worker answers."""
         return self._database.row(
-            Cancellation, "request_cancel", repeatable=True, key_hash=key_hash, request_id=request_id
+            Cancellation,
+            "request_cancel",
+            repeatable=True,
+            readers={"status": Status},
+            key_hash=key_hash,
+            request_id=request_id,
         )
 
     def show(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
@@ -60,7 +66,7 @@ class Ledger:
             RequestState,
             "request_show",
             repeatable=True,
-            readers={"output": Output.model_validate, "queue": _queue_state},
+            readers={"status": Status, "output": Output.model_validate, "queue": _queue_state},
             key_hash=key_hash,
             request_id=request_id,
         )
@@ -68,7 +74,13 @@ class Ledger:
     def history(self, key_hash: bytes, before: UUID | None, limit: int) -> list[RequestSummary]:
         """The caller's requests, newest first, older than a given one."""
         return self._database.rows(
-            RequestSummary, "request_history", repeatable=True, key_hash=key_hash, before=before, limit=limit
+            RequestSummary,
+            "request_history",
+            repeatable=True,
+            readers={"status": Status},
+            key_hash=key_hash,
+            before=before,
+            limit=limit,
         )
 
     def models(self, key_hash: bytes) -> list[ModelOffer]:

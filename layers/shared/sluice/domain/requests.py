@@ -88,7 +88,7 @@ class Cancellation:
     """What became of a cancellation: outcome ok, request_not_found, request_finished, or what key_check found."""
 
     outcome: str
-    status: str | None
+    status: Status | None
     user_id: str | None
     send: Sequence[UUID]
 

@@ -40,4 +40,4 @@ class Canceller:
         if done.outcome == "request_not_found" or done.status is None or done.user_id is None:
             raise SluiceError("request_not_found", "You have no request with this id.")
         send_or_undispatch(self.ledger, self.queue, [Message(next_id, done.user_id) for next_id in done.send])
-        return Status(done.status)
+        return done.status

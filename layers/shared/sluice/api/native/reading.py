@@ -57,7 +57,7 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
 def get_request(reader: Reader, key_hash: bytes, request_id: UUID | None) -> Response[str]:
     """One request of the caller."""
     state = reader.request(key_hash, request_id)
-    headers = {"Retry-After": str(POLL_AFTER_SECONDS)} if state.completed_at is None else None
+    headers = {"Retry-After": str(POLL_AFTER_SECONDS)} if not state.status.is_final else None
     return answer(200, request_view(state), headers)
 
 
