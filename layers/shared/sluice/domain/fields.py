@@ -1,6 +1,7 @@
 """The forms of single values from outside: types that pydantic checks, with errors that say what is expected."""
 
 import re
+from collections.abc import Collection
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -57,6 +58,17 @@ def _price(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not _PRICE.fullmatch(str(value)):
         raise ValueError('must be a decimal number like "0.035", with at most 10 digits on either side of the point')
     return Decimal(str(value))
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """A text that must be one of these names. For names that are only known at run time; others are a Literal."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
 
 
 Storable = AfterValidator(_without_nul)

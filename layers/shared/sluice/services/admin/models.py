@@ -3,18 +3,12 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from sluice.backends.registry import BACKENDS
 from sluice.domain.errors import SluiceError
-from sluice.domain.fields import Day, Identifier, Price, Storable, Strict, TokenLimit
+from sluice.domain.fields import Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.services.admin.operation import AdminContext, NoArguments, Operation, database_operation
-
-
-def _known_backend(name: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"must be one of {', '.join(BACKENDS)}")
-    return name
 
 
 class Prices(Strict):
@@ -26,7 +20,7 @@ class Prices(Strict):
 
 class ModelSet(Strict):
     model_id: Identifier
-    backend: Annotated[str, AfterValidator(_known_backend)]
+    backend: Annotated[str, one_of(BACKENDS)]
     backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable]
     # Without user:password@: credentials belong in a secret.
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"), Storable] | None = None

@@ -6,10 +6,10 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from sluice.domain.errors import DatabaseError, SluiceError
-from sluice.domain.fields import ChainHead, Strict
+from sluice.domain.fields import ChainHead, Strict, one_of
 from sluice.services import tasks
 from sluice.services.tasks.context import TaskContext
 
@@ -28,12 +28,6 @@ def _find_tasks() -> dict[str, Task]:
 TASKS: Final[dict[str, Task]] = _find_tasks()
 
 
-def _known(name: str) -> str:
-    if name not in TASKS:
-        raise ValueError(f"must be one of {', '.join(TASKS)}")
-    return name
-
-
 class TasksEvent(Strict):
     """What RollupFunction is invoked with.
 
@@ -43,7 +37,7 @@ class TasksEvent(Strict):
         head: verify: must still be in the audit log's chain.
     """
 
-    tasks: Annotated[list[Annotated[str, AfterValidator(_known)]], Field(min_length=1)]
+    tasks: Annotated[list[Annotated[str, one_of(TASKS)]], Field(min_length=1)]
     full: bool = False
     head: ChainHead | None = None
 
