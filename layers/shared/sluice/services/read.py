@@ -1,6 +1,6 @@
 """What a client reads: one request, the recent ones, the models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -25,8 +25,13 @@ class Page(Generic[T]):
     has_next: bool
 
 
-def page_of(rows: Sequence[T], size: int) -> Page[T]:
-    """A page from its rows: one more than its size was asked for, which tells whether there is a next page."""
+def read_page(read: Callable[[int], Sequence[T]], size: int) -> Page[T]:
+    """Read a page, and one row more, which tells whether there is a next page.
+
+    Args:
+        read: returns at most so many rows.
+    """
+    rows = read(size + 1)
     return Page(rows[:size], len(rows) > size)
 
 
@@ -62,10 +67,10 @@ class Reader:
         Raises:
             SluiceError: what key_check finds; database_unavailable.
         """
-        rows = self.ledger.history(key_hash, before, size + 1)
-        if rows:
-            refuse_unless_allowed(rows[0].outcome)
-        return page_of(rows, size)
+        page = read_page(lambda limit: self.ledger.history(key_hash, before, limit), size)
+        if page.items:
+            refuse_unless_allowed(page.items[0].outcome)
+        return page
 
     def models(self, key_hash: bytes) -> Sequence[ModelOffer]:
         """The models that the caller may name.

@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 
 from sluice.domain.fields import ChainHead, Identifier, PageSize, Strict, Time
 from sluice.services.admin.operation import AdminContext, Operation
-from sluice.services.read import page_of
+from sluice.services.read import read_page
 from sluice.services.tasks.run import TasksEvent
 
 
@@ -29,7 +29,7 @@ class Verify(Strict):
 
 def list_audit(context: AdminContext, given: AuditList) -> dict[str, Any]:
     filters = given.model_dump(exclude={"limit"})
-    page = page_of(context.administration.audit(**filters, limit=given.limit + 1), given.limit)
+    page = read_page(lambda limit: context.administration.audit(**filters, limit=limit), given.limit)
     return {
         "entries": [asdict(entry) for entry in page.items],
         "next_cursor": page.items[-1].audit_id if page.has_next else None,

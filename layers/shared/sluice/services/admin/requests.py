@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from sluice.domain.fields import Identifier, PageSize, Strict, Time
 from sluice.domain.states import Status
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
-from sluice.services.read import page_of
+from sluice.services.read import read_page
 
 ErrorCode = Annotated[str, StringConstraints(pattern=r"^[a-z_]+$", max_length=50)]
 """An error code of a request; sluice.domain.failures lists them."""
@@ -63,7 +63,7 @@ class RequestRedrive(Strict):
 
 def list_requests(context: AdminContext, given: RequestList) -> dict[str, Any]:
     filters = given.model_dump(exclude={"limit"})
-    page = page_of(context.administration.requests(**filters, limit=given.limit + 1), given.limit)
+    page = read_page(lambda limit: context.administration.requests(**filters, limit=limit), given.limit)
     return {
         "requests": [asdict(request) for request in page.items],
         "next_cursor": page.items[-1].request_id if page.has_next else None,

@@ -38,12 +38,12 @@ class TierSet(Change):
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     price_list: Identifier = "standard"
-    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]
+    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]  # made at run time
 
 
 class QuotaSet(Change):
     user_id: Identifier
-    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]
+    limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]  # made at run time
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     reset_frequency: Frequency = "monthly"
