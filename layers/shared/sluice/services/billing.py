@@ -182,8 +182,8 @@ def _remaining(limit: int | None, used: int) -> int | None:
 
 
 def _totals(rows: Sequence[PricedUsage]) -> dict[str, Any]:
-    models = {row.model: [r for r in rows if r.model == row.model] for row in rows}
-    return _sums(rows) | {"models": [{"model": model} | _sums(models[model]) for model in sorted(models)]}
+    by_model = groupby(sorted(rows, key=lambda row: row.model), lambda row: row.model)
+    return _sums(rows) | {"models": [{"model": model} | _sums(list(group)) for model, group in by_model]}
 
 
 def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
