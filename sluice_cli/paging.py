@@ -1,10 +1,11 @@
 """Lists that take more than one call: read to the end, or to a limit, and printed page by page."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
 
+from sluice_cli.options import given
 from sluice_cli.session import Session
 from sluice_cli.tables import Column, Listing, Row
 
@@ -22,6 +23,26 @@ class Page:
 
 # Called with a cursor and the number of rows wanted.
 Fetch = Callable[[str | None, int], Page]
+
+
+def fetch_with(
+    session: Session, operation: str, arguments: Mapping[str, object], *, rows: str, cursor: str = "after"
+) -> Fetch:
+    """Return what fetches the pages of an operation whose result has a `next_cursor`.
+
+    Args:
+        session: the current run.
+        operation: its name.
+        arguments: of the operation, the same for all pages.
+        rows: the member of the result that holds the rows.
+        cursor: the argument that takes the cursor.
+    """
+
+    def fetch(after: str | None, limit: int) -> Page:
+        found = session.run(operation, {**arguments, **given(**{cursor: after}, limit=limit)})
+        return Page(found.get(rows, []), found.get("next_cursor"))
+
+    return fetch
 
 
 def pages(fetch: Fetch, after: str | None, limit: int | None) -> Iterator[Page]:

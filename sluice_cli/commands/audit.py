@@ -6,7 +6,7 @@ import click
 
 from sluice_cli.groups import Group
 from sluice_cli.options import AT_MOST, DURATION, TIME, given
-from sluice_cli.paging import Page, pages, show_pages
+from sluice_cli.paging import fetch_with, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import text, time
 
@@ -56,10 +56,5 @@ def list_entries(
             raise click.UsageError("--start and --since cannot be combined.")
         start = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since)).isoformat()
     filters = given(user_id=user, request_id=request, action=action, start=start, end=end)
-
-    def fetch(cursor: str | None, rows: int) -> Page:
-        found = session.run("audit.list", {**filters, **given(after=cursor, limit=rows)})
-        return Page(found.get("entries", []), found.get("next_cursor"))
-
-    fetched = pages(fetch, after, limit)
+    fetched = pages(fetch_with(session, "audit.list", filters, rows="entries"), after, limit)
     show_pages(session, fetched, _ENTRY, lambda rows, cursor: {"entries": rows, "next_cursor": cursor})

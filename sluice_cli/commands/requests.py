@@ -6,7 +6,7 @@ import click
 
 from sluice_cli.groups import Group
 from sluice_cli.options import AT_MOST, TIME, given
-from sluice_cli.paging import Page, pages, show_pages
+from sluice_cli.paging import fetch_with, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text, time
 from sluice_cli.vocabulary import STATUSES
@@ -58,12 +58,7 @@ def list_requests(
     last_error is why the last attempt failed; waits_for is what an unfinished request is waiting for.
     """
     filters = given(user_id=user, status=status, error_code=reason, start=start, end=end)
-
-    def fetch(cursor: str | None, rows: int) -> Page:
-        found = session.run("request.list", {**filters, **given(before=cursor, limit=rows)})
-        return Page(found.get("requests", []), found.get("next_cursor"))
-
-    fetched = pages(fetch, after, limit)
+    fetched = pages(fetch_with(session, "request.list", filters, rows="requests", cursor="before"), after, limit)
     show_pages(session, fetched, _REQUEST, lambda rows, cursor: {"requests": rows, "next_cursor": cursor})
 
 
@@ -113,15 +108,11 @@ def redrive(
 
 
 def _redrive_many(session: Session, arguments: Row) -> None:
-    def fetch(cursor: str | None, rows: int) -> Page:
-        found = session.run("request.redrive", {**arguments, **given(after=cursor, limit=rows)})
-        return Page(found.get("requests", []), found.get("next_cursor"))
-
     # By id: a request that failed more than once in the period may be on more than one page.
     rows: dict[str, Row] = {}
     result: Row = {}
     try:
-        for page in pages(fetch, None, None):
+        for page in pages(fetch_with(session, "request.redrive", arguments, rows="requests"), None, None):
             rows |= {str(row.get("request_id")): row for row in page.rows}
             redriven = sum(row.get("outcome") == "redriven" for row in rows.values())
             result = {"redriven": redriven, "requests": list(rows.values()), "next_cursor": page.next}

@@ -63,11 +63,14 @@ def test_help_and_documentation_name_every_word(words: Sequence[str], command: S
 
 
 def operations_in_source() -> Iterator[str]:
-    """The operations that the commands' source names: the first argument of `session.run` and `session.show`."""
+    """The operations that the commands' source names: an argument of `session.run`, `session.show`, `fetch_with`."""
     for path in sorted((ROOT / "sluice_cli" / "commands").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Attribute(value=ast.Name("session"), attr="run" | "show"), args=[name, *_]):
+                case (
+                    ast.Call(func=ast.Attribute(value=ast.Name("session"), attr="run" | "show"), args=[name, *_])
+                    | ast.Call(func=ast.Name("fetch_with"), args=[_, name, *_])
+                ):
                     assert isinstance(name, ast.Constant), f"{path.name}:{node.lineno} computes the operation's name"
                     yield str(name.value)
 
