@@ -22,16 +22,9 @@ MONTH = f"{TODAY:%Y-%m}"
 
 
 @pytest.fixture
-def admin(deploy: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
+def admin(admin: Callable[..., Any], alice: bytes) -> Callable[..., Any]:
     """Runs an operation that must succeed, with alice as a user."""
-    deploy("admin")
-
-    def run(operation: str, **arguments: Any) -> Any:
-        answer = administer(operation, **arguments)
-        assert answer["ok"], answer
-        return answer["result"]
-
-    return run
+    return admin
 
 
 def answered(service: Service, key: bytes, prompt_tokens: int, completion_tokens: int, on: date = TODAY) -> UUID:

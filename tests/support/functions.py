@@ -16,21 +16,7 @@ from tests.support.service import KEY
 Answer = tuple[int, dict[str, str], Any]
 KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
-CACHED = (
-    bootstrap.settings,
-    bootstrap.submitter,
-    bootstrap.canceller,
-    bootstrap.reader,
-    bootstrap.database,
-    bootstrap.ledger,
-    bootstrap.queue,
-    bootstrap.dead_letters,
-    bootstrap.backends,
-    bootstrap._secret_text,
-    bootstrap._bedrock,
-    credentials._secret,
-    credentials._rds,
-)
+CACHED = [each for module in (bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")]
 
 
 class Context:
