@@ -166,7 +166,7 @@ def functions(deployment: Deployment) -> dict[str, str]:
 
 
 def _reasons(emulator: Emulator) -> str:
-    """Why CloudFormation gave up, in its own words; empty if it did not come to that."""
+    """The reasons that CloudFormation gives for a failure; empty if it cannot be asked or nothing failed."""
     try:
         events = emulator.client("cloudformation").describe_stack_events(StackName=STACK_NAME)["StackEvents"]
     except (ClientError, HTTPClientError):
@@ -269,7 +269,7 @@ def create_routes(emulator: Emulator, deployment: Deployment) -> tuple[str, list
     return api_id, routes
 
 
-def mend_event_sources(emulator: Emulator) -> None:
+def correct_event_sources(emulator: Emulator) -> None:
     """Give each event source mapping its concurrency as a number.
 
     A template's parameter reaches the emulator as text, and its poller then fails to compare it with a count.

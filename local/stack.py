@@ -303,7 +303,7 @@ class Stack:
         deployment = deploy.deploy(
             self.emulator, self._build.template, parameters, state_dir=self.state_dir, log=self.logs_dir / "deploy.log"
         )
-        deploy.mend_event_sources(self.emulator)
+        deploy.correct_event_sources(self.emulator)
         api_id, routes = deploy.create_routes(self.emulator, deployment)
         self._report(f"Deployed template.yaml: {len(deployment.resources)} resources, {len(routes)} routes.")
         if self._llm_url is None:
