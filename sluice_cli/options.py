@@ -115,6 +115,7 @@ class Price(click.ParamType):
 
 
 LIMIT: Final = Word(click.INT, "unlimited")
+AMOUNT: Final = Word(Price(), "unlimited")
 TIME_OR_NEVER: Final = Word(Time(), "never")
 DATE: Final = Date()
 MONTH: Final = Month()
@@ -133,6 +134,21 @@ def limit_options(function: F) -> F:
             )
             function = option(function)
     return function
+
+
+def breakdown_options(function: F) -> F:
+    """Add the options that break usage down by key or tag."""
+    for option in (
+        click.option("--by-tag", metavar="NAME", help="Show a line for each value of this member of the metadata."),
+        click.option("--by-key", is_flag=True, help="Show a line for each API key."),
+    ):
+        function = option(function)
+    return function
+
+
+def csv_text(result: Mapping[str, Any]) -> str:
+    """The CSV in a result; printing adds the last line break."""
+    return str(result.get("csv", "")).removesuffix("\n")
 
 
 def plan_options(function: F) -> F:

@@ -16,5 +16,5 @@ RESET_FREQUENCIES: Final = ("daily", "monthly")
 """Intervals at which used quota is reset."""
 BACKENDS: Final = ("openai", "bedrock")
 """Kinds of servers that run models."""
-ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify")
+ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify", "close")
 """Scheduled tasks that can be run on demand."""

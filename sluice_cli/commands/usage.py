@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import DATE, MONTH, given
+from sluice_cli.options import DATE, MONTH, breakdown_options, csv_text, given
 from sluice_cli.paging import Page, pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Column, Row, limit, member, number, record, table, text, time
@@ -38,6 +38,19 @@ _LIMIT = (
     limit("tokens_remaining"),
     time("resets_at"),
 )
+_BUDGET = (
+    text("key_id", "key", null="all"),
+    text("model", null="all"),
+    text("period"),
+    number("amount_used"),
+    number("amount_reserved"),
+    number("max_amount"),
+    number("amount_remaining"),
+    text("currency"),
+    time("resets_at"),
+)
+# By what a line for each part of a day or a month is named.
+_SPLITS = {"models": text("model"), "keys": text("key_id"), "tags": text("tag_value")}
 _TOKENS = (number("requests"), number("prompt_tokens"), number("completion_tokens"), number("total_tokens"))
 _COSTS = (Column("cost", _costs, is_number=True), number("unpriced_tokens"))
 _COMPARED = (
@@ -60,11 +73,32 @@ def usage() -> None:
 @click.option("--start", type=DATE, help="The first day; default: the first of this month.")
 @click.option("--end", type=DATE, help="The last day; default: today.")
 @click.option("--by-model", is_flag=True, help="Show a line for each model instead of totals.")
+@breakdown_options
+@click.option("--csv", "as_csv", is_flag=True, help="Print the service's CSV: a line for each day.")
 @pass_session
-def show(session: Session, user_id: str, start: str | None, end: str | None, by_model: bool) -> None:
+def show(
+    session: Session,
+    user_id: str,
+    start: str | None,
+    end: str | None,
+    by_model: bool,
+    by_key: bool,
+    by_tag: str | None,
+    as_csv: bool,
+) -> None:
     """Show a user's limits, and usage and costs by day and by whole month."""
-    arguments = given(user_id=user_id, start=start, end=end)
-    session.show("usage.get", arguments, lambda found: _show(found, by_model))
+    if by_model + by_key + (by_tag is not None) > 1:
+        raise click.UsageError("Give only one of --by-model, --by-key, --by-tag.")
+    arguments = given(
+        user_id=user_id,
+        start=start,
+        end=end,
+        by_key=by_key or None,
+        by_tag=by_tag,
+        format="csv" if as_csv else None,
+    )
+    split = "models" if by_model else "keys" if by_key else "tags" if by_tag is not None else None
+    session.show("usage.get", arguments, csv_text if as_csv else lambda found: _show(found, split))
 
 
 @usage.command()
@@ -88,19 +122,21 @@ def tiers(session: Session, user: str | None, start: str | None, end: str | None
     session.print(users, _show_compared)
 
 
-def _show(usage: Row, by_model: bool) -> str:
+def _show(usage: Row, split: str | None) -> str:
     parts = [record(_USER, usage), table(_LIMIT, usage.get("limits", []))]
+    if usage.get("budgets"):
+        parts.append(table(_BUDGET, usage["budgets"]))
     for spans, name in (("days", "day"), ("months", "month")):
         rows = usage.get(spans, [])
-        if by_model:
-            parts.append(table((text(name), text("model"), *_TOKENS, *_COSTS), _models(rows, name)))
-        else:
+        if split is None:
             parts.append(table((text(name), *_TOKENS, *_COSTS), rows))
+        else:
+            parts.append(table((text(name), _SPLITS[split], *_TOKENS, *_COSTS), _parts(rows, name, split)))
     return "\n\n".join(parts)
 
 
-def _models(spans: Sequence[Row], name: str) -> list[Row]:
-    return [{name: span.get(name), **model} for span in spans for model in span.get("models", [])]
+def _parts(spans: Sequence[Row], name: str, split: str) -> list[Row]:
+    return [{name: span.get(name), **part} for span in spans for part in span.get(split, [])]
 
 
 def _show_compared(users: list[Row]) -> str:

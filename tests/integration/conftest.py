@@ -98,7 +98,7 @@ def history(server_dsn: str, create_database: Callable[..., str], template_datab
     name = create_database(template_database)
     with closing(Service(with_schema(server_dsn, name))) as service:
         stop_the_clock(service.owner, datetime(2031, 1, 30, 9, tzinfo=UTC))
-        tiers = {"alice": "premium", "bob": "standard", "carol": "basic", "dora": "basic"}
+        tiers = {"alice": "premium", "bob": "standard", "carol": "basic", "dora": "basic", "erin": "basic"}
         books = Books(service, {user: service.add_user(user, key, tiers[user]) for user, key in KEYS.items()})
         service.act("model.set", **SMALL)
         make_history(books)

@@ -185,6 +185,7 @@ WRONGS = {
         "UPDATE rollup_watermarks SET xact_id = (SELECT max(xact_id) FROM audit_log WHERE request_id = %(today)s) + 1"
         " WHERE task = 'usage'",
         ("usage_is_the_sum", "alice", "2031-02-02 small"),
+        ("usage_is_the_sum", "erin", "2031-02-02 nova-micro"),
     ),
     "a rollup that counted something twice": wrong(
         "UPDATE rollup_watermarks SET xact_id = (SELECT max(xact_id) FROM audit_log WHERE request_id = %(february)s)"
@@ -366,7 +367,58 @@ WRONGS = {
         "DELETE FROM prompts WHERE request_id = %(forgotten)s",
         ("inflight_is_what_is_unfinished", "bob", "forgotten"),
     ),
-    # 8. every completed request has its result
+    # 8. budgets: used and reserved are the sums, within the limit
+    "an amount that nobody spent": wrong(
+        "UPDATE budgets SET amount_used = amount_used + 0.0000001", ("budget_is_the_sum", "erin", "monthly")
+    ),
+    "an amount reserved twice": wrong(
+        "UPDATE budgets SET amount_reserved = amount_reserved + 0.0000001", ("budget_is_the_sum", "erin", "monthly")
+    ),
+    "budgets that submit does not look at": wrong(
+        "UPDATE quota_plans SET has_budgets = false WHERE user_id = 'erin'", ("budget_is_the_sum", "erin", None)
+    ),
+    "a budget lowered past the audit log": wrong(
+        "UPDATE budgets SET max_amount = amount_used / 2", ("budget_within_limit", "erin", "monthly")
+    ),
+    # 9. usage by key is usage, usage by tag that of the requests with the tag
+    "another key's token": wrong(
+        "UPDATE usage_by_attribute SET prompt_tokens = prompt_tokens + 1 WHERE user_id = 'carol' AND day = '2031-01-30'",
+        ("keys_add_up", "carol", "2031-01-30 nova-micro"),
+        unseen=True,
+    ),
+    "usage by key gone": wrong(
+        "DELETE FROM usage_by_attribute WHERE attribute = 'key' AND user_id = 'erin'",
+        ("keys_add_up", "erin", "2031-01-30 nova-micro"),
+        unseen=True,
+    ),
+    "a tag's token": wrong(
+        "UPDATE usage_by_attribute SET prompt_tokens = prompt_tokens - 1 WHERE attribute = 'tag:project'",
+        ("tags_add_up", "erin", "2031-01-30 nova-micro"),
+        unseen=True,
+    ),
+    "usage by tag gone": wrong(
+        "DELETE FROM usage_by_attribute WHERE attribute = 'tag:project'",
+        ("tags_add_up", "erin", "2031-01-30 nova-micro"),
+        unseen=True,
+    ),
+    # 10. statements are those that were audited, and what they billed adds up
+    "another total": wrong(
+        "UPDATE statements SET document = document || '{\"total\": \"0.00001\"}' WHERE user_id = 'alice'",
+        ("statement_is_kept", "alice", "2031-01"),
+    ),
+    "a statement gone": wrong(
+        "DELETE FROM statements WHERE user_id = 'alice'", ("statement_is_kept", "alice", "2031-01")
+    ),
+    "a statement that nobody gave out": wrong(
+        "INSERT INTO statements (user_id, month, document, digest, closed_at)"
+        " SELECT 'bob', month, document, digest, closed_at FROM statements WHERE user_id = 'dora'",
+        ("statement_is_kept", "bob", "2031-01"),
+    ),
+    "a token that was billed and is not in the statement": wrong(
+        "UPDATE billed_usage SET prompt_tokens = prompt_tokens + 1 WHERE user_id = 'dora'",
+        ("statement_is_kept", "dora", "2031-01"),
+    ),
+    # 11. every completed request has its result
     "a result gone": wrong(
         f"DELETE FROM results WHERE {ANSWERED}", ("result_is_kept", "alice", "answered"), unseen=True
     ),
@@ -398,7 +450,7 @@ def test_a_healthy_history_balances(books: Books) -> None:
     assert_books_balance(books.service)
     assert books.verify(full=True)["balanced"]
     checked = books.service.value("SELECT checked FROM ledger_verify(true)")
-    assert checked == {"quotas": 12, "requests": len(books.ids) - 1, "inflight": 3}
+    assert checked == {"quotas": 15, "requests": len(books.ids) - 1, "inflight": 3}
 
 
 @pytest.mark.parametrize("case", WRONGS)
@@ -414,4 +466,4 @@ def test_each_invariant_has_a_case_that_breaks_it_alone(untouched: Books) -> Non
     source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}
     assert alone == set(re.findall(r"SELECT '(\w+)'", source))
-    assert len(alone) == 9
+    assert len(alone) == 14

@@ -8,6 +8,7 @@ failure prints how to repeat it.
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from sluice.domain.documents import Output
 from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime, Machine
-from tests.support.model import MILLISECOND, PERIODS, Limit, Request, end_of, json_limits
+from tests.support.model import MILLISECOND, PERIODS, PLAN_FIELDS, Budget, Limit, Request, end_of, json_limits, start_of
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 
@@ -30,6 +31,7 @@ limits = st.dictionaries(
     ),
     min_size=1,
 )
+scopes = st.tuples(st.booleans(), st.sampled_from([None, *sorted(OVERHEAD)]), st.sampled_from(["daily", "monthly"]))
 sizes = st.tuples(st.sampled_from(sorted(OVERHEAD)), st.integers(1, 150), st.integers(1, 90))
 lifetimes = st.one_of(
     *[st.sampled_from([Lifetime(100_000), Lifetime(3600), Lifetime(90)])] * 3,
@@ -78,16 +80,17 @@ class LedgerMachine(Machine):
     def inserts_directly(self, user: str, size: tuple[str, int, int]) -> None:
         model, length, max_tokens = size
         reserved = length + OVERHEAD[model] + max_tokens
-        verdict, _ = self.ledger.verdict(user, reserved)
+        verdict, _ = self.ledger.verdict(user, (model, reserved, max_tokens), has_key=False)
         statement = "INSERT INTO submissions (user_id, prompt, model_id, parameters) VALUES (%s, %s, %s, %s) RETURNING request_id"
         parameters = (user, "x" * length, model, Jsonb({"max_tokens": max_tokens}))
         if verdict != "accepted":
-            state = {"user_inactive": "SL403", "quota_too_small": "SL422"}.get(verdict, "SL429")
+            too_small = {"quota_too_small": "SL422", "budget_too_small": "SL422"}
+            state = ({"user_inactive": "SL403"} | too_small).get(verdict, "SL429")
             with self.refused(verdict, state):
                 self.sql.execute(statement, parameters)
             return
         ((request_id,),) = self.values(statement, *parameters)
-        request = Request(request_id, user, model, reserved, None, self.ledger.now, 20)
+        request = Request(request_id, user, model, reserved, None, self.ledger.now, 20, max_tokens, has_key=False)
         request.expires_at = request.created_at + timedelta(days=1)
         self.accept(request, [], may_dispatch=False)
 
@@ -385,13 +388,13 @@ class LedgerMachine(Machine):
                     )
                 )
                 who.limits |= changes
-                who.overrides |= set(changes) | ({"plan"} if plan else set())
+                who.overrides |= set(changes) | set(plan)
                 who.max_unfinished = plan.get("max_unfinished", who.max_unfinished)
                 who.dispatch_window = plan.get("dispatch_window", who.dispatch_window)
                 self.act("quota.set", user_id=user, limits=json_limits(changes), **plan)
             case "quota.clear":
                 periods = data.draw(st.none() | st.lists(st.sampled_from(PERIODS), min_size=1, unique=True))
-                who.overrides -= {*PERIODS, "plan"} if periods is None else set(periods)
+                who.overrides -= {*PERIODS, *PLAN_FIELDS} if periods is None else set(periods)
                 ledger.follow([user])
                 self.act("quota.clear", user_id=user, periods=periods)
             case "tier.set":
@@ -406,10 +409,40 @@ class LedgerMachine(Machine):
                 if who.tier != tier:
                     who.tier = tier
                     ledger.follow([user])
+                    ledger.recount([user])
                 self.act("user.update", user_id=user, tier=tier)
             case "is_active":
                 who.is_active = data.draw(st.sampled_from([True, True, False]))
                 self.act("user.update", user_id=user, is_active=who.is_active)
+
+    @rule(user=users, scope=scopes, maximum=st.sampled_from([None, "0", "0.0002", "0.0006", "0.002"]))
+    def sets_a_budget(self, user: str, scope: tuple[bool, str | None, str], maximum: str | None) -> None:
+        """Or removes it."""
+        has_key, model, period = scope
+        who = self.ledger.users[user]
+        if maximum is None:
+            who.budgets.pop(scope, None)
+        elif scope in who.budgets:
+            who.budgets[scope].maximum = Decimal(maximum)
+        else:
+            who.budgets[scope] = Budget(period, Decimal(maximum), start_of(period, self.ledger.now))
+        self.ledger.recount([user])
+        self.act(
+            "budget.set",
+            user_id=user,
+            key_id=str(self.keys[user]) if has_key else None,
+            model_id=model,
+            limits={period: maximum},
+        )
+
+    @rule(model=st.sampled_from(sorted(OVERHEAD)), price=st.sampled_from(["0", "1", "7.25"]))
+    def sets_todays_price(self, model: str, price: str) -> None:
+        prices, today = self.ledger.prices[model], self.ledger.now.date()
+        present = prices[max(day for day in prices if day <= today)]
+        if present[0] != Decimal(price):
+            prices[today] = (Decimal(price), present[1])
+            self.ledger.recount(self.ledger.users)
+        self.act("price.set", price_list="standard", model_id=model, prompt=price)
 
     def limits_below_usage(self, user: str, period: str) -> Limit:
         """Limits just below current usage."""

@@ -163,7 +163,7 @@ def test_400_concurrent_submits_never_exceed_the_token_limit(crowd: Crowd, perio
     left = limit - sum(taken)
     assert 0 <= left < min(size for size, _ in turned_away)
     for size, refusal in turned_away:
-        assert (refusal.code, status_of(refusal), refusal.retry_after) == ("quota_exceeded", 429, UNTIL[period])
+        assert (refusal.code, status_of(refusal), refusal.retry_after) == ("quota_reserved", 429, 5)
         assert rate_limit_headers(refusal.quotas)["x-ratelimit-limit-tokens"] == str(limit)
         assert left <= int(rate_limit_headers(refusal.quotas)["x-ratelimit-remaining-tokens"]) < size
     for each in PERIODS:

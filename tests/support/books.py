@@ -11,11 +11,12 @@ from uuid import UUID
 
 from sluice.db.connection import Connection, Database, Row
 from sluice.db.maintenance import Maintenance
+from sluice.services.tasks.close import run as tasks_close
 from sluice.services.verify import verify
 from tests.support.ledger import cancelled, seal, set_clock, violations, wait_until_visible
 from tests.support.service import Service, completed, failed, retry
 
-KEYS = {name: f"sluice_{name[0] * 43}" for name in ("alice", "bob", "carol", "dora")}
+KEYS = {name: f"sluice_{name[0] * 43}" for name in ("alice", "bob", "carol", "dora", "erin")}
 NOON = datetime(2031, 2, 2, 12, tzinfo=UTC)
 Violation = tuple[str, str | None, str | None, str | None]  # invariant, user, request, period
 PERIODS = ("minute", "daily", "monthly")
@@ -53,9 +54,9 @@ class Books:
     def at(self, year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0) -> None:
         set_clock(self.service.owner, datetime(year, month, day, hour, minute, second, tzinfo=UTC))
 
-    def accept(self, name: str, user: str, model: str | None = None) -> UUID:
+    def accept(self, name: str, user: str, model: str | None = None, **given: Any) -> UUID:
         parameters = {"max_tokens": 1} if model else {}
-        self.ids[name] = self.service.submit(self.keys[user], model=model, parameters=parameters)
+        self.ids[name] = self.service.submit(self.keys[user], model=model, parameters=parameters, **given)
         return self.ids[name]
 
     def claim(self, *names: str) -> None:
@@ -96,9 +97,16 @@ class Books:
 
 
 def make_history(books: Books) -> None:
-    """Four users, two models, three days of two months; requests with every end; the last day not rolled up."""
+    """Five users, two models, three days of two months; requests with every end; most of the last day not rolled up.
+
+    January is closed, but for the user with an unfinished request of it. One user has a budget and tags requests.
+    """
     service = books.service
     books.at(2031, 1, 30, 10)
+    service.act("budget.set", user_id="erin", limits={"monthly": "1"})
+    books.accept("tagged", "erin", metadata={"project": "apollo"})
+    books.claim("tagged")
+    service.settle(completed(books.ids["tagged"]))
     books.answer("answered", "alice")
     books.answer("overrun", "alice", model="small", prompt_tokens=20, completion_tokens=30)
     books.accept("expired", "alice")
@@ -143,6 +151,8 @@ def make_history(books: Books) -> None:
     assert books.verify()["balanced"]
 
     set_clock(service.owner, NOON)
+    books.answer("spent", "erin")
+    assert tasks_close(service.tasks()) == {"closed": 4, "open": 0}
     books.answer("today", "alice", model="small")
     books.accept("waiting", "alice")
     books.accept("running", "bob")

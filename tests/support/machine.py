@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -21,10 +22,12 @@ from sluice.domain.documents import Input, Output
 from sluice.domain.keys import digest
 from tests.support.database import call, with_schema
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
-from tests.support.model import PERIODS, Ledger, Request, Tier, User, end_of, json_limits, start_of
+from tests.support.model import PERIODS, PLAN_FIELDS, Ledger, Request, Tier, User, end_of, json_limits, start_of
 
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
 OVERHEAD = {"nova-micro": 64, "small": 10}
+# Per million tokens, of the prompt and of the completion.
+PRICES = {"nova-micro": (Decimal("0.035"), Decimal("0.14")), "small": (Decimal(1), Decimal("2.5"))}
 KEYS = {name: "sluice_" + name[0] * 43 for name in ("ann", "bob", "cyd")}
 TIERS = {
     "tiny": Tier({"minute": (2, 250), "daily": (5, 700), "monthly": (6, 900)}, 2, 1),
@@ -48,6 +51,11 @@ _UNDISPATCHED = """
 """
 
 
+def named(prices: tuple[Decimal, Decimal]) -> dict[str, str]:
+    """Prices as arguments of price.set."""
+    return {"prompt": str(prices[0]), "completion": str(prices[1])}
+
+
 @dataclass(frozen=True)
 class ExampleSource:
     """A server, and the template database that each example starts from."""
@@ -58,6 +66,13 @@ class ExampleSource:
     def prepare(self) -> None:
         """Create what the model assumes: a stopped clock, tiers, users and their keys."""
         acts: list[tuple[str, dict[str, Any]]] = [("model.set", SMALL)]
+        for model, prices in PRICES.items():
+            acts.append(
+                (
+                    "price.set",
+                    {"price_list": "standard", "model_id": model, "valid_from": "2020-01-01", **named(prices)},
+                )
+            )
         for name, tier in TIERS.items():
             plan = {"max_unfinished": tier.max_unfinished, "dispatch_window": tier.dispatch_window}
             acts.append(("tier.set", {"tier": name, "limits": json_limits(tier.limits), **plan}))
@@ -111,7 +126,8 @@ class Machine(RuleBasedStateMachine):
             name: User("small", dict(small.limits), small.max_unfinished, small.dispatch_window, dict(created))
             for name in KEYS
         }
-        self.ledger = Ledger(BASE, tiers, who)
+        self.ledger = Ledger(BASE, tiers, who, {model: {date.min: prices} for model, prices in PRICES.items()})
+        self.keys = {row[0]: row[1] for row in self.values("SELECT user_id::text, key_id FROM api_keys")}
         self.months = {BASE.month}
         self.dispatched_before: Counter[str] = Counter()
 
@@ -158,7 +174,7 @@ class Machine(RuleBasedStateMachine):
         begins, ends = (
             None if seconds is None else at + timedelta(seconds=seconds) for seconds in (lifetime.begins, lifetime.ends)
         )
-        verdict, wait = ledger.verdict(user, reserved)
+        verdict, wait = ledger.verdict(user, (model, reserved, max_tokens))
         if verdict != "user_inactive" and not self.is_valid(lifetime):
             verdict, wait = "lifetime_invalid", 0
         earlier = ledger.idempotency_keys.get((user, key or ""))
@@ -182,7 +198,8 @@ class Machine(RuleBasedStateMachine):
                 }
             ),
         )
-        assert (row["outcome"], (row["detail"] or {}).get("retry_after", 0)) == (verdict, wait)
+        detail = row["detail"] or {}
+        assert (detail.get("code", row["outcome"]), detail.get("retry_after", 0)) == (verdict, wait)
         if verdict == "replayed":
             assert earlier is not None
             assert row["request_id"] == earlier[1]
@@ -190,7 +207,7 @@ class Machine(RuleBasedStateMachine):
             assert not row["send"]
             return
         ttl = timedelta(seconds=lifetime.ttl or LONGEST)
-        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts)
+        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens)
         request.expires_at = ends or (begins or request.created_at) + ttl
         self.accept(request, row["send"], may_dispatch=True)
         for quota in row["detail"]["quotas"]:
@@ -292,12 +309,30 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def plans_equal_the_model(self) -> None:
         expected = [
-            (name, user.tier, user.max_unfinished, user.dispatch_window, "plan" in user.overrides)
+            (name, user.tier, user.max_unfinished, user.dispatch_window, bool(PLAN_FIELDS & user.overrides))
             for name, user in sorted(self.ledger.users.items())
         ]
         assert expected == self.values(
             "SELECT user_id, tier, max_unfinished, dispatch_window, is_override FROM quota_plans ORDER BY 1"
         )
+
+    @invariant()
+    def budgets_equal_the_model(self) -> None:
+        expected = {
+            (name, *scope): (
+                budget.maximum,
+                *self.ledger.spent(name, scope, budget.period_start),
+                budget.period_start,
+                budget.end,
+            )
+            for name, user in self.ledger.users.items()
+            for scope, budget in user.budgets.items()
+        }
+        found = self.values(
+            "SELECT user_id::text, key_id IS NOT NULL, model_id::text, quota_period::text, max_amount, amount_used,"
+            " amount_reserved, period_start, reset_at FROM budgets"
+        )
+        assert {row[:4]: row[4:] for row in found} == expected
 
     @invariant()
     def requests_equal_the_model(self) -> None:

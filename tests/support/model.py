@@ -4,18 +4,25 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
+PLAN_FIELDS = {"max_unfinished", "dispatch_window"}
 ENDED = ("completed", "failed", "cancelled", "expired")
 # Outcomes that put a request back into the queue.
 REQUEUES = ("retry", "released")
 # After so many lost attempts a request is tried alone.
 ALONE_AFTER = 2
 
+# How long a reservation is likely to last, where no request has ended lately.
+USUAL_WAIT = timedelta(seconds=5)
+
 Limit = tuple[int | None, int | None]  # requests, tokens
+Scope = tuple[bool, str | None, str]  # of a budget: only the user's key, the model, the period
+Size = tuple[str, int, int]  # of a request: its model, reserved tokens, and max_tokens, which are among them
 Answer = tuple[str, UUID, str | None]  # the result of an outcome: kind, request, its status now
 
 
@@ -27,12 +34,30 @@ class Tier:
 
 
 @dataclass
+class Budget:
+    """A limit in money, of one period; period_start is that of its counters."""
+
+    period: str
+    maximum: Decimal
+    period_start: datetime
+
+    @property
+    def end(self) -> datetime:
+        return end_of(self.period, self.period_start)
+
+    def move_to(self, at: datetime) -> None:
+        """Begin the period that contains a time, if the present one is over."""
+        if at >= self.end:
+            self.period_start = start_of(self.period, at)
+
+
+@dataclass
 class User:
     """A user.
 
     Attributes:
         period_starts: when the periods of the counters began.
-        overrides: periods, or "plan", that do not follow the tier.
+        overrides: periods, and fields of the plan, that do not follow the tier.
     """
 
     tier: str
@@ -41,6 +66,7 @@ class User:
     dispatch_window: int
     period_starts: dict[str, datetime]
     overrides: set[str] = field(default_factory=set)
+    budgets: dict[Scope, Budget] = field(default_factory=dict)
     is_active: bool = True
 
 
@@ -53,6 +79,8 @@ class Request:
     not_before: datetime | None
     expires_at: datetime
     max_attempts: int
+    max_tokens: int
+    has_key: bool = True
     status: str = "queued"
     attempt: int = 0
     failed_attempts: int = 0
@@ -125,6 +153,12 @@ class Request:
         self.audited.append("request.redriven")
 
 
+def _is_in(scope: Scope, has_key: bool, model: str) -> bool:
+    """Whether a budget counts a request: each user has one key."""
+    only_key, only_model, _ = scope
+    return (has_key or not only_key) and only_model in {None, model}
+
+
 def start_of(period: str, at: datetime) -> datetime:
     at = at.replace(second=0, microsecond=0)
     if period != "minute":
@@ -144,12 +178,14 @@ class Ledger:
     """The expected state, derived from the requests alone.
 
     Attributes:
+        prices: by model and first day: per million tokens of the prompt and of the completion.
         idempotency_keys: by user and key: the body, the request, and the time of expiry.
     """
 
     now: datetime
     tiers: dict[str, Tier]
     users: dict[str, User]
+    prices: dict[str, dict[date, tuple[Decimal, Decimal]]]
     requests: dict[UUID, Request] = field(default_factory=dict)
     idempotency_keys: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
 
@@ -174,7 +210,9 @@ class Ledger:
 
     def time_for(self, user: str) -> datetime:
         """When a request submitted now is created: never before the counters' periods, even if the clock was set back."""
-        return max(self.now, *self.users[user].period_starts.values())
+        who = self.users[user]
+        budgets = [budget.period_start for budget in who.budgets.values()]
+        return max(self.now, *who.period_starts.values(), *budgets)
 
     def tokens_left(self, user: str) -> int | None:
         """Tokens left in every period of a user; None without a limit."""
@@ -182,24 +220,98 @@ class Ledger:
         limited = [(period, limit[1]) for period, limit in self.users[user].limits.items() if limit[1] is not None]
         return min((limit - sum(self.used(user, period, at)[1:]) for period, limit in limited), default=None)
 
-    def verdict(self, user: str, reserved: int) -> tuple[str, int]:
-        """Whether a request is accepted, and the seconds until a refused one may be retried."""
+    def verdict(self, user: str, size: Size, *, has_key: bool = True) -> tuple[str, int]:
+        """Whether a request is accepted, or the code of its refusal; and the seconds until it may be tried again."""
         who = self.users[user]
         if not who.is_active:
             return "user_inactive", 0
-        at = self.time_for(user)
-        verdict, wait = "accepted", timedelta()
+        at, (_, reserved, _) = self.time_for(user), size
+        found: list[tuple[str, timedelta]] = []
         for period, (max_requests, max_tokens) in who.limits.items():
             if (max_tokens is not None and reserved > max_tokens) or max_requests == 0:
                 return "quota_too_small", 0
             requests, booked, pending = self.used(user, period, at)
+            until_reset = end_of(period, at) - at
             if (max_requests is not None and requests + 1 > max_requests) or (
-                max_tokens is not None and booked + pending + reserved > max_tokens
+                max_tokens is not None and booked + reserved > max_tokens
             ):
-                verdict, wait = "quota_exceeded", max(wait, end_of(period, at) - at)
-        if verdict == "accepted" and sum(not request.is_ended for request in self.of(user)) >= who.max_unfinished:
-            verdict = "unfinished_exceeded"
-        return verdict, -(-wait // timedelta(seconds=1))
+                found.append(("quota_exceeded", until_reset))
+            elif max_tokens is not None and booked + pending + reserved > max_tokens:
+                holding = [(r, Decimal(r.reserved)) for r in self.since(user, start_of(period, at))]
+                wait = self.wait(holding, at, booked + pending + reserved - max_tokens)
+                found.append(("quota_reserved", min(wait, until_reset)))
+        if not found:
+            found = self.budgets_in_the_way(user, size, at, has_key=has_key)
+        if found:
+            # The longest wait decides; of equal ones, what is used up.
+            code, longest = max(found, key=lambda each: (each[1], each[0].endswith("_exceeded")))
+            return code, 0 if code == "budget_too_small" else max(1, -(-longest // timedelta(seconds=1)))
+        open_ones = list(self.since(user, datetime.min.replace(tzinfo=UTC)))
+        if len(open_ones) >= who.max_unfinished:
+            wait = self.wait([(r, Decimal(r.reserved)) for r in open_ones], at, 1)
+            return "unfinished_exceeded", -(-wait // timedelta(seconds=1))
+        return "accepted", 0
+
+    def since(self, user: str, at: datetime) -> Iterator[Request]:
+        """Unfinished requests of a user that were accepted since a time."""
+        return (request for request in self.of(user) if not request.is_ended and request.created_at >= at)
+
+    @staticmethod
+    def wait(holding: Sequence[tuple[Request, Decimal]], at: datetime, needed: int | Decimal) -> timedelta:
+        """How long until these have likely released so much, in the order in which they may start."""
+        line = sorted((max(request.not_before or at, at), request.request_id, held) for request, held in holding)
+        released = Decimal(0)
+        for begins, _, held in line:
+            released += held
+            if released >= needed:
+                return begins - at + USUAL_WAIT
+        raise AssertionError("the unfinished requests do not hold so much")
+
+    # Budgets
+
+    def cost(self, model: str, at: datetime, prompt: int, completion: int) -> Decimal:
+        """What tokens of a time cost."""
+        day = max(first for first in self.prices[model] if first <= at.date())
+        prices = self.prices[model][day]
+        return (prompt * prices[0] + completion * prices[1]) / 1_000_000
+
+    def spent(self, user: str, scope: Scope, start: datetime) -> tuple[Decimal, Decimal]:
+        """What a budget's requests have cost in the period that begins then, and the most that unfinished ones can."""
+        end = end_of(scope[2], start)
+        inside = [r for r in self.of(user) if start <= r.created_at < end and _is_in(scope, r.has_key, r.model)]
+        used = sum((self.cost(r.model, r.created_at, *r.tokens) for r in inside if r.is_ended and r.tokens), Decimal(0))
+        return used, sum((self.bound(r) for r in inside if not r.is_ended), Decimal(0))
+
+    def bound(self, request: Request) -> Decimal:
+        """The most that a request can cost."""
+        prompt = request.reserved - request.max_tokens
+        return self.cost(request.model, request.created_at, prompt, request.max_tokens)
+
+    def budgets_in_the_way(self, user: str, size: Size, at: datetime, *, has_key: bool) -> list[tuple[str, timedelta]]:
+        model, reserved, max_tokens = size
+        needed = self.cost(model, at, reserved - max_tokens, max_tokens)
+        found = []
+        for scope, budget in self.users[user].budgets.items():
+            if not _is_in(scope, has_key, model):
+                continue
+            start = budget.period_start if at < budget.end else start_of(budget.period, at)
+            until_reset = end_of(budget.period, start) - at
+            if needed > budget.maximum:
+                return [("budget_too_small", timedelta())]
+            used, pending = self.spent(user, scope, start)
+            if used + needed > budget.maximum:
+                found.append(("budget_exceeded", until_reset))
+            elif used + pending + needed > budget.maximum:
+                holding = [(r, self.bound(r)) for r in self.since(user, start) if _is_in(scope, r.has_key, r.model)]
+                wait = self.wait(holding, at, used + pending + needed - budget.maximum)
+                found.append(("budget_reserved", min(wait, until_reset)))
+        return found
+
+    def recount(self, users: Collection[str]) -> None:
+        """Budgets are counted anew, in the period that it is now."""
+        for user in users:
+            for budget in self.users[user].budgets.values():
+                budget.move_to(self.now)
 
     def accept(self, request: Request, *, may_dispatch: bool) -> list[UUID]:
         """Add an accepted request; returns the ids to send."""
@@ -207,6 +319,9 @@ class Ledger:
         for period, start in period_starts.items():
             if request.created_at >= end_of(period, start):
                 period_starts[period] = start_of(period, request.created_at)
+        for scope, budget in self.users[request.user].budgets.items():
+            if _is_in(scope, request.has_key, request.model):
+                budget.move_to(request.created_at)
         waiting = any(not other.is_ended and other.dispatched_at is None for other in self.of(request.user))
         self.requests[request.request_id] = request
         if not may_dispatch or not self.free_slots(request.user):
@@ -328,6 +443,13 @@ class Ledger:
                 _, booked, pending = self.used(request.user, period, start)
                 if booked - request.booked + pending + request.reserved > max_tokens:
                     return "quota_exceeded"
+        for scope, budget in who.budgets.items():
+            start = budget.period_start
+            if _is_in(scope, request.has_key, request.model) and start <= request.created_at < budget.end:
+                used, pending_cost = self.spent(request.user, scope, start)
+                cost = self.cost(request.model, request.created_at, *(request.tokens or (0, 0)))
+                if used - cost + pending_cost + self.bound(request) > budget.maximum:
+                    return "budget_exceeded"
         return None
 
     # The schedules
@@ -366,12 +488,12 @@ class Ledger:
 
     def follow(self, names: Sequence[str]) -> None:
         """Users get the limits of their tiers, except for overrides."""
-        for name in names:
-            user = self.users[name]
+        for member in names:
+            user = self.users[member]
             tier = self.tiers[user.tier]
             user.limits |= {period: limit for period, limit in tier.limits.items() if period not in user.overrides}
-            if "plan" not in user.overrides:
-                user.max_unfinished, user.dispatch_window = tier.max_unfinished, tier.dispatch_window
+            for name in PLAN_FIELDS - user.overrides:
+                setattr(user, name, getattr(tier, name))
 
     def usage(self) -> dict[tuple[str, str, date], tuple[int, int, int]]:
         """Requests, prompt tokens and completion tokens by user, model and day."""

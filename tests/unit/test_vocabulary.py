@@ -20,6 +20,7 @@ from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
+from sluice.services.admin.budgets import Amounts
 from sluice.services.admin.models import Prices
 from sluice.services.admin.refusals import REFUSALS
 from sluice.services.admin.tiers import PeriodLimits
@@ -108,6 +109,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "quota_plans_reset_frequency_known": FREQUENCIES,
     "usage_period_known": FREQUENCIES,
     "usage_by_model_period_known": FREQUENCIES,
+    "budgets_period_known": tuple(Amounts.model_fields),
     "api_keys_scopes_known": SCOPES,
     "prices_token_class_known": TOKEN_CLASSES,
 }

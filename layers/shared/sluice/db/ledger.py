@@ -99,6 +99,19 @@ class Ledger:
             last_day=last_day,
         )
 
+    def usage_by(self, key_hash: bytes, first_day: date, last_day: date, attribute: str) -> UsageReport:
+        """usage(), with a row for each value of an attribute: "key", or "tag:" and the name of a tag."""
+        return self._database.row(
+            UsageReport,
+            "usage_show_by",
+            repeatable=True,
+            readers={"usage": priced_usage},
+            key_hash=key_hash,
+            first_day=first_day,
+            last_day=last_day,
+            attribute=attribute,
+        )
+
     def ping(self) -> None:
         """Make sure that the database answers."""
         self._database.ping()

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sluice.db.connection import Database
+from sluice.db.reports import Statements
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,14 @@ class Maintenance:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.statements = Statements(database)
 
     def recover(self, limit: int) -> Recovery:
         """Take back expired claims, end requests without attempts or time left: at most so many of each."""
         return self._database.row(Recovery, "request_recover", repeatable=True, limit=limit)
 
     def rollup_usage(self) -> int:
-        """Add what is new to usage; returns the rows that changed."""
+        """Add what is new to usage, by model, key and tag; returns the rows by model that changed."""
         return int(self._database.value("rollup_usage"))
 
     def rollup_stats(self) -> int:

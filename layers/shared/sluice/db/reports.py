@@ -6,6 +6,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from psycopg.types.json import Jsonb
+
 from sluice.db.connection import Database
 
 
@@ -17,6 +19,7 @@ class PricedUsage:
         day: YYYY-MM-DD, UTC.
         requests: accepted on that day; the same number for each token class.
         price_per_million: exact, as text; None where there was no price.
+        value: of the attribute that was asked for; None: the rest, or none was asked for.
     """
 
     day: str
@@ -27,6 +30,7 @@ class PricedUsage:
     price_list: str | None
     currency: str | None
     price_per_million: str | None
+    value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,36 @@ class UsageReport:
     price_list: str | None
     currency: str | None
     unfinished: int
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A user's month.
+
+    Attributes:
+        is_user: there is such a user; otherwise the rest means nothing.
+        document: the invoice that was given out; None while the month is open.
+        usage: what it bills, as JSON of PricedUsage; days before the month are adjustments of closed months.
+        price_list, currency: of the month's last day.
+        is_over: the month has ended.
+        unfinished: requests accepted in it whose tokens are not known yet.
+    """
+
+    is_user: bool
+    document: Mapping[str, Any] | None
+    usage: Sequence[Mapping[str, Any]]
+    price_list: str | None
+    currency: str | None
+    is_over: bool
+    unfinished: int
+
+
+@dataclass(frozen=True)
+class DueStatement:
+    """A month, given by its first day, that can be closed."""
+
+    user_id: str
+    month: date
 
 
 @dataclass(frozen=True)
@@ -70,6 +104,7 @@ class Reports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.statements = Statements(database)
 
     def usage(self, user_id: str, first_day: date, last_day: date, price_list: str | None = None) -> UsageReport:
         """A user's limits, and usage by day, model and token class with the prices of each day.
@@ -86,6 +121,22 @@ class Reports:
             first_day=first_day,
             last_day=last_day,
             price_list=price_list,
+        )
+
+    def usage_by(
+        self, user_id: str, first_day: date, last_day: date, price_list: str | None, attribute: str
+    ) -> UsageReport:
+        """usage(), with a row for each value of an attribute: "key", or "tag:" and the name of a tag."""
+        return self._database.row(
+            UsageReport,
+            "usage_report_by",
+            repeatable=True,
+            readers={"usage": priced_usage},
+            user_id=user_id,
+            first_day=first_day,
+            last_day=last_day,
+            price_list=price_list,
+            attribute=attribute,
         )
 
     def tier_analysis(
@@ -112,6 +163,47 @@ class Reports:
     def price_list_exists(self, price_list: str) -> bool:
         """Return True if there is a price list of this name."""
         return bool(self._database.value("price_list_exists", repeatable=True, price_list=price_list))
+
+
+class Statements:
+    """Months of users that are billed. Every method raises SluiceError, database_unavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def show(self, user_id: str, month: date, attribute: str = "") -> Statement:
+        """A user's month, given by its first day: as it was given out, or what it bills up to now.
+
+        Args:
+            attribute: a row of usage for each value of it, as usage_by(); empty: none.
+        """
+        return self._database.row(
+            Statement, "statement_show", repeatable=True, user_id=user_id, month=month, attribute=attribute
+        )
+
+    def close(
+        self, user_id: str, month: date, document: Mapping[str, Any], usage: Sequence[Any], actor: str
+    ) -> Mapping[str, Any] | None:
+        """Close a month with a document that was made from this usage.
+
+        Returns:
+            the document that is kept, also where the month was closed before; None: the month cannot be closed, or its
+            usage has changed.
+        """
+        kept: Mapping[str, Any] | None = self._database.value(
+            "statement_close",
+            repeatable=True,
+            user_id=user_id,
+            month=month,
+            document=Jsonb(document),
+            usage=Jsonb(usage),
+            actor=actor,
+        )
+        return kept
+
+    def due(self, limit: int) -> list[DueStatement]:
+        """Months that can be closed, oldest first: at most so many."""
+        return self._database.rows(DueStatement, "statements_due", repeatable=True, limit=limit)
 
 
 def priced_usage(rows: Sequence[Mapping[str, Any]]) -> list[PricedUsage]:

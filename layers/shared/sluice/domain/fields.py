@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -71,9 +72,16 @@ def one_of(names: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _flag(value: Any) -> Any:
+    # In a query, everything is text.
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
 Storable = AfterValidator(_without_nul)
 """Written last: limits after it would be checked, and reported, as those of any Python object."""
 Text = Annotated[str, Storable]
+TagName = Annotated[str, Field(min_length=1, max_length=64), Storable]
+"""The name of a member of a request's metadata."""
 Name = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Email = Annotated[str, Field(max_length=255, pattern=r"^[^@\s]+@[^@\s]+$"), Storable]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]*$", max_length=50)]
@@ -86,9 +94,13 @@ Month = Annotated[str, StringConstraints(pattern=r"^(19[7-9]\d|[2-8]\d{3})-(0[1-
 """YYYY-MM."""
 Price = Annotated[Decimal, PlainValidator(_price), PlainSerializer(str, when_used="json-unless-none")]
 """Per million tokens; as a string, so that it is never rounded to a binary fraction."""
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+"""A code of ISO 4217."""
 TokenLimit = Annotated[int, Field(ge=1, le=10**9)]
 """Two of these and a prompt fit PostgreSQL's integer, which holds their sum."""
 Count = Annotated[int, Field(ge=1, le=10**6)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""True or false, in JSON or in a query."""
 PageSize = Annotated[int, Field(ge=1, le=1000)]
 ChainHead = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,17}:[0-9a-f]{64}$")]
 """Number and hash of a batch of the audit log's chain, as the audit task logs it."""

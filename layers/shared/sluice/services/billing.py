@@ -23,77 +23,50 @@ COMPLETION: Final[TokenClass] = "completion"
 _DIGITS: Final = 60
 
 
-def own_usage(ledger: Ledger, key_hash: bytes, first: date, last: date) -> dict[str, Any]:
+def own_usage(ledger: Ledger, key_hash: bytes, first: date, last: date, attribute: str | None = None) -> dict[str, Any]:
     """The caller's limits and usage, as usage().
 
     Raises:
         SluiceError: what key_check finds; database_unavailable.
     """
-    report = ledger.usage(key_hash, _month_of(first), _month_end(last))
+    days = month_of(first), month_end(last)
+    report = (
+        ledger.usage(key_hash, *days) if attribute is None else ledger.usage_by(key_hash, *days, attribute=attribute)
+    )
     refuse_unless_allowed(report.outcome)
-    return _usage(report, first, last)
+    return _usage(report, first, last, attribute)
 
 
-def usage(reports: Reports, user_id: str, first: date, last: date) -> dict[str, Any]:
+def usage(reports: Reports, user_id: str, first: date, last: date, attribute: str | None = None) -> dict[str, Any]:
     """A user's limits as they are now, and usage and its cost by day and month, by model.
 
     Args:
         first, last: the days to show, in UTC; months that they touch are shown whole.
+        attribute: also by each value of it: "key", or "tag:" and a name; see breakdown_name().
 
     Raises:
         SluiceError: user_not_found; database_unavailable.
     """
-    return _usage(_report(reports, user_id, _month_of(first), _month_end(last)), first, last)
+    days = month_of(first), month_end(last)
+    report = reports.usage(user_id, *days) if attribute is None else reports.usage_by(user_id, *days, None, attribute)
+    if report.plan is None:
+        raise user_not_found()
+    return _usage(report, first, last, attribute)
 
 
-def invoice(reports: Reports, user_id: str, month: str, price_list: str | None = None) -> dict[str, Any]:
-    """What a user owes for the tokens of the requests accepted in a month (YYYY-MM, UTC).
-
-    A line for each model, token class and price. The total is the exact sum, rounded half up to a cent; the lines are
-    rounded so that they add up to it, each by less than a cent (largest remainders).
-
-    Args:
-        price_list: price by this list instead of those that the user's terms named from day to day.
-
-    Raises:
-        SluiceError: user_not_found, price_list_unknown, currencies_mixed; database_unavailable.
-    """
-    if price_list is not None and not reports.price_list_exists(price_list):
-        raise SluiceError("price_list_unknown", f"There is no price list {price_list!r}.")
-    first = date.fromisoformat(f"{month}-01")
-    report = _report(reports, user_id, first, _month_end(first), price_list)
-    rows = [row for row in report.usage if row.tokens]
-    currencies = {row.currency for row in rows if row.currency is not None}
-    if len(currencies) > 1:
-        raise SluiceError(
-            "currencies_mixed",
-            f"The user's price lists of {month} are in {' and '.join(sorted(currencies))}: name a price list.",
-        )
-    lines = _lines(rows)
-    is_over = datetime.now(UTC).date() > _month_end(first)
-    return {
-        "user_id": user_id,
-        "month": month,
-        # Tokens of a request that is not finished are not known yet.
-        "status": "final" if is_over and not report.unfinished else "open",
-        "currency": next(iter(currencies), report.currency),
-        "total": str(sum((Decimal(line["amount"]) for line in lines if line["amount"] is not None), Decimal("0.00"))),
-        "requests": _requests(report.usage),
-        "unpriced_tokens": _unpriced(rows),
-        "lines": lines,
-    }
-
-
-def invoice_csv(document: Mapping[str, Any]) -> str:
-    """An invoice as CSV (RFC 4180): its lines, then a line of the kind total."""
+def usage_csv(document: Mapping[str, Any], attribute: str | None) -> str:
+    """The days of a usage document as CSV (RFC 4180): a line for each model, or each value of the attribute."""
+    name = "model" if attribute is None else value_name(attribute)
     text = io.StringIO()
-    fields = ("kind", "user_id", "month", "model", "token_class", "price_list", "currency")
-    writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "start", "end", "exact_amount", "amount"))
+    fields = ("user_id", "day", name, "requests", "prompt_tokens", "completion_tokens", "currency", "amount")
+    writer = csv.DictWriter(text, (*fields, "unpriced_tokens"), extrasaction="ignore")
     writer.writeheader()
-    common = {name: document[name] for name in ("user_id", "month", "currency")}
-    writer.writerows(common | {"kind": "usage"} | line for line in document["lines"])
-    tokens = sum(line["tokens"] for line in document["lines"])
-    writer.writerow(common | {"kind": "total", "tokens": tokens, "amount": document["total"]})
+    for day in document["days"]:
+        for part in day["models" if attribute is None else _parts_name(attribute)]:
+            # Where there are several currencies, in lines after the first only the amount.
+            for n, cost in enumerate(part["costs"] or [{}]):
+                counted = part if n == 0 else {name: part[name]}
+                writer.writerow({"user_id": document["user_id"], "day": day["day"]} | counted | cost)
     return text.getvalue()
 
 
@@ -126,7 +99,7 @@ def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:
                         "fits": row.fits,
                         "price_list": row.price_list,
                         "currency": row.currency,
-                        "cost": _text(row.cost),
+                        "cost": format_amount(row.cost),
                         "unpriced_tokens": row.unpriced_tokens,
                     }
                     for row in candidates
@@ -136,25 +109,31 @@ def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:
     return found
 
 
-def _report(reports: Reports, user_id: str, first: date, last: date, price_list: str | None = None) -> UsageReport:
-    report = reports.usage(user_id, first, last, price_list)
-    if report.plan is None:
-        raise SluiceError("user_not_found", "There is no user with this id.")
-    return report
+def user_not_found() -> SluiceError:
+    return SluiceError("user_not_found", "There is no user with this id.")
 
 
-def _usage(report: UsageReport, first: date, last: date) -> dict[str, Any]:
-    plan, rows = report.plan or {}, report.usage
+def value_name(attribute: str) -> str:
+    """The member of a result that holds the value of an attribute."""
+    return "key_id" if attribute == "key" else "tag_value"
+
+
+def _usage(report: UsageReport, first: date, last: date, attribute: str | None) -> dict[str, Any]:
+    plan, rows = report.plan or {}, sorted(report.usage, key=lambda row: row.day)
     shown = [row for row in rows if first.isoformat() <= row.day <= last.isoformat()]
     return {
         "user_id": plan["user_id"],
         "tier": plan["tier"],
         "limits": [_limit(period) for period in plan["periods"]],
+        "budgets": [_budget(budget) for budget in plan["budgets"]],
         "unfinished": {"requests": plan["unfinished"], "max_requests": plan["max_unfinished"]},
         "start": first.isoformat(),
         "end": last.isoformat(),
-        "days": [{"day": day} | _totals(list(group)) for day, group in groupby(shown, lambda row: row.day)],
-        "months": [{"month": month} | _totals(list(group)) for month, group in groupby(rows, lambda row: row.day[:7])],
+        "days": [{"day": day} | _totals(list(group), attribute) for day, group in groupby(shown, lambda row: row.day)],
+        "months": [
+            {"month": month} | _totals(list(group), attribute)
+            for month, group in groupby(rows, lambda row: row.day[:7])
+        ],
     }
 
 
@@ -176,38 +155,67 @@ def _limit(period: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _budget(budget: Mapping[str, Any]) -> dict[str, Any]:
+    left = Decimal(budget["max_amount"]) - Decimal(budget["amount_used"]) - Decimal(budget["amount_reserved"])
+    return {
+        **{name: budget[name] for name in ("key_id", "model", "period", "currency", "max_amount")},
+        "amount_used": budget["amount_used"],
+        "amount_reserved": budget["amount_reserved"],
+        "amount_remaining": format_amount(max(left, Decimal(0))),
+        "period_start": budget["period_start"],
+        "resets_at": budget["reset_at"],
+    }
+
+
 def _remaining(limit: int | None, used: int) -> int | None:
     # A limit that was lowered may have been passed already.
     return None if limit is None else max(0, limit - used)
 
 
-def _totals(rows: Sequence[PricedUsage]) -> dict[str, Any]:
+def _totals(rows: Sequence[PricedUsage], attribute: str | None) -> dict[str, Any]:
     by_model = groupby(sorted(rows, key=lambda row: row.model), lambda row: row.model)
-    return _sums(rows) | {"models": [{"model": model} | _sums(list(group)) for model, group in by_model]}
+    totals = _sums(rows) | {"models": [{"model": model} | _sums(list(group)) for model, group in by_model]}
+    if attribute is None:
+        return totals
+    by_value = groupby(sorted(rows, key=_value_order), lambda row: row.value)
+    return totals | {
+        _parts_name(attribute): [{value_name(attribute): value} | _sums(list(group)) for value, group in by_value]
+    }
+
+
+def _parts_name(attribute: str) -> str:
+    return "keys" if attribute == "key" else "tags"
+
+
+def _value_order(row: PricedUsage) -> tuple[bool, str]:
+    # The rest, without a value, comes last.
+    return row.value is None, row.value or ""
 
 
 def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
     tokens = {kind: sum(row.tokens for row in rows if row.token_class == kind) for kind in (PROMPT, COMPLETION)}
     currencies = sorted({row.currency for row in rows if row.currency is not None})
     return {
-        "requests": _requests(rows),
+        "requests": requests_count(rows),
         "prompt_tokens": tokens[PROMPT],
         "completion_tokens": tokens[COMPLETION],
         "total_tokens": tokens[PROMPT] + tokens[COMPLETION],
         "costs": [
-            {"currency": currency, "amount": _text(_cost(row for row in rows if row.currency == currency))}
+            {"currency": currency, "amount": format_amount(_cost(row for row in rows if row.currency == currency))}
             for currency in currencies
         ],
-        "unpriced_tokens": _unpriced(rows),
+        "unpriced_tokens": unpriced_tokens(rows),
     }
 
 
-def _requests(rows: Iterable[PricedUsage]) -> int:
+def requests_count(rows: Iterable[PricedUsage]) -> int:
+    """How many requests were accepted."""
     # Each is in two rows, one for its prompt tokens and one for its completion tokens.
     return sum(row.requests for row in rows if row.token_class == PROMPT)
 
 
-def _unpriced(rows: Iterable[PricedUsage]) -> int:
+def unpriced_tokens(rows: Iterable[PricedUsage]) -> int:
+    """How many tokens have no price."""
     return sum(row.tokens for row in rows if row.price_per_million is None)
 
 
@@ -219,11 +227,30 @@ def _cost(rows: Iterable[PricedUsage]) -> Decimal:
         )
 
 
-def _lines(rows: Sequence[PricedUsage]) -> list[dict[str, Any]]:
-    def kind(row: PricedUsage) -> tuple[str, str, str, bool, Decimal]:
+def invoice_lines(rows: Sequence[PricedUsage], month: str, attribute: str | None = None) -> list[dict[str, Any]]:
+    """A line for each model, token class, price and value of the attribute; adjustments of earlier months apart.
+
+    The lines are rounded so that they add up to the exact sum, rounded half up to a cent, each by less than a cent
+    (largest remainders).
+
+    Args:
+        month: YYYY-MM; rows of earlier days are adjustments.
+    """
+
+    def kind(row: PricedUsage) -> tuple[str, tuple[bool, str], str, bool, str, bool, Decimal]:
         price = row.price_per_million
+        adjusts = row.day[:7] if row.day < month else ""
         # Prompt before completion, as everywhere.
-        return row.model, str(row.token_class != PROMPT), row.price_list or "", price is None, Decimal(price or 0)
+        is_completion = row.token_class != PROMPT
+        return (
+            adjusts,
+            _value_order(row),
+            row.model,
+            is_completion,
+            row.price_list or "",
+            price is None,
+            Decimal(price or 0),
+        )
 
     groups = [list(group) for _, group in groupby(sorted(rows, key=kind), kind)]
     exact = [_cost(group) for group in groups]
@@ -233,6 +260,8 @@ def _lines(rows: Sequence[PricedUsage]) -> list[dict[str, Any]]:
         is_priced = first.price_per_million is not None
         lines.append(
             {
+                "kind": "adjustment" if first.day < month else "usage",
+                **({} if attribute is None else {value_name(attribute): first.value}),
                 "model": first.model,
                 "token_class": first.token_class,
                 "price_list": first.price_list,
@@ -240,7 +269,7 @@ def _lines(rows: Sequence[PricedUsage]) -> list[dict[str, Any]]:
                 "tokens": sum(row.tokens for row in group),
                 "start": min(row.day for row in group),
                 "end": max(row.day for row in group),
-                "exact_amount": _text(cost) if is_priced else None,
+                "exact_amount": format_amount(cost) if is_priced else None,
                 "amount": str(amount) if is_priced else None,
             }
         )
@@ -259,14 +288,17 @@ def _apportioned(exact: Sequence[Decimal]) -> list[Decimal]:
         return amounts
 
 
-def _text(amount: Decimal) -> str:
+def format_amount(amount: Decimal) -> str:
+    """An amount as text, exact and without an exponent."""
     text = format(amount, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _month_of(day: date) -> date:
+def month_of(day: date) -> date:
+    """The first day of a day's month."""
     return day.replace(day=1)
 
 
-def _month_end(day: date) -> date:
+def month_end(day: date) -> date:
+    """The last day of a day's month."""
     return (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)

@@ -1,8 +1,8 @@
 """Accepting a request: one call of the database, then its message. The database decides whether it is accepted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from sluice.db.ledger import Ledger
@@ -11,8 +11,6 @@ from sluice.domain.requests import QuotaCounter, RequestLimits, Submission
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
-
-_UNFINISHED_RETRY_AFTER_SECONDS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -93,20 +91,100 @@ def _refusal(
                 period=detail["period"],
             )
         case "quota_exceeded":
+            return _quota_refusal(detail, quotas)
+        case "model_unpriced":
             return SluiceError(
                 outcome,
-                f"The quota is used up; it resets in {detail['retry_after']} s.",
-                retry_after=int(detail["retry_after"]),
-                quotas=quotas,
+                f"The model has no price in the price list {detail['price_list']!r}, so your budget cannot limit it. "
+                "Name another model, or ask the operator of this service to set the price.",
             )
+        case "budget_currency_differs":
+            return SluiceError(
+                outcome,
+                f"Your budget is in {detail['currency']}, and your price list in another currency. Ask the operator of "
+                "this service to set the budget again.",
+            )
+        case "budget_too_small":
+            return SluiceError(
+                outcome,
+                f"The request may cost up to {detail['amount_needed']} {detail['currency']}; the {detail['period']} "
+                f"budget of {detail['maximum']} could never hold it. Shorten the prompt or lower max_tokens.",
+                period=detail["period"],
+                amount_needed=detail["amount_needed"],
+            )
+        case "budget_exceeded":
+            return _budget_refusal(detail, quotas)
         case "unfinished_exceeded":
             return SluiceError(
                 outcome,
                 f"{detail['max_unfinished']} of your requests are unfinished, the most there may be. Wait for some.",
-                retry_after=_UNFINISHED_RETRY_AFTER_SECONDS,
+                retry_after=int(detail["retry_after"]),
                 quotas=quotas,
             )
     raise AssertionError(f"request_submit answered {outcome}")
+
+
+def _quota_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) -> SluiceError:
+    """What is used up comes back with the reset; what unfinished requests have reserved, when they end."""
+    period, unit, wait = detail["period"], detail["kind"], int(detail["retry_after"])
+    in_the_way = next(counter for counter in quotas if counter.period == period)
+    if detail["code"] == "quota_reserved":
+        text = (
+            f"Your unfinished requests have reserved {detail['reserved']} of the {detail['maximum']} tokens of the "
+            f"{period} quota; {detail['used']} are used, and this request needs up to {detail['tokens_needed']}. "
+            f"{_likely_to_end(wait)}"
+        )
+        in_the_way = replace(in_the_way, reset_seconds=wait)
+    else:
+        needed = f", and this request needs up to {detail['tokens_needed']}" if unit == "tokens" else ""
+        text = (
+            f"The {period} quota is used up: {detail['used']} of {detail['maximum']} {unit} are used{needed}. "
+            f"It resets in {wait} s."
+        )
+    return SluiceError(
+        detail["code"],
+        text,
+        retry_after=wait,
+        quotas=[in_the_way],
+        period=period,
+        limit=unit,
+        maximum=detail["maximum"],
+        used=detail["used"],
+        reserved=detail["reserved"],
+        tokens_needed=detail["tokens_needed"],
+    )
+
+
+def _likely_to_end(wait: int) -> str:
+    return f"Some of them are likely to have ended in {wait} s: try again then."
+
+
+def _budget_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) -> SluiceError:
+    period, currency, wait = detail["period"], detail["currency"], int(detail["retry_after"])
+    maximum, used, reserved = detail["maximum"], detail["used"], detail["reserved"]
+    needed = f"this request may cost up to {detail['amount_needed']}"
+    if detail["code"] == "budget_reserved":
+        text = (
+            f"Your unfinished requests have reserved {reserved} of the {maximum} {currency} of the {period} budget; "
+            f"{used} are used, and {needed}. {_likely_to_end(wait)}"
+        )
+    else:
+        text = (
+            f"The {period} budget is used up: {used} of {maximum} {currency} are used, and {needed}. "
+            f"It resets in {wait} s."
+        )
+    return SluiceError(
+        detail["code"],
+        text,
+        retry_after=wait,
+        quotas=quotas,
+        period=period,
+        currency=currency,
+        maximum=maximum,
+        used=used,
+        reserved=reserved,
+        amount_needed=detail["amount_needed"],
+    )
 
 
 def _lifetime_refusal(outcome: str, detail: Mapping[str, Any]) -> SluiceError:

@@ -12,6 +12,7 @@ from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from sluice.api.app import new_router
 from sluice.api.exchange import POLL_AFTER_SECONDS, answer, caller_key, uuid_or_none
 from sluice.api.native.views import history_view, model_view, request_view
+from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
 from sluice.domain.errors import SluiceError
 from sluice.services import billing
@@ -22,6 +23,10 @@ MAX_PAGE: Final = 100
 DEFAULT_PAGE: Final = 20
 # How long the result of a health check is kept: checks may come often, and anyone may make them.
 HEALTH_SECONDS: Final = 5
+
+
+class UsageQuery(Days, Breakdown):
+    """The query of GET /usage."""
 
 
 def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
@@ -40,8 +45,7 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     @router.get("/usage")
     def _usage() -> Response[str]:
         key_hash = caller_key(router.current_event)
-        days = parse_object(Days, router.current_event.query_string_parameters)
-        return get_usage(reader(), key_hash, days)
+        return get_usage(reader(), key_hash, parse_object(UsageQuery, router.current_event.query_string_parameters))
 
     @router.get("/models")
     def _models() -> Response[str]:
@@ -66,9 +70,9 @@ def get_history(reader: Reader, key_hash: bytes, before: UUID | None, size: int)
     return answer(200, history_view(reader.history(key_hash, before, size)))
 
 
-def get_usage(reader: Reader, key_hash: bytes, days: Days) -> Response[str]:
+def get_usage(reader: Reader, key_hash: bytes, query: UsageQuery) -> Response[str]:
     """The caller's limits, usage and cost."""
-    return answer(200, billing.own_usage(reader.ledger, key_hash, days.start, days.end))
+    return answer(200, billing.own_usage(reader.ledger, key_hash, query.start, query.end, query.attribute))
 
 
 def get_models(reader: Reader, key_hash: bytes) -> Response[str]:

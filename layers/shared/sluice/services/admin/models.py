@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from sluice.backends.registry import BACKENDS
 from sluice.domain.errors import SluiceError
-from sluice.domain.fields import Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
+from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.services.admin.operation import AdminContext, NoArguments, Operation, database_operation
 
 
@@ -56,7 +56,7 @@ class PriceSet(Strict):
     completion: Price | None = None
     price_list: Identifier = "standard"
     valid_from: Day | None = None
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = None
+    currency: Currency | None = None
 
     @model_validator(mode="after")
     def _has_a_price(self) -> Self:

@@ -25,6 +25,15 @@ REFUSALS: Final = {
     "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
     "user_inactive": ("user_inactive", "The request's user is deactivated."),
     "quota_exceeded": ("quota_exceeded", "The user's quota of the request's period has no room for it."),
+    "budget_exceeded": ("budget_exceeded", "A budget of the request's period has no room for it."),
+    "budget_currency_differs": (
+        "budget_currency_differs",
+        "The user's price list is in another currency. Leave currency out to set the amount in that one.",
+    ),
+    "month_closed": (
+        "month_closed",
+        "A statement has billed tokens of these days without a price, and is final. Let the price begin later.",
+    ),
     "price_in_past": ("price_in_past", "Days that are over have a price already. Price them by another price_list."),
     "currency_differs": ("currency_differs", "The price list is in another currency: leave currency out."),
 }

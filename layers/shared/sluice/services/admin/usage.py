@@ -5,15 +5,17 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
 from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text
-from sluice.services import billing
+from sluice.services import billing, invoices
 from sluice.services.admin.operation import AdminContext, Operation
 from sluice.services.admin.users import UserNamed, get_user
 
 
-class UsageGet(Days):
+class UsageGet(Days, Breakdown):
     user_id: Identifier
+    format: Literal["json", "csv"] = "json"
 
 
 def _months_ago(months: int) -> str:
@@ -37,7 +39,7 @@ class UsageTiers(Strict):
         return self
 
 
-class InvoiceGet(Strict):
+class InvoiceGet(Breakdown):
     user_id: Identifier
     month: Month
     price_list: Identifier | None = None
@@ -45,7 +47,8 @@ class InvoiceGet(Strict):
 
 
 def get_usage(context: AdminContext, given: UsageGet) -> dict[str, Any]:
-    return billing.usage(context.reports, given.user_id, given.start, given.end)
+    document = billing.usage(context.reports, given.user_id, given.start, given.end, given.attribute)
+    return {"csv": billing.usage_csv(document, given.attribute)} if given.format == "csv" else document
 
 
 def analyse_tiers(context: AdminContext, given: UsageTiers) -> list[dict[str, Any]]:
@@ -58,8 +61,10 @@ def analyse_tiers(context: AdminContext, given: UsageTiers) -> list[dict[str, An
 
 
 def get_invoice(context: AdminContext, given: InvoiceGet) -> dict[str, Any]:
-    document = billing.invoice(context.reports, given.user_id, given.month, given.price_list)
-    return {"csv": billing.invoice_csv(document)} if given.format == "csv" else document
+    document = invoices.invoice(
+        context.reports, given.user_id, given.month, price_list=given.price_list, attribute=given.attribute
+    )
+    return {"csv": invoices.invoice_csv(document)} if given.format == "csv" else document
 
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {

@@ -2,3 +2,9 @@
 -- This file is applied before all others. The rule is in CONTRIBUTING.md, "Changing an entry point". For example:
 --
 --   DROP FUNCTION IF EXISTS request_peek(bytea, uuid);  -- 0.3
+
+-- Functions that only other functions called, and that have other parameters now:
+-- squawk-ignore ban-drop-function
+DROP FUNCTION IF EXISTS request_id_after(text);  -- 0.2
+-- squawk-ignore ban-drop-function
+DROP FUNCTION IF EXISTS usage_priced(text, date, date, text);  -- 0.2

@@ -17,7 +17,7 @@ COMMENT ON FUNCTION key_list(text) IS
 
 CREATE OR REPLACE FUNCTION key_json(k api_keys) RETURNS jsonb
     LANGUAGE sql STABLE
-    RETURN to_jsonb(k) - 'key_hash';
+    RETURN to_jsonb(k) - '{key_hash,original_key_id}'::text[];
 
 CREATE OR REPLACE FUNCTION admin_key_create(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
@@ -26,9 +26,10 @@ DECLARE
 BEGIN
     PERFORM admin_user_lock(a->>'user_id');
     PERFORM expiry_check((a->>'expires_at')::timestamptz);
-    INSERT INTO api_keys (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at)
+    INSERT INTO api_keys (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at, original_key_id)
     VALUES (a->>'user_id', decode(a->>'key_hash', 'hex'), a->>'key_prefix', a->>'name',
-            ARRAY(SELECT jsonb_array_elements_text(a->'scopes')), clock_now(), (a->>'expires_at')::timestamptz)
+            ARRAY(SELECT jsonb_array_elements_text(a->'scopes')), clock_now(), (a->>'expires_at')::timestamptz,
+            key_original((a->>'replaces')::uuid))
     RETURNING * INTO k;
     PERFORM admin_audit('key.created', k.user_id, k.key_id, NULL, jsonb_strip_nulls(jsonb_build_object(
         'key_prefix', k.key_prefix, 'scopes', to_jsonb(k.scopes), 'expires_at', k.expires_at,

@@ -49,6 +49,9 @@ BEGIN
         -- Days that are over may have been billed already. They can still be priced again by another list.
         PERFORM admin_refuse('price_in_past');
     END IF;
+    IF old.valid_from IS NULL AND is_billed_unpriced(p_price_list, p_model_id, p_token_class, p_valid_from) THEN
+        PERFORM admin_refuse('month_closed');
+    END IF;
     INSERT INTO prices (price_list, model_id, token_class, valid_from, price_per_million)
     VALUES (p_price_list, p_model_id, p_token_class, p_valid_from, p_price)
     ON CONFLICT (price_list, model_id, token_class, valid_from)
@@ -59,6 +62,36 @@ BEGIN
                                'valid_from', old.valid_from) END,
         jsonb_build_object('price_list', p_price_list, 'model_id', p_model_id, 'token_class', p_token_class,
                            'price_per_million', trim_scale(p_price)::text, 'valid_from', p_valid_from));
+    IF p_valid_from <= utc_today() THEN
+        PERFORM budgets_reprice(ARRAY(
+            SELECT DISTINCT b.user_id FROM budgets b
+            JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list));
+    END IF;
+END $$;
+
+-- Whether a price from this day on would give a price to tokens that a statement has billed without one.
+CREATE OR REPLACE FUNCTION is_billed_unpriced(
+    p_price_list text, p_model_id text, p_token_class text, p_valid_from date
+)
+    RETURNS boolean
+    LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM billed_usage u
+        WHERE u.attribute = '' AND u.price_list = p_price_list AND u.model_id = p_model_id
+          AND CASE p_token_class WHEN 'prompt' THEN u.prompt_tokens ELSE u.completion_tokens END <> 0
+          AND u.day >= p_valid_from
+          AND u.day < coalesce((
+              SELECT min(n.valid_from) FROM prices n
+              WHERE n.price_list = p_price_list AND n.model_id = p_model_id AND n.token_class = p_token_class
+                AND n.valid_from > p_valid_from), 'infinity'));
+$$;
+
+-- After the price of a day that has begun was changed: the budgets of these users count the new amounts.
+CREATE OR REPLACE FUNCTION budgets_reprice(p_user_ids text[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM users_lock(p_user_ids);
+    PERFORM budgets_recount(p_user_ids);
 END $$;
 
 CREATE OR REPLACE FUNCTION admin_price_set(a jsonb) RETURNS jsonb

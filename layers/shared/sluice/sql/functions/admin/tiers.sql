@@ -1,6 +1,6 @@
 -- Administrative operations on tiers.
 
--- Sets plans and limits to those of their tiers, except for what is a user's own (is_override). The caller holds the
+-- Sets plans and limits to those of their tiers, except for what is a user's own (overrides). The caller holds the
 -- user locks.
 CREATE OR REPLACE FUNCTION plans_follow(p_user_ids text[]) RETURNS integer
     LANGUAGE plpgsql AS $$
@@ -9,12 +9,18 @@ DECLARE
         SELECT quota_limits(u.id) FROM unnest(p_user_ids) WITH ORDINALITY AS u (id, n) ORDER BY u.n);
 BEGIN
     UPDATE quota_plans p SET
-        reset_frequency = t.reset_frequency, max_unfinished = t.max_unfinished, dispatch_window = t.dispatch_window
-    FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids) AND NOT p.is_override;
-    UPDATE quotas q SET max_requests = l.max_requests, max_tokens = l.max_tokens
+        reset_frequency = CASE WHEN 'reset_frequency' = ANY (plan_overrides(p)) THEN p.reset_frequency
+                               ELSE t.reset_frequency END,
+        max_unfinished = CASE WHEN 'max_unfinished' = ANY (plan_overrides(p)) THEN p.max_unfinished
+                              ELSE t.max_unfinished END,
+        dispatch_window = CASE WHEN 'dispatch_window' = ANY (plan_overrides(p)) THEN p.dispatch_window
+                               ELSE t.dispatch_window END
+    FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids);
+    UPDATE quotas q SET
+        max_requests = CASE WHEN 'max_requests' = ANY (quota_overrides(q)) THEN q.max_requests ELSE l.max_requests END,
+        max_tokens = CASE WHEN 'max_tokens' = ANY (quota_overrides(q)) THEN q.max_tokens ELSE l.max_tokens END
     FROM quota_plans p JOIN tier_limits l ON l.tier = p.tier
-    WHERE p.user_id = q.user_id AND l.quota_period = q.quota_period
-      AND q.user_id = ANY (p_user_ids) AND NOT q.is_override;
+    WHERE p.user_id = q.user_id AND l.quota_period = q.quota_period AND q.user_id = ANY (p_user_ids);
     RETURN quotas_changed(p_user_ids, befores);
 END $$;
 

@@ -57,7 +57,7 @@ CREATE OR REPLACE FUNCTION tiers_hold() RETURNS void
     SELECT pg_advisory_xact_lock_shared(hashtext('sluice.tiers'));
 $$;
 
--- From today on (UTC) the users' tokens are billed by the price lists of their tiers.
+-- From today on (UTC) the users' tokens are billed by the price lists of their tiers. The caller holds the user locks.
 CREATE OR REPLACE FUNCTION billing_terms_begin(p_user_ids text[]) RETURNS void
     LANGUAGE sql AS $$
     INSERT INTO billing_terms (user_id, valid_from, tier, price_list)
@@ -65,6 +65,7 @@ CREATE OR REPLACE FUNCTION billing_terms_begin(p_user_ids text[]) RETURNS void
     FROM quota_plans p JOIN tiers t ON t.tier = p.tier
     WHERE p.user_id = ANY (p_user_ids)
     ON CONFLICT (user_id, valid_from) DO UPDATE SET tier = EXCLUDED.tier, price_list = EXCLUDED.price_list;
+    SELECT budgets_recount(p_user_ids);
 $$;
 
 CREATE OR REPLACE FUNCTION admin_user_create(a jsonb) RETURNS jsonb

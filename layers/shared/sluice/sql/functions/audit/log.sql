@@ -15,6 +15,15 @@ CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit_cha
 CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON audit_chain
     FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
 
+CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON statements
+    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
+CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON statements
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON billed_usage
+    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
+CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON billed_usage
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+
 CALL define_type('audit_entry', $$
     action text, user_id text, key_id uuid, request_id uuid, before jsonb, after jsonb
 $$);

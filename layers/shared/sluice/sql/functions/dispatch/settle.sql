@@ -169,6 +169,9 @@ BEGIN
         FROM unnest($1) AS s JOIN finished f ON f.request_id = s.request_id
     $sql$ INTO entries USING p_ended, ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s), p_at;
 
+    IF EXISTS (SELECT FROM unnest(p_ended) AS s JOIN quota_plans p ON p.user_id = s.user_id WHERE p.has_budgets) THEN
+        PERFORM budget_settle(ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s));
+    END IF;
     PERFORM audit_write(p_actor, entries);
 END $$;
 

@@ -37,12 +37,12 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     JOIN tiers t ON t.tier = p.tier
     LEFT JOIN own o ON o.user_id = p.user_id
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN p.is_override THEN (o.audited->>'max_unfinished')::integer ELSE t.max_unfinished END
-                   AS max_unfinished,
-               CASE WHEN p.is_override THEN (o.audited->>'dispatch_window')::integer ELSE t.dispatch_window END
-                   AS dispatch_window,
-               CASE WHEN p.is_override THEN o.audited->>'reset_frequency' ELSE t.reset_frequency END
-                   AS reset_frequency
+        SELECT CASE WHEN 'max_unfinished' = ANY (plan_overrides(p)) THEN (o.audited->>'max_unfinished')::integer
+                    ELSE t.max_unfinished END AS max_unfinished,
+               CASE WHEN 'dispatch_window' = ANY (plan_overrides(p)) THEN (o.audited->>'dispatch_window')::integer
+                    ELSE t.dispatch_window END AS dispatch_window,
+               CASE WHEN 'reset_frequency' = ANY (plan_overrides(p)) THEN o.audited->>'reset_frequency'
+                    ELSE t.reset_frequency END AS reset_frequency
     ) AS w
     WHERE (p.max_unfinished, p.dispatch_window, p.reset_frequency)
           IS DISTINCT FROM (w.max_unfinished, w.dispatch_window, w.reset_frequency)
@@ -62,10 +62,10 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     LEFT JOIN own o ON o.user_id = q.user_id
     CROSS JOIN LATERAL (SELECT o.audited->'limits'->q.quota_period AS limits) AS a
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN q.is_override THEN (a.limits->>'max_requests')::integer ELSE l.max_requests END
-                   AS max_requests,
-               CASE WHEN q.is_override THEN (a.limits->>'max_tokens')::bigint ELSE l.max_tokens END
-                   AS max_tokens
+        SELECT CASE WHEN 'max_requests' = ANY (quota_overrides(q)) THEN (a.limits->>'max_requests')::integer
+                    ELSE l.max_requests END AS max_requests,
+               CASE WHEN 'max_tokens' = ANY (quota_overrides(q)) THEN (a.limits->>'max_tokens')::bigint
+                    ELSE l.max_tokens END AS max_tokens
     ) AS w
     WHERE (q.max_requests, q.max_tokens) IS DISTINCT FROM (w.max_requests, w.max_tokens)
        OR q.is_override AND a.limits IS NULL

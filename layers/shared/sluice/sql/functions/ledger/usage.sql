@@ -6,19 +6,22 @@ CREATE OR REPLACE FUNCTION usage_text(p_requests numeric, p_prompt_tokens numeri
     RETURN format('requests %s, prompt tokens %s, completion tokens %s',
                   p_requests, p_prompt_tokens, p_completion_tokens);
 
+-- The days that an incremental check looks at: today, and those of the requests named.
+CREATE OR REPLACE FUNCTION days_to_verify(p_touched uuid[]) RETURNS date[]
+    LANGUAGE sql STABLE AS $$
+    SELECT ARRAY(
+        SELECT utc_today()
+        UNION
+        SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(p_touched) AS t (id));
+$$;
+
 -- Usage by model and day = the sum over the requests of the day, including what is not rolled up yet.
 CREATE OR REPLACE FUNCTION usage_is_the_sum(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    days date[];
+    days date[] := days_to_verify(p_touched);
     mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
 BEGIN
-    IF NOT p_full THEN
-        days := ARRAY(
-            SELECT utc_today()
-            UNION
-            SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(p_touched) AS t (id));
-    END IF;
     RETURN QUERY
         WITH wanted AS (
             SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,

@@ -45,8 +45,13 @@ BEGIN
         UNION ALL SELECT 'quota_within_limit', i.* FROM quota_within_limit(result.is_full) i
         UNION ALL SELECT 'quota_reserved_is_the_sum', i.* FROM quota_reserved_is_the_sum(result.is_full) i
         UNION ALL SELECT 'quota_used_is_the_sum', i.* FROM quota_used_is_the_sum(result.is_full) i
+        UNION ALL SELECT 'budget_within_limit', i.* FROM budget_within_limit(result.is_full) i
+        UNION ALL SELECT 'budget_is_the_sum', i.* FROM budget_is_the_sum(result.is_full) i
         UNION ALL SELECT 'usage_is_the_sum', i.* FROM usage_is_the_sum(result.is_full, touched) i
         UNION ALL SELECT 'usage_adds_up', i.* FROM usage_adds_up(result.is_full) i
+        UNION ALL SELECT 'keys_add_up', i.* FROM keys_add_up(result.is_full, touched) i
+        UNION ALL SELECT 'tags_add_up', i.* FROM tags_add_up(result.is_full, touched) i
+        UNION ALL SELECT 'statement_is_kept', i.* FROM statement_is_kept() i
         UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(result.is_full, today, touched) i
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.*
                   FROM inflight_is_what_is_unfinished(result.is_full, today, touched) i

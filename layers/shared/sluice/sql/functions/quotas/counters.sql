@@ -15,6 +15,16 @@ BEGIN
     RETURN q;
 END $$;
 
+-- Which limits are the user's own. A row that the previous version of the code wrote does not name them: all are.
+CREATE OR REPLACE FUNCTION quota_overrides(q quotas) RETURNS varchar[]
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN q.is_override AND q.overrides = '{}' THEN '{max_requests,max_tokens}' ELSE q.overrides END;
+
+CREATE OR REPLACE FUNCTION plan_overrides(p quota_plans) RETURNS varchar[]
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN p.is_override AND p.overrides = '{}' THEN '{reset_frequency,max_unfinished,dispatch_window}'
+                ELSE p.overrides END;
+
 CREATE OR REPLACE FUNCTION quota_state(p_user_id text, p_at timestamptz) RETURNS SETOF quotas
     LANGUAGE sql STABLE AS $$
     SELECT n.* FROM quotas q CROSS JOIN LATERAL quota_at(q, p_at) AS n
@@ -42,13 +52,16 @@ CREATE OR REPLACE FUNCTION quota_report(p_user_id text) RETURNS jsonb
     SELECT jsonb_build_object(
         'user_id', p.user_id, 'tier', p.tier, 'reset_frequency', p.reset_frequency,
         'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
+        'overrides', plan_overrides(p),
         'unfinished', (SELECT count(*) FROM inflight i WHERE i.user_id = p.user_id),
         'periods', (SELECT jsonb_agg(jsonb_build_object(
                                'period', s.quota_period, 'max_requests', s.max_requests,
                                'requests_used', s.requests_used, 'max_tokens', s.max_tokens,
                                'tokens_used', s.tokens_used, 'tokens_reserved', s.tokens_reserved,
-                               'is_override', s.is_override, 'period_start', s.period_start, 'reset_at', s.reset_at))
-                    FROM quota_state(p.user_id, clock_now()) AS s))
+                               'is_override', s.is_override, 'overrides', quota_overrides(s),
+                               'period_start', s.period_start, 'reset_at', s.reset_at))
+                    FROM quota_state(p.user_id, clock_now()) AS s),
+        'budgets', budget_report(p.user_id, clock_now()))
     FROM quota_plans p WHERE p.user_id = p_user_id;
 $$;
 COMMENT ON FUNCTION quota_report(text) IS 'A user''s plan, limits and counters; NULL if there is no such user.';
@@ -60,9 +73,11 @@ CREATE OR REPLACE FUNCTION quota_limits(p_user_id text) RETURNS jsonb
     SELECT jsonb_build_object(
         'tier', p.tier, 'reset_frequency', p.reset_frequency,
         'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
+        'overrides', plan_overrides(p),
         'limits', (SELECT jsonb_object_agg(q.quota_period, jsonb_build_object(
                               'max_requests', q.max_requests, 'max_tokens', q.max_tokens,
-                              'is_override', q.is_override, 'period_start', q.period_start))
+                              'is_override', q.is_override, 'overrides', quota_overrides(q),
+                              'period_start', q.period_start))
                    FROM quotas q WHERE q.user_id = p.user_id))
     FROM quota_plans p WHERE p.user_id = p_user_id;
 $$;

@@ -7,8 +7,9 @@ CREATE OR REPLACE FUNCTION quota_check(
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    q    quotas;
-    wait interval;
+    q       quotas;
+    missing obstacle;
+    longest obstacle;
 BEGIN
     FOR q IN SELECT * FROM quotas t WHERE t.user_id = p_user_id LOOP
         q := quota_at(q, p_at);
@@ -17,10 +18,23 @@ BEGIN
             detail := jsonb_build_object('period', q.quota_period, 'max_tokens', q.max_tokens,
                                          'max_requests', q.max_requests, 'tokens_needed', p_tokens);
             RETURN;
-        ELSIF q.requests_used + 1 > q.max_requests
-              OR q.tokens_used + q.tokens_reserved + p_tokens > q.max_tokens THEN
+        END IF;
+        -- What is used stands in the way until the period ends; what unfinished requests hold, only until they end.
+        missing := NULL;
+        IF q.requests_used + 1 > q.max_requests THEN
+            missing := ('requests', q.quota_period, q.max_requests, q.requests_used, 0, false, q.reset_at - p_at);
+        ELSIF q.tokens_used + p_tokens > q.max_tokens THEN
+            missing := ('tokens', q.quota_period, q.max_tokens, q.tokens_used, q.tokens_reserved, false,
+                        q.reset_at - p_at);
+        ELSIF q.tokens_used + q.tokens_reserved + p_tokens > q.max_tokens THEN
+            missing := ('tokens', q.quota_period, q.max_tokens, q.tokens_used, q.tokens_reserved, true,
+                        least(q.reset_at - p_at, reservations_wait(
+                            p_user_id, p_at, tokens_reserved_since(p_user_id, q.period_start),
+                            q.tokens_used + q.tokens_reserved + p_tokens - q.max_tokens)));
+        END IF;
+        IF missing.wait IS NOT NULL THEN
             refusal := 'quota_exceeded';
-            wait := greatest(wait, q.reset_at - p_at);
+            longest := obstacle_longer(longest, missing);
         END IF;
         q.requests_used := q.requests_used + 1;
         q.tokens_reserved := q.tokens_reserved + p_tokens;
@@ -31,12 +45,13 @@ BEGIN
         RAISE EXCEPTION 'the user has % quotas, not %', cardinality(counters), cardinality(quota_periods());
     END IF;
     IF refusal IS NOT NULL THEN
-        detail := jsonb_build_object('quotas', quota_counters(p_user_id, p_at),
-                                     'retry_after', ceil(extract(epoch FROM wait)), 'tokens_needed', p_tokens);
+        detail := obstacle_detail(longest, 'quota')
+            || jsonb_build_object('quotas', quota_counters(p_user_id, p_at), 'tokens_needed', p_tokens);
     END IF;
 END $$;
 COMMENT ON FUNCTION quota_check(text, timestamptz, integer) IS
-    'refusal: quota_too_small (the request can never fit), quota_exceeded (it fits after a reset), or NULL.';
+    'refusal: quota_too_small (the request can never fit), quota_exceeded (it fits later: see obstacle_detail), or '
+    'NULL.';
 
 -- Stores the counters that quota_check() returned.
 CREATE OR REPLACE FUNCTION quota_store(p_counters quotas[]) RETURNS void

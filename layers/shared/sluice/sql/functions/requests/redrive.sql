@@ -25,9 +25,12 @@ BEGIN
                     AND q.tokens_used - coalesce(r.total_tokens, 0) + q.tokens_reserved + r.reserved_tokens
                         > q.max_tokens) THEN
         RETURN 'quota_exceeded';
+    ELSIF budget_lacks_room(p_request_id) THEN
+        RETURN 'budget_exceeded';
     ELSIF p_dry_run THEN
         RETURN 'found';
     END IF;
+    PERFORM budget_settle(ARRAY[p_request_id], -1);
     UPDATE quotas q SET
         tokens_used = q.tokens_used - coalesce(r.total_tokens, 0),
         tokens_reserved = q.tokens_reserved + r.reserved_tokens
@@ -50,4 +53,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_redrive(uuid, interval, integer, boolean) IS
     'redriven (in a dry run: found), or the reason why not: request_not_found, request_archived, request_not_failed, '
-    'user_inactive, model_unknown, quota_exceeded.';
+    'user_inactive, model_unknown, quota_exceeded, budget_exceeded.';

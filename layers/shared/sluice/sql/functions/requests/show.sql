@@ -23,12 +23,11 @@ COMMENT ON FUNCTION request_waits(inflight) IS
 CALL define_type('queue_position', $$position bigint, ended bigint, seconds double precision$$);
 
 -- position: the queue position, a rank among the user's requests that wait to be started; 1 is the next.
--- ended, seconds: how many of the user's requests ended in that many seconds. seconds is the time for which the user
--- has had unfinished requests without a pause (ten minutes at most). Estimated wait = position * seconds / ended.
+-- ended, seconds: see requests_ended_lately(). Estimated wait = position * seconds / ended.
 CREATE OR REPLACE FUNCTION request_position(i inflight) RETURNS queue_position
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    since  timestamptz;
+    lately record := requests_ended_lately(i.user_id);
     result queue_position;
 BEGIN
     SELECT 1 + count(*) INTO result.position FROM inflight o
@@ -36,15 +35,8 @@ BEGIN
       AND coalesce(o.not_before, '-infinity') <= clock_now()
       AND CASE WHEN i.dispatched_at IS NOT NULL THEN o.dispatched_at < i.dispatched_at
                ELSE o.dispatched_at IS NOT NULL OR i.request_id > o.request_id END;
-    SELECT greatest(min(coalesce(o.not_before, r.created_at)), clock_now() - interval '10 minutes') INTO since
-    FROM inflight o JOIN requests r ON r.request_id = o.request_id
-    WHERE o.user_id = i.user_id AND coalesce(o.not_before, '-infinity') <= clock_now();
-    SELECT count(*) INTO result.ended FROM (
-        SELECT FROM audit_log a
-        WHERE a.user_id = i.user_id AND a.audit_id >= uuidv7_floor(since)
-          AND a.action IN ('request.completed', 'request.failed')
-        LIMIT 1000) AS counted;
-    result.seconds := extract(epoch FROM clock_now() - since);
+    result.ended := lately.ended;
+    result.seconds := lately.seconds;
     RETURN result;
 END $$;
 

@@ -52,10 +52,10 @@ BEGIN
             NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text, 'UTF8')), 'hex'),
         'longest_seconds', 86400, 'max_attempts', 20), false);
     IF made.outcome NOT IN ('accepted', 'replayed') THEN
-        RAISE EXCEPTION 'submission refused: %', made.outcome
-            USING ERRCODE = CASE WHEN made.outcome IN ('quota_exceeded', 'unfinished_exceeded') THEN 'SL429'
-                                 ELSE 'SL422' END,
-                  CONSTRAINT = made.outcome, DETAIL = coalesce(made.detail, '{}')::text;
+        RAISE EXCEPTION 'submission refused: %', coalesce(made.detail->>'code', made.outcome)
+            USING ERRCODE = CASE WHEN made.outcome IN ('quota_exceeded', 'budget_exceeded', 'unfinished_exceeded')
+                                 THEN 'SL429' ELSE 'SL422' END,
+                  CONSTRAINT = coalesce(made.detail->>'code', made.outcome), DETAIL = coalesce(made.detail, '{}')::text;
     END IF;
     SELECT s.* INTO NEW FROM submissions s WHERE s.request_id = made.request_id;
     RETURN NEW;

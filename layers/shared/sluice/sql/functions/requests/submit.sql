@@ -43,6 +43,7 @@ DECLARE
     m        models;
     life     lifetime;
     quota    record;
+    budget   record;
     at       timestamptz;
     tokens   record;
     backlog  record;
@@ -80,7 +81,7 @@ BEGIN
         RETURN result;
     END IF;
 
-    result.request_id := request_id_after(plan.user_id);
+    result.request_id := request_id_after(plan);
     at := uuid_extract_timestamp(result.request_id);
 
     life := lifetime_resolve(at, p_submission);
@@ -98,11 +99,24 @@ BEGIN
         RETURN result;
     END IF;
 
+    IF plan.has_budgets THEN
+        budget := budget_check(plan.user_id, p_key_id, m.model_id, at, tokens.reserved - tokens.completion,
+                               tokens.completion);
+        IF budget.refusal IS NOT NULL THEN
+            result.outcome := budget.refusal;
+            result.detail := budget.detail;
+            RETURN result;
+        END IF;
+    END IF;
+
     backlog := unfinished_count(plan.user_id, plan.max_unfinished);
     IF backlog.dispatched + backlog.waiting >= plan.max_unfinished THEN
         result.outcome := 'unfinished_exceeded';
         result.detail := jsonb_build_object(
-            'quotas', quota_counters(plan.user_id, at), 'max_unfinished', plan.max_unfinished);
+            'quotas', quota_counters(plan.user_id, at), 'max_unfinished', plan.max_unfinished,
+            -- Until the first of them is likely to end.
+            'retry_after', ceil(extract(epoch FROM reservations_wait(
+                plan.user_id, at, tokens_reserved_since(plan.user_id, '-infinity'), 1))));
         RETURN result;
     END IF;
 
@@ -111,6 +125,9 @@ BEGIN
     result.detail := jsonb_build_object(
         'quotas', (SELECT jsonb_agg(quota_counter(c, at)) FROM unnest(quota.counters) AS c));
     PERFORM quota_store(quota.counters);
+    IF plan.has_budgets THEN
+        PERFORM budget_store(budget.counters);
+    END IF;
 
     INSERT INTO requests
         (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
@@ -146,7 +163,8 @@ END $$;
 COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the idempotency key was used before); or a refusal: model_missing, model_unknown, '
     'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, quota_too_small (can never fit), '
-    'quota_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
+    'quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, budget_exceeded, unfinished_exceeded. '
+    'send: requests of the user whose messages the caller should send now.';
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
@@ -202,13 +220,16 @@ COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in b
 -- user lock, so that these times are in the order in which the lock is taken. If the clock was set back, the time must
 -- not lie before the current periods of the counters: settlement would miss them, and the reservation would never be
 -- given back.
-CREATE OR REPLACE FUNCTION request_id_after(p_user_id text) RETURNS uuid
+CREATE OR REPLACE FUNCTION request_id_after(plan quota_plans) RETURNS uuid
     LANGUAGE plpgsql AS $$
 DECLARE
     id     uuid := request_id_now();
     latest timestamptz;
 BEGIN
-    SELECT max(q.period_start) INTO latest FROM quotas q WHERE q.user_id = p_user_id;
+    SELECT max(q.period_start) INTO latest FROM quotas q WHERE q.user_id = plan.user_id;
+    IF plan.has_budgets THEN
+        latest := greatest(latest, (SELECT max(b.period_start) FROM budgets b WHERE b.user_id = plan.user_id));
+    END IF;
     IF uuid_extract_timestamp(id) < latest THEN
         id := uuidv7(latest - clock_timestamp() + interval '1 millisecond');
     END IF;

@@ -32,10 +32,11 @@ GRANT SELECT ON ALL TABLES IN SCHEMA sluice TO sluice_definer;
 REVOKE ALL ON schema_migrations, schema_functions FROM sluice_definer;
 GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, prices, price_lists, requests,
-    inflight, idempotency_keys, usage, usage_by_model, request_stats, rollup_watermarks
+    inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute, adjustments_due,
+    request_stats, rollup_watermarks
     TO sluice_definer;
-GRANT INSERT ON prompts, results, audit_log, audit_chain TO sluice_definer;
-GRANT DELETE ON inflight, idempotency_keys TO sluice_definer;
+GRANT INSERT ON prompts, results, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
+GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.
@@ -73,16 +74,19 @@ BEGIN
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offers', 'usage_show']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offers', 'usage_show',
+                                       'usage_show_by']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
-                                        'request_undispatch', 'rollup_usage', 'rollup_stats', 'partitions_ensure',
+                                        'request_undispatch', 'rollup_usage', 'rollup_stats',
+                                        'statements_due', 'statement_show', 'statement_close', 'partitions_ensure',
                                         'archive_months', 'idempotency_expire', 'audit_seal', 'audit_verify',
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'request_list',
-                                      'usage_report', 'tier_analysis', 'audit_list'])
+                                      'usage_report', 'usage_report_by', 'statement_show', 'statement_close',
+                                      'tier_analysis', 'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
         -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner

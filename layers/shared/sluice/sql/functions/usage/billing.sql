@@ -1,85 +1,61 @@
 -- What was used, and what it cost. Cost is not stored: it is computed from the token counts, the user's terms of
 -- billing on that day and the price list, so that a past month can be priced again by another list.
 
-CALL define_type('model_usage', $$
-    day date, model_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint
-$$);
-
--- Usage by day and model up to now: what was rolled up, and what has happened since the last rollup.
-CREATE OR REPLACE FUNCTION usage_now(p_user_id text, p_first_day date, p_last_day date) RETURNS SETOF model_usage
-    LANGUAGE sql STABLE AS $$
-    SELECT u.day, u.model_id, sum(u.requests_count)::bigint, sum(u.prompt_tokens)::bigint,
-           sum(u.completion_tokens)::bigint
-    FROM (
-        SELECT m.period_start AS day, m.model_id::text AS model_id, m.requests_count, m.prompt_tokens,
-               m.completion_tokens
-        FROM usage_by_model m
-        WHERE m.user_id = p_user_id AND m.period = 'daily' AND m.period_start BETWEEN p_first_day AND p_last_day
-        UNION ALL
-        SELECT e.day, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
-        FROM rollup_watermarks w
-        CROSS JOIN LATERAL usage_events(w.xact_id, 9223372036854775807, p_user_id) AS e
-        WHERE w.task = 'usage' AND e.day BETWEEN p_first_day AND p_last_day
-    ) AS u
-    GROUP BY u.day, u.model_id;
-$$;
-
--- The price list by which a user's tokens of a day are billed.
-CREATE OR REPLACE FUNCTION billing_list(p_user_id text, p_day date) RETURNS text
-    LANGUAGE sql STABLE AS $$
-    SELECT b.price_list FROM billing_terms b
-    WHERE b.user_id = p_user_id AND b.valid_from <= p_day
-    ORDER BY b.valid_from DESC LIMIT 1;
-$$;
-
-CREATE OR REPLACE FUNCTION price_on(p_price_list text, p_model_id text, p_token_class text, p_day date) RETURNS numeric
-    LANGUAGE sql STABLE AS $$
-    SELECT p.price_per_million FROM prices p
-    WHERE p.price_list = p_price_list AND p.model_id = p_model_id AND p.token_class = p_token_class
-      AND p.valid_from <= p_day
-    ORDER BY p.valid_from DESC LIMIT 1;
-$$;
-COMMENT ON FUNCTION price_on(text, text, text, date) IS
-    'The price per million tokens, in the list''s currency; NULL if there was no price.';
-
 CALL define_type('priced_usage', $$
     day date, model_id text, requests_count bigint, token_class text, tokens bigint, price_list text, currency text,
-    price_per_million numeric
+    price_per_million numeric, value text
 $$);
 
-CREATE OR REPLACE FUNCTION usage_priced(p_user_id text, p_first_day date, p_last_day date, p_price_list text)
+-- p_attribute: NULL for usage as a whole; see attribute_usage_now().
+CREATE OR REPLACE FUNCTION usage_priced(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
+)
     RETURNS SETOF priced_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.day, u.model_id, u.requests_count, c.token_class, c.tokens, t.list, l.currency::text,
-           price_on(t.list, u.model_id, c.token_class, u.day)
-    FROM usage_now(p_user_id, p_first_day, p_last_day) AS u
+           price_on(t.list, u.model_id, c.token_class, u.day), u.value
+    FROM (
+        SELECT n.day, n.model_id, NULL::text AS value, n.requests_count, n.prompt_tokens, n.completion_tokens
+        FROM usage_now(p_user_id, p_first_day, p_last_day) AS n
+        WHERE p_attribute IS NULL
+        UNION ALL
+        SELECT n.day, n.model_id, n.value, n.requests_count, n.prompt_tokens, n.completion_tokens
+        FROM attribute_usage_now(p_user_id, p_first_day, p_last_day, p_attribute) AS n
+        WHERE p_attribute IS NOT NULL
+    ) AS u
     CROSS JOIN LATERAL (VALUES
         ('prompt', u.prompt_tokens), ('completion', u.completion_tokens)
     ) AS c (token_class, tokens)
     CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list) AS t
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
-COMMENT ON FUNCTION usage_priced(text, date, date, text) IS
+COMMENT ON FUNCTION usage_priced(text, date, date, text, text) IS
     'A user''s tokens by day, model and class with the price of that day: from the list named, or from the list of the '
     'user''s own terms.';
+
+CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
+    LANGUAGE sql STABLE
+    RETURN jsonb_build_object(
+        'day', u.day, 'model', u.model_id, 'requests', u.requests_count, 'token_class', u.token_class,
+        'tokens', u.tokens, 'price_list', u.price_list, 'currency', u.currency,
+        'price_per_million', trim_scale(u.price_per_million)::text);
 
 CALL define_type('usage_report', $$
     outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint
 $$);
 
--- Everything about one user's usage, in one call and one snapshot.
-CREATE OR REPLACE FUNCTION usage_report(
-    p_user_id text, p_first_day date, p_last_day date, p_price_list text DEFAULT NULL
+-- Everything about one user's usage, in one snapshot.
+CREATE OR REPLACE FUNCTION usage_collect(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
 )
     RETURNS usage_report
-    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    LANGUAGE sql STABLE AS $$
     SELECT 'ok', quota_report(p_user_id),
-           (SELECT coalesce(jsonb_agg(jsonb_build_object(
-                       'day', u.day, 'model', u.model_id, 'requests', u.requests_count, 'token_class', u.token_class,
-                       'tokens', u.tokens, 'price_list', u.price_list, 'currency', u.currency,
-                       'price_per_million', trim_scale(u.price_per_million)::text)
-                       ORDER BY u.day, u.model_id, u.token_class DESC), '[]')
-            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list) AS u),
+           (SELECT coalesce(jsonb_agg(
+                       priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
+                                                    ELSE jsonb_build_object('value', u.value) END
+                       ORDER BY u.day, u.value NULLS LAST, u.model_id, u.token_class DESC), '[]')
+            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u),
            t.list, (SELECT l.currency::text FROM price_lists l WHERE l.price_list = t.list),
            (SELECT count(*) FROM inflight i
             WHERE i.user_id = p_user_id
@@ -87,11 +63,37 @@ CREATE OR REPLACE FUNCTION usage_report(
               AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC'))
     FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
 $$;
+
+CREATE OR REPLACE FUNCTION usage_report(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text DEFAULT NULL
+)
+    RETURNS usage_report
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT * FROM usage_collect(p_user_id, p_first_day, p_last_day, p_price_list, NULL);
+$$;
 COMMENT ON FUNCTION usage_report(text, date, date, text) IS
     'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(). price_list, currency: the '
-    'list named, or that of the last day. unfinished: requests accepted on these days whose tokens are not known yet.';
+    'list named, or that of the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
+
+CREATE OR REPLACE FUNCTION usage_report_by(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
+)
+    RETURNS usage_report
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT * FROM usage_collect(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
+$$;
+COMMENT ON FUNCTION usage_report_by(text, date, date, text, text) IS
+    'usage_report(), with a row of usage for each value of an attribute ("key", "tag:NAME"): its member value.';
 
 CREATE OR REPLACE FUNCTION usage_show(p_key_hash bytea, p_first_day date, p_last_day date) RETURNS usage_report
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    RETURN usage_show_by(p_key_hash, p_first_day, p_last_day, NULL);
+END $$;
+COMMENT ON FUNCTION usage_show(bytea, date, date) IS 'The caller''s own usage_report().';
+
+CREATE OR REPLACE FUNCTION usage_show_by(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
+    RETURNS usage_report
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     caller record := key_use(p_key_hash, 'read');
@@ -101,21 +103,16 @@ BEGIN
         result.outcome := caller.outcome;
         RETURN result;
     END IF;
-    RETURN usage_report(caller.user_id, p_first_day, p_last_day);
+    RETURN usage_collect(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
 END $$;
-COMMENT ON FUNCTION usage_show(bytea, date, date) IS 'The caller''s own usage_report().';
+COMMENT ON FUNCTION usage_show_by(bytea, date, date, text) IS 'The caller''s own usage_report_by().';
 
 -- What one request cost. NULL while the request is unfinished; the amount is NULL if there was no price, and 0 if no
 -- tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(r requests) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
-        'amount', trim_scale((
-            CASE WHEN r.prompt_tokens > 0
-                 THEN r.prompt_tokens * price_on(t.list, r.model_id, 'prompt', t.day) ELSE 0 END
-            + CASE WHEN r.completion_tokens > 0
-                   THEN r.completion_tokens * price_on(t.list, r.model_id, 'completion', t.day) ELSE 0 END
-            ) / 1000000)::text,
+        'amount', trim_scale(tokens_cost(t.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens))::text,
         'currency', l.currency, 'price_list', l.price_list)
     FROM (SELECT d.day, billing_list(r.user_id, d.day) AS list
           FROM (SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day) AS d) AS t

@@ -2,7 +2,7 @@
 
 CALL define_type('request_event', $$
     user_id text, model_id text, created_at timestamptz, queued integer, failed integer, prompt_tokens integer,
-    completion_tokens integer, processed integer, processing_time_ms integer
+    completion_tokens integer, processed integer, processing_time_ms integer, request_id uuid, key_id uuid
 $$);
 
 -- The audit rows of requests that were accepted, ended or redriven (which undoes an end), with what each row adds.
@@ -16,7 +16,7 @@ BEGIN
                CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
                e.sign * coalesce((e.facts->>'prompt_tokens')::integer, 0),
                e.sign * coalesce((e.facts->>'completion_tokens')::integer, 0),
-               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0)
+               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0), r.request_id, r.key_id
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
         CROSS JOIN LATERAL (
@@ -49,3 +49,26 @@ $$;
 COMMENT ON FUNCTION usage_events(bigint, bigint, text) IS
     'What the audit rows of transactions from p_low up to but not including p_high add to usage; only those of one '
     'user, if given.';
+
+CALL define_type('model_usage', $$
+    day date, model_id text, requests_count bigint, prompt_tokens bigint, completion_tokens bigint
+$$);
+
+-- Usage by day and model up to now: what was rolled up, and what has happened since the last rollup.
+CREATE OR REPLACE FUNCTION usage_now(p_user_id text, p_first_day date, p_last_day date) RETURNS SETOF model_usage
+    LANGUAGE sql STABLE AS $$
+    SELECT u.day, u.model_id, sum(u.requests_count)::bigint, sum(u.prompt_tokens)::bigint,
+           sum(u.completion_tokens)::bigint
+    FROM (
+        SELECT m.period_start AS day, m.model_id::text AS model_id, m.requests_count, m.prompt_tokens,
+               m.completion_tokens
+        FROM usage_by_model m
+        WHERE m.user_id = p_user_id AND m.period = 'daily' AND m.period_start BETWEEN p_first_day AND p_last_day
+        UNION ALL
+        SELECT e.day, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
+        FROM rollup_watermarks w
+        CROSS JOIN LATERAL usage_events(w.xact_id, 9223372036854775807, p_user_id) AS e
+        WHERE w.task = 'usage' AND e.day BETWEEN p_first_day AND p_last_day
+    ) AS u
+    GROUP BY u.day, u.model_id;
+$$;

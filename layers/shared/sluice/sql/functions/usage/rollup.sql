@@ -39,6 +39,11 @@ BEGIN
         ON CONFLICT (user_id, period, period_start) DO UPDATE SET
             requests_count = u.requests_count + EXCLUDED.requests_count,
             tokens_used = u.tokens_used + EXCLUDED.tokens_used
+    ), adjusted AS (
+        INSERT INTO adjustments_due (user_id, month)
+        SELECT DISTINCT c.user_id, month_of(utc_today()) FROM changed c
+        WHERE c.period = 'monthly' AND is_closed(c.user_id, c.first_day)
+        ON CONFLICT DO NOTHING
     )
     INSERT INTO usage_by_model AS u
         (user_id, model_id, period, period_start, requests_count, prompt_tokens, completion_tokens)
@@ -49,10 +54,12 @@ BEGIN
         prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens;
     GET DIAGNOSTICS changes = ROW_COUNT;
+    PERFORM rollup_attributes();
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_usage() IS
-    'Adds what is new in the audit log to usage and usage_by_model; returns how many rows of usage_by_model changed.';
+    'Adds what is new in the audit log to usage, usage_by_model and usage_by_attribute; returns how many rows of '
+    'usage_by_model changed.';
 
 CREATE OR REPLACE FUNCTION rollup_stats() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$

@@ -1,0 +1,193 @@
+-- Invariants of budgets and statements; see ledger_verify().
+
+CREATE OR REPLACE FUNCTION budget_text(b budgets) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN concat_ws(' ', b.quota_period, 'key ' || b.key_id, 'model ' || b.model_id);
+
+-- Counters of a budget = the sums over the requests of its period: what the ended ones cost, and the most that the
+-- unfinished ones can cost. A user with budgets is marked as one who has some.
+CREATE OR REPLACE FUNCTION budget_is_the_sum(p_full boolean) RETURNS SETOF violation
+    LANGUAGE sql STABLE AS $$
+    SELECT b.user_id::text, NULL::uuid, budget_text(b),
+           format('used %s, reserved %s', trim_scale(n.used), trim_scale(n.reserved)),
+           format('used %s, reserved %s', trim_scale(b.amount_used), trim_scale(b.amount_reserved))
+    FROM budgets b
+    JOIN budget_counts_of(ARRAY(SELECT DISTINCT a.user_id FROM budgets a), NULL) AS n ON n.budget_id = b.budget_id
+    WHERE (b.amount_used, b.amount_reserved) <> (n.used, n.reserved) AND (p_full OR b.reset_at > clock_now())
+    UNION ALL
+    SELECT p.user_id::text, NULL::uuid, NULL::text, format('has_budgets %s', e.found),
+           format('has_budgets %s', p.has_budgets)
+    FROM quota_plans p
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM budgets b WHERE b.user_id = p.user_id) AS found) AS e
+    WHERE p.has_budgets <> e.found
+    LIMIT 100;
+$$;
+
+-- used + reserved ≤ the highest limit of the period, unless the budget was counted anew in it (because a price was
+-- changed), or a model reported more tokens than were reserved.
+CREATE OR REPLACE FUNCTION budget_within_limit(p_full boolean) RETURNS SETOF violation
+    LANGUAGE sql STABLE AS $$
+    SELECT b.user_id::text, NULL::uuid, budget_text(b), format('at most %s', trim_scale(a.max_amount)),
+           trim_scale(b.amount_used + b.amount_reserved)::text
+    FROM budgets b
+    CROSS JOIN LATERAL (
+        SELECT max(l.max_amount) + (
+                   SELECT coalesce(sum(greatest(s.used - s.reserved, 0)), 0)
+                   FROM budget_shares(ARRAY(
+                       SELECT r.request_id FROM requests_all r
+                       WHERE r.user_id = b.user_id AND r.request_id >= uuidv7_floor(b.period_start)
+                         AND r.request_id < uuidv7_floor(b.reset_at) AND r.total_tokens > 0)) AS s
+                   WHERE budget_counts(b, s)) AS max_amount
+        FROM (
+            SELECT b.max_amount
+            UNION ALL
+            SELECT CASE o.action WHEN 'budget.changed'
+                                 THEN coalesce((o.before->b.quota_period->>'max_amount')::numeric, 'infinity')
+                                 ELSE 'infinity' END
+            FROM audit_log o
+            WHERE o.user_id = b.user_id AND o.key_id IS NOT DISTINCT FROM b.key_id
+              AND o.after->>'model' IS NOT DISTINCT FROM b.model_id
+              AND (o.action = 'budget.changed'
+                   AND (o.after->b.quota_period->>'period_start')::timestamptz = b.period_start
+                   AND o.before->b.quota_period->>'max_amount' IS DISTINCT FROM o.after->b.quota_period->>'max_amount'
+                   OR o.action = 'budget.recounted' AND o.after->>'period' = b.quota_period
+                      AND (o.after->>'period_start')::timestamptz = b.period_start)
+        ) AS l
+    ) AS a
+    WHERE b.amount_used + b.amount_reserved > b.max_amount AND b.amount_used + b.amount_reserved > a.max_amount
+      AND (p_full OR b.reset_at > clock_now())
+    LIMIT 100;
+$$;
+
+-- Usage by attribute of some days, or of all (NULL), including what is not rolled up yet.
+CREATE OR REPLACE FUNCTION attributes_kept(p_days date[]) RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    SELECT u.user_id::text, u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count,
+           u.prompt_tokens, u.completion_tokens
+    FROM usage_by_attribute u WHERE p_days IS NULL OR u.day = ANY (p_days)
+    UNION ALL
+    SELECT e.* FROM rollup_watermarks w
+    CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807) AS e
+    WHERE w.task = 'attributes' AND (p_days IS NULL OR e.day = ANY (p_days));
+$$;
+
+-- Usage by key adds up to usage. Where the two differ, the requests decide: if usage is what is wrong, the invariant
+-- usage_is_the_sum reports it.
+CREATE OR REPLACE FUNCTION keys_add_up(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    days date[] := days_to_verify(p_touched);
+    mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
+BEGIN
+    RETURN QUERY
+        WITH wanted AS (
+            SELECT u.user_id, u.day, u.model_id, sum(u.requests_count) AS requests,
+                   sum(u.prompt_tokens) AS prompt_tokens, sum(u.completion_tokens) AS completion_tokens
+            FROM (
+                SELECT m.user_id::text, m.period_start AS day, m.model_id::text, m.requests_count, m.prompt_tokens,
+                       m.completion_tokens
+                FROM usage_by_model m WHERE m.period = 'daily'
+                UNION ALL
+                SELECT e.user_id, e.day, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
+                FROM usage_events(mark, 9223372036854775807) AS e
+            ) AS u
+            WHERE p_full OR u.day = ANY (days)
+            GROUP BY 1, 2, 3
+        ), kept AS (
+            SELECT a.user_id, a.day, a.model_id, sum(a.requests_count) AS requests,
+                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens
+            FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
+            WHERE a.attribute = 'key'
+            GROUP BY 1, 2, 3
+        ), differing AS (
+            SELECT coalesce(w.user_id, k.user_id) AS user_id, coalesce(w.day, k.day) AS day,
+                   coalesce(w.model_id, k.model_id) AS model_id,
+                   coalesce(k.requests, 0) AS requests, coalesce(k.prompt_tokens, 0) AS prompt_tokens,
+                   coalesce(k.completion_tokens, 0) AS completion_tokens
+            FROM wanted w
+            FULL JOIN kept k ON (k.user_id, k.day, k.model_id) = (w.user_id, w.day, w.model_id)
+            WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
+                  <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        )
+        SELECT d.user_id::text, NULL::uuid, format('%s %s', d.day, d.model_id),
+               usage_text(r.requests, r.prompt_tokens, r.completion_tokens),
+               usage_text(d.requests, d.prompt_tokens, d.completion_tokens)
+        FROM differing d
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS requests, coalesce(sum(q.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(q.completion_tokens), 0) AS completion_tokens
+            FROM requests_all q
+            WHERE q.user_id = d.user_id AND q.model_id = d.model_id
+              AND q.request_id >= uuidv7_floor(d.day::timestamp AT TIME ZONE 'UTC')
+              AND q.request_id < uuidv7_floor((d.day + 1)::timestamp AT TIME ZONE 'UTC')
+        ) AS r
+        WHERE (d.requests, d.prompt_tokens, d.completion_tokens) <> (r.requests, r.prompt_tokens, r.completion_tokens)
+        LIMIT 100;
+END $$;
+
+-- Usage by a tag adds up to the requests that have the tag.
+CREATE OR REPLACE FUNCTION tags_add_up(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    days date[] := days_to_verify(p_touched);
+BEGIN
+    RETURN QUERY
+        WITH wanted AS (
+            SELECT r.user_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, a.attribute, r.model_id,
+                   count(*) AS requests, coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens
+            FROM requests_all r
+            JOIN prompts p ON p.request_id = r.request_id AND p.metadata IS NOT NULL
+            CROSS JOIN LATERAL request_attributes(r.key_id, p.metadata) AS a
+            WHERE a.attribute <> 'key'
+              AND (p_full
+                   OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
+                      AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days))
+            GROUP BY 1, 2, 3, 4
+        ), kept AS (
+            SELECT a.user_id, a.day, a.attribute, a.model_id, sum(a.requests_count) AS requests,
+                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens
+            FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
+            WHERE a.attribute <> 'key'
+            GROUP BY 1, 2, 3, 4
+        )
+        -- Without the tag's name, which is the client's text.
+        SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
+               format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
+               usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0)),
+               usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        FROM wanted w
+        FULL JOIN kept k ON (k.user_id, k.day, k.attribute, k.model_id) = (w.user_id, w.day, w.attribute, w.model_id)
+        WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
+              <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        LIMIT 100;
+END $$;
+
+-- A statement is the one that was audited when its month was closed, and what it billed adds up to it, as a whole and
+-- by key.
+CREATE OR REPLACE FUNCTION statement_is_kept() RETURNS SETOF violation
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(s.user_id, a.user_id)::text, NULL::uuid, coalesce(to_char(s.month, 'YYYY-MM'), a.after->>'month'),
+           coalesce('digest ' || (a.after->>'digest'), 'an audit row'),
+           coalesce('digest ' || encode(statement_digest(s.document), 'hex'), 'no statement')
+    FROM statements s
+    FULL JOIN (SELECT * FROM audit_log o WHERE o.action = 'statement.closed') AS a
+        ON (a.after->>'statement_id')::uuid = s.statement_id
+    WHERE s.statement_id IS NULL OR a.audit_id IS NULL
+       OR (encode(statement_digest(s.document), 'hex'), s.user_id, to_char(s.month, 'YYYY-MM'))
+          IS DISTINCT FROM (a.after->>'digest', a.user_id, a.after->>'month')
+    UNION ALL
+    SELECT s.user_id::text, NULL::uuid, to_char(s.month, 'YYYY-MM'), format('tokens %s', d.tokens),
+           format('tokens %s, by key %s', coalesce(b.tokens, 0), coalesce(b.by_key, 0))
+    FROM statements s
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum((l->>'tokens')::bigint), 0) AS tokens FROM jsonb_array_elements(s.document->'lines') AS l
+    ) AS d
+    CROSS JOIN LATERAL (
+        SELECT sum(u.prompt_tokens + u.completion_tokens) FILTER (WHERE u.attribute = '') AS tokens,
+               sum(u.prompt_tokens + u.completion_tokens) FILTER (WHERE u.attribute = 'key') AS by_key
+        FROM billed_usage u WHERE u.statement_id = s.statement_id
+    ) AS b
+    WHERE (d.tokens, d.tokens) <> (coalesce(b.tokens, 0), coalesce(b.by_key, 0))
+    LIMIT 100;
+$$;

@@ -1,0 +1,216 @@
+-- Budgets: limits in money, reserved and settled like tokens. Whoever changes them holds the user lock. Amounts are in
+-- the currency of the price list by which the day of the request is billed, and exact.
+
+CREATE OR REPLACE FUNCTION budget_at(b budgets, p_at timestamptz) RETURNS budgets
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF p_at >= b.reset_at THEN
+        b.amount_used := 0;
+        b.amount_reserved := 0;
+        b.period_start := period_start(b.quota_period, p_at);
+        b.reset_at := period_end(b.quota_period, p_at);
+    END IF;
+    RETURN b;
+END $$;
+COMMENT ON FUNCTION budget_at(budgets, timestamptz) IS
+    'A budget as it is at the given time: if its period is over, it counts as empty.';
+
+CREATE OR REPLACE FUNCTION budget_applies(b budgets, p_key_id uuid, p_model_id text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN coalesce(b.key_id = p_key_id, b.key_id IS NULL) AND coalesce(b.model_id = p_model_id, b.model_id IS NULL);
+COMMENT ON FUNCTION budget_applies(budgets, uuid, text) IS
+    'Whether a budget limits requests with this key (the first of its line of rotations; NULL: without a key) to this '
+    'model.';
+
+CREATE OR REPLACE FUNCTION key_original(p_key_id uuid) RETURNS uuid
+    LANGUAGE sql STABLE
+    RETURN (SELECT coalesce(k.original_key_id, k.key_id) FROM api_keys k WHERE k.key_id = p_key_id);
+
+CALL define_type('budget_share', $$
+    request_id uuid, user_id text, key_id uuid, model_id text, created_at timestamptz, is_ended boolean,
+    currency text, reserved numeric, used numeric
+$$);
+
+-- What requests weigh in budgets: reserved is the most that each can cost, used what it did cost. Without a price: 0.
+CREATE OR REPLACE FUNCTION budget_shares(p_ids uuid[]) RETURNS SETOF budget_share
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        SELECT r.request_id, r.user_id::text, key_original(r.key_id), r.model_id::text, r.created_at,
+               r.completed_at IS NOT NULL, l.currency::text,
+               coalesce(tokens_cost(d.list, r.model_id, t.day, r.reserved_tokens - m.max_tokens, m.max_tokens), 0),
+               coalesce(tokens_cost(d.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens), 0)
+        FROM requests_all r
+        JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (p_ids)
+        CROSS JOIN LATERAL (SELECT (p.parameters->>'max_tokens')::integer AS max_tokens) AS m
+        CROSS JOIN LATERAL (SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day) AS t
+        CROSS JOIN LATERAL (SELECT billing_list(r.user_id, t.day) AS list) AS d
+        LEFT JOIN price_lists l ON l.price_list = d.list
+        WHERE r.request_id = ANY (p_ids);
+END $$;
+
+CREATE OR REPLACE FUNCTION budget_counts(b budgets, s budget_share) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN s.user_id = b.user_id AND s.currency = b.currency AND budget_applies(b, s.key_id, s.model_id)
+           AND s.created_at >= b.period_start AND s.created_at < b.reset_at;
+COMMENT ON FUNCTION budget_counts(budgets, budget_share) IS
+    'Whether a budget, in its present period, counts a request.';
+
+-- Whether a request fits into every budget that applies to it; see quota_check(). The key is the request's own.
+CREATE OR REPLACE FUNCTION budget_check(
+    p_user_id text, p_key_id uuid, p_model_id text, p_at timestamptz, p_prompt_tokens integer,
+    p_completion_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
+)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    day      date := (p_at AT TIME ZONE 'UTC')::date;
+    list     text := billing_list(p_user_id, day);
+    currency text := (SELECT l.currency FROM price_lists l WHERE l.price_list = list);
+    needed   numeric := tokens_cost(list, p_model_id, day, p_prompt_tokens, p_completion_tokens);
+    b        budgets;
+    missing  obstacle;
+    longest  obstacle;
+BEGIN
+    FOR b IN
+        SELECT * FROM budgets t
+        WHERE t.user_id = p_user_id AND budget_applies(t, key_original(p_key_id), p_model_id)
+        ORDER BY t.budget_id
+    LOOP
+        b := budget_at(b, p_at);
+        detail := jsonb_build_object('period', b.quota_period, 'currency', b.currency, 'price_list', list,
+                                     'maximum', trim_scale(b.max_amount)::text,
+                                     'amount_needed', trim_scale(needed)::text);
+        -- What cannot be compared with a limit would get past it.
+        refusal := CASE WHEN needed IS NULL THEN 'model_unpriced'
+                        WHEN currency <> b.currency THEN 'budget_currency_differs'
+                        WHEN needed > b.max_amount THEN 'budget_too_small' END;
+        IF refusal IS NOT NULL THEN
+            RETURN;
+        END IF;
+        missing := NULL;
+        IF b.amount_used + needed > b.max_amount THEN
+            missing := ('amount', b.quota_period, b.max_amount, b.amount_used, b.amount_reserved, false,
+                        b.reset_at - p_at);
+        ELSIF b.amount_used + b.amount_reserved + needed > b.max_amount THEN
+            missing := ('amount', b.quota_period, b.max_amount, b.amount_used, b.amount_reserved, true,
+                        least(b.reset_at - p_at, reservations_wait(
+                            p_user_id, p_at, budget_reservations(b),
+                            b.amount_used + b.amount_reserved + needed - b.max_amount)));
+        END IF;
+        IF missing.wait IS NOT NULL THEN
+            longest := obstacle_longer(longest, missing);
+        END IF;
+        b.amount_reserved := b.amount_reserved + needed;
+        counters := counters || b;
+    END LOOP;
+    IF longest.wait IS NOT NULL THEN
+        refusal := 'budget_exceeded';
+        detail := obstacle_detail(longest, 'budget') || jsonb_build_object(
+            'currency', currency, 'amount_needed', trim_scale(needed)::text,
+            'quotas', quota_counters(p_user_id, p_at));
+    END IF;
+END $$;
+COMMENT ON FUNCTION budget_check(text, uuid, text, timestamptz, integer, integer) IS
+    'refusal: model_unpriced, budget_currency_differs, budget_too_small (it can never fit), budget_exceeded (it fits '
+    'later: see obstacle_detail), or NULL.';
+
+-- What the unfinished requests of a budget's period have reserved of it.
+CREATE OR REPLACE FUNCTION budget_reservations(b budgets) RETURNS reservation[]
+    LANGUAGE sql STABLE AS $$
+    SELECT array_agg((s.request_id, s.reserved)::reservation)
+    FROM budget_shares(ARRAY(SELECT i.request_id FROM inflight i WHERE i.user_id = b.user_id)) AS s
+    WHERE budget_counts(b, s);
+$$;
+
+-- Stores the counters that budget_check() returned.
+CREATE OR REPLACE FUNCTION budget_store(p_counters budgets[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE budgets b SET amount_used = n.amount_used, amount_reserved = n.amount_reserved,
+           period_start = n.period_start, reset_at = n.reset_at
+    FROM unnest(p_counters) AS n WHERE b.budget_id = n.budget_id;
+END $$;
+
+-- Books requests that have just ended: in place of what each had reserved, what it cost. With p_sign = -1 the reverse,
+-- for a redrive. As with tokens, only budgets whose period still contains the request change.
+CREATE OR REPLACE FUNCTION budget_settle(p_ids uuid[], p_sign integer DEFAULT 1) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE budgets b SET amount_reserved = b.amount_reserved - p_sign * d.reserved,
+           amount_used = b.amount_used + p_sign * d.used
+    FROM (
+        SELECT a.budget_id, sum(s.reserved) AS reserved, sum(s.used) AS used
+        FROM budget_shares(p_ids) AS s
+        JOIN budgets a ON a.user_id = s.user_id AND budget_counts(a, s)
+        GROUP BY a.budget_id
+    ) AS d
+    WHERE b.budget_id = d.budget_id;
+END $$;
+
+-- Whether a budget of the request's period has no room for a failed request that is to be queued again.
+CREATE OR REPLACE FUNCTION budget_lacks_room(p_request_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM budget_shares(ARRAY[p_request_id]) AS s
+        JOIN budgets b ON b.user_id = s.user_id AND budget_counts(b, s)
+        WHERE b.amount_used - s.used + b.amount_reserved + s.reserved > b.max_amount);
+$$;
+
+CALL define_type('budget_count', $$
+    budget_id uuid, period_start timestamptz, reset_at timestamptz, used numeric, reserved numeric
+$$);
+
+-- What the counters of these users' budgets must be, from their requests. p_at: at which time; NULL: in the period that
+-- each budget shows.
+CREATE OR REPLACE FUNCTION budget_counts_of(p_user_ids text[], p_at timestamptz) RETURNS SETOF budget_count
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        SELECT c.budget_id, c.period_start, c.reset_at, coalesce(sum(s.used) FILTER (WHERE s.is_ended), 0),
+               coalesce(sum(s.reserved) FILTER (WHERE NOT s.is_ended), 0)
+        FROM budgets a
+        CROSS JOIN LATERAL budget_at(a, coalesce(p_at, a.period_start)) AS c
+        LEFT JOIN LATERAL budget_shares(ARRAY(
+            SELECT r.request_id FROM requests_all r
+            WHERE r.user_id = c.user_id AND r.request_id >= uuidv7_floor(c.period_start)
+              AND r.request_id < uuidv7_floor(c.reset_at))) AS s ON budget_counts(c, s)
+        WHERE a.user_id = ANY (p_user_ids)
+        GROUP BY c.budget_id, c.period_start, c.reset_at;
+END $$;
+
+CREATE OR REPLACE FUNCTION budget_figures(b budgets) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    RETURN jsonb_build_object(
+        'model', b.model_id, 'period', b.quota_period, 'period_start', b.period_start, 'currency', b.currency,
+        'amount_used', trim_scale(b.amount_used)::text, 'amount_reserved', trim_scale(b.amount_reserved)::text);
+
+-- Counts the budgets of these users anew: one that is new, and after the price of a day that has begun was changed. The
+-- audit log says which counters changed by that.
+CREATE OR REPLACE FUNCTION budgets_recount(p_user_ids text[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    before budgets[] := ARRAY(SELECT c FROM budgets b CROSS JOIN LATERAL budget_at(b, clock_now()) AS c
+                              WHERE b.user_id = ANY (p_user_ids));
+BEGIN
+    UPDATE budgets b SET period_start = n.period_start, reset_at = n.reset_at, amount_used = n.used,
+           amount_reserved = n.reserved
+    FROM budget_counts_of(p_user_ids, clock_now()) AS n
+    WHERE b.budget_id = n.budget_id;
+    PERFORM admin_audit('budget.recounted', b.user_id, b.key_id, budget_figures(o), budget_figures(b))
+    FROM unnest(before) AS o JOIN budgets b ON b.budget_id = o.budget_id
+    WHERE (o.amount_used, o.amount_reserved) <> (b.amount_used, b.amount_reserved);
+END $$;
+
+CREATE OR REPLACE FUNCTION budget_report(p_user_id text, p_at timestamptz) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object(
+               'key_id', n.key_id, 'model', n.model_id, 'period', n.quota_period, 'currency', n.currency,
+               'max_amount', trim_scale(n.max_amount)::text, 'amount_used', trim_scale(n.amount_used)::text,
+               'amount_reserved', trim_scale(n.amount_reserved)::text, 'period_start', n.period_start,
+               'reset_at', n.reset_at)
+               ORDER BY n.key_id NULLS FIRST, n.model_id NULLS FIRST,
+                        array_position(quota_periods(), n.quota_period::text)), '[]')
+    FROM budgets b CROSS JOIN LATERAL budget_at(b, p_at) AS n
+    WHERE b.user_id = p_user_id;
+$$;
+COMMENT ON FUNCTION budget_report(text, timestamptz) IS 'The user''s budgets as they are at the given time.';

@@ -1,0 +1,198 @@
+-- Statements: a month that was billed is closed, and its invoice does not change any more. What becomes known of it
+-- later (a failed request is redriven and completes, an answer comes late) is billed as an adjustment in a later month.
+--
+-- An adjustment is a difference: usage as it is now, less what the statements have billed of the same day, value and
+-- model. So nothing is billed twice and nothing is forgotten, however often a request changes. It is priced like the
+-- day that it belongs to, whose price and terms cannot change either.
+
+CREATE OR REPLACE FUNCTION month_of(p_day date) RETURNS date
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN date_trunc('month', p_day::timestamp)::date;
+
+CREATE OR REPLACE FUNCTION month_end(p_month date) RETURNS date
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (p_month + interval '1 month -1 day')::date;
+
+CREATE OR REPLACE FUNCTION is_closed(p_user_id text, p_month date) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN EXISTS (SELECT FROM statements s WHERE s.user_id = p_user_id AND s.month = p_month);
+
+CREATE OR REPLACE FUNCTION list_currency(p_price_list text) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN (SELECT l.currency::text FROM price_lists l WHERE l.price_list = p_price_list);
+
+CREATE OR REPLACE FUNCTION statement_digest(p_document jsonb) RETURNS bytea
+    LANGUAGE sql STABLE
+    RETURN sha256(convert_to(p_document::text, 'UTF8'));
+
+CREATE OR REPLACE FUNCTION requests_unfinished_in(p_user_id text, p_month date) RETURNS bigint
+    LANGUAGE sql STABLE
+    RETURN (SELECT count(*) FROM inflight i
+            WHERE i.user_id = p_user_id
+              AND i.request_id >= uuidv7_floor(p_month::timestamp AT TIME ZONE 'UTC')
+              AND i.request_id < uuidv7_floor((p_month + interval '1 month') AT TIME ZONE 'UTC'));
+
+-- The attributes that any request of a user has or had.
+CREATE OR REPLACE FUNCTION user_attributes(p_user_id text) RETURNS text[]
+    LANGUAGE sql STABLE AS $$
+    SELECT ARRAY(
+        SELECT u.attribute::text FROM usage_by_attribute u WHERE u.user_id = p_user_id
+        UNION
+        SELECT e.attribute FROM rollup_watermarks w
+        CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
+        WHERE w.task = 'attributes');
+$$;
+
+-- Usage as a whole, or by an attribute.
+CREATE OR REPLACE FUNCTION usage_until(p_user_id text, p_last_day date, p_attribute text) RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    SELECT p_user_id, u.day, '', NULL, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+    FROM usage_now(p_user_id, '-infinity', p_last_day) AS u WHERE p_attribute = ''
+    UNION ALL
+    SELECT u.* FROM attribute_usage_now(p_user_id, '-infinity', p_last_day, p_attribute) AS u WHERE p_attribute <> '';
+$$;
+
+-- What no statement has billed yet, of all months.
+CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    SELECT p_user_id, d.day, p_attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
+           sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint
+    FROM (
+        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+        FROM usage_until(p_user_id, 'infinity', p_attribute) AS u
+        UNION ALL
+        SELECT b.day, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens
+        FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = p_attribute
+    ) AS d
+    GROUP BY d.day, d.value, d.model_id
+    HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens)) <> (0, 0, 0);
+$$;
+
+-- The month whose statement bills the adjustments of a closed month: the next open one with usage of its own; otherwise
+-- the one in which the change was noticed, or the present one.
+CREATE OR REPLACE FUNCTION adjusting_month(p_user_id text, p_closed_month date, p_open_months date[]) RETURNS date
+    LANGUAGE sql STABLE
+    RETURN coalesce(
+        (SELECT min(o.month) FROM unnest(p_open_months) AS o (month) WHERE o.month > p_closed_month),
+        (SELECT min(a.month) FROM adjustments_due a WHERE a.user_id = p_user_id AND a.month > p_closed_month),
+        month_of(utc_today()));
+
+-- What the statement of an open month bills. Adjustments in another currency than the month's wait for a month in
+-- their own.
+CREATE OR REPLACE FUNCTION statement_usage(p_user_id text, p_month date, p_attribute text)
+    RETURNS SETOF attribute_usage
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    currency constant text := list_currency(billing_list(p_user_id, month_end(p_month)));
+    months date[];
+BEGIN
+    IF is_closed(p_user_id, p_month) THEN
+        RETURN;
+    END IF;
+    months := ARRAY(SELECT DISTINCT month_of(u.day) FROM usage_unbilled(p_user_id, '') AS u
+                    WHERE NOT is_closed(p_user_id, month_of(u.day)));
+    RETURN QUERY
+        SELECT u.* FROM usage_unbilled(p_user_id, p_attribute) AS u
+        WHERE month_of(u.day) = p_month
+        UNION ALL
+        SELECT u.* FROM usage_unbilled(p_user_id, p_attribute) AS u
+        WHERE month_of(u.day) < p_month AND is_closed(p_user_id, month_of(u.day))
+          AND adjusting_month(p_user_id, month_of(u.day), months) = p_month
+          AND list_currency(billing_list(p_user_id, u.day)) IS NOT DISTINCT FROM currency;
+END $$;
+
+-- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
+CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attribute text) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(jsonb_agg(
+               priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
+                                  list_currency(t.list), price_on(t.list, n.model_id, c.token_class, n.day),
+                                  n.value)::priced_usage) || jsonb_build_object('value', n.value)
+               ORDER BY n.day, n.value NULLS LAST, n.model_id, c.token_class DESC), '[]')
+    FROM (
+        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+        FROM statement_usage(p_user_id, p_month, p_attribute) AS u
+        UNION ALL
+        SELECT b.day, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens, b.completion_tokens
+        FROM statements s JOIN billed_usage b ON b.statement_id = s.statement_id
+        WHERE s.user_id = p_user_id AND s.month = p_month AND b.attribute = p_attribute
+    ) AS n
+    CROSS JOIN LATERAL (VALUES
+        ('prompt', n.prompt_tokens), ('completion', n.completion_tokens)
+    ) AS c (token_class, tokens)
+    CROSS JOIN LATERAL (SELECT billing_list(p_user_id, n.day) AS list) AS t;
+$$;
+
+CALL define_type('statement_view', $$
+    is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint
+$$);
+
+CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT EXISTS (SELECT FROM users u WHERE u.user_id = p_user_id),
+           (SELECT s.document || jsonb_build_object(
+                       'statement_id', s.statement_id, 'closed_at', s.closed_at, 'digest', encode(s.digest, 'hex'))
+            FROM statements s WHERE s.user_id = p_user_id AND s.month = p_month),
+           statement_rows(p_user_id, p_month, p_attribute), t.list, list_currency(t.list),
+           utc_today() > month_end(p_month), requests_unfinished_in(p_user_id, p_month)
+    FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t;
+$$;
+COMMENT ON FUNCTION statement_show(text, date, text) IS
+    'The statement of a user''s month. document: as it was given out, NULL while the month is open. usage: what it '
+    'bills (see usage_report), days before the month being adjustments; p_attribute: "" or an attribute. is_over: the '
+    'month has ended. unfinished: requests accepted in it whose tokens are not known yet.';
+
+-- Closes a month: keeps its document and what it bills, in one commit with the audit row. NULL, with nothing written,
+-- if the month is not over, has unfinished requests, or the usage is no longer what the document was made from. If it
+-- is closed already, returns the statement that there is.
+CREATE OR REPLACE FUNCTION statement_close(p_user_id text, p_month date, p_document jsonb, p_usage jsonb, p_actor text)
+    RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    id  uuid := uuidv7();
+    due attribute_usage[];
+BEGIN
+    PERFORM user_lock(p_user_id);
+    IF NOT is_closed(p_user_id, p_month) THEN
+        IF utc_today() <= month_end(p_month) OR requests_unfinished_in(p_user_id, p_month) > 0
+           OR statement_rows(p_user_id, p_month, '') <> p_usage THEN
+            RETURN NULL;
+        END IF;
+        due := ARRAY(
+            SELECT u FROM unnest(ARRAY[''] || user_attributes(p_user_id)) AS a (attribute)
+            CROSS JOIN LATERAL statement_usage(p_user_id, p_month, a.attribute) AS u);
+        INSERT INTO statements (statement_id, user_id, month, document, digest, closed_at)
+        VALUES (id, p_user_id, p_month, p_document, statement_digest(p_document), clock_now());
+        INSERT INTO billed_usage (statement_id, user_id, day, attribute, value, model_id, price_list, requests_count,
+                                  prompt_tokens, completion_tokens)
+        SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id, billing_list(p_user_id, u.day),
+               u.requests_count, u.prompt_tokens, u.completion_tokens
+        FROM unnest(due) AS u;
+        DELETE FROM adjustments_due a WHERE a.user_id = p_user_id AND a.month <= p_month;
+        PERFORM audit_write(p_actor, ARRAY[ROW(
+            'statement.closed', p_user_id, NULL, NULL, NULL,
+            jsonb_build_object('statement_id', id, 'month', to_char(p_month, 'YYYY-MM'),
+                               'total', p_document->'total', 'currency', p_document->'currency',
+                               'digest', encode(statement_digest(p_document), 'hex')))::audit_entry]);
+    END IF;
+    RETURN (statement_show(p_user_id, p_month, '')).document;
+END $$;
+COMMENT ON FUNCTION statement_close(text, date, jsonb, jsonb, text) IS
+    'p_usage: the member usage of statement_show() from which p_document was made.';
+
+CALL define_type('due_statement', $$user_id text, month date$$);
+
+-- Months that are over and have something to bill: usage, or adjustments.
+CREATE OR REPLACE FUNCTION statements_due(p_limit integer) RETURNS SETOF due_statement
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT d.user_id, d.month FROM (
+        SELECT u.user_id::text, u.period_start AS month FROM usage u
+        WHERE u.period = 'monthly' AND u.period_start < month_of(utc_today())
+        UNION
+        SELECT a.user_id::text, a.month FROM adjustments_due a WHERE a.month < month_of(utc_today())
+    ) AS d
+    WHERE NOT is_closed(d.user_id, d.month) AND requests_unfinished_in(d.user_id, d.month) = 0
+    ORDER BY d.month, d.user_id LIMIT p_limit;
+$$;
+COMMENT ON FUNCTION statements_due(integer) IS
+    'The months of users that can be closed, oldest first; usage is that of the last rollup.';
