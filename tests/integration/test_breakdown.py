@@ -8,12 +8,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
 
+from sluice.api.native.bodies import GenerateRequest
 from sluice.domain.keys import digest
 from tests.support.functions import KEYED, administer, get
-from tests.support.ledger import assert_books_balance, wait_until_visible
+from tests.support.ledger import assert_books_balance, violations, wait_until_visible
 from tests.support.service import Service, completed, failed
 
 MONTH = f"{datetime.now(UTC):%Y-%m}"
@@ -187,36 +189,42 @@ def test_metadata_of_any_form_from_the_view_is_no_obstacle(
     assert_books_balance(service)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "ü", ""]), st.integers(0, 50), st.booleans()),
-        min_size=1,
-        max_size=8,
+def test_parts_add_up_to_the_whole(service: Service, alice: bytes) -> None:
+    second_key(service)
+    # One connection for each role, however many examples there are.
+    submitter, worker, rollups = service.submitter(), service.database("worker"), service.database("rollup")
+
+    @settings(max_examples=10, deadline=None, database=None, derandomize=True)
+    @given(
+        st.lists(
+            st.tuples(st.booleans(), st.sampled_from([None, "a", "b", "ü", ""]), st.integers(0, 50), st.booleans()),
+            min_size=1,
+            max_size=8,
+        )
     )
-)
-def test_parts_add_up_to_the_whole(
-    service: Service, alice: bytes, requests: list[tuple[bool, str | None, int, bool]]
-) -> None:
-    if service.value("SELECT count(*) FROM api_keys") == 1:
-        second_key(service)
-    for is_second, tag, tokens, is_rolled_up in requests:
-        key = digest(SECOND) if is_second else alice
-        answer(service, key, tokens, metadata=None if tag is None else {"project": tag})
-        if is_rolled_up:
-            rollup(service)
-    reports = service.rows(
-        "SELECT (usage_report_by('alice', '-infinity', 'infinity', NULL, a)).usage, a FROM unnest(%s) AS a",
-        ["key", "tag:project"],
-    )
-    whole = service.value("SELECT (usage_report('alice', '-infinity', 'infinity')).usage")
-    expected = sum(row["tokens"] for row in whole), sum(row["requests"] for row in whole)
-    for report in reports:
-        assert (
-            sum(row["tokens"] for row in report["usage"]),
-            sum(row["requests"] for row in report["usage"]),
-        ) == expected
-    assert_books_balance(service)
+    def check(requests: list[tuple[bool, str | None, int, bool]]) -> None:
+        for is_second, tag, tokens, is_rolled_up in requests:
+            asked = GenerateRequest(prompt="hello", metadata=None if tag is None else {"project": tag}).submission()
+            request_id = submitter.submit(digest(SECOND) if is_second else alice, asked).request_id
+            worker.call("request_claim", ids=[request_id], lease_seconds=60)
+            outcome = completed(request_id, prompt_tokens=tokens, completion_tokens=0)
+            worker.call("request_settle", outcomes=Jsonb([outcome]), actor="worker")
+            if is_rolled_up:
+                rollups.call("rollup_usage")
+        reports = service.rows(
+            "SELECT (usage_report_by('alice', '2020-01-01', '2100-01-01', NULL, a)).usage, a FROM unnest(%s::text[]) AS a",
+            ["key", "tag:project"],
+        )
+        whole = service.value("SELECT (usage_report('alice', '2020-01-01', '2100-01-01')).usage")
+        for report in reports:
+            assert sums(report["usage"]) == sums(whole)
+        assert violations(service) == []
+
+    check()
+
+
+def sums(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    return sum(row["tokens"] for row in rows), sum(row["requests"] for row in rows)
 
 
 def test_the_admin_function_refuses_two_breakdowns(service: Service, priced: Callable[..., Any]) -> None:
