@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ import pytest
 from sluice.api.native.bodies import GenerateRequest
 from sluice.domain.errors import SluiceError
 from sluice.domain.keys import digest
+from sluice.domain.parameters import Parameters
+from sluice.services.submit import Submitter
 from tests.support.functions import KEYED, administer, get
 from tests.support.ledger import SMALL, assert_books_balance, run_concurrently, set_clock, stop_the_clock
 from tests.support.service import Service, completed, failed
@@ -20,6 +23,7 @@ NOON = datetime(2031, 2, 10, 12, 0, 0, tzinfo=UTC)
 SECOND = "sluice_" + "s" * 43
 # "hello" to nova-micro: 5 + 64 tokens of the prompt at one dollar a million, and up to 36 of the answer at two.
 BOUND = Decimal("0.000141")
+NOTHING = Decimal(0)
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_a_request_reserves_what_it_can_cost_and_settles_what_it_did(
     service.claim(request_id)
     service.settle(completed(request_id, prompt_tokens=10, completion_tokens=20))
 
-    assert figures(service) == [("daily", Decimal("0.00005"), 0), ("monthly", Decimal("0.00005"), 0)]
+    assert figures(service) == [("daily", Decimal("0.00005"), NOTHING), ("monthly", Decimal("0.00005"), NOTHING)]
     assert service.status(alice, request_id)["cost"]["amount"] == "0.00005"
     assert_books_balance(service)
 
@@ -178,9 +182,9 @@ def test_a_price_that_changes_today_is_counted_at_once(
     assert (audited["before"]["amount_used"], audited["after"]["amount_used"]) == ("0.00006", "0.0006")
     service.claim(waiting)
     service.settle(completed(waiting, prompt_tokens=1, completion_tokens=0))
-    assert figures(service) == [("daily", Decimal("0.00061"), 0)]
+    assert figures(service) == [("daily", Decimal("0.00061"), NOTHING)]
     money("price.set", model_id="nova-micro", prompt="20", valid_from="2031-02-11")
-    assert figures(service) == [("daily", Decimal("0.00061"), 0)], "tomorrow's price"
+    assert figures(service) == [("daily", Decimal("0.00061"), NOTHING)], "tomorrow's price"
     assert_books_balance(service)
 
 
@@ -211,9 +215,9 @@ def test_a_failed_request_is_redriven_only_if_the_budget_has_room(
     request_id = ask(service, alice)
     service.claim(request_id)
     service.settle(failed(request_id, prompt_tokens=8, completion_tokens=0))
-    assert figures(service) == [("daily", Decimal("0.000008"), 0)]
+    assert figures(service) == [("daily", Decimal("0.000008"), NOTHING)]
     money("request.redrive", request_id=str(request_id))
-    assert figures(service) == [("daily", 0, BOUND)]
+    assert figures(service) == [("daily", NOTHING, BOUND)]
     service.owner.execute("UPDATE inflight SET dispatched_at = clock_now()")
     (claim,) = service.claim(request_id)
     service.settle(failed(request_id, claim["attempt"]))
@@ -229,18 +233,19 @@ def test_the_limit_is_exact_under_concurrency(service: Service, money: Callable[
     money("budget.set", user_id="bob", limits={"daily": str(13 * BOUND), "monthly": "1"})
     submitters = [service.submitter() for _ in range(20)]
 
-    def attempt(n: int) -> str:
+    asked = GenerateRequest(prompt="hello", parameters=Parameters(max_tokens=36)).submission()
+
+    def attempt(submitter: Submitter) -> str:
         outcomes = []
         for _ in range(3):
             try:
-                given = {"prompt": "hello", "parameters": {"max_tokens": 36}}
-                submitters[n].submit(key, GenerateRequest(**given).submission())
+                submitter.submit(key, asked)
                 outcomes.append("accepted")
             except SluiceError as error:
                 outcomes.append(error.code)
         return " ".join(outcomes)
 
-    found = run_concurrently([lambda n=n: attempt(n) for n in range(20)])
+    found = run_concurrently([partial(attempt, submitter) for submitter in submitters])
 
     codes = " ".join(str(each) for each in found).split()
     assert (codes.count("accepted"), codes.count("budget_reserved")) == (13, 47)

@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from sluice.services.invoices import close_month
 from sluice.services.tasks import close
 from tests.support.functions import administer
 from tests.support.ledger import assert_books_balance, run_concurrently, set_clock, stop_the_clock, wait_until_visible
@@ -260,7 +261,7 @@ def test_a_month_is_closed_once_by_many_at_the_same_time(months: Months) -> None
     reports = [months.service.maintenance().statements for _ in range(8)]
 
     def close_it(n: int) -> Any:
-        return close.close_month(reports[n], "alice", datetime(2031, 1, 1, tzinfo=UTC).date(), actor="admin")
+        return close_month(reports[n], "alice", datetime(2031, 1, 1, tzinfo=UTC).date(), actor="admin")
 
     def redrive() -> None:
         months.service.act("request.redrive", request_id=str(late), ttl_seconds=60, max_attempts=1, dry_run=False)

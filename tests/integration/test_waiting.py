@@ -50,7 +50,8 @@ def refused(service: Service, key: bytes, **given: Any) -> SluiceError:
 def test_what_unfinished_requests_hold_comes_back_when_they_end(
     service: Service, clock: Callable[[timedelta], None], period: str
 ) -> None:
-    key = service.add_user(**{period: {"max_tokens": 2 * SIZE + 100}})
+    limits: dict[str, Any] = {period: {"max_tokens": 2 * SIZE + 100}}
+    key = service.add_user(**limits)
     first, second = ask(service, key), ask(service, key)
 
     refusal = refused(service, key)
@@ -79,7 +80,8 @@ def test_what_unfinished_requests_hold_comes_back_when_they_end(
 def test_what_is_used_comes_back_with_the_reset(
     service: Service, clock: Callable[[timedelta], None], period: str
 ) -> None:
-    key = service.add_user(**{period: {"max_tokens": 2 * SIZE}})
+    limits: dict[str, Any] = {period: {"max_tokens": 2 * SIZE}}
+    key = service.add_user(**limits)
     first = ask(service, key)
     service.claim(first)
     service.settle(completed(first, prompt_tokens=SIZE, completion_tokens=1))
