@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from sluice.db.ledger import Ledger
 from sluice.domain.documents import Input, Output
+from sluice.domain.history import HistoryQuery
 from sluice.domain.requests import Outcome, Submission
 from sluice.services.read import Reader
 from tests.support.service import Service, completed, submission
@@ -38,14 +39,14 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
     Ledger(worker).claim(ids, 60)
     Ledger(worker).settle([Outcome(i, 1, "completed", Output.of_text("x"), "00" * 32, 7, 3) for i in ids])
     Reader(Ledger(reader)).request(alice, ids[0])
-    Reader(Ledger(reader)).history(alice, None, 20)
+    Reader(Ledger(reader)).history(alice, HistoryQuery())
 
     assert statements(service) == {
         "request_submit": 10,
         "request_claim": 1,
         "request_settle": 1,
         "request_show": 1,
-        "request_history": 1,
+        "request_history_v2": 1,
     }
 
 
@@ -178,10 +179,10 @@ def test_query_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
         "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window) VALUES ('user7', 'basic', 'daily', 9, 9)"
     )
 
-    nodes = Plans(service).of("SELECT * FROM request_history(%s, NULL, 10)", bob)
+    nodes = Plans(service).of("SELECT * FROM request_history_v2(%s, %s)", bob, Jsonb({"limit": 10}))
 
     assert_no_full_scans(nodes)
-    assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 10
+    assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 11, "one more"
 
 
 def test_recovery_reads_only_inflight(busy: tuple[Service, bytes]) -> None:

@@ -6,14 +6,14 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from sluice.domain.days import Days
-from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text
+from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text, UserId
 from sluice.services import billing
 from sluice.services.admin.operation import AdminContext, Operation
 from sluice.services.admin.users import UserNamed, get_user
 
 
 class UsageGet(Days):
-    user_id: Identifier
+    user_id: UserId
 
 
 def _months_ago(months: int) -> str:
@@ -24,7 +24,7 @@ def _months_ago(months: int) -> str:
 class UsageTiers(Strict):
     """By default the twelve months up to this one, of all users, page by page."""
 
-    user_id: Identifier | None = None
+    user_id: UserId | None = None
     start_month: Month = Field(default_factory=lambda: _months_ago(11))
     end_month: Month = Field(default_factory=lambda: _months_ago(0))
     after: Text = ""
@@ -38,7 +38,7 @@ class UsageTiers(Strict):
 
 
 class InvoiceGet(Strict):
-    user_id: Identifier
+    user_id: UserId
     month: Month
     price_list: Identifier | None = None
     format: Literal["json", "csv"] = "json"

@@ -2,3 +2,6 @@
 -- This file is applied before all others. The rule is in CONTRIBUTING.md, "Changing an entry point". For example:
 --
 --   DROP FUNCTION IF EXISTS request_peek(bytea, uuid);  -- 0.3
+
+-- No entry point, but its result has changed, which CREATE OR REPLACE cannot do.
+DROP FUNCTION IF EXISTS idempotency_find(text, jsonb);
