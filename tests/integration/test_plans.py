@@ -185,6 +185,41 @@ def test_query_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
     assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 11, "one more"
 
 
+@pytest.mark.parametrize("wanted", [{"status": ["failed"]}, {"status": ["queued"]}, {"model": "small"}, {"limit": 1}])
+def test_a_page_of_a_history_looks_through_so_many_requests(service: Service, alice: bytes, wanted: Any) -> None:
+    """A filter that matches nothing, or little, in a user's 20,000 requests of several months."""
+    service.owner.execute("""
+        SELECT partition_create('requests', 'request_id', (date_trunc('month', now()) - make_interval(months => n))::date)
+        FROM generate_series(1, 3) AS n;
+        INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, started_at, completed_at,
+                              result_id, estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens)
+        SELECT i, 'alice', 'nova-micro', 'completed', uuid_extract_timestamp(i), now(), now(), now(),
+               i, 9, 9, 4, 5, 9
+        FROM (SELECT uuidv7(make_interval(mins => -n * 5)) AS i FROM generate_series(1, 20000) n) AS s;
+        ANALYZE;
+    """)
+    nodes = Plans(service).of("SELECT * FROM request_history_v2(%s, %s)", alice, Jsonb({"limit": 20} | wanted))
+
+    assert_no_full_scans(nodes)
+    reach = service.value("SELECT history_reach()")
+    assert sum(n["Actual Rows"] * n["Actual Loops"] for n in nodes if n["Node Type"].startswith("Index")) <= reach + 1
+
+
+def test_cleaning_looks_only_at_keys_that_are_due(busy: tuple[Service, bytes]) -> None:
+    service, _ = busy
+    service.owner.execute("""
+        INSERT INTO idempotency_keys SELECT user_id, request_id::text, sha256(''), request_id, now() + interval '1 hour'
+        FROM requests;
+        UPDATE idempotency_keys SET expires_at = now() - interval '1 hour'
+        WHERE request_id IN (SELECT request_id FROM requests LIMIT 30);
+        ANALYZE idempotency_keys;
+    """)
+    nodes = Plans(service).of("SELECT idempotency_expire(1000)")
+
+    assert_no_full_scans(nodes)
+    assert max(node["Actual Rows"] for node in nodes) <= 30
+
+
 def test_recovery_reads_only_inflight(busy: tuple[Service, bytes]) -> None:
     service, _ = busy
     nodes = Plans(service).of("SELECT * FROM request_recover(100)")

@@ -25,9 +25,10 @@ BEGIN
         UPDATE idempotency_keys e
         SET expires_at = interval '24 hours'
                          + CASE WHEN idempotency_counts(r.completed_at) THEN coalesce(r.completed_at, at) ELSE at END
-        FROM requests r
+        FROM requests_all r
         WHERE e.ctid = ANY (rows) AND r.request_id = e.request_id AND r.request_id = ANY (ids)
-          AND (r.status = 'failed' OR idempotency_counts(r.completed_at));
+          AND (idempotency_counts(r.completed_at)
+               OR r.status = 'failed' AND EXISTS (SELECT FROM requests q WHERE q.request_id = r.request_id));
         DELETE FROM idempotency_keys e WHERE e.ctid = ANY (rows) AND e.expires_at <= at;
         GET DIAGNOSTICS counted = ROW_COUNT;
         deleted := deleted + counted;
