@@ -91,10 +91,16 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "start", "end", "exact_amount", "amount"))
     writer.writeheader()
     common = {name: document[name] for name in ("user_id", "month", "currency")}
+    common["user_id"] = _inert(common["user_id"])
     writer.writerows(common | {"kind": "usage"} | line for line in document["lines"])
     tokens = sum(line["tokens"] for line in document["lines"])
     writer.writerow(common | {"kind": "total", "tokens": tokens, "amount": document["total"]})
     return text.getvalue()
+
+
+def _inert(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: with an apostrophe before =, +, - or @ (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:
