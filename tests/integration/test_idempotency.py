@@ -55,9 +55,7 @@ def test_a_key_counts_while_its_request_waits(clocked: tuple[Service, bytes]) ->
     assert service.value("SELECT count(*) FROM requests") == 1
 
 
-@pytest.mark.parametrize(
-    "end", [completed, failed, cancelled], ids=["completed", "failed", "cancelled"]
-)
+@pytest.mark.parametrize("end", [completed, failed, cancelled], ids=["completed", "failed", "cancelled"])
 def test_a_key_counts_until_a_day_after_the_end(
     clocked: tuple[Service, bytes], end: Callable[[UUID], dict[str, Any]]
 ) -> None:

@@ -20,12 +20,17 @@ from tests.support.service import Service, completed
 LONG_USER = "=" + "u" * 253 + "|"
 LONG_MODEL = "m" * 255
 LONG_LIST = "p" * 255
-UNUSUAL = ("-_3kzqFVrSaSaFHy782bbtaQ", "CORP\\anna", "auth0|5f7c8ec7", 'a"b', "'; DROP TABLE users; --".replace(" ", ""), "%s%%")
+UNUSUAL = (
+    "-_3kzqFVrSaSaFHy782bbtaQ",
+    "CORP\\anna",
+    "auth0|5f7c8ec7",
+    'a"b',
+    "'; DROP TABLE users; --".replace(" ", ""),
+    "%s%%",
+)
 
 
-def test_the_longest_ids_go_through_everything(
-    admin: Callable[..., Any], deploy: Any, service: Service
-) -> None:
+def test_the_longest_ids_go_through_everything(admin: Callable[..., Any], deploy: Any, service: Service) -> None:
     admin("user.create", user_id=LONG_USER, tier="premium")
     key = admin("key.create", user_id=LONG_USER)["api_key"]
     admin("model.set", **SMALL | {"model_id": LONG_MODEL})

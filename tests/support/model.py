@@ -113,9 +113,7 @@ class Request:
         self.status, self.lease_until, self.dispatched_at, self.not_before = "queued", None, None, not_before
         self.audited.append("request.requeued")
 
-    def end(
-        self, now: datetime, status: str, error: str | None = None, tokens: tuple[int, int] | None = None
-    ) -> None:
+    def end(self, now: datetime, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
         # The clock may have been set back since.
         self.ended_at = max(now, self.started_at or self.created_at)
         if self.is_cancel_requested:

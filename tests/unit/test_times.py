@@ -81,9 +81,9 @@ def test_a_time_is_read(text: str, at: datetime) -> None:
         ("now", "must be a time of RFC 3339"),
         ("", "must be a time of RFC 3339"),
         ("1795780800", "must be a time of RFC 3339"),
-        (1795780800, "must be a text"),
-        (1795780800.5, "must be a text"),
-        (True, "must be a text"),
+        (1795780800, "must be a time of RFC 3339"),
+        (1795780800.5, "must be a time of RFC 3339"),
+        (True, "must be a time of RFC 3339"),
         ("2026-11-27T12:00:00 01:00", "write + as %2B"),
         ("2026-11-27T24:00:00Z", "no such time of day"),
         ("2026-11-27T12:60:00Z", "no such time of day"),
@@ -105,10 +105,10 @@ def test_what_is_no_time_is_refused_with_a_reason(text: object, says: str) -> No
 
 
 @given(
-    st.datetimes(min_value=datetime(1971, 1, 2), max_value=datetime(9000, 12, 30)),
+    st.floats(31_622_400, 221_845_305_600).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)),
     st.integers(-1439, 1439),
     st.sampled_from("Tt "),
 )
 def test_what_python_writes_is_read_back(at: datetime, offset: int, between: str) -> None:
-    here = at.replace(tzinfo=timezone(timedelta(minutes=offset)))
+    here = at.astimezone(timezone(timedelta(minutes=offset)))
     assert read(here.isoformat(between)) == here

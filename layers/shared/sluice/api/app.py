@@ -18,7 +18,7 @@ from sluice.telemetry import logger
 class _Resolver(APIGatewayHttpResolver):
     @staticmethod
     def _compile_regex(rule: str, base_regex: str = "") -> re.Pattern[str]:
-        """A path as API Gateway matched it: whatever is in the place of a parameter is the parameter, to its last character.
+        """A path as API Gateway matched it: what stands for a parameter is the parameter, to its last character.
 
         Powertools' own pattern drops a line feed at the end, and takes some characters for another route.
         """

@@ -72,10 +72,11 @@ def read_query(event: APIGatewayProxyEventV2, model: type[Q]) -> Q:
     """
     # API Gateway joins the values of a repeated parameter with commas; only the raw query shows that it was repeated.
     times = Counter(name for name, _ in parse_qsl(event.get("rawQueryString") or "", keep_blank_values=True))
-    given = event.query_string_parameters
-    known = f"its parameters are {', '.join(sorted(model.model_fields))}" if model.model_fields else "it has none"
-    findings = [((name,), f"is not a parameter of this route: {known}") for name in given if name not in model.model_fields]
-    findings += [((name,), "is given twice") for name in given if name in model.model_fields and times[name] > 1]
+    given, known = event.query_string_parameters, model.model_fields
+    unknown = f"is not a parameter of this route: {'its parameters are ' if known else 'it has none'}"
+    unknown += ", ".join(sorted(known))
+    findings = [((name,), unknown) for name in given if name not in known]
+    findings += [((name,), "is given twice") for name in given if name in known and times[name] > 1]
     if findings:
         raise invalid_input(findings)
     return parse_object(model, given)

@@ -67,7 +67,7 @@ class Reader:
         state = self.ledger.show(key_hash, request_id)
         refuse_unless_allowed(state.outcome)
         if request_id is None:
-            raise SluiceError("request_not_found", "The id in the path is not one: an id is a UUID in lower case, with hyphens.")
+            raise SluiceError("request_not_found", "What the path names is no id: a UUID in lower case, with hyphens.")
         if state.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
         return state

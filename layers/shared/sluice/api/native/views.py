@@ -4,7 +4,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, RequestSummary
+from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState
 from sluice.services.read import History
 
 

@@ -3,5 +3,7 @@
 --
 --   DROP FUNCTION IF EXISTS request_peek(bytea, uuid);  -- 0.3
 
--- No entry point, but its result has changed, which CREATE OR REPLACE cannot do.
+-- No entry point: only request_admit calls it, and both are made again in this transaction. Its result has changed,
+-- which CREATE OR REPLACE cannot do.
+-- squawk-ignore ban-drop-function
 DROP FUNCTION IF EXISTS idempotency_find(text, jsonb);

@@ -3,10 +3,10 @@
 -- (OpenID Connect Core, 2). And what the cleaning of idempotency keys reads.
 
 -- A wider varchar changes the catalogue only: no row is rewritten and no index built, with exceptions:
---   - Indexes of partitions are built again when the type changes through their parent. So the partitions are detached,
---     changed each by itself and attached again, which needs no scan (see partition_create).
---   - An index with a condition is built again. For audit_log, 0003 does that, with weaker locks. The two of inflight are
---     as small as what is unfinished.
+--   - Indexes of partitions are built again when the type changes through their parent. So the partitions are
+--     detached, changed each by itself and attached again, which needs no scan (see partition_create).
+--   - An index with a condition is built again. For audit_log, the next migration does that, with weaker locks. The two
+--     of inflight are as small as what is unfinished.
 -- And PostgreSQL refuses to change a column that a view or the parsed body of a function names. So the views are dropped
 -- and made again, with the rights and triggers that they had (the owner of the database decides who may use the view
 -- submissions), and the functions get an empty body for the meantime, which keeps their rights. All is one transaction:

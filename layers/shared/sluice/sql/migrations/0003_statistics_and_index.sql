@@ -1,5 +1,5 @@
 -- min_compatible_version: 1
--- What 0002 left to do once its locks are gone.
+-- What the widening of the identifiers left to do once its locks are gone.
 
 -- PostgreSQL forgets the statistics of a column whose type changes, and plans badly without.
 DO $$

@@ -139,7 +139,7 @@ END $$;
 -- what changes would make both updates of a request dearer.
 CREATE OR REPLACE FUNCTION history_reach() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 2000;
+    RETURN 5000;
 
 -- Finds a page of a user's requests, newest first. next_cursor: where the next page begins; NULL on the last one. All
 -- requests in the archive are older than those in requests: see archive_months.
@@ -212,10 +212,10 @@ BEGIN
     RETURN NEXT ending;
 END $$;
 COMMENT ON FUNCTION request_history_v2(bytea, jsonb) IS
-    'A page of the user''s requests, newest first. p_query: limit; cursor (only older ones than this id), start and end '
-    '(times of acceptance, end not included), status (a list), model, error_code. The last row has the outcome end; '
-    'more, with the id that is the next cursor; or a refusal of key_check. A page with a next one may be short: see '
-    'history_reach.';
+    'A page of the user''s requests, newest first. p_query: limit; cursor (only older ones than this id), start and '
+    'end (times of acceptance, end not included), status (a list), model, error_code. The last row has the outcome '
+    'end; more, with the id that is the next cursor; or a refusal of key_check. A page with a next one may be short: '
+    'see history_reach.';
 
 -- For the version of the code that knows no filters.
 CREATE OR REPLACE FUNCTION request_history(p_key_hash bytea, p_before uuid, p_limit integer)
