@@ -5,12 +5,12 @@
 -- A wider varchar changes the catalogue only: no row is rewritten and no index built, with exceptions:
 --   - Indexes of partitions are built again when the type changes through their parent. So the partitions are
 --     detached, changed each by itself and attached again, which needs no scan (see partition_create).
---   - An index with a condition is built again. For audit_log, the next migration does that, with weaker locks. The two
---     of inflight are as small as what is unfinished.
--- And PostgreSQL refuses to change a column that a view or the parsed body of a function names. So the views are dropped
--- and made again, with the rights and triggers that they had (the owner of the database decides who may use the view
--- submissions), and the functions get an empty body for the meantime, which keeps their rights. All is one transaction:
--- nobody else sees the meantime.
+--   - An index with a condition is built again. For audit_log, the next migration does that, with weaker locks. The
+--     two of inflight are as small as what is unfinished.
+-- And PostgreSQL refuses to change a column that a view or the parsed body of a function names. So the views are
+-- dropped and made again, with the rights and triggers that they had (the owner of the database decides who may use the
+-- view submissions), and the functions get an empty body for the meantime, which keeps their rights. All is one
+-- transaction: nobody else sees the meantime.
 DO $$
 DECLARE
     views constant oid[] := ARRAY(
