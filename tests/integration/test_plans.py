@@ -159,6 +159,11 @@ def test_query_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
         "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
     )
     assert_no_full_scans(submit)
+    replay = plans.of(
+        "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
+    )
+    assert_no_full_scans([node for node in replay if node.get("Relation Name") != "idempotency_keys"])  # it has one row
+    assert len(partitions_read(replay, "requests")) == 1
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_no_full_scans(claim)
     assert len(partitions_read(claim, "requests")) == len(partitions_read(claim, "prompts")) == 1
