@@ -14,9 +14,9 @@
 DO $$
 DECLARE
     views constant oid[] := ARRAY(
-        SELECT to_regclass(v.name)
-        FROM unnest(ARRAY['requests_all', 'price_registry', 'model_registry', 'submissions']) AS v (name)
-        WHERE to_regclass(v.name) IS NOT NULL);
+        SELECT v.oid FROM pg_class v
+        WHERE v.relnamespace = 'sluice'::regnamespace AND v.relkind = 'v'
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = v.oid AND d.deptype = 'e'));  -- an extension's
     steps text[];
     step  text;
 BEGIN
