@@ -28,7 +28,7 @@ _TIME: Final = re.compile(
     r"(?P<zone>[Zz]|(?P<sign>[+-])(?P<zone_hour>\d\d):(?P<zone_minute>\d\d))?",
     re.ASCII,
 )
-_TIME_MAX_LENGTH: Final = 64
+TIME_MAX_LENGTH: Final = 64
 # A query turns a + that is not escaped into a space.
 _LOST_PLUS: Final = re.compile(r"[-\d]{10}[Tt ][\d:.]+ \d\d:\d\d", re.ASCII)
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -45,14 +45,14 @@ def _without_nul(text: str) -> str:
 
 def _time(value: Any) -> datetime:
     """A time of RFC 3339, in UTC. What is finer than a microsecond is cut off; a leap second is the second after it."""
-    text = value if isinstance(value, str) and len(value) <= _TIME_MAX_LENGTH else ""
+    text = value if isinstance(value, str) and len(value) <= TIME_MAX_LENGTH else ""
     found = _TIME.fullmatch(text)
     if found is None:
         if _LOST_PLUS.fullmatch(text):
             raise ValueError("has a space where its time zone begins: in a URL, write + as %2B")
         raise ValueError(
             "must be a time of RFC 3339, a text like 2030-01-31T12:00:00Z or 2030-01-31T13:00:00.5+01:00, "
-            f"of at most {_TIME_MAX_LENGTH} characters"
+            f"of at most {TIME_MAX_LENGTH} characters"
         )
     if found["zone"] is None:
         raise ValueError("needs a time zone, as in 2030-01-31T12:00:00Z")
