@@ -146,7 +146,7 @@ class Clients:
         if order.ttl_seconds is not None:
             body["ttl_seconds"] = order.ttl_seconds
         headers = {"idempotency-key": f"{self._plan.seed}-{order.number}"}
-        answer = self._retry_until(api, order, "/generate", body, headers, {202})
+        answer = self._retry_until(api, order, "/generate", body, headers, {200, 202})
         if answer is None:
             return None
         request_id = str(answer["request_id"])

@@ -21,6 +21,8 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         {"user_id": "alice", "name": "Alice", "email": "a@example.com", "tier": "gold"},
     ),
     ("users show alice", "user.get", {"user_id": "alice"}),
+    ("users show -- -_3kzqF", "user.get", {"user_id": "-_3kzqF"}),
+    ("audit list --user -_3kzqF", "audit.list", {"user_id": "-_3kzqF", "limit": 500}),
     ("users list", "user.list", {"limit": 500}),
     ("users list --after alice --limit 7", "user.list", {"after": "alice", "limit": 7}),
     (

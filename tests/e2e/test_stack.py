@@ -159,6 +159,26 @@ def test_invalid_input_is_a_problem_document(
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_queries_ids_and_repeats_through_the_gateway(client: Client) -> None:
+    """As they arrive: the gateway decodes paths, and joins repeated parameters and headers with commas."""
+    headers = {"content-type": "application/json", "idempotency-key": str(uuid4())}
+    body = json.dumps({"prompt": "Say yes.", "parameters": {"max_tokens": 4}}).encode()
+    first = client.call("POST", "/generate", body, headers)
+    request_id = first.body["request_id"]
+    client.wait(request_id)
+    again = client.call("POST", "/generate", body, headers)
+
+    assert (first.status, again.status) == (202, 200)
+    assert again.body == {"request_id": request_id, "status": "completed"}
+    assert again.headers["Idempotent-Replayed"] == "true"
+    found = client.get("/requests?status=completed,failed&limit=1&start=2026-01-01T00:00:00.123456789%2B01:00")
+    assert [entry["request_id"] for entry in found.body["requests"]] == [request_id]
+    for query in ("statuss=failed", "limit=1&limit=1", "status=", "start=2026-01-01T00:00:00+01:00"):
+        assert (client.get(f"/requests?{query}").status) == 422, query
+    for other in (f"%20{request_id}", f"{request_id}%0A", request_id.upper(), f"{request_id}%2F"):
+        assert client.get(f"/status/{other}").status == 404, other
+
+
 def test_users_cannot_read_requests_of_others(client: Client, stack: Stack, info: StackInfo) -> None:
     stack.admin("user.create", user_id="eve")
     eve = Client(info.api_url, stack.admin("key.create", user_id="eve")["api_key"])

@@ -24,7 +24,7 @@ MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
         ("user.create", {}, "invalid_input"),
         ("user.create", {"user_id": ""}, "invalid_input"),
         ("user.create", {"user_id": "a b"}, "invalid_input"),
-        ("user.create", {"user_id": "a" * 51}, "invalid_input"),
+        ("user.create", {"user_id": "a" * 256}, "invalid_input"),
         ("user.create", {"user_id": "x", "email": "nobody"}, "invalid_input"),
         ("user.create", {"user_id": "x", "admin": True}, "invalid_input"),
         ("user.create", {"user_id": "x", "tier": "gold"}, "tier_unknown"),

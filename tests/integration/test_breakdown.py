@@ -141,6 +141,13 @@ def test_an_invoice_has_lines_by_key_and_by_tag(service: Service, alice: bytes, 
     ]
 
 
+def test_a_tag_in_a_csv_is_no_formula(service: Service, alice: bytes, priced: Callable[..., Any]) -> None:
+    answer(service, alice, 1_000_000, metadata={"project": "=1+1"})
+    for operation, arguments in (("usage.get", {}), ("invoice.get", {"month": MONTH})):
+        text = priced(operation, user_id="alice", by_tag="project", format="csv", **arguments)["csv"]
+        assert next(csv.DictReader(io.StringIO(text)))["tag_value"] == "'=1+1"
+
+
 def test_a_redrive_moves_tokens_of_the_key_and_the_tag(
     service: Service, alice: bytes, priced: Callable[..., Any]
 ) -> None:

@@ -81,7 +81,9 @@ def test_roles_may_call_exactly_the_functions_that_are_called(service: Service) 
             list(ROLES),
         )
     }
-    assert granted == {each.function for each in CALLS}
+    called = {each.function for each in CALLS}
+    # For one release, the previous version still calls what a _v2 replaces.
+    assert granted == called | {name.removesuffix("_v2") for name in called}
 
 
 def test_entry_points_run_as_a_role_that_owns_no_table(service: Service) -> None:

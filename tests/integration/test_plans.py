@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from sluice.db.ledger import Ledger
 from sluice.domain.documents import Input, Output
+from sluice.domain.history import HistoryQuery
 from sluice.domain.requests import Outcome, Submission
 from sluice.services.read import Reader
 from tests.support.service import Service, completed, submission
@@ -38,14 +39,14 @@ def test_one_statement_per_submit_claim_flush_and_status(service: Service, alice
     Ledger(worker).claim(ids, 60)
     Ledger(worker).settle([Outcome(i, 1, "completed", Output.of_text("x"), "00" * 32, 7, 3) for i in ids])
     Reader(Ledger(reader)).request(alice, ids[0])
-    Reader(Ledger(reader)).history(alice, None, 20)
+    Reader(Ledger(reader)).history(alice, HistoryQuery())
 
     assert statements(service) == {
         "request_submit": 10,
         "request_claim": 1,
         "request_settle": 1,
         "request_show": 1,
-        "request_history": 1,
+        "request_history_v2": 1,
     }
 
 
@@ -158,6 +159,11 @@ def test_query_plans_of_a_requests_life(busy: tuple[Service, bytes]) -> None:
         "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
     )
     assert_no_full_scans(submit)
+    replay = plans.of(
+        "SELECT * FROM request_submit(%s, %s)", alice, submission("hello", idempotency_key="key", body_hash="00" * 32)
+    )
+    assert_no_full_scans([node for node in replay if node.get("Relation Name") != "idempotency_keys"])  # it has one row
+    assert len(partitions_read(replay, "requests")) == 1
     claim = plans.of("SELECT * FROM request_claim(%s, 60)", ids)
     assert_no_full_scans(claim)
     assert len(partitions_read(claim, "requests")) == len(partitions_read(claim, "prompts")) == 1
@@ -178,10 +184,45 @@ def test_query_plan_of_a_history(busy: tuple[Service, bytes]) -> None:
         "INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window) VALUES ('user7', 'basic', 'daily', 9, 9)"
     )
 
-    nodes = Plans(service).of("SELECT * FROM request_history(%s, NULL, 10)", bob)
+    nodes = Plans(service).of("SELECT * FROM request_history_v2(%s, %s)", bob, Jsonb({"limit": 10}))
 
     assert_no_full_scans(nodes)
-    assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 10
+    assert max(node["Actual Rows"] for node in nodes if node["Node Type"].startswith("Index")) <= 11, "one more"
+
+
+@pytest.mark.parametrize("wanted", [{"status": ["failed"]}, {"status": ["queued"]}, {"model": "small"}, {"limit": 1}])
+def test_a_page_of_a_history_looks_through_so_many_requests(service: Service, alice: bytes, wanted: Any) -> None:
+    """A filter that matches nothing, or little, in a user's 20,000 requests of several months."""
+    service.owner.execute("""
+        SELECT partition_create('requests', 'request_id', (date_trunc('month', now()) - make_interval(months => n))::date)
+        FROM generate_series(1, 3) AS n;
+        INSERT INTO requests (request_id, user_id, model_id, status, created_at, updated_at, started_at, completed_at,
+                              result_id, estimated_tokens, reserved_tokens, prompt_tokens, completion_tokens, total_tokens)
+        SELECT i, 'alice', 'nova-micro', 'completed', uuid_extract_timestamp(i), now(), now(), now(),
+               i, 9, 9, 4, 5, 9
+        FROM (SELECT uuidv7(make_interval(mins => -n * 5)) AS i FROM generate_series(1, 20000) n) AS s;
+        ANALYZE;
+    """)
+    nodes = Plans(service).of("SELECT * FROM request_history_v2(%s, %s)", alice, Jsonb({"limit": 20} | wanted))
+
+    assert_no_full_scans(nodes)
+    reach = service.value("SELECT history_reach()")
+    assert sum(n["Actual Rows"] * n["Actual Loops"] for n in nodes if n["Node Type"].startswith("Index")) <= reach + 1
+
+
+def test_cleaning_looks_only_at_keys_that_are_due(busy: tuple[Service, bytes]) -> None:
+    service, _ = busy
+    service.owner.execute("""
+        INSERT INTO idempotency_keys SELECT user_id, request_id::text, sha256(''), request_id, now() + interval '1 hour'
+        FROM requests;
+        UPDATE idempotency_keys SET expires_at = now() - interval '1 hour'
+        WHERE request_id IN (SELECT request_id FROM requests LIMIT 30);
+        ANALYZE idempotency_keys;
+    """)
+    nodes = Plans(service).of("SELECT idempotency_expire(1000)")
+
+    assert_no_full_scans(nodes)
+    assert max(node["Actual Rows"] for node in nodes) <= 30
 
 
 def test_recovery_reads_only_inflight(busy: tuple[Service, bytes]) -> None:

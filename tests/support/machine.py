@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
         if verdict != "user_inactive" and not self.is_valid(lifetime):
             verdict, wait = "lifetime_invalid", 0
         earlier = ledger.idempotency_keys.get((user, key or ""))
-        if verdict != "user_inactive" and earlier is not None and earlier[2] > ledger.now:
+        if verdict != "user_inactive" and earlier is not None and ledger.key_counts(ledger.requests[earlier[1]]):
             verdict, wait = "replayed" if earlier[0] == body else "idempotency_conflict", 0
         (row,) = self.rows(
             "request_submit",

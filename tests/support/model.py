@@ -92,6 +92,8 @@ class Request:
     is_cancel_requested: bool = False
     tokens: tuple[int, int] | None = None
     is_archived: bool = False
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
     audited: list[str] = field(default_factory=lambda: ["request.queued"])
 
     @property
@@ -131,7 +133,7 @@ class Request:
     def begin(self, now: datetime, lease: timedelta) -> None:
         if self.status == "processing":
             self.count_failure("worker_lost", with_worker=True)
-        self.status, self.attempt = "processing", self.attempt + 1
+        self.status, self.attempt, self.started_at = "processing", self.attempt + 1, max(now, self.created_at)
         self.lease_until, self.not_before = now + lease, None
         self.audited.append("request.processing")
 
@@ -139,7 +141,9 @@ class Request:
         self.status, self.lease_until, self.dispatched_at, self.not_before = "queued", None, None, not_before
         self.audited.append("request.requeued")
 
-    def end(self, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
+    def end(self, now: datetime, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
+        # The clock may have been set back since.
+        self.ended_at = max(now, self.started_at or self.created_at)
         if self.is_cancel_requested:
             status, error = "cancelled", None
         self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
@@ -149,6 +153,7 @@ class Request:
         self.attempt += 1  # answers to earlier attempts no longer count
         self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
         self.failed_attempts, self.lost_attempts, self.not_before = 0, 0, None
+        self.started_at, self.ended_at = None, None
         self.expires_at, self.max_attempts = expires_at, max_attempts
         self.audited.append("request.redriven")
 
@@ -179,7 +184,7 @@ class Ledger:
 
     Attributes:
         prices: by model and first day: per million tokens of the prompt and of the completion.
-        idempotency_keys: by user and key: the body, the request, and the time of expiry.
+        idempotency_keys: by user and key: the body, the request, and when the cleaning task looks at it next.
     """
 
     now: datetime
@@ -191,6 +196,27 @@ class Ledger:
 
     def of(self, user: str) -> Iterator[Request]:
         return (request for request in self.requests.values() if request.user == user)
+
+    def key_counts(self, request: Request) -> bool:
+        """Whether a repeat of the submission is answered with this request."""
+        return request.ended_at is None or request.ended_at + timedelta(days=1) > self.now
+
+    def expire_keys(self) -> int:
+        """Delete what counts no longer, but not while an operator could redrive; returns how many."""
+        due = [(key, kept) for key, kept in self.idempotency_keys.items() if kept[2] <= self.now]
+        deleted = 0
+        for key, (body, request_id, _) in due:
+            request = self.requests[request_id]
+            if self.key_counts(request):
+                again = (request.ended_at or self.now) + timedelta(days=1)
+            elif request.status == "failed" and not request.is_archived:
+                again = self.now + timedelta(days=1)
+            else:
+                del self.idempotency_keys[key]
+                deleted += 1
+                continue
+            self.idempotency_keys[key] = (body, request_id, again)
+        return deleted
 
     def unfinished(self) -> list[Request]:
         return [request for request in self.requests.values() if not request.is_ended]
@@ -389,6 +415,7 @@ class Ledger:
         if request.is_cancel_requested or kind not in REQUEUES or (kind == "retry" and is_last):
             has_tokens = "prompt_tokens" in outcome
             request.end(
+                self.now,
                 "failed" if kind == "retry" else kind,
                 outcome.get("error_code") if kind != "cancelled" else None,
                 (outcome["prompt_tokens"], outcome["completion_tokens"]) if has_tokens else None,
@@ -420,7 +447,7 @@ class Ledger:
         if request.is_ended:
             return "ok" if request.status == "cancelled" else "request_finished", request.status
         if request.status == "queued" or request.is_lost(self.now):
-            request.end("cancelled")
+            request.end(self.now, "cancelled")
         elif not request.is_cancel_requested:
             request.is_cancel_requested = True
             request.audited.append("request.cancel_requested")
@@ -465,9 +492,9 @@ class Ledger:
                 done["requeued"] += 1
             elif is_lost or (request.status == "queued" and is_over):
                 if request.status == "queued" and not request.failed_attempts:
-                    request.end("expired", "request_expired")
+                    request.end(self.now, "expired", "request_expired")
                 else:
-                    request.end("failed", "worker_lost" if is_lost and is_last else "request_expired")
+                    request.end(self.now, "failed", "worker_lost" if is_lost and is_last else "request_expired")
                 done[request.status] += 1
         return dict(done)
 

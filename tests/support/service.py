@@ -12,7 +12,6 @@ from aws_lambda_powertools.event_handler import Response
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from sluice.api.exchange import uuid_or_none
 from sluice.api.native import reading
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.problems import STATUSES
@@ -22,6 +21,8 @@ from sluice.db.maintenance import Maintenance
 from sluice.db.migrate import SQL
 from sluice.domain.documents import Input, Output
 from sluice.domain.errors import SluiceError
+from sluice.domain.fields import id_of
+from sluice.domain.history import HistoryQuery
 from sluice.domain.keys import digest
 from sluice.domain.requests import RequestLimits
 from sluice.messaging import Delivery, Message
@@ -29,6 +30,7 @@ from sluice.services.cancel import Canceller
 from sluice.services.read import Reader
 from sluice.services.submit import Submitter
 from sluice.services.tasks.context import TaskContext
+from sluice.validation import parse_object
 from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
@@ -165,12 +167,15 @@ class Service:
 
     def status(self, key_hash: bytes, request_id: UUID | str) -> dict[str, Any]:
         """What GET /status answers."""
-        return body_of(reading.get_request(self.reader(), key_hash, uuid_or_none(str(request_id))))
+        return body_of(reading.get_request(self.reader(), key_hash, id_of(str(request_id))))
 
-    def history(self, key_hash: bytes, cursor: str | None = None, limit: str | None = None) -> dict[str, Any]:
+    def history(
+        self, key_hash: bytes, cursor: str | None = None, limit: str | None = None, **query: str
+    ) -> dict[str, Any]:
         """What GET /requests answers."""
-        before, size = reading.parse_cursor(cursor), reading.parse_page_size(limit)
-        return body_of(reading.get_history(self.reader(), key_hash, before, size))
+        given = {"cursor": cursor, "limit": limit} | query
+        asked = parse_object(HistoryQuery, {name: text for name, text in given.items() if text is not None})
+        return body_of(reading.get_history(self.reader(), key_hash, asked))
 
     def models(self, key_hash: bytes) -> dict[str, Any]:
         """What GET /models answers."""

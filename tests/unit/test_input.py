@@ -2,17 +2,21 @@
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
 
 from sluice.api.native.bodies import GenerateRequest
 from sluice.domain.errors import SluiceError
+from sluice.domain.history import HistoryQuery
 from sluice.domain.parameters import Parameters
 from sluice.messaging import QueueMessage
 from sluice.services.admin.administer import AdminEvent
-from sluice.services.admin.keys import KeyCreate
+from sluice.services.admin.keys import KeyCreate, KeyExpire, KeyNamed, KeyRotate
+from sluice.services.admin.maintenance import AuditList
 from sluice.services.admin.models import ModelSet
+from sluice.services.admin.requests import RequestList, RequestNamed, RequestRedrive
 from sluice.services.admin.users import UserCreate, UserList
 from sluice.services.tasks.run import TasksEvent
 from sluice.validation import parse_json
@@ -80,6 +84,20 @@ def test_metadata_of_the_largest_size_is_accepted() -> None:
     assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", "metadata": metadata})).metadata == metadata
 
 
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ('{"prompt": "a", "prompt": "a"}', "/prompt"),
+        ('{"prompt": "a", "pr\\u006fmpt": "b"}', "/prompt"),
+        ('{"prompt": "a", "parameters": {"max_tokens": 1, "max_tokens": 1000}}', "/parameters/max_tokens"),
+        ('{"prompt": "a", "metadata": {"team": "x", "team": "y"}}', "/metadata/team"),
+        ('{"prompt": "a", "parameters": {"seed": 1}, "parameters": {}}', "/parameters"),
+    ],
+)
+def test_member_given_twice_is_refused(body: str, pointer: str) -> None:
+    assert refused_at(GenerateRequest, body) == [pointer]
+
+
 def test_at_most_twenty_findings_are_reported() -> None:
     assert len(refused_at(GenerateRequest, {"prompt": "hello", "a": 1, "b": 2})) == 2
     assert len(refused_at(GenerateRequest, {"prompt": "hello"} | {str(n): n for n in range(50)})) == 20
@@ -143,46 +161,123 @@ def test_invalid_stop_sequence_is_refused(sequence: Any) -> None:
 
 # Identifiers ----------------------------------------------------------------------------------------------------------
 
+USER_IDS = (
+    "a",
+    "7",
+    "a" * 255,
+    "anna@example.com",
+    "anna+test@example.com",
+    "auth0|5f7c8ec7c33c6c004bbafe82",
+    "google-oauth2|103547991597142817347",
+    "103547991597142817347",
+    "00uid4BxXw6I6TV4m0g3",
+    "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ",
+    "-_3kzqFVrSaSaFHy782bbtaQ",
+    "_3kzqFVrSaSaFHy782bbtaQ-",
+    "arn:aws:iam::123456789012:user/division_abc/Anna",
+    "us-east-1:12345678-1234-1234-1234-123456790ab",
+    "repo:octo-org/octo-repo:environment:prod",
+    "system:serviceaccount:default:worker",
+    "spiffe://example.org/ns/default/sa/worker",
+    "CORP\\anna",
+    "CN=Anna,OU=People,O=Example",
+    "+491701234567",
+    "@anna:example.org",
+    "".join(map(chr, range(0x21, 0x7F))),
+)
 
-@pytest.mark.parametrize("identifier", ["a", "7", "Alice", "alice@example.com", "org/model-1.5_b:2+x", "a" * 50])
-def test_identifiers_fit_a_url_a_csv_and_a_message_group(identifier: str) -> None:
-    assert parse_json(UserCreate, json.dumps({"user_id": identifier})).user_id == identifier
+
+@pytest.mark.parametrize("user_id", USER_IDS)
+def test_user_ids_are_what_identity_providers_give(user_id: str) -> None:
+    assert parse_json(UserCreate, json.dumps({"user_id": user_id})).user_id == user_id
+
+
+UNFIT = ("", "a" * 256, " a", "a ", "a b", "a\n", "\na", "a\nb", "a\tb", "a\x00", "a\x7f", "é", "aé", "٣", "a\u200b")
+
+
+@pytest.mark.parametrize("user_id", UNFIT)
+def test_other_user_ids_are_refused(user_id: str) -> None:
+    assert refused_at(UserCreate, {"user_id": user_id}) == ["/user_id"]
+
+
+def test_user_ids_differ_by_case() -> None:
+    given = [parse_json(UserCreate, json.dumps({"user_id": each})).user_id for each in ("Anna@x.org", "anna@x.org")]
+    assert given == ["Anna@x.org", "anna@x.org"]
 
 
 @pytest.mark.parametrize(
-    "identifier",
+    "model",
     [
-        "",
-        "a" * 51,
-        "-a",
-        ".a",
-        "/a",
-        " a",
-        "a ",
-        "a b",
-        "a\n",
-        "\na",
-        "a\nb",
-        "a\x00",
-        "a,b",
-        "a;b",
-        'a"b',
-        "é",
-        "aé",
-        "٣",
+        "a",
+        "org/model-1.5_b:2+x",
+        "meta-llama/Llama-3.3-70B-Instruct",
+        "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-3-5-sonnet-20240620-v1:0",
+        "a" * 255,
     ],
 )
-def test_other_identifiers_are_refused(identifier: str) -> None:
-    assert refused_at(UserCreate, {"user_id": identifier}) == ["/user_id"]
-    assert refused_at(GenerateRequest, {"prompt": "hello", "model": identifier}) == ["/model"]
+def test_models_have_the_names_of_registries(model: str) -> None:
+    assert parse_json(ModelSet, json.dumps(MODEL | {"model_id": model})).model_id == model
+    assert parse_json(GenerateRequest, json.dumps({"prompt": "hello", "model": model})).model == model
+
+
+@pytest.mark.parametrize("model", [*UNFIT, "-a", ".a", "/a", "a,b", "a;b", 'a"b', "=a", "@a"])
+def test_other_names_of_models_are_refused(model: str) -> None:
+    assert refused_at(ModelSet, MODEL | {"model_id": model}) == ["/model_id"]
+    assert refused_at(GenerateRequest, {"prompt": "hello", "model": model}) == ["/model"]
+
+
+# Ids that this service makes ------------------------------------------------------------------------------------------
+
+ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+OTHER_SPELLINGS = (
+    "",
+    ID.upper(),
+    ID.replace("-", ""),
+    ID.replace("0", "\uff10"),
+    "{" + ID + "}",
+    "urn:uuid:" + ID,
+    " " + ID,
+    ID + " ",
+    ID + "\n",
+    ID + "/",
+    "%30" + ID[1:],
+    ID[:-1],
+    ID + "0",
+    ID.replace("-", "_"),
+    ID[:8] + ID[9:18] + "-" + ID[18:],
+    ID.replace("a", "g"),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (KeyNamed, "key_id"),
+        (KeyRotate, "key_id"),
+        (KeyExpire, "key_id"),
+        (RequestNamed, "request_id"),
+        (RequestRedrive, "request_id"),
+        (RequestList, "before"),
+        (AuditList, "request_id"),
+        (AuditList, "after"),
+        (QueueMessage, "request_id"),
+        (HistoryQuery, "cursor"),
+    ],
+)
+def test_an_id_has_one_spelling(model: type[BaseModel], name: str) -> None:
+    rest = {"expires_at": None} if model is KeyExpire else {}
+    assert getattr(parse_json(model, json.dumps({name: ID} | rest)), name) == UUID(ID)
+    for spelling in (*OTHER_SPELLINGS, 5, [ID], True):
+        assert refused_at(model, {name: spelling} | rest) == [f"/{name}"], spelling
 
 
 # What operators send --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("email", ["no-at", "a@", "@b", "a b@c", "a@b\n", "a@b\x00", "a@" + "b" * 254, 5])
+@pytest.mark.parametrize("email", ["no-at", "a@", "@b", "a b@c", "a@b\n", "a@b\x00", "a@" + "b" * 253, 5])
 def test_email_address_has_two_parts_and_no_space(email: Any) -> None:
-    assert parse_json(UserCreate, '{"user_id": "a", "email": "a@b"}').email == "a@b"
+    for longest in ("a@b", "a@" + "b" * 252):
+        assert parse_json(UserCreate, json.dumps({"user_id": "a", "email": longest})).email == longest
     assert refused_at(UserCreate, {"user_id": "a", "email": email}) == ["/email"]
 
 

@@ -1,6 +1,8 @@
 """The queue on the SQS of moto, and with clients that fail as SQS can."""
 
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +11,10 @@ from uuid import UUID
 import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sluice.messaging import Message, Queue, QueueMessage
+from sluice.messaging import Message, Queue, QueueMessage, message_group
 
 
 @pytest.fixture
@@ -151,3 +155,32 @@ def test_failed_batch_is_returned_and_the_others_are_sent(failure: Exception) ->
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_queue_that_cannot_be_reached_has_no_depth(failure: Exception) -> None:
     assert Queue(FakeSQS(failures={1: failure}), "https://queue").depth() is None
+
+
+# Groups ---------------------------------------------------------------------------------------------------------------
+
+GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
+"""What SQS takes as a MessageGroupId."""
+
+
+@pytest.mark.parametrize("user_id", ["a", "anna@example.com", "auth0|5f7c8ec7", "CORP\\anna", "-_x", "a" * 128])
+def test_a_short_id_is_its_own_group(user_id: str) -> None:
+    assert message_group(user_id) == user_id
+    assert GROUP.fullmatch(message_group(user_id))
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255), st.integers(0, 3))
+def test_no_two_users_share_a_group(user_id: str, times: int) -> None:
+    """Not even an id that is another id's digest."""
+    ids = {user_id, user_id + "x", user_id.swapcase(), user_id.ljust(255, "x")}
+    for _ in range(times):
+        ids |= {message_group(each) for each in ids}
+    groups = {message_group(each) for each in ids}
+    assert len(groups) == len(ids)
+    assert all(GROUP.fullmatch(group) for group in groups)
+
+
+def test_messages_of_a_long_id_are_sent_in_the_group_of_its_digest(sqs: Any, url: str) -> None:
+    assert Queue(sqs, url).send([Message(UUID(int=1), "u" * 255)]) == []
+    (received,) = receive_all(sqs, url)
+    assert received["Attributes"]["MessageGroupId"] == "sha256:" + hashlib.sha256(b"u" * 255).hexdigest()

@@ -11,7 +11,7 @@ from sluice.api.native.views import history_view, model_view, request_view
 from sluice.domain.documents import Output
 from sluice.domain.requests import ModelOffer, QueueState, RequestState, RequestSummary
 from sluice.domain.states import Status
-from sluice.services.read import Page
+from sluice.services.read import History
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 QUEUE = QueueState(
@@ -98,11 +98,11 @@ def test_metadata_is_shown_if_it_was_given() -> None:
 def test_cursor_of_a_page_is_its_last_request() -> None:
     shared = {name: getattr(STATE, name) for name in RequestSummary.__dataclass_fields__ if hasattr(STATE, name)}
     summaries = [RequestSummary(prompt="a", **shared | {"request_id": UUID(int=n)}) for n in (2, 1)]
-    view = history_view(Page(summaries, has_next=True))
+    view = history_view(History(summaries, summaries[-1].request_id))
     assert [request["request_id"] for request in view["requests"]] == [str(UUID(int=2)), str(UUID(int=1))]
     assert view["next_cursor"] == str(UUID(int=1))
-    assert history_view(Page(summaries, has_next=False))["next_cursor"] is None
-    assert history_view(Page([], has_next=False)) == {"requests": [], "next_cursor": None}
+    assert history_view(History(summaries, None))["next_cursor"] is None
+    assert history_view(History([], None)) == {"requests": [], "next_cursor": None}
 
 
 def test_model_is_shown_without_its_address() -> None:

@@ -1,7 +1,9 @@
 """The queue: carries request ids to the workers and decides nothing. A lost or repeated message is harmless."""
 
+import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -10,9 +12,14 @@ from uuid import UUID
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sluice.domain.fields import Id
+
 logger = logging.getLogger(__name__)
 
 MAX_DELAY_SECONDS: Final = 900  # SQS: DelaySeconds of a message
+# SQS: a MessageGroupId has at most 128 letters, digits and signs.
+_GROUP: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
+_DIGEST_PREFIX: Final = "sha256:"
 _BATCH: Final = 10  # SQS: entries of a SendMessageBatch
 # Without delayed messages: those are for retries, whose requests are not dispatched yet.
 _COUNTS: Final = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
@@ -23,7 +30,7 @@ class Message:
     """One request to be worked on.
 
     Attributes:
-        user_id: the message group: on a standard queue it keeps one user's many from delaying another's few.
+        user_id: decides the message group: on a standard queue it keeps one user's many from delaying another's few.
         delay_seconds: how long the queue holds it back, at most MAX_DELAY_SECONDS.
     """
 
@@ -50,7 +57,17 @@ class QueueMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    request_id: UUID
+    request_id: Id
+
+
+def message_group(user_id: str) -> str:
+    """The group of a user's messages, never another user's: the id, or its digest where that is no name of a group.
+
+    An id that looks like a digest is digested too, so that it cannot be another id's.
+    """
+    if _GROUP.fullmatch(user_id) and not user_id.startswith(_DIGEST_PREFIX):
+        return user_id
+    return _DIGEST_PREFIX + hashlib.sha256(user_id.encode()).hexdigest()
 
 
 def requested_id(delivery: Delivery) -> UUID | None:
@@ -128,7 +145,7 @@ class Queue:
             {
                 "Id": str(position),
                 "MessageBody": json.dumps({"request_id": str(message.request_id)}),
-                "MessageGroupId": message.user_id,
+                "MessageGroupId": message_group(message.user_id),
                 # A delay of zero is left out: the queue's own default then applies, and some emulators require it.
                 **({"DelaySeconds": message.delay_seconds} if message.delay_seconds else {}),
             }

@@ -1,6 +1,8 @@
 """Reading input with pydantic: what is wrong becomes one error that says where and what, never the value."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,13 +18,16 @@ _MOST_FINDINGS: Final = 20
 def parse_json(model: type[M], body: str | bytes) -> M:
     """Read a JSON text as a model.
 
+    A member that is given twice is refused: which of the two counts would be a guess.
+
     Raises:
         SluiceError: body_not_json, invalid_input.
     """
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _error_of(error) from None
+    parsed = _parsed(model, body)
+    repeated = list(_repeated_members(json.loads(body, object_pairs_hook=_Members)))
+    if repeated:
+        raise invalid_input([(place, "is given twice") for place in repeated])
+    return parsed
 
 
 def parse_object(model: type[M], data: Any) -> M:
@@ -35,7 +40,38 @@ def parse_object(model: type[M], data: Any) -> M:
         text = json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise SluiceError("invalid_input", "Some text in it is not Unicode: it has half of a surrogate pair.") from None
-    return parse_json(model, text)
+    return _parsed(model, text)
+
+
+def invalid_input(findings: Sequence[tuple[Sequence[int | str], str]]) -> SluiceError:
+    """The error that says what is wrong, and where: each finding is a place and a sentence about it."""
+    errors = [{"pointer": _pointer(tuple(place)), "detail": detail} for place, detail in findings]
+    first = errors[0]
+    where = f"{first['pointer']}: " if first["pointer"] else ""
+    more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
+    return SluiceError("invalid_input", f"{where}{first['detail']}{more}.", errors=errors[:_MOST_FINDINGS])
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of a JSON object, all of them, in their order."""
+
+
+def _repeated_members(value: Any, place: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Where a JSON value has members of the same name in one object."""
+    if isinstance(value, _Members):
+        yield from ((*place, name) for name, times in Counter(name for name, _ in value).items() if times > 1)
+        for name, inner in value:
+            yield from _repeated_members(inner, (*place, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _repeated_members(inner, (*place, index))
+
+
+def _parsed(model: type[M], body: str | bytes) -> M:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise _error_of(error) from None
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -46,16 +82,8 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 
 
 def _error_of(error: ValidationError) -> SluiceError:
-    findings = [
-        {
-            "pointer": _pointer(found["loc"]),
-            "detail": found["msg"].removeprefix("Value error, "),
-        }
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    if error.errors(include_input=False)[0]["type"] == "json_invalid":
-        return SluiceError("body_not_json", f"The body must be a JSON object. {findings[0]['detail']}.")
-    first = findings[0]
-    where = f"{first['pointer']}: " if first["pointer"] else ""
-    more = f" ({len(findings) - 1} more in errors)" if len(findings) > 1 else ""
-    return SluiceError("invalid_input", f"{where}{first['detail']}{more}.", errors=findings[:_MOST_FINDINGS])
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    findings = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in found]
+    if found[0]["type"] == "json_invalid":
+        return SluiceError("body_not_json", f"The body must be a JSON object. {findings[0][1]}.")
+    return invalid_input(findings)

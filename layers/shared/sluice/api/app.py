@@ -1,6 +1,7 @@
 """A function behind HTTP: routes, and errors answered as problem details."""
 
 import json
+import re
 import traceback
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
@@ -14,9 +15,19 @@ from sluice.domain.errors import SluiceError
 from sluice.telemetry import logger
 
 
+class _Resolver(APIGatewayHttpResolver):
+    @staticmethod
+    def _compile_regex(rule: str, base_regex: str = "") -> re.Pattern[str]:
+        """A path as API Gateway matched it: what stands for a parameter is the parameter, to its last character.
+
+        Powertools' own pattern drops a line feed at the end, and takes some characters for another route.
+        """
+        return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>.+)", rule) + r"\Z", re.DOTALL)
+
+
 def api_app(*routers: APIGatewayHttpRouter) -> APIGatewayHttpResolver:
     """An app with these routers, whose errors are answered as problem details (RFC 9457)."""
-    app = APIGatewayHttpResolver()
+    app = _Resolver()
     app.exception_handler(SluiceError)(_refused)
     app.exception_handler(NotFoundError)(_route_not_found)
     app.exception_handler(Exception)(_unexpected)

@@ -1,14 +1,20 @@
-"""One HTTP exchange: the caller's key, the body, an id in the path, and the answer."""
+"""One HTTP exchange: the caller's key, the query, the body, and the answer."""
 
 import json
-from typing import Any, Final
-from uuid import UUID
+from collections import Counter
+from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
+from pydantic import BaseModel
 
 from sluice.domain.errors import SluiceError
+from sluice.domain.fields import Strict
 from sluice.domain.keys import digest, is_well_formed
+from sluice.validation import invalid_input, parse_object
+
+Q = TypeVar("Q", bound=BaseModel)
 
 # For clients whose request is not finished: most requests take longer, so polling sooner is useless.
 POLL_AFTER_SECONDS: Final = 1
@@ -54,9 +60,23 @@ def body_text(event: APIGatewayProxyEventV2) -> str:
         raise SluiceError("body_not_json", "The body must be a JSON object in UTF-8.") from None
 
 
-def uuid_or_none(text: str) -> UUID | None:
-    """A UUID; None if the text is not one."""
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
+class Nothing(Strict):
+    """The query of a route without parameters; a body without content."""
+
+
+def read_query(event: APIGatewayProxyEventV2, model: type[Q]) -> Q:
+    """The query of a route, whose parameters are the fields of a model. What the route does not know is refused.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
+    # API Gateway joins the values of a repeated parameter with commas; only the raw query shows that it was repeated.
+    times = Counter(name for name, _ in parse_qsl(event.get("rawQueryString") or "", keep_blank_values=True))
+    given, known = event.query_string_parameters, model.model_fields
+    unknown = f"is not a parameter of this route: {'its parameters are ' if known else 'it has none'}"
+    unknown += ", ".join(sorted(known))
+    findings = [((name,), unknown) for name in given if name not in known]
+    findings += [((name,), "is given twice") for name in given if name in known and times[name] > 1]
+    if findings:
+        raise invalid_input(findings)
+    return parse_object(model, given)

@@ -15,6 +15,7 @@ from sluice.db.connection import Database
 from sluice.db.reports import UsageReport, priced_usage
 from sluice.domain.documents import Input, Output
 from sluice.domain.fingerprint import submission_digest
+from sluice.domain.history import HistoryQuery
 from sluice.domain.requests import (
     Admission,
     Cancellation,
@@ -71,16 +72,18 @@ class Ledger:
             request_id=request_id,
         )
 
-    def history(self, key_hash: bytes, before: UUID | None, limit: int) -> list[RequestSummary]:
-        """The caller's requests, newest first, older than a given one."""
+    def history(self, key_hash: bytes, query: HistoryQuery) -> list[RequestSummary]:
+        """The caller's requests that a query asks for, newest first, and a last row that tells whether there are more.
+
+        The last row's outcome is end; more, with the id after which to go on; or what key_check found.
+        """
         return self._database.rows(
             RequestSummary,
-            "request_history",
+            "request_history_v2",
             repeatable=True,
             readers={"status": Status},
             key_hash=key_hash,
-            before=before,
-            limit=limit,
+            query=Jsonb(query.model_dump(mode="json", exclude_none=True)),
         )
 
     def models(self, key_hash: bytes) -> list[ModelOffer]:

@@ -65,9 +65,14 @@ def usage_csv(document: Mapping[str, Any], attribute: str | None) -> str:
         for part in day["models" if attribute is None else _parts_name(attribute)]:
             # Where there are several currencies, in lines after the first only the amount.
             for n, cost in enumerate(part["costs"] or [{}]):
-                counted = part if n == 0 else {name: part[name]}
-                writer.writerow({"user_id": document["user_id"], "day": day["day"]} | counted | cost)
+                named = {"user_id": csv_text(document["user_id"]), "day": day["day"], name: csv_text(part[name])}
+                writer.writerow((part if n == 0 else {}) | named | cost)
     return text.getvalue()
+
+
+def csv_text(text: str | None) -> str | None:
+    """A client's text that no spreadsheet takes for a formula: after an apostrophe (OWASP, CSV injection)."""
+    return f"'{text}" if text and text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def tiers(rows: Iterable[TierCandidate]) -> list[dict[str, Any]]:

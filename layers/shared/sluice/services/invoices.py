@@ -10,6 +10,7 @@ from typing import Any, Final
 from sluice.db.reports import PricedUsage, Reports, Statement, Statements, priced_usage
 from sluice.domain.errors import SluiceError
 from sluice.services.billing import (
+    csv_text,
     invoice_lines,
     month_end,
     requests_count,
@@ -90,8 +91,8 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     fields = ("kind", "user_id", "month", *values, "model", "token_class", "price_list", "currency")
     writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "start", "end", "exact_amount", "amount"))
     writer.writeheader()
-    common = {name: document[name] for name in ("user_id", "month", "currency")}
-    writer.writerows(common | line for line in lines)
+    common = {name: document[name] for name in ("month", "currency")} | {"user_id": csv_text(document["user_id"])}
+    writer.writerows(common | line | {name: csv_text(line[name]) for name in values} for line in lines)
     tokens = sum(line["tokens"] for line in lines)
     writer.writerow(common | {"kind": "total", "tokens": tokens, "amount": document["total"]})
     return text.getvalue()

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
+from sluice.domain.history import HistoryQuery
 from sluice.domain.requests import ModelOffer, RequestState, RequestSummary
 from sluice.services.access import refuse_unless_allowed
 
@@ -23,6 +24,19 @@ class Page(Generic[T]):
 
     items: Sequence[T]
     has_next: bool
+
+
+@dataclass(frozen=True)
+class History:
+    """A page of a user's requests, newest first.
+
+    Attributes:
+        next_cursor: where the next page begins; None on the last one. A page with one may be short, or empty: so many
+            requests are looked through for a page, and no more.
+    """
+
+    requests: Sequence[RequestSummary]
+    next_cursor: UUID | None
 
 
 def read_page(read: Callable[[int], Sequence[T]], size: int) -> Page[T]:
@@ -53,24 +67,21 @@ class Reader:
         state = self.ledger.show(key_hash, request_id)
         refuse_unless_allowed(state.outcome)
         if request_id is None:
-            raise SluiceError("request_not_found", "The id in the path is not a UUID, as every request id is.")
+            raise SluiceError("request_not_found", "What the path names is no id: a UUID in lower case, with hyphens.")
         if state.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
         return state
 
-    def history(self, key_hash: bytes, before: UUID | None, size: int) -> Page[RequestSummary]:
-        """A page of the caller's requests, newest first.
-
-        Args:
-            before: only requests older than this one.
+    def history(self, key_hash: bytes, query: HistoryQuery) -> History:
+        """A page of those of the caller's requests that a query asks for.
 
         Raises:
             SluiceError: what key_check finds; database_unavailable.
         """
-        page = read_page(lambda limit: self.ledger.history(key_hash, before, limit), size)
-        if page.items:
-            refuse_unless_allowed(page.items[0].outcome)
-        return page
+        *rows, end = self.ledger.history(key_hash, query)
+        if end.outcome not in ("end", "more"):
+            refuse_unless_allowed(end.outcome)
+        return History(rows, end.request_id if end.outcome == "more" else None)
 
     def models(self, key_hash: bytes) -> Sequence[ModelOffer]:
         """The models that the caller may name.

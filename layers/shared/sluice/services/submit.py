@@ -8,6 +8,7 @@ from uuid import UUID
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
 from sluice.domain.requests import QuotaCounter, RequestLimits, Submission
+from sluice.domain.states import Status
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
@@ -20,12 +21,14 @@ class Accepted:
     Attributes:
         replayed: an idempotency key was seen before; the id is the first request's.
         quotas: the state of the user's quota by period, where it was looked at.
+        status: its present one; of a replay it may be final.
     """
 
     request_id: UUID
     user_id: str
     replayed: bool
     quotas: Sequence[QuotaCounter]
+    status: Status = Status.QUEUED
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Submitter:
         # An accepted request has both.
         request_id, user_id = UUID(str(admission.request_id)), str(admission.user_id)
         send_or_undispatch(self.ledger, self.queue, [Message(next_id, user_id) for next_id in admission.send])
-        return Accepted(request_id, user_id, admission.outcome == "replayed", quotas)
+        status = Status(detail.get("status", Status.QUEUED))
+        return Accepted(request_id, user_id, admission.outcome == "replayed", quotas, status)
 
 
 def _refusal(

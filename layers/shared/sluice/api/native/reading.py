@@ -10,17 +10,15 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from sluice.api.app import new_router
-from sluice.api.exchange import POLL_AFTER_SECONDS, answer, caller_key, uuid_or_none
+from sluice.api.exchange import POLL_AFTER_SECONDS, Nothing, answer, caller_key, read_query
 from sluice.api.native.views import history_view, model_view, request_view
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
-from sluice.domain.errors import SluiceError
+from sluice.domain.fields import id_of
+from sluice.domain.history import HistoryQuery
 from sluice.services import billing
 from sluice.services.read import Reader
-from sluice.validation import parse_object
 
-MAX_PAGE: Final = 100
-DEFAULT_PAGE: Final = 20
 # How long the result of a health check is kept: checks may come often, and anyone may make them.
 HEALTH_SECONDS: Final = 5
 
@@ -35,24 +33,27 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
 
     @router.get("/status/<request_id>")
     def _request(request_id: str) -> Response[str]:
-        return get_request(reader(), caller_key(router.current_event), uuid_or_none(request_id))
+        key_hash, _ = caller_key(router.current_event), read_query(router.current_event, Nothing)
+        return get_request(reader(), key_hash, id_of(request_id))
 
     @router.get("/requests")
     def _history() -> Response[str]:
-        key_hash, query = caller_key(router.current_event), router.current_event.query_string_parameters
-        return get_history(reader(), key_hash, parse_cursor(query.get("cursor")), parse_page_size(query.get("limit")))
+        key_hash, query = caller_key(router.current_event), read_query(router.current_event, HistoryQuery)
+        return get_history(reader(), key_hash, query)
 
     @router.get("/usage")
     def _usage() -> Response[str]:
-        key_hash = caller_key(router.current_event)
-        return get_usage(reader(), key_hash, parse_object(UsageQuery, router.current_event.query_string_parameters))
+        key_hash, query = caller_key(router.current_event), read_query(router.current_event, UsageQuery)
+        return get_usage(reader(), key_hash, query)
 
     @router.get("/models")
     def _models() -> Response[str]:
-        return get_models(reader(), caller_key(router.current_event))
+        key_hash, _ = caller_key(router.current_event), read_query(router.current_event, Nothing)
+        return get_models(reader(), key_hash)
 
     @router.get("/health")
     def _health() -> Response[str]:
+        read_query(router.current_event, Nothing)
         return get_health(reader(), int(time.monotonic() // HEALTH_SECONDS))
 
     return router
@@ -65,9 +66,9 @@ def get_request(reader: Reader, key_hash: bytes, request_id: UUID | None) -> Res
     return answer(200, request_view(state), headers)
 
 
-def get_history(reader: Reader, key_hash: bytes, before: UUID | None, size: int) -> Response[str]:
+def get_history(reader: Reader, key_hash: bytes, query: HistoryQuery) -> Response[str]:
     """A page of the caller's requests, newest first."""
-    return answer(200, history_view(reader.history(key_hash, before, size)))
+    return answer(200, history_view(reader.history(key_hash, query)))
 
 
 def get_usage(reader: Reader, key_hash: bytes, query: UsageQuery) -> Response[str]:
@@ -90,29 +91,3 @@ def get_health(reader: Reader, period: int) -> Response[str]:
 @lru_cache(maxsize=1)
 def _database_answers(reader: Reader, _period: int) -> bool:
     return reader.database_answers()
-
-
-def parse_cursor(text: str | None) -> UUID | None:
-    """The cursor of a page, as text in the query; None for the first.
-
-    Raises:
-        SluiceError: invalid_input.
-    """
-    cursor = None if text is None else uuid_or_none(text)
-    if text is not None and cursor is None:
-        raise SluiceError("invalid_input", "cursor must be the next_cursor of an earlier page.")
-    return cursor
-
-
-def parse_page_size(text: str | None) -> int:
-    """The size of a page, 1 to MAX_PAGE, as text in the query.
-
-    Raises:
-        SluiceError: invalid_input.
-    """
-    if text is None:
-        return DEFAULT_PAGE
-    # Python reads no number of more than 4,300 digits.
-    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= MAX_PAGE:
-        raise SluiceError("invalid_input", f"limit must be a whole number from 1 to {MAX_PAGE}.")
-    return int(text)

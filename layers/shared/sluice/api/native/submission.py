@@ -7,10 +7,11 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from sluice.api.app import new_router
-from sluice.api.exchange import POLL_AFTER_SECONDS, answer, body_text, caller_key, uuid_or_none
+from sluice.api.exchange import POLL_AFTER_SECONDS, Nothing, answer, body_text, caller_key, read_query
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.errors import SluiceError
+from sluice.domain.fields import id_of
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
 from sluice.services.submit import Submitter
@@ -31,6 +32,7 @@ def submission_routes(
         event = router.current_event
         try:
             key_hash = caller_key(event)
+            read_query(event, Nothing)
             body = parse_json(GenerateRequest, body_text(event))
             answered = generate(submitter(), key_hash, body, _idempotency_key(event.headers.get("idempotency-key")))
         except BaseException:
@@ -41,7 +43,12 @@ def submission_routes(
 
     @router.post("/requests/<request_id>/cancel")
     def _cancel(request_id: str) -> Response[str]:
-        return cancel(canceller(), caller_key(router.current_event), request_id)
+        event = router.current_event
+        key_hash = caller_key(event)
+        read_query(event, Nothing)
+        if body := body_text(event).strip():
+            parse_json(Nothing, body)
+        return cancel(canceller(), key_hash, request_id)
 
     return router
 
@@ -49,34 +56,42 @@ def submission_routes(
 def generate(
     submitter: Submitter, key_hash: bytes, body: GenerateRequest, idempotency_key: str | None
 ) -> Response[str]:
-    """Accept a request: 202 with its id."""
+    """Accept a request: 202 with its id. A replay of one that has ended: 200 with how it ended."""
     accepted = submitter.submit(key_hash, body.submission(idempotency_key))
     logger.info(
         "replayed" if accepted.replayed else "accepted",
         extra={"request_id": str(accepted.request_id), "user_id": accepted.user_id},
     )
+    headers = {"Location": f"/status/{accepted.request_id}", **rate_limit_headers(accepted.quotas)}
+    if not accepted.status.is_final:
+        headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
     return answer(
-        202,
-        {"request_id": str(accepted.request_id), "status": Status.QUEUED},
-        {
-            "Location": f"/status/{accepted.request_id}",
-            "Retry-After": str(POLL_AFTER_SECONDS),
-            **rate_limit_headers(accepted.quotas),
-        },
+        200 if accepted.status.is_final else 202,
+        {"request_id": str(accepted.request_id), "status": accepted.status},
+        headers,
     )
 
 
 def cancel(canceller: Canceller, key_hash: bytes, request_id: str) -> Response[str]:
     """Cancel a request: 200 if it is cancelled, 202 if it will be when its worker has answered."""
-    status = canceller.cancel(key_hash, uuid_or_none(request_id))
-    logger.info("cancelled", extra={"request_id": request_id[:36], "status": status})
+    status = canceller.cancel(key_hash, id_of(request_id))
+    logger.info("cancelled", extra={"request_id": request_id, "status": status})
     body = {"request_id": request_id, "status": status, "cancel_requested": True}
     if status is Status.CANCELLED:
         return answer(200, body)
     return answer(202, body, {"Location": f"/status/{request_id}", "Retry-After": str(POLL_AFTER_SECONDS)})
 
 
-def _idempotency_key(key: str | None) -> str | None:
-    if key is not None and not (1 <= len(key) <= IDEMPOTENCY_KEY_MAX and key.isascii() and key.isprintable()):
-        raise SluiceError("invalid_input", f"Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_MAX} printable characters.")
+def _idempotency_key(given: str | None) -> str | None:
+    if given is None:
+        return None
+    key = given.strip(" \t")  # space around a header's value is no part of it (RFC 9110, 5.5)
+    # API Gateway joins the values of a repeated header with commas: a comma could be two keys.
+    if not (1 <= len(key) <= IDEMPOTENCY_KEY_MAX and key.isascii() and key.isprintable()) or "," in key:
+        raise SluiceError(
+            "invalid_input",
+            f"Idempotency-Key must be given once: 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters but no comma.",
+        )
     return key

@@ -4,8 +4,8 @@ import math
 from datetime import datetime
 from typing import Any
 
-from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, RequestSummary
-from sluice.services.read import Page
+from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState
+from sluice.services.read import History
 
 
 def request_view(state: RequestState) -> dict[str, Any]:
@@ -23,11 +23,11 @@ def request_view(state: RequestState) -> dict[str, Any]:
     )
 
 
-def history_view(page: Page[RequestSummary]) -> dict[str, Any]:
+def history_view(page: History) -> dict[str, Any]:
     """A page of requests; next_cursor is None on the last one."""
     return {
-        "requests": [_common(summary) | {"prompt": summary.prompt} for summary in page.items],
-        "next_cursor": str(page.items[-1].request_id) if page.has_next else None,
+        "requests": [_common(summary) | {"prompt": summary.prompt} for summary in page.requests],
+        "next_cursor": None if page.next_cursor is None else str(page.next_cursor),
     }
 
 

@@ -1,11 +1,10 @@
 """Operations on budgets: a user's limits in money, for all requests, those with one key, or those to one model."""
 
 from typing import Annotated, Any, Final, Self
-from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from sluice.domain.fields import Currency, Identifier, Price, Strict
+from sluice.domain.fields import Currency, Id, Identifier, Price, Strict, UserId
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
 from sluice.services.admin.tiers import get_quota
 from sluice.services.admin.users import UserNamed
@@ -19,8 +18,8 @@ class BudgetScope(Strict):
         model_id: those to this model; None: to any.
     """
 
-    user_id: Identifier
-    key_id: UUID | None = None
+    user_id: UserId
+    key_id: Id | None = None
     model_id: Identifier | None = None
 
 

@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from sluice.domain.fields import Identifier, Name, Strict, Time
+from sluice.domain.fields import Id, Name, Strict, Time, UserId
 from sluice.domain.keys import new_key
 from sluice.domain.vocabulary import SCOPES, Scope
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
@@ -19,24 +18,24 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 class KeyCreate(Strict):
-    user_id: Identifier
+    user_id: UserId
     name: Name | None = None
     scopes: Annotated[list[Scope], Field(min_length=1), AfterValidator(_distinct)] = Field(default=list(SCOPES))
     expires_at: Time | None = None
 
 
 class KeyNamed(Strict):
-    key_id: UUID
+    key_id: Id
 
 
 class KeyRotate(Strict):
-    key_id: UUID
+    key_id: Id
     overlap_seconds: int = Field(default=86_400, ge=0, le=30 * 86_400)
     expires_at: Time | None = None
 
 
 class KeyExpire(Strict):
-    key_id: UUID
+    key_id: Id
     expires_at: Time | None
 
 

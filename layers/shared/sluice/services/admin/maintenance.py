@@ -2,23 +2,22 @@
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 from pydantic import StringConstraints
 
-from sluice.domain.fields import ChainHead, Identifier, PageSize, Strict, Time
+from sluice.domain.fields import ChainHead, Id, PageSize, Strict, Time, UserId
 from sluice.services.admin.operation import AdminContext, Operation
 from sluice.services.read import read_page
 from sluice.services.tasks.run import TasksEvent
 
 
 class AuditList(Strict):
-    user_id: Identifier | None = None
-    request_id: UUID | None = None
+    user_id: UserId | None = None
+    request_id: Id | None = None
     action: Annotated[str, StringConstraints(pattern=r"^[a-z_.]+$", max_length=50)] | None = None
     start: Time | None = None
     end: Time | None = None
-    after: UUID | None = None
+    after: Id | None = None
     limit: PageSize = 100
 
 

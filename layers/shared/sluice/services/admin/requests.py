@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
-from uuid import UUID
 
 from pydantic import Field, StringConstraints, model_validator
 
-from sluice.domain.fields import Identifier, PageSize, Strict, Time
+from sluice.domain.fields import Id, PageSize, Strict, Time, UserId
 from sluice.domain.states import Status
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
 from sluice.services.read import read_page
@@ -16,18 +15,18 @@ ErrorCode = Annotated[str, StringConstraints(pattern=r"^[a-z_]+$", max_length=50
 
 
 class RequestNamed(Strict):
-    request_id: UUID
+    request_id: Id
 
 
 class RequestList(Strict):
     """Newest first, of those that are not archived; start and end are times of acceptance, end not included."""
 
-    user_id: Identifier | None = None
+    user_id: UserId | None = None
     status: Status | None = None
     error_code: ErrorCode | None = None
     start: Time | None = None
     end: Time | None = None
-    before: UUID | None = None
+    before: Id | None = None
     limit: PageSize = 100
 
 
@@ -40,12 +39,12 @@ class RequestRedrive(Strict):
         dry_run: only say which.
     """
 
-    request_id: UUID | None = None
+    request_id: Id | None = None
     error_code: ErrorCode | None = None
     start: Time | None = None
     end: Time | None = None
-    user_id: Identifier | None = None
-    after: UUID | None = None
+    user_id: UserId | None = None
+    after: Id | None = None
     limit: PageSize = Field(default=1000)
     dry_run: bool = False
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, create_model
 
 from sluice.domain.errors import SluiceError
-from sluice.domain.fields import Count, Identifier, Strict, TierName
+from sluice.domain.fields import Count, Identifier, Strict, TierName, UserId
 from sluice.domain.vocabulary import PERIODS, Frequency, Period
 from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 from sluice.services.admin.refusals import refusal
@@ -42,7 +42,7 @@ class TierSet(Change):
 
 
 class QuotaSet(Change):
-    user_id: Identifier
+    user_id: UserId
     limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]  # made at run time
     max_unfinished: Count = 100
     dispatch_window: Count = 10
@@ -50,7 +50,7 @@ class QuotaSet(Change):
 
 
 class QuotaClear(Strict):
-    user_id: Identifier
+    user_id: UserId
     periods: Annotated[list[Period], Field(min_length=1)] | None = None
 
 

@@ -7,14 +7,14 @@ from pydantic import Field, model_validator
 
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
-from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text
+from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text, UserId
 from sluice.services import billing, invoices
 from sluice.services.admin.operation import AdminContext, Operation
 from sluice.services.admin.users import UserNamed, get_user
 
 
 class UsageGet(Days, Breakdown):
-    user_id: Identifier
+    user_id: UserId
     format: Literal["json", "csv"] = "json"
 
 
@@ -26,7 +26,7 @@ def _months_ago(months: int) -> str:
 class UsageTiers(Strict):
     """By default the twelve months up to this one, of all users, page by page."""
 
-    user_id: Identifier | None = None
+    user_id: UserId | None = None
     start_month: Month = Field(default_factory=lambda: _months_ago(11))
     end_month: Month = Field(default_factory=lambda: _months_ago(0))
     after: Text = ""
@@ -40,7 +40,7 @@ class UsageTiers(Strict):
 
 
 class InvoiceGet(Breakdown):
-    user_id: Identifier
+    user_id: UserId
     month: Month
     price_list: Identifier | None = None
     format: Literal["json", "csv"] = "json"

@@ -3,17 +3,17 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from sluice.domain.fields import Email, Identifier, Name, PageSize, Strict, Text, TierName
+from sluice.domain.fields import Email, Name, PageSize, Strict, Text, TierName, UserId
 from sluice.services.admin.operation import AdminContext, Change, Operation, database_operation
 from sluice.services.admin.refusals import refusal
 
 
 class UserNamed(Strict):
-    user_id: Identifier
+    user_id: UserId
 
 
 class UserCreate(Strict):
-    user_id: Identifier
+    user_id: UserId
     name: Name | None = None
     email: Email | None = None
     tier: TierName = "basic"
@@ -25,7 +25,7 @@ class UserList(Strict):
 
 
 class UserUpdate(Change):
-    user_id: Identifier
+    user_id: UserId
     name: Name | None = None
     email: Email | None = None
     tier: TierName = "basic"

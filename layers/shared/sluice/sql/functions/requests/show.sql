@@ -112,30 +112,11 @@ CALL define_type('request_summary', $$
     started_at timestamptz, completed_at timestamptz, processing_time_ms integer
 $$);
 
-CREATE OR REPLACE FUNCTION request_history(p_key_hash bytea, p_before uuid, p_limit integer)
-    RETURNS SETOF request_summary
-    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    caller  record := key_use(p_key_hash, 'read');
-    refused request_summary;
-    before  uuid := coalesce(p_before, 'ffffffff-ffff-ffff-ffff-ffffffffffff');
-    ids     uuid[];
+-- These requests, newest first, with the first 1,000 characters of their prompts: a page of whole prompts could be
+-- larger than a Lambda response may be.
+CREATE OR REPLACE FUNCTION request_summaries(ids uuid[]) RETURNS SETOF request_summary
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
-    IF caller.outcome <> 'ok' THEN
-        refused.outcome := caller.outcome;
-        RETURN NEXT refused;
-        RETURN;
-    END IF;
-    ids := ARRAY(
-        SELECT r.request_id FROM requests r
-        WHERE r.user_id = caller.user_id AND r.request_id < before
-        ORDER BY r.request_id DESC LIMIT p_limit);
-    IF cardinality(ids) < p_limit THEN
-        ids := ids || ARRAY(
-            SELECT r.request_id FROM requests_archive r
-            WHERE r.user_id = caller.user_id AND r.request_id < before
-            ORDER BY r.request_id DESC LIMIT p_limit - cardinality(ids));
-    END IF;
     RETURN QUERY
         SELECT 'ok', r.request_id, left(p.prompt, 1000), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
@@ -145,9 +126,101 @@ BEGIN
         WHERE r.request_id = ANY (ids)
         ORDER BY r.request_id DESC;
 END $$;
+
+-- How many of a user's requests one page looks through. Nothing but the user and the time has an index: an index on
+-- what changes would make both updates of a request dearer.
+CREATE OR REPLACE FUNCTION history_reach() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 5000;
+
+-- Finds a page of a user's requests, newest first. next_cursor: where the next page begins; NULL on the last one. All
+-- requests in the archive are older than those in requests: see archive_months.
+CREATE OR REPLACE FUNCTION history_find(p_user_id text, p_query jsonb, OUT ids uuid[], OUT next_cursor uuid)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    size     integer := (p_query->>'limit')::integer;
+    statuses text[] := CASE WHEN p_query ? 'status'
+                            THEN ARRAY(SELECT jsonb_array_elements_text(p_query->'status')) END;
+    -- Ids have milliseconds: the first one at or after a time.
+    low      uuid := coalesce(uuidv7_floor((p_query->>'start')::timestamptz + interval '999 microseconds'),
+                              '00000000-0000-0000-0000-000000000000');
+    high     uuid := least((p_query->>'cursor')::uuid,
+                           uuidv7_floor((p_query->>'end')::timestamptz + interval '999 microseconds'),
+                           'ffffffff-ffff-ffff-ffff-ffffffffffff');
+    reach    integer := history_reach();
+    wanted   uuid[];
+    source   text;
+    r        record;
+BEGIN
+    ids := '{}';
+    IF statuses <@ '{queued,processing}' THEN
+        -- Few, wherever they are among the user's requests.
+        wanted := ARRAY(SELECT i.request_id FROM inflight i
+                      WHERE i.user_id = p_user_id AND i.request_id >= low AND i.request_id < high);
+    END IF;
+    FOREACH source IN ARRAY ARRAY['requests', 'requests_archive'] LOOP
+        FOR r IN EXECUTE format(
+            'SELECT q.request_id, q.status, q.model_id, q.error_code FROM %I q '
+            'WHERE q.user_id = $1 AND q.request_id >= $2 AND q.request_id < $3 %s '
+            'ORDER BY q.request_id DESC LIMIT $5',
+            source, CASE WHEN wanted IS NOT NULL THEN 'AND q.request_id = ANY ($4)' END)
+            USING p_user_id, low, high, wanted, reach + 1
+        LOOP
+            -- There is another one: the page ends before it.
+            IF reach = 0 THEN
+                RETURN;
+            END IF;
+            IF (statuses IS NULL OR r.status = ANY (statuses))
+               AND (p_query->>'model' IS NULL OR r.model_id = p_query->>'model')
+               AND (p_query->>'error_code' IS NULL OR r.error_code = p_query->>'error_code')
+            THEN
+                IF cardinality(ids) = size THEN
+                    next_cursor := ids[size];
+                    RETURN;
+                END IF;
+                ids := ids || r.request_id;
+            END IF;
+            reach := reach - 1;
+            next_cursor := r.request_id;
+        END LOOP;
+    END LOOP;
+    next_cursor := NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION request_history_v2(p_key_hash bytea, p_query jsonb) RETURNS SETOF request_summary
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    caller record := key_use(p_key_hash, 'read');
+    found  record;
+    ending request_summary;
+BEGIN
+    ending.outcome := caller.outcome;
+    IF caller.outcome = 'ok' THEN
+        SELECT h.ids, h.next_cursor INTO found FROM history_find(caller.user_id, p_query) AS h;
+        RETURN QUERY SELECT * FROM request_summaries(found.ids);
+        ending.outcome := CASE WHEN found.next_cursor IS NULL THEN 'end' ELSE 'more' END;
+        ending.request_id := found.next_cursor;
+    END IF;
+    RETURN NEXT ending;
+END $$;
+COMMENT ON FUNCTION request_history_v2(bytea, jsonb) IS
+    'A page of the user''s requests, newest first. p_query: limit; cursor (only older ones than this id), start and '
+    'end (times of acceptance, end not included), status (a list), model, error_code. The last row has the outcome '
+    'end; more, with the id that is the next cursor; or a refusal of key_check. A page with a next one may be short: '
+    'see history_reach.';
+
+-- For the version of the code that knows no filters.
+CREATE OR REPLACE FUNCTION request_history(p_key_hash bytea, p_before uuid, p_limit integer)
+    RETURNS SETOF request_summary
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    RETURN QUERY
+        SELECT * FROM request_history_v2(
+            p_key_hash, jsonb_strip_nulls(jsonb_build_object('cursor', p_before, 'limit', p_limit))) AS h
+        WHERE h.outcome NOT IN ('end', 'more');
+END $$;
 COMMENT ON FUNCTION request_history(bytea, uuid, integer) IS
-    'The user''s requests older than the given one, newest first, with the first 1,000 characters of their prompts: a '
-    'page of whole prompts could be larger than a Lambda response may be.';
+    'The user''s requests older than the given one, newest first, with the first 1,000 characters of their prompts.';
 
 CALL define_type('model_offer', $$
     outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer

@@ -41,6 +41,7 @@ CREATE OR REPLACE FUNCTION request_admit(
     LANGUAGE plpgsql AS $$
 DECLARE
     m        models;
+    now_is   text;
     life     lifetime;
     quota    record;
     budget   record;
@@ -57,10 +58,10 @@ BEGIN
     END IF;
 
     IF p_submission->>'idempotency_key' IS NOT NULL THEN
-        SELECT i.outcome, i.request_id INTO result.outcome, result.request_id
+        SELECT i.outcome, i.request_id, i.status INTO result.outcome, result.request_id, now_is
         FROM idempotency_find(plan.user_id, p_submission) AS i;
         IF result.outcome IS NOT NULL THEN
-            result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()));
+            result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()), 'status', now_is);
             RETURN result;
         END IF;
     END IF;
@@ -161,25 +162,39 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_admit IS
-    'accepted; replayed (the idempotency key was used before); or a refusal: model_missing, model_unknown, '
-    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, quota_too_small (can never fit), '
-    'quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, budget_exceeded, unfinished_exceeded. '
-    'send: requests of the user whose messages the caller should send now.';
+    'accepted; replayed (the idempotency key was used before; detail has the status of its request); or a refusal: '
+    'model_missing, model_unknown, max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
+    'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
+    'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
+-- Whether the key of a request counts that ended at this time; NULL: it is unfinished.
+CREATE OR REPLACE FUNCTION idempotency_counts(p_completed_at timestamptz) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN p_completed_at IS NULL OR p_completed_at + interval '24 hours' > clock_now();
+
 -- Whether the submission's idempotency key was used before: replayed, idempotency_conflict (with another body) or NULL.
-CREATE OR REPLACE FUNCTION idempotency_find(p_user_id text, p_submission jsonb, OUT outcome text, OUT request_id uuid)
-    LANGUAGE plpgsql STABLE AS $$
+-- status: what has become of the first request.
+CREATE OR REPLACE FUNCTION idempotency_find(
+    p_user_id text, p_submission jsonb, OUT outcome text, OUT request_id uuid, OUT status text
+)
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     earlier idempotency_keys;
+    first   record;
 BEGIN
     SELECT * INTO earlier FROM idempotency_keys k
-    WHERE k.user_id = p_user_id AND k.key = p_submission->>'idempotency_key' AND k.expires_at > clock_now();
-    IF FOUND THEN
+    WHERE k.user_id = p_user_id AND k.key = p_submission->>'idempotency_key';
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT r.status, r.completed_at INTO first FROM requests_all r WHERE r.request_id = earlier.request_id;
+    IF FOUND AND idempotency_counts(first.completed_at) THEN
         outcome := CASE WHEN earlier.body_hash = decode(p_submission->>'body_hash', 'hex')
                         THEN 'replayed' ELSE 'idempotency_conflict' END;
         request_id := earlier.request_id;
+        status := first.status;
     END IF;
 END $$;
 

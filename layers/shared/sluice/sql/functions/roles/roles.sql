@@ -74,8 +74,8 @@ BEGIN
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'model_offers', 'usage_show',
-                                       'usage_show_by']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'request_history_v2', 'model_offers',
+                                        'usage_show', 'usage_show_by']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',

@@ -1,7 +1,7 @@
 -- What tokens cost: the user's terms of the day name a price list, and the list has a price for the day.
 
--- The price list by which a user's tokens of a day are billed. The user's first terms are for all days before them, too:
--- if the clock was set back, a request may be older than its user.
+-- The price list by which a user's tokens of a day are billed. The user's first terms are for all days before them,
+-- too: if the clock was set back, a request may be older than its user.
 CREATE OR REPLACE FUNCTION billing_list(p_user_id text, p_day date) RETURNS text
     LANGUAGE sql STABLE AS $$
     SELECT b.price_list FROM billing_terms b
