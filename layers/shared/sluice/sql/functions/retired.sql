@@ -2,3 +2,6 @@
 -- This file is applied before all others. The rule is in CONTRIBUTING.md, "Changing an entry point". For example:
 --
 --   DROP FUNCTION IF EXISTS request_peek(bytea, uuid);  -- 0.3
+
+-- The same function with one parameter more, which has a default, takes the place of this one.
+DROP FUNCTION IF EXISTS request_list(text, text, text, timestamptz, timestamptz, uuid, integer);
