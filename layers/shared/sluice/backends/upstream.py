@@ -85,7 +85,7 @@ _SENTENCES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
             "model_misconfigured",
             r"model identifier is invalid|on-demand throughput|inference profile|marked by provider as legacy"
             r"|end of its life|use case details have not been submitted|doesn't support (the|this) (model|operation)"
-            r"|this model doesn't support|plain http request was sent to https"
+            r"|plain http request was sent to https"
             r"|model\W{1,3}[\w./:@-]{1,100}\W{1,3}(does not exist|not found|is not available|has been (deprecated|dec))"
             r"|invalid model name|unknown model|no such model|not a valid model",
         ),
