@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 
-from sluice import bootstrap
 from sluice.backends.openai import OpenAIBackend
 from sluice.messaging import Delivery
 from sluice.services.process import BatchReport, Worker, WorkerSettings
@@ -267,7 +266,11 @@ def test_the_client_reads_whose_fault_it_is(
     else:
         assert (shown["error"]["code"], shown["error"]["fault"]) == (code, fault)
     assert report.repairs == ({("small", code): 1} if fault == "operator" else {})
-    pause = service.value("SELECT extract(epoch FROM not_before - clock_now())::float FROM inflight") if status == "queued" else 0
+    pause = (
+        service.value("SELECT extract(epoch FROM not_before - clock_now())::float FROM inflight")
+        if status == "queued"
+        else 0
+    )
     # The base is 4 s, with jitter; twelve times as long where somebody has to repair something.
     assert pause <= 48
     assert (pause > 20) == (fault == "operator")
@@ -318,4 +321,3 @@ def test_the_worker_counts_what_operators_watch(
     assert PROMPT not in logged
     deploy("status")
     assert get(f"/status/{ids[0]}", KEYED)[2]["finish_reason"] == "length"
-    assert bootstrap.settings()

@@ -96,4 +96,6 @@ def bedrock_at(url: str) -> Iterator[Bedrock]:
 def error(status: int, code: str, message: str = f"{WORDS}: {PROMPT}", **headers: str) -> Reply:
     """An error as Converse answers it."""
     named = {"x-amzn-ErrorType": code} if code else {}
-    return Reply(status, {"message": message}, named | {name.replace("_", "-"): value for name, value in headers.items()})
+    return Reply(
+        status, {"message": message}, named | {name.replace("_", "-"): value for name, value in headers.items()}
+    )

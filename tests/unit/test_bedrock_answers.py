@@ -50,7 +50,9 @@ def test_empty_answer_has_a_reason(
     finish_reason: str,
     empty_reason: str,
 ) -> None:
-    server.replies(Reply(body=answer(output={"message": {"role": "assistant", "content": content}}, stopReason=stop_reason)))
+    server.replies(
+        Reply(body=answer(output={"message": {"role": "assistant", "content": content}}, stopReason=stop_reason))
+    )
     output = bedrock.complete().output
     assert (output.text, output.finish_reason, output.empty_reason) == ("", finish_reason, empty_reason)
 
@@ -96,20 +98,39 @@ def test_unreadable_answer_tells_its_tokens(server: ScriptedServer, bedrock: Bed
         (
             400,
             "ValidationException",
-            "Invocation of model ID x with on-demand throughput isn\u2019t supported. Retry your request with the ID or ARN of"
-            " an inference profile that contains this model.",
+            "Invocation of model ID x with on-demand throughput isn\u2019t supported.",
             "model_misconfigured",
         ),
         (400, "ValidationException", "This model doesn't support the stopSequences field.", "model_rejected"),
         (400, "ValidationException", "Input is too long for requested model.", "context_length_exceeded"),
-        (400, "ValidationException", "The maximum tokens you requested exceeds the model limit of 4096.", "context_length_exceeded"),
+        (
+            400,
+            "ValidationException",
+            "The maximum tokens you requested exceeds the model limit of 4096.",
+            "context_length_exceeded",
+        ),
         (400, "ValidationException", "temperature must be at most 1", "model_rejected"),
         (404, "ResourceNotFoundException", "This Model is marked by provider as Legacy.", "model_misconfigured"),
         (404, "ResourceNotFoundException", "Model use case details have not been submitted.", "model_misconfigured"),
-        (403, "AccessDeniedException", "You don't have access to the model with the specified model ID.", "model_unauthorized"),
-        (403, "AccessDeniedException", "Model access is denied due to INVALID_PAYMENT_INSTRUMENT", "model_quota_exhausted"),
+        (
+            403,
+            "AccessDeniedException",
+            "You don't have access to the model with the specified model ID.",
+            "model_unauthorized",
+        ),
+        (
+            403,
+            "AccessDeniedException",
+            "Model access is denied due to INVALID_PAYMENT_INSTRUMENT",
+            "model_quota_exhausted",
+        ),
         (429, "ThrottlingException", "Too many requests, please wait before trying again.", "model_throttled"),
-        (429, "ThrottlingException", "Too many tokens per day, please wait before trying again.", "model_quota_exhausted"),
+        (
+            429,
+            "ThrottlingException",
+            "Too many tokens per day, please wait before trying again.",
+            "model_quota_exhausted",
+        ),
         (400, "ServiceQuotaExceededException", "Your request exceeds the service quota.", "model_quota_exhausted"),
         (403, "ExpiredTokenException", "The security token included in the request is expired", "model_unauthorized"),
     ],

@@ -128,7 +128,11 @@ TOOL_CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "argumen
         (message("length", content="", reasoning="hm"), "length", "reasoning"),
         (message("stop", content=None, thinking="hm"), "stop", "reasoning"),
         (message("length", content=[{"type": "thinking", "thinking": "hm"}]), "length", "reasoning"),
-        (message("length", content=None, reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), "length", "reasoning"),
+        (
+            message("length", content=None, reasoning_details=[{"type": "reasoning.text", "text": "hm"}]),
+            "length",
+            "reasoning",
+        ),
         (message("stop", content=None), "stop", "nothing"),
         (message("stop", content=""), "stop", "nothing"),
         (message("stop", content=[]), "stop", "nothing"),

@@ -136,6 +136,12 @@ def test_an_estimate_is_at_least_one_token(server: ScriptedServer, backend: Open
     assert booked(server, backend, asked, usage(11, 0), content="a").completion_tokens == 1
 
 
+UNREADABLE: list[Any] = [
+    *(-1, True, False, 7.5, float("inf"), float("nan"), [], {}),
+    *("", "-7", "7.5", "seven", "\N{ARABIC-INDIC DIGIT SEVEN}"),
+]
+
+
 @pytest.mark.parametrize(
     "reported",
     [
@@ -148,8 +154,8 @@ def test_an_estimate_is_at_least_one_token(server: ScriptedServer, backend: Open
         usage(7, None),
         usage(None, 7),
         usage(7, None, 5),
-        *(usage(7, value) for value in (-1, True, 7.5, "", "-7", "7.5", "seven", [], {}, float("inf"))),
-        *(usage(value, 7) for value in (-1, False, 7.5, "٧", [], {}, float("nan"))),
+        *(usage(7, value) for value in UNREADABLE),
+        *(usage(value, 7) for value in UNREADABLE),
     ],
 )
 def test_answer_whose_tokens_are_unknown_is_an_error(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluice.backends.openai import OpenAIBackend
 from sluice.backends.upstream import http_failure
 from sluice.domain.failures import FAILURES
-from tests.support.openai_backend import PROMPT, WORDS, answer, claim, failure
+from tests.support.openai_backend import COMPLETION, PATIENT, PROMPT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
 
 
@@ -48,7 +48,11 @@ TOO_LARGE = error(
         (429, OPENAI_QUOTA, "model_quota_exhausted"),
         (429, error(code="billing_hard_limit_reached"), "model_quota_exhausted"),
         (400, error(code="billing_hard_limit_reached"), "model_quota_exhausted"),
-        (400, error(type="invalid_request_error", message="Your credit balance is too low to access the API."), "model_quota_exhausted"),
+        (
+            400,
+            error(type="invalid_request_error", message="Your credit balance is too low to access the API."),
+            "model_quota_exhausted",
+        ),
         (402, error(message="Insufficient Balance"), "model_quota_exhausted"),
         (402, b"", "model_quota_exhausted"),
         (403, error(type="billing_error"), "model_quota_exhausted"),
@@ -69,7 +73,11 @@ TOO_LARGE = error(
         (400, error(code="model_not_found"), "model_misconfigured"),
         (403, error(code="model_not_found"), "model_misconfigured"),
         (404, error(code="DeploymentNotFound"), "model_misconfigured"),
-        (404, {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"}, "model_misconfigured"),
+        (
+            404,
+            {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"},
+            "model_misconfigured",
+        ),
         (400, error(param="model"), "model_misconfigured"),
         (400, error(message="The model `llama-2` has been decommissioned."), "model_misconfigured"),
         (400, error(message="Invalid model name passed in model=x"), "model_misconfigured"),
@@ -90,9 +98,18 @@ TOO_LARGE = error(
         (413, b"<html>413 Request Entity Too Large</html>", "model_input_too_large"),
         (413, error(type="request_too_large"), "model_input_too_large"),
         (429, TOO_LARGE, "model_input_too_large"),
+        (413, TOO_LARGE, "model_input_too_large"),
         (400, error(message="This model's maximum context length is 8192 tokens."), "context_length_exceeded"),
-        (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"}, "context_length_exceeded"),
-        (400, error(type="invalid_request_error", message="prompt is too long: 210000 tokens > 200000"), "context_length_exceeded"),
+        (
+            422,
+            {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"},
+            "context_length_exceeded",
+        ),
+        (
+            400,
+            error(type="invalid_request_error", message="prompt is too long: 210000 tokens > 200000"),
+            "context_length_exceeded",
+        ),
         (500, error(type="exceed_context_size_error"), "context_length_exceeded"),
         (400, error(code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filtered"),
         (400, error(code="content_policy_violation"), "content_filtered"),
@@ -148,6 +165,12 @@ def test_error_inside_a_success_is_read_like_one(
     assert failure(backend, claim(server)).code == code
 
 
+@pytest.mark.parametrize("nothing", [None, "", {}, [], False, {"message": "", "type": "", "param": "", "code": None}])
+def test_empty_error_in_an_answer_is_none(server: ScriptedServer, backend: OpenAIBackend, nothing: Any) -> None:
+    server.replies(Reply(200, answer(error=nothing)))
+    assert backend.complete(claim(server), PATIENT) == COMPLETION
+
+
 def test_error_inside_a_success_tells_its_tokens(server: ScriptedServer, backend: OpenAIBackend) -> None:
     server.replies(Reply(200, answer(**error(code=502))), Reply(200, error(code=502)))
     found = [failure(backend, claim(server)) for _ in range(2)]
@@ -170,8 +193,12 @@ def test_messages_say_when_the_request_is_not_at_fault(code: str) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["error", "message", "code", "type", "param", "details", "detail", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "code", "type", "param", "details", "detail", "x"]), inner
+        )
+    ),
 )
 
 

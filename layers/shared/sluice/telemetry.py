@@ -19,9 +19,8 @@ _package.setLevel(logger.log_level)
 _package.propagate = False
 
 
-
 def count_with_dimensions(name: str, count: int, **dimensions: str) -> None:
-    """A count with more dimensions than the function's name: each combination of their values is a metric of its own."""
+    """Count with more dimensions than the function's name: each combination of their values is a metric of its own."""
     with single_metric(name=name, unit=MetricUnit.Count, value=count) as metric:
         for dimension, value in dimensions.items():
             metric.add_dimension(name=dimension, value=value)

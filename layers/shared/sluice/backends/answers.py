@@ -11,17 +11,20 @@ from sluice.domain.requests import Claim, Completion
 # The words of OpenAI, vLLM, SGLang, TGI, Mistral, Cohere, Anthropic, Gemini, Bedrock and others, in lower case.
 _WORDS: Final[dict[FinishReason, str]] = {
     "stop": "stop stop_sequence stopped stop_token eos eos_token end end_turn complete completed done finished success",
-    "length": "length max_tokens max_length max_token_length max_output_tokens model_length token_limit limit error_limit"
-    " model_context_window_exceeded context_window_exceeded",
+    "length": "length max_tokens max_length max_token_length max_output_tokens model_length token_limit limit"
+    " error_limit model_context_window_exceeded context_window_exceeded",
     "content_filter": "content_filter content_filtered guardrail_intervened guardrail safety recitation blocklist"
     " prohibited_content spii image_safety sensitive flagged error_toxic",
     "tool_calls": "tool_calls tool_call tool_use function_call",
     "refusal": "refusal refused",
 }
-_FINISH_REASONS: Final[dict[str, FinishReason]] = {word: ours for ours, words in _WORDS.items() for word in words.split()}
+_FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    word: ours for ours, words in _WORDS.items() for word in words.split()
+}
 # The provider broke off: what is there is no answer.
 _BROKEN_OFF: Final = frozenset(
-    "error abort aborted cancelled canceled network_error server_error timeout insufficient_system_resource".split()
+    {"error", "abort", "aborted", "cancelled", "canceled", "network_error", "server_error", "timeout"}
+    | {"insufficient_system_resource"}
 )
 
 

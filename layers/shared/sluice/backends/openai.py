@@ -26,7 +26,9 @@ _CHUNK: Final = 65_536
 _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
 # What OpenSSL calls an answer that is not TLS, or of no version that both sides know.
-_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
+_NOT_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
+)
 
 
 class OpenAIBackend:

@@ -61,7 +61,8 @@ def _content(content: Any, depth: int = 0) -> Answer:
 
 
 def _part(part: dict[str, Any], depth: int) -> Answer:
-    kind = part.get("type") if isinstance(part.get("type"), str) else ""
+    kind = part.get("type")
+    kind = kind if isinstance(kind, str) else ""
     if "think" in kind or "reason" in kind:
         return Answer(hidden_bytes=_size(part), is_reasoned=True)
     if "tool" in kind or "function" in kind:

@@ -92,7 +92,7 @@ def _sum_of_steps(text: str) -> float:
     return sum(n * (0.001 if unit.startswith(("ms", "milli")) else size[unit[0]]) for n, unit in steps)
 
 
-def _from_headers(status: int, given: Mapping[str, str]) -> Iterator[float | None]:
+def _from_headers(status: int, given: Mapping[str, Any]) -> Iterator[float | None]:
     headers = {name.lower(): value for name, value in given.items() if isinstance(value, str)}
     for name, value in headers.items():
         plain = name.replace("rate-limit", "ratelimit")
@@ -111,7 +111,7 @@ def _remaining(name: str) -> str:
 
 
 def _is_used_up(status: int, remaining: str | None) -> bool:
-    """Whether a limit is what the error is about: nothing is left of it; or too many requests, and nobody says of what."""
+    """Whether an error is about this limit: nothing is left of it, or there were too many requests of some kind."""
     if remaining is None:
         return status == 429
     return bool(_NUMBER.fullmatch(remaining.strip())) and float(remaining) <= 0

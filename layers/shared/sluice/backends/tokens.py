@@ -54,9 +54,9 @@ def count(value: Any) -> int | None:
 def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> TokenCounts | None:
     """What is booked for a call: what the model reported, as long as that can be true.
 
-    A part that is missing is what the total leaves for it. What the total has beyond the sum of the parts is counted too:
-    servers that report reasoning or cached tokens beside the others do charge for them. No tokens at all for a text that
-    is there are replaced by an estimate, and more than can be true by the share of the request's reservation.
+    A part that is missing is what the total leaves for it. What the total has beyond the sum of the parts is counted
+    too: servers that report reasoning or cached tokens beside the others do charge for them. No tokens at all for a
+    text that is there are replaced by an estimate, and more than can be true by the share of the request's reservation.
 
     Args:
         answer_bytes: length of all that the model wrote, reasoning included, in bytes of UTF-8; None: there is no
@@ -72,7 +72,9 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     prompt_share = input_bytes + claim.overhead_tokens
     most_prompt = prompt_share + ALLOWANCE_TOKENS
     most_completion = max(max_tokens, answer_bytes or 0) + ALLOWANCE_TOKENS
-    flag: UsageFlag | None = None if whole == (report.prompt, report.completion) and _adds_up(report) else "inconsistent"
+    flag: UsageFlag | None = (
+        None if whole == (report.prompt, report.completion) and _adds_up(report) else "inconsistent"
+    )
     prompt, completion = whole
     if report.prompt is not None and report.completion is not None:
         # Parts that are plausible count more than a total that is not.

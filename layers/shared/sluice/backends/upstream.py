@@ -55,48 +55,69 @@ _CODES: Final[dict[str, str]] = {
     "model_throttled": "rate_limit_exceeded rate_limit_error ratelimiterror too_many_requests resource_exhausted"
     " ratelimitexceeded throttlingexception throttling",
     "model_timeout": "timeout timeout_error request_timeout deadline_exceeded modeltimeoutexception",
-    "model_unavailable": "overloaded_error overloaded engine_overloaded_error server_overloaded unavailable server_error"
-    " internal_error internal_server_error api_error modelnotreadyexception serviceunavailableexception"
+    "model_unavailable": "overloaded_error overloaded engine_overloaded_error server_overloaded unavailable"
+    " server_error internal_error internal_server_error modelnotreadyexception serviceunavailableexception"
     " internalserverexception modelerrorexception",
 }
 _OF_CODE: Final = {word: code for code, words in _CODES.items() for word in words.split()}
 # Sentences, for errors that have no word of their own. A quoted prompt could match, so they are long enough to be rare,
 # and are asked only where the status leaves the question open.
-_SENTENCES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
-    (code, re.compile(pattern, re.IGNORECASE))
-    for code, pattern in (
-        ("model_input_too_large", r"request too large|request_too_large|payload too large"),
-        (
-            "context_length_exceeded",
-            r"maximum context length|context (length|window|size) (of|is|exceeded|limit)|exceeds? the .{0,30}context"
-            r"|prompt is too long|input is too long|too many input tokens|`inputs` tokens \+"
-            r"|maximum tokens you requested exceeds",
+_SENTENCES: Final[dict[str, re.Pattern[str]]] = {
+    code: re.compile("|".join(sentences), re.IGNORECASE)
+    for code, sentences in {
+        "model_input_too_large": (r"request[ _]too[ _]large", r"payload too large"),
+        "context_length_exceeded": (
+            r"maximum context length",
+            r"context (length|window|size) (of|is|exceeded|limit)",
+            r"exceeds? the .{0,30}context",
+            r"(prompt|input) is too long",
+            r"too many input tokens",
+            r"`inputs` tokens \+",
+            r"maximum tokens you requested exceeds",
         ),
-        (
-            "model_quota_exhausted",
-            r"credit balance is too low|insufficient (account )?(balance|credits?|quota|funds)|billing hard limit"
-            r"|requires more credits|budget has been exceeded|payment_instrument|tokens per day, please wait",
+        "model_quota_exhausted": (
+            r"credit balance is too low",
+            r"insufficient (account )?(balance|credits?|quota|funds)",
+            r"billing hard limit",
+            r"requires more credits",
+            r"budget has been exceeded",
+            r"payment_instrument",
+            r"tokens per day, please wait",
         ),
-        (
-            "content_filtered",
-            r"content management policy|content filter(ing)? policy|your input was flagged|blocked by .{0,20}guardrail",
+        "content_filtered": (
+            r"content management policy",
+            r"content filter(ing)? policy",
+            r"your input was flagged",
+            r"blocked by .{0,20}guardrail",
         ),
-        (
-            "model_misconfigured",
-            r"model identifier is invalid|on-demand throughput|inference profile|marked by provider as legacy"
-            r"|end of its life|use case details have not been submitted|doesn't support (the|this) (model|operation)"
-            r"|plain http request was sent to https"
-            r"|model\W{1,3}[\w./:@-]{1,100}\W{1,3}(does not exist|not found|is not available|has been (deprecated|dec))"
-            r"|invalid model name|unknown model|no such model|not a valid model",
+        "model_misconfigured": (
+            r"model identifier is invalid",
+            r"on-demand throughput",
+            r"marked by provider as legacy",
+            r"end of its life",
+            r"use case details have not been submitted",
+            r"doesn't support (the|this) (model|operation)",
+            r"model\W{1,3}[\w./:@-]{1,100}\W{1,3}(does not exist|not found|is not available|has been de)",
+            r"(invalid model name|unknown model|no such model|not a valid model)",
         ),
-        ("model_unauthorized", r"(incorrect|invalid) api key|api key not valid|api key expired"),
-        ("model_throttled", r"rate limit (reached|exceeded)|too many requests"),
-    )
-)
+        "model_unauthorized": (r"(incorrect|invalid) api key", r"api key (not valid|expired)"),
+    }.items()
+}
+# Throttling at one provider, an empty account at another: that one asks for no pause.
+_EXCEEDED_QUOTA: Final = re.compile(r"exceeded (your|the) (current |monthly )?quota", re.IGNORECASE)
+_SENTENCE_LENGTH: Final = 10_000
 # Parameters that this service itself always sends: if one is refused, the model does not fit this service.
 _OURS: Final = frozenset({"max_tokens", "stream", "model", "messages"})
-_INVALID: Final = frozenset("invalid_request_error badrequesterror bad_request invalid_argument validation".split())
 _PARAMETER_WORDS: Final = frozenset({"unsupported_parameter", "unknown_parameter", "unsupported_value"})
+_INVALID: Final = frozenset(
+    {"invalid_request_error", "badrequesterror", "bad_request", "invalid_argument", "validation"}
+)
+_WORD_FIELDS: Final = frozenset({"code", "type", "status", "error_type", "reason", "error", "param"})
+_SENTENCE_FIELDS: Final = frozenset({"message", "error", "detail", "msg"})
+# What these say is more exact than any status.
+_EXACT: Final = ("context_length_exceeded", "model_quota_exhausted", "content_filtered", "model_misconfigured")
+# What these statuses mean depends on what is written with them.
+_OPEN: Final = (400, 403, 413, 422, 429)
 
 
 @dataclass(frozen=True)
@@ -127,28 +148,33 @@ def code_of(error: Reported) -> str:
         found.add("model_misconfigured")
     # In the order of the table: what can be told apart best comes first.
     by_word = next((code for code in _CODES if code in found), None)
-    if by_word in ("context_length_exceeded", "model_quota_exhausted", "content_filtered", "model_misconfigured"):
+    if by_word in _EXACT:
         return by_word
-    by_sentence = next((code for code, pattern in _SENTENCES if pattern.search(error.sentence[:10_000])), None)
-    if error.status in (400, 403, 413, 422, 429) or error.status >= 500 and by_sentence == "context_length_exceeded":
-        if by_sentence in ("model_unauthorized", "model_throttled") and error.status in (403, 429):
-            by_sentence = None
-        if by_sentence is not None and not (by_word == "model_throttled" and by_sentence == "context_length_exceeded"):
-            return by_sentence
-    if error.status == 429 and not error.asks_pause and _EXCEEDED_QUOTA.search(error.sentence[:10_000]):
-        return "model_quota_exhausted"
+    if (by_sentence := _code_of_sentence(error, by_word)) is not None:
+        return by_sentence
+    # Some servers throttle with the status of a refusal.
     if error.status in _STATUSES and not (error.status in (403, 413) and by_word == "model_throttled"):
         return _STATUSES[error.status]
     if by_word is not None:
         return by_word
-    if error.status >= 500:
-        return "model_unavailable"
     if not 400 <= error.status < 500:
-        return "model_bad_response"
+        return "model_unavailable" if error.status >= 500 else "model_bad_response"
     return "model_misconfigured" if error.is_page else "model_rejected"
 
 
-_EXCEEDED_QUOTA: Final = re.compile(r"exceeded (your|the) (current |monthly )?quota", re.IGNORECASE)
+def _code_of_sentence(error: Reported, by_word: str | None) -> str | None:
+    sentence = error.sentence[:_SENTENCE_LENGTH]
+    code = next((code for code, pattern in _SENTENCES.items() if pattern.search(sentence)), None)
+    if error.status in _OPEN and code == "model_input_too_large":
+        # Also where it is called throttling: what alone exceeds a limit never fits.
+        return code
+    if error.status == 429:
+        if code == "model_quota_exhausted":
+            return code
+        return "model_quota_exhausted" if not error.asks_pause and _EXCEEDED_QUOTA.search(sentence) else None
+    if error.status in _OPEN and by_word != "model_throttled":
+        return code
+    return code if error.status >= 500 and code == "context_length_exceeded" else None
 
 
 def http_failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
@@ -158,7 +184,12 @@ def http_failure(status: int, headers: Mapping[str, str], payload: bytes) -> Mod
 
 
 def reported_failure(
-    status: int, headers: Mapping[str, str], document: Any, *, is_page: bool = False, words: frozenset[str] = frozenset()
+    status: int,
+    headers: Mapping[str, str],
+    document: Any,
+    *,
+    is_page: bool = False,
+    words: frozenset[str] = frozenset(),
 ) -> ModelError:
     """The error that a document describes.
 
@@ -187,16 +218,18 @@ def error_inside(document: Any) -> tuple[int, Any] | None:
         return None
     error = document.get("error")
     if isinstance(error, dict):
-        is_error = any(isinstance(error.get(name), str | int) for name in ("message", "code", "type", "status"))
+        # Some proxies send one without any content in every answer.
+        members = [error.get(name) for name in ("message", "code", "type", "status")]
+        is_error = any(isinstance(member, str | int) and member for member in members)
     else:
         is_error = isinstance(error, str) and bool(error.strip())
     if not is_error and document.get("object") == "error":
         error, is_error = document, True
     if not is_error:
         return None
-    members = error if isinstance(error, dict) else document
+    described = error if isinstance(error, dict) else document
     for name in ("status", "status_code", "http_status", "code"):
-        status = members.get(name)
+        status = described.get(name)
         if isinstance(status, str) and status.isascii() and status.isdigit() and len(status) == 3:
             status = int(status)
         if isinstance(status, int) and 400 <= status < 600:
@@ -218,10 +251,6 @@ def is_page(headers: Mapping[str, str], payload: bytes) -> bool:
     """Whether the body is a web page (or another text in angle brackets)."""
     begin = payload.lstrip()[:1]
     return begin == b"<" or ("html" in headers.get("Content-Type", "").lower() and begin not in (b"{", b"["))
-
-
-_WORD_FIELDS: Final = frozenset({"code", "type", "status", "error_type", "reason", "error", "param"})
-_SENTENCE_FIELDS: Final = frozenset({"message", "error", "detail", "msg"})
 
 
 def _members(value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,8 @@ text is its refusal) and other (it gave a word that is not known here)."""
 FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
 
 EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
-"""Why an answer has no text: the model asked for tools, a filter took the text away, it declined without a word, it only
-reasoned, or it wrote nothing."""
+"""Why an answer has no text: the model asked for tools, a filter took the text away, the model declined without a word,
+it only reasoned, or it wrote nothing."""
 
 
 class Document(BaseModel):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Fault = Literal["client", "operator", "provider", "none"]
-"""Whose fault a failure is, and so who can do something: the client (send another request), the operator of this service
-(repair the model's description, key or account), the model's provider (wait), or nobody."""
+"""Whose fault a failure is, and so who can do something: the client (send another request), the operator of this
+service (repair the model's description, key or account), the model's provider (it passes), or nobody."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from uuid import UUID
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import DatabaseError, SluiceError
-from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.failures import FAILURES
+from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome, UsageDoubt, UsageFlag
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.dispatch import send_or_undispatch
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 # Kept free at the end of an invocation, to settle what was cut off and to send what follows.
 RESERVE_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 900.0
-# While an operator has something to repair: the pauses are so many times longer, and an hour at most. With the defaults,
-# the 19 pauses of 20 attempts are up to 15 hours.
+# While the operator has something to repair: the pauses are so many times longer, and an hour at most. With the
+# defaults, the 19 pauses of 20 attempts are up to 15 hours.
 REPAIR_FACTOR: Final = 12.0
 MAX_REPAIR_BACKOFF_SECONDS: Final = 3600.0
 # A model may ask for a longer pause than ours; more than an hour is not believed.
@@ -302,7 +302,7 @@ def backoff(attempt: int, base: float, retry_after: float | None = None, *, need
 def _is_paid_in_vain(claim: Claim, error: ModelError) -> bool:
     """Return True if another attempt would be paid for, and probably be as unreadable as this one.
 
-    It is certain that it costs if the model reported tokens. If not, an accident of the connection is given one more try.
+    It is certain that it costs if the model reported tokens. If it did not, one more try is worth it.
     """
     return error.code == "model_bad_response" and (
         error.prompt_tokens is not None or claim.last_error == "model_bad_response"
