@@ -3,9 +3,12 @@
 
 ALTER TABLE requests ADD COLUMN finish_reason varchar(20);
 ALTER TABLE requests_archive ADD COLUMN finish_reason varchar(20);
--- Both have this constraint, so that a month can be moved. No row has a value yet: nothing needs to be read.
+-- Both have this constraint, validated, so that a month can be moved from one to the other. The scan is short: nothing
+-- was released yet, so no table is large.
+-- squawk-ignore constraint-missing-not-valid
 ALTER TABLE requests ADD CONSTRAINT requests_finish_reason_known
     CHECK (finish_reason IN ('stop', 'length', 'content_filter', 'tool_calls', 'refusal', 'other'));
+-- squawk-ignore constraint-missing-not-valid
 ALTER TABLE requests_archive ADD CONSTRAINT requests_finish_reason_known
     CHECK (finish_reason IN ('stop', 'length', 'content_filter', 'tool_calls', 'refusal', 'other'));
 COMMENT ON COLUMN requests.finish_reason IS

@@ -178,8 +178,8 @@ BEGIN
 END $$;
 
 -- Puts requests back into the queue: a retry may start when its pause is over, a released request at once. Tokens that
--- the model reported for an attempt that is tried again are audited as wasted: its provider charges for them, and no user
--- is charged.
+-- the model reported for an attempt that is tried again are audited as wasted: its provider charges for them, and no
+-- user is charged.
 CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
