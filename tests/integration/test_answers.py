@@ -214,6 +214,16 @@ def test_an_unreadable_answer_without_tokens_is_tried_once_more(
     assert_books_balance(service)
 
 
+def test_what_is_no_answer_at_all_is_tried_again_like_an_outage(
+    service: Service, alice: bytes, server: ScriptedServer, request_id: UUID
+) -> None:
+    service.owner.execute("UPDATE inflight SET max_attempts = 20")
+    server.replies(*[Reply(body=b"<html>busy</html>"), Reply(body=b'{"choices": [')] * 3)
+    for _ in range(6):
+        work(service, request_id)
+    assert service.status(alice, request_id)["queue"]["last_error"] == "model_bad_response"
+
+
 def test_tokens_of_an_attempt_that_is_tried_again_are_wasted(
     service: Service, alice: bytes, server: ScriptedServer, request_id: UUID
 ) -> None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+from collections.abc import Callable
 from email.utils import format_datetime
 from typing import Any
 
@@ -14,7 +15,11 @@ from sluice.backends.pauses import asked_pause, seconds_of
 from tests.support.openai_backend import claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
 
-IN_TEN_HOURS = dt.datetime.now(dt.UTC) + dt.timedelta(hours=10)
+
+def in_ten_hours() -> dt.datetime:
+    return dt.datetime.now(dt.UTC) + dt.timedelta(hours=10)
+
+
 # An hour of tolerance for moments: the unit or the time zone could be wrong.
 TEN_HOURS = pytest.approx(36_000, abs=3600)
 
@@ -40,13 +45,6 @@ def test_every_error_that_is_retried_passes_it_on(server: ScriptedServer, backen
         ("30s", 30),
         ("6m0s", 360),
         ("5, 10", 10),
-        (format_datetime(IN_TEN_HOURS, usegmt=True), TEN_HOURS),
-        (IN_TEN_HOURS.strftime("%A, %d-%b-%y %H:%M:%S GMT"), TEN_HOURS),
-        (IN_TEN_HOURS.strftime("%a %b %e %H:%M:%S %Y"), TEN_HOURS),
-        (IN_TEN_HOURS.isoformat(), TEN_HOURS),
-        (IN_TEN_HOURS.strftime("%Y-%m-%dT%H:%M:%SZ"), TEN_HOURS),
-        (str(int(IN_TEN_HOURS.timestamp())), TEN_HOURS),
-        (str(int(IN_TEN_HOURS.timestamp() * 1000)), TEN_HOURS),
         # A moment that has passed.
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("1500000000", 0),
@@ -71,6 +69,33 @@ def test_retry_after(server: ScriptedServer, backend: OpenAIBackend, value: str,
     if value.isascii():
         assert pause(server, backend, Reply(429, headers={"Retry-After": value})) == seconds
     assert asked_pause(429, {"Retry-After": value}) == seconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda at: format_datetime(at, usegmt=True),
+        lambda at: at.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
+        lambda at: at.strftime("%a %b %e %H:%M:%S %Y"),
+        lambda at: at.isoformat(),
+        lambda at: at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        lambda at: str(int(at.timestamp())),
+        lambda at: str(int(at.timestamp() * 1000)),
+    ],
+    ids=[
+        "IMF-fixdate",
+        "RFC 850",
+        "asctime",
+        "microseconds",
+        "RFC 3339",
+        "seconds since 1970",
+        "milliseconds since 1970",
+    ],
+)
+def test_retry_after_as_a_moment(
+    server: ScriptedServer, backend: OpenAIBackend, written: Callable[[dt.datetime], str]
+) -> None:
+    assert pause(server, backend, Reply(429, headers={"Retry-After": written(in_ten_hours())})) == TEN_HOURS
 
 
 @pytest.mark.parametrize("name", ["retry-after-ms", "Retry-After-Ms", "x-ms-retry-after-ms"])
@@ -113,10 +138,10 @@ def test_only_the_limit_that_is_used_up_counts() -> None:
 def test_reset_as_a_moment() -> None:
     for kind in ("requests", "tokens", "input-tokens", "output-tokens"):
         limit = f"anthropic-ratelimit-{kind}-"
-        when = IN_TEN_HOURS.strftime("%Y-%m-%dT%H:%M:%SZ")
+        when = in_ten_hours().strftime("%Y-%m-%dT%H:%M:%SZ")
         assert asked_pause(429, {limit + "remaining": "0", limit + "reset": when}) == TEN_HOURS
         assert asked_pause(429, {limit + "remaining": "7", limit + "reset": when}) is None
-    milliseconds = str(int(IN_TEN_HOURS.timestamp() * 1000))
+    milliseconds = str(int(in_ten_hours().timestamp() * 1000))
     assert asked_pause(429, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": milliseconds}) == TEN_HOURS
 
 

@@ -110,4 +110,5 @@ def failed_call(error: ModelError, claim: Claim, report: TokenReport) -> ModelEr
         prompt_tokens=counts.prompt,
         completion_tokens=counts.completion,
         doubt=counts.doubt,
+        is_answer=error.is_answer,
     )

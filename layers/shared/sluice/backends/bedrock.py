@@ -82,7 +82,7 @@ class BedrockBackend:
             content = answer["output"]["message"]["content"]
             read = sum((_block(block) for block in content), Answer())
         except _UNREADABLE:
-            raise failed_call(ModelError("model_bad_response"), claim, report) from None
+            raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
         return completion(claim, read, answer.get("stopReason"), report)
 
 

@@ -15,7 +15,7 @@ from sluice.backends.deadline import DeadlinePoolManager, until
 from sluice.backends.parts import UnreadableError, read_choice
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, count
-from sluice.backends.upstream import error_inside, http_failure, is_page, read_json, reported_failure
+from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
 from sluice.domain.documents import Input
 from sluice.domain.errors import ConfigurationError
 from sluice.domain.requests import Claim, Completion
@@ -124,13 +124,11 @@ def _is_misaddressed(error: Exception) -> bool:
 
 
 def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
-    if is_page(headers, payload):
-        # A log-in page, or the user interface of the server.
-        raise ModelError("model_misconfigured")
     document = read_json(payload)
     if (found := error_inside(document)) is not None:
         raise failed_call(reported_failure(found[0], headers, found[1]), claim, _report(document))
     if not isinstance(document, dict):
+        # Cut off, or not the model's: the page of a proxy, for example.
         raise ModelError("model_bad_response")
     report = _report(document)
     choices = document.get("choices")
@@ -140,7 +138,7 @@ def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Com
     try:
         answer = read_choice(choice)
     except UnreadableError:
-        raise failed_call(ModelError("model_bad_response"), claim, report) from None
+        raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
     return completion(claim, answer, choice.get("finish_reason") if isinstance(choice, dict) else None, report)
 
 

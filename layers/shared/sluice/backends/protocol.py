@@ -16,6 +16,7 @@ class ModelError(Exception):
         retry_after: seconds that the model asked to wait.
         prompt_tokens, completion_tokens: what it reported in spite of the failure; None: nothing was reported.
         doubt: what was wrong with that report.
+        is_answer: the model did answer, in a form that is not known here: it would again, and be paid for it.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class ModelError(Exception):
         prompt_tokens: int | None = None,
         completion_tokens: int | None = None,
         doubt: UsageDoubt | None = None,
+        is_answer: bool = False,
     ) -> None:
         self.is_transient = FAILURES[code].is_transient
         self.message = FAILURES[code].message
@@ -34,6 +36,7 @@ class ModelError(Exception):
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.doubt = doubt
+        self.is_answer = is_answer
         super().__init__(code)
 
 

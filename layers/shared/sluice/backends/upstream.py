@@ -180,7 +180,7 @@ def _code_of_sentence(error: Reported, by_word: str | None) -> str | None:
 def http_failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
     """The error of an HTTP answer that is no success."""
     document = read_json(payload)
-    return reported_failure(status, headers, document, is_page=is_page(headers, payload))
+    return reported_failure(status, headers, document, is_page=_is_page(headers, payload))
 
 
 def reported_failure(
@@ -247,7 +247,7 @@ def read_json(payload: bytes) -> Any:
         return None
 
 
-def is_page(headers: Mapping[str, str], payload: bytes) -> bool:
+def _is_page(headers: Mapping[str, str], payload: bytes) -> bool:
     """Whether the body is a web page (or another text in angle brackets)."""
     begin = payload.lstrip()[:1]
     return begin == b"<" or ("html" in headers.get("Content-Type", "").lower() and begin not in (b"{", b"["))
