@@ -1,11 +1,13 @@
 """The OpenAI-compatible backend: the forms in which servers give a text, why they stopped, and why there is no text."""
 
+import json
 from typing import Any, get_args
 
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
 from sluice.domain.documents import FinishReason, Output
+from sluice.domain.requests import Completion
 from tests.support.openai_backend import PATIENT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
 
@@ -56,6 +58,52 @@ def test_text_is_read_in_every_form(server: ScriptedServer, backend: OpenAIBacke
 )
 def test_choice_is_read_in_every_form(server: ScriptedServer, backend: OpenAIBackend, choice: dict[str, Any]) -> None:
     assert output(server, backend, choice) == Output.of_text(WORDS, "stop")
+
+
+def stream(*events: Any) -> Reply:
+    lines = [f"data: {event if isinstance(event, str) else json.dumps(event)}" for event in events]
+    body = ": processing\n\n" + "\n\n".join([*lines, "data: [DONE]", ""])
+    return Reply(body=body.encode(), headers={"Content-Type": "text/event-stream"})
+
+
+def piece(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}], "usage": None}
+
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+
+
+@pytest.mark.parametrize(
+    ("events", "output"),
+    [
+        (
+            [piece(role="assistant", content=""), piece(content=WORDS[:5]), piece(content=WORDS[5:]), piece("length")],
+            Output.of_text(WORDS, "length"),
+        ),
+        ([piece(reasoning_content="hm"), piece("length")], Output.of_text("", "length", empty_reason="reasoning")),
+        (
+            [piece(refusal="I "), piece(refusal="cannot."), piece("stop")],
+            Output.of_text("", "refusal", refusal="I cannot."),
+        ),
+        ([{"choices": [{"text": WORDS[:5]}]}, {"choices": [{"text": WORDS[5:]}]}], Output.of_text(WORDS)),
+    ],
+)
+def test_stream_that_nobody_asked_for_is_read(
+    server: ScriptedServer, backend: OpenAIBackend, events: list[Any], output: Output
+) -> None:
+    server.replies(stream(*events, {"choices": [], "usage": USAGE}))
+    assert backend.complete(claim(server), PATIENT) == Completion(output, 11, 5)
+
+
+def test_stream_with_an_error_or_without_an_end(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    server.replies(
+        stream(piece(content=WORDS), {"error": {"code": 429, "message": WORDS}}),
+        stream(piece(content=WORDS)),
+        stream("{", "5"),
+        Reply(body=b"data: {}\n\n"),
+    )
+    codes = [failure(backend, claim(server)).code for _ in range(4)]
+    assert codes == ["model_throttled", "model_usage_missing", "model_bad_response", "model_bad_response"]
 
 
 # Why it stopped -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from urllib3 import exceptions
 
 from sluice.backends.answers import completion, failed_call
 from sluice.backends.deadline import DeadlinePoolManager, until
-from sluice.backends.parts import UnreadableError, read_choice
+from sluice.backends.parts import UnreadableError, joined_stream, read_choice
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, count
 from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
@@ -125,6 +125,8 @@ def _is_misaddressed(error: Exception) -> bool:
 
 def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
     document = read_json(payload)
+    if document is None:
+        document = joined_stream(payload)
     if (found := error_inside(document)) is not None:
         raise failed_call(reported_failure(found[0], headers, found[1]), claim, _report(document))
     if not isinstance(document, dict):

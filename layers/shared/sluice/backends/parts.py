@@ -32,6 +32,49 @@ def read_choice(choice: Any) -> Answer:
     raise UnreadableError
 
 
+def joined_stream(payload: bytes) -> Any:
+    """A completion from the events of a stream, which some servers send although none is asked for; None if it is none.
+
+    An event that reports an error stands for the whole.
+    """
+    if not payload.lstrip().startswith((b"data:", b"event:", b":")):
+        return None
+    joined: dict[str, Any] = {}
+    choices: list[dict[str, Any]] = []
+    for line in payload.decode("utf-8", "replace").splitlines():
+        name, _, data = line.partition(":")
+        try:
+            event = json.loads(data) if name == "data" else None
+        except (ValueError, RecursionError):
+            # The last one is [DONE].
+            continue
+        if not isinstance(event, dict):
+            continue
+        if event.get("error"):
+            return event
+        joined |= {member: value for member, value in event.items() if value is not None}
+        if isinstance(event.get("choices"), list):
+            choices += [choice for choice in event["choices"] if isinstance(choice, dict) and not choice.get("index")]
+    if choices:
+        joined["choices"] = [_joined_choice(choices)]
+    return joined
+
+
+def _joined_choice(choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """One choice of the pieces of one: each kind of content is a list of its pieces."""
+    pieces = [choice["delta"] for choice in choices if isinstance(choice.get("delta"), dict)]
+    message = {
+        name: [piece[name] for piece in pieces if piece.get(name)]
+        for name in ("content", *_REASONING_FIELDS, "tool_calls", "function_call")
+    }
+    refusals = [piece["refusal"] for piece in pieces if isinstance(piece.get("refusal"), str)]
+    reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+    joined = {"finish_reason": reasons[-1] if reasons else None}
+    if not pieces and (texts := [choice["text"] for choice in choices if isinstance(choice.get("text"), str)]):
+        return joined | {"text": "".join(texts)}
+    return joined | {"message": message | {"refusal": "".join(refusals)}}
+
+
 def _message(message: Any) -> Answer:
     if not isinstance(message, dict) or not any(name in message for name in _MESSAGE_FIELDS):
         raise UnreadableError
