@@ -8,6 +8,8 @@ from typing import Final
 
 STATUSES: Final = ("queued", "processing", "completed", "failed", "cancelled", "expired")
 """Statuses of a request."""
+FINISH_REASONS: Final = ("stop", "length", "content_filter", "tool_calls", "refusal", "other")
+"""Why the model of a completed request stopped."""
 SCOPES: Final = ("submit", "read")
 """Permissions of an API key."""
 PERIODS: Final = {"minute": "per minute", "daily": "per day", "monthly": "per month"}

@@ -6,7 +6,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import bootstrap
 from sluice.messaging import Delivery
-from sluice.telemetry import MetricUnit, logger, metrics
+from sluice.telemetry import MetricUnit, count_with_dimensions, logger, metrics
 
 _METRICS = {
     "completed": "RequestsCompleted",
@@ -25,6 +25,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     report = worker.work([Delivery(record["messageId"], record["body"]) for record in event["Records"]])
     for outcome, count in report.counts.items():
         metrics.add_metric(_METRICS[outcome], MetricUnit.Count, count)
+    # A report that does not add up is a server's habit, and no cause for an alarm.
+    if doubted := report.doubts["implausible"] + report.doubts["estimated"]:
+        metrics.add_metric("TokenReportsDoubted", MetricUnit.Count, doubted)
+    if report.repairs:
+        metrics.add_metric("ModelRepairsNeeded", MetricUnit.Count, report.repairs.total())
+    for reason, count in report.finish_reasons.items():
+        count_with_dimensions("RequestsCompletedBy", count, finish_reason=reason)
+    for (model, code), count in report.repairs.items():
+        count_with_dimensions("ModelRepairsNeededBy", count, model=model, code=code)
     logger.info(
         "batch done",
         extra={"messages": len(event["Records"]), "kept": len(report.failed_message_ids), **report.counts},

@@ -9,7 +9,7 @@ from sluice_cli.options import AT_MOST, TIME, given
 from sluice_cli.paging import fetch_with, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text, time
-from sluice_cli.vocabulary import STATUSES
+from sluice_cli.vocabulary import FINISH_REASONS, STATUSES
 
 _REQUEST = (
     time("created_at"),
@@ -17,12 +17,38 @@ _REQUEST = (
     text("user_id"),
     text("model_id"),
     text("status"),
+    text("finish_reason"),
     number("attempts"),
     text("error_code"),
     text("last_error"),
     text("waits_for"),
     time("waits_until"),
     time("completed_at"),
+)
+_DETAILS = (
+    text("request_id"),
+    text("user_id"),
+    text("key_id"),
+    text("model_id"),
+    text("status"),
+    text("finish_reason"),
+    text("empty_reason"),
+    text("error_code"),
+    text("error_message"),
+    number("attempts"),
+    number("failed_attempts"),
+    number("max_attempts"),
+    text("last_error"),
+    text("waits_for"),
+    time("waits_until"),
+    time("created_at"),
+    time("expires_at"),
+    time("started_at"),
+    time("completed_at"),
+    number("processing_time_ms"),
+    number("reserved_tokens"),
+    number("prompt_tokens"),
+    number("completion_tokens"),
 )
 _CANCELLED = (text("request_id"), text("user_id"), text("status"))
 _TOTAL = (text("outcome"), number("requests"))
@@ -31,13 +57,18 @@ _LEFT = (text("request_id"), text("outcome"))
 
 @click.group(cls=Group)
 def requests() -> None:
-    """List and cancel requests, and redrive failed ones."""
+    """List, show and cancel requests, and redrive failed ones."""
 
 
 @requests.command("list")
 @click.option("--user", metavar="USER", help="Only requests of this user.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only requests with this status.")
 @click.option("--reason", metavar="CODE", help="Only requests that failed for this reason, like model_unavailable.")
+@click.option(
+    "--finish-reason",
+    type=click.Choice(FINISH_REASONS),
+    help="Only completed requests whose model stopped for this reason.",
+)
 @click.option("--from", "start", type=TIME, help="Only requests accepted at this time or later.")
 @click.option("--to", "end", type=TIME, help="Only requests accepted before this time.")
 @click.option("--after", metavar="ID", help="Start after this request, with older ones.")
@@ -48,6 +79,7 @@ def list_requests(
     user: str | None,
     status: str | None,
     reason: str | None,
+    finish_reason: str | None,
     start: str | None,
     end: str | None,
     after: str | None,
@@ -55,11 +87,23 @@ def list_requests(
 ) -> None:
     """List requests, newest first, except those of archived months.
 
-    last_error is why the last attempt failed; waits_for is what an unfinished request is waiting for.
+    finish_reason is why the model of a completed request stopped; last_error is why the last attempt failed; waits_for
+    is what an unfinished request is waiting for.
     """
-    filters = given(user_id=user, status=status, error_code=reason, start=start, end=end)
+    filters = given(user_id=user, status=status, error_code=reason, finish_reason=finish_reason, start=start, end=end)
     fetched = pages(fetch_with(session, "request.list", filters, rows="requests", cursor="before"), after, limit)
     show_pages(session, fetched, _REQUEST, lambda rows, cursor: {"requests": rows, "next_cursor": cursor})
+
+
+@requests.command()
+@click.argument("request_id", metavar="ID")
+@pass_session
+def show(session: Session, request_id: str) -> None:
+    """Show a request, archived or not, without its prompt and its result.
+
+    empty_reason is why a completed request has no text.
+    """
+    session.show("request.get", {"request_id": request_id}, lambda found: record(_DETAILS, found))
 
 
 @requests.command()

@@ -179,6 +179,8 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         {"model_id": "small", "backend": "bedrock", "backend_model": "nova", "prices": {"completion": "1"}},
     ),
     ("requests list", "request.list", {"limit": 500}),
+    ("requests list --finish-reason length", "request.list", {"finish_reason": "length", "limit": 500}),
+    (f"requests show {REQUEST}", "request.get", {"request_id": REQUEST}),
     (
         (
             "requests list --user alice --status failed --reason model_unavailable --from 2027-01-01"
@@ -355,6 +357,8 @@ def test_since_is_relative_to_now(deployment: Deployment) -> None:
         "models set small --backend openai",
         "models set small --backend magic --backend-model x",
         "requests list --status lost",
+        "requests list --finish-reason bored",
+        "requests show",
         "requests list --from yesterday",
         "requests list --limit 0",
         "requests cancel",

@@ -25,6 +25,7 @@ REQUEST: dict[str, Any] = {
     "waits_for": None,
     "waits_until": None,
     "last_error": None,
+    "finish_reason": None,
 }
 WAITING = REQUEST | {
     "request_id": ID.format(2),
@@ -58,6 +59,7 @@ def test_table_shows_why_requests_failed_or_wait(deployment: Deployment) -> None
         "user_id": "alice",
         "model_id": "nova-micro",
         "status": "queued",
+        "finish_reason": "-",
         "attempts": "1",
         "error_code": "-",
         "last_error": "model_timeout",
@@ -68,6 +70,19 @@ def test_table_shows_why_requests_failed_or_wait(deployment: Deployment) -> None
     assert (failed["status"], failed["error_code"], failed["waits_for"]) == ("failed", "model_unavailable", "-")
     assert failed["completed_at"] == "2027-01-01T00:00:02Z"
     assert shown.stderr == ""
+
+
+def test_shows_how_an_answer_ended(deployment: Deployment) -> None:
+    cut = REQUEST | {"status": "completed", "error_code": None, "error_message": None, "finish_reason": "length"}
+    shown = deployment.run("requests", "list", "--finish-reason", "length", answers=listed(cut, cursor=None))
+    header, row = lines(shown.stdout)
+    assert dict(zip(header, row, strict=True))["finish_reason"] == "length"
+    shown = deployment.run("requests", "show", ID.format(1), answers=cut | {"empty_reason": "reasoning"})
+    found = fields(shown.stdout)
+    assert (found["status"], found["finish_reason"], found["empty_reason"]) == ("completed", "length", "reasoning")
+    # A service of an earlier version does not tell.
+    older = {name: value for name, value in cut.items() if name != "finish_reason"}
+    assert fields(deployment.run("requests", "show", ID.format(1), answers=older).stdout)["finish_reason"] == "-"
 
 
 def test_reads_requests_by_cursor(deployment: Deployment) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sluice.backends.registry import BACKENDS
+from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES
 from sluice.services.admin.administer import OPERATIONS
@@ -27,13 +28,14 @@ WITHOUT_COMMAND: dict[str, str] = {}
     ("words", "defined"),
     [
         (vocabulary.STATUSES, tuple(Status)),
+        (vocabulary.FINISH_REASONS, FINISH_REASONS),
         (vocabulary.SCOPES, SCOPES),
         (vocabulary.PERIODS, PERIODS),
         (vocabulary.RESET_FREQUENCIES, FREQUENCIES),
         (vocabulary.BACKENDS, BACKENDS),
         (vocabulary.ROLLUP_TASKS, TASKS),
     ],
-    ids=["status", "scope", "period", "reset frequency", "backend", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "rollup task"],
 )
 def test_words_are_those_of_the_service(words: Sequence[str], defined: Sequence[str]) -> None:
     assert sorted(words) == sorted(defined)
@@ -47,13 +49,14 @@ def test_periods_are_the_fields_of_limits() -> None:
     ("words", "command"),
     [
         (vocabulary.STATUSES, ("requests", "list")),
+        (vocabulary.FINISH_REASONS, ("requests", "list")),
         (vocabulary.SCOPES, ("keys", "create")),
         (vocabulary.PERIODS, ("quotas", "clear")),
         (vocabulary.RESET_FREQUENCIES, ("tiers", "set")),
         (vocabulary.BACKENDS, ("models", "set")),
         (vocabulary.ROLLUP_TASKS, ("rollup",)),
     ],
-    ids=["status", "scope", "period", "reset frequency", "backend", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "rollup task"],
 )
 def test_help_and_documentation_name_every_word(words: Sequence[str], command: Sequence[str]) -> None:
     shown = run(*command, "--help").stdout

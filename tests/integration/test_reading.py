@@ -25,7 +25,9 @@ def test_status_shows_everything_about_an_answered_request(service: Service, ali
         "status": "completed",
         "model": "nova-micro",
         "result": "an answer",
+        "empty_reason": None,
         "error": None,
+        "finish_reason": None,
         "estimated_tokens": 2 + 64 + 512,
         "reserved_tokens": 5 + 64 + 512,
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
@@ -55,7 +57,10 @@ def test_status_shows_why_a_request_failed(service: Service, alice: bytes) -> No
 
     found = service.status(alice, str(request_id))
 
-    assert (found["status"], found["error"]) == ("failed", {"code": "model_rejected", "message": "no"})
+    assert (found["status"], found["error"]) == (
+        "failed",
+        {"code": "model_rejected", "message": "no", "fault": "client"},
+    )
 
 
 @pytest.mark.parametrize("whose", ["another's", "nobody's", "no id at all"])

@@ -15,7 +15,7 @@ KNOWN = {
     "GET /status/{request_id}": (),
     "POST /requests/{request_id}/cancel": (),
     "GET /requests": ("cursor", "end", "error_code", "limit", "model", "start", "status"),
-    "GET /usage": ("end", "start"),
+    "GET /usage": ("by_key", "by_tag", "end", "start"),
     "GET /models": (),
     "GET /health": (),
 }

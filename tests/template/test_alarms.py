@@ -12,6 +12,12 @@ DIMENSIONS = {
     "AWS/SQS": ("QueueName", "AWS::SQS::Queue", "Fn::GetAtt"),
     "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", "Ref"),
 }
+# Those that watch a metric of ours: the function that counts it, and how.
+OWN_METRICS = {
+    "BooksAlarm": ("rollup", "Maximum"),
+    "ModelRepairAlarm": ("worker", "Sum"),
+    "TokenReportAlarm": ("worker", "Sum"),
+}
 METRICS = {
     "AWS/Lambda": {"Errors"},
     "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"},
@@ -27,8 +33,8 @@ def watched(alarm: dict[str, Any]) -> str:
 
 def test_alarms_name_resources_that_exist(stack: Stack) -> None:
     for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items():
-        if name == "BooksAlarm":
-            continue  # a custom metric
+        if name in OWN_METRICS:
+            continue
         dimension, kind, by = DIMENSIONS[alarm["Namespace"]]
         (given,) = alarm["Dimensions"]
         assert given["Name"] == dimension, name
@@ -41,7 +47,7 @@ def test_every_function_queue_and_api_is_watched(stack: Stack) -> None:
     alarms = [
         (alarm["MetricName"], watched(alarm))
         for name, alarm in stack.of_type("AWS::CloudWatch::Alarm").items()
-        if name != "BooksAlarm"
+        if name not in OWN_METRICS
     ]
     expected = [("Errors", function) for function in stack.of_type("AWS::Lambda::Function")] + [
         ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
@@ -58,16 +64,18 @@ def test_alarms_notify_the_topic_if_there_is_one(processed: dict[str, Any]) -> N
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
 
 
-def test_the_ledger_alarm_uses_the_rollups_metric_name(stack: Stack) -> None:
-    alarm = stack.resources["BooksAlarm"]["Properties"]
-    variables = stack.resources["RollupFunction"]["Properties"]["Environment"]["Variables"]
+@pytest.mark.parametrize("name", OWN_METRICS)
+def test_alarms_on_our_own_metrics_use_the_functions_names(stack: Stack, name: str) -> None:
+    function, statistic = OWN_METRICS[name]
+    alarm = stack.resources[name]["Properties"]
+    variables = stack.resources[f"{function.capitalize()}Function"]["Properties"]["Environment"]["Variables"]
     assert alarm["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
     assert alarm["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]
-    assert f'"{alarm["MetricName"]}"' in (ROOT / "functions/rollup/app.py").read_text()
-    assert alarm["Statistic"] == "Maximum"
+    assert f'"{alarm["MetricName"]}"' in (ROOT / f"functions/{function}/app.py").read_text()
+    assert alarm["Statistic"] == statistic
 
 
-@pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm", "BooksAlarm"])
+@pytest.mark.parametrize("name", ["DeadLetterAlarm", "MigrateErrorsAlarm", *OWN_METRICS])
 def test_alarms_for_unexpected_events_fire_at_one(stack: Stack, name: str) -> None:
     alarm = stack.resources[name]["Properties"]
     assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (0, "GreaterThanThreshold")

@@ -7,6 +7,7 @@ from hypothesis import settings
 from moto import mock_aws
 
 from sluice.backends.openai import OpenAIBackend
+from tests.support.bedrock_backend import Bedrock, bedrock_at
 from tests.support.openai_backend import KEY, MAX_RESULT_BYTES
 from tests.unit.scripted_server import ScriptedServer
 
@@ -42,3 +43,9 @@ def aws() -> Iterator[None]:
 @pytest.fixture
 def backend() -> OpenAIBackend:
     return OpenAIBackend({"arn:key": KEY}.__getitem__, MAX_RESULT_BYTES)
+
+
+@pytest.fixture
+def bedrock(server: ScriptedServer) -> Iterator[Bedrock]:
+    with bedrock_at(server.url) as made:
+        yield made

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from sluice.domain.documents import (
     Document,
+    EmptyReason,
     FinishReason,
     Input,
     Message,
     Output,
     OutputMessage,
+    RefusalPart,
     Role,
     TextPart,
 )
@@ -28,12 +30,16 @@ def stored_and_read(document: D) -> D:
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PARTS = st.lists(st.builds(TextPart, text=TEXT), max_size=3).map(tuple)
+ANSWER_PARTS = st.lists(
+    st.builds(TextPart, text=TEXT) | st.builds(RefusalPart, type=st.just("refusal"), text=TEXT), max_size=3
+).map(tuple)
 MESSAGES = st.builds(Message, role=st.sampled_from(get_args(Role)), content=PARTS)
 INPUTS = st.builds(Input, messages=st.lists(MESSAGES, max_size=4).map(tuple))
 OUTPUTS = st.builds(
     Output,
-    items=st.lists(st.builds(OutputMessage, content=PARTS), max_size=3).map(tuple),
+    items=st.lists(st.builds(OutputMessage, content=ANSWER_PARTS), max_size=3).map(tuple),
     finish_reason=st.none() | st.sampled_from(get_args(FinishReason)),
+    empty_reason=st.none() | st.sampled_from(get_args(EmptyReason)),
 )
 
 
@@ -52,6 +58,22 @@ def test_stored_form_of_an_answer() -> None:
     message = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "hi"}]}
     assert Output.of_text("hi", "length").to_json() == {"items": [message], "finish_reason": "length"}
     assert Output.of_text("hi").to_json() == {"items": [message]}
+    empty = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": ""}]}
+    assert Output.of_text("", empty_reason="reasoning").to_json() == {"items": [empty], "empty_reason": "reasoning"}
+
+
+def test_stored_form_of_a_refusal() -> None:
+    no = {"type": "refusal", "text": "No."}
+    message = {"type": "message", "role": "assistant", "content": [no]}
+    refused = Output.of_text("", "refusal", refusal="No.")
+    assert refused.to_json() == {"items": [message], "finish_reason": "refusal"}
+    assert refused.text == "No."
+    assert Output.of_text("Well. ", refusal="No.").text == "Well. No."
+
+
+@pytest.mark.parametrize("word", ["bored", "", 5])
+def test_finish_reason_of_a_newer_version_is_another(word: object) -> None:
+    assert Output.model_validate({"items": [], "finish_reason": word}).finish_reason == "other"
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -74,7 +96,8 @@ def test_optional_fields_have_defaults() -> None:
         (Input, {"messages": [{"role": "tool", "content": []}]}),
         (Input, {"messages": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}),
         (Output, {}),
-        (Output, {"items": [], "finish_reason": "bored"}),
+        (Output, {"items": [], "finish_reason": "stop", "empty_reason": "bored"}),
+        (Output, {"items": [{"content": [{"type": "picture", "text": "hi"}]}]}),
     ],
 )
 def test_documents_of_another_form_are_refused(document: type[Document], given: dict[str, Any]) -> None:

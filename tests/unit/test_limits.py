@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.requests import QuotaCounter
-from sluice.services.process import MAX_BACKOFF_SECONDS, MAX_RETRY_AFTER_SECONDS, backoff
+from sluice.services.process import MAX_BACKOFF_SECONDS, MAX_REPAIR_BACKOFF_SECONDS, MAX_RETRY_AFTER_SECONDS, backoff
 
 
 def quota(max_requests: int | None, requests: int, max_tokens: int | None, tokens: int, reset: int) -> QuotaCounter:
@@ -118,3 +118,11 @@ def test_pause_that_a_model_asks_for_is_kept_up_to_an_hour(attempt: int, base: f
 def test_pause_that_a_model_asks_for_does_not_shorten_the_pause() -> None:
     assert all(backoff(8, 10, retry_after=1) >= 450 for _ in range(50))
     assert 5 <= backoff(1, 10, None) <= 10
+
+
+def test_pauses_are_longer_while_somebody_has_to_repair_something() -> None:
+    bounds = [(60, 120), (120, 240), (240, 480), (480, 960), (960, 1920), (1800, 3600), (1800, 3600)]
+    for attempt, (shortest, longest_) in enumerate(bounds, start=1):
+        assert all(shortest <= backoff(attempt, 10, needs_repair=True) <= longest_ for _ in range(50))
+    assert backoff(1, 10, 3000, needs_repair=True) == 3000
+    assert MAX_REPAIR_BACKOFF_SECONDS == 3600

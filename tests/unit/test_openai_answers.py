@@ -3,12 +3,10 @@
 import json
 import socket
 from collections.abc import Callable
-from typing import Any, get_args
 
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
-from sluice.domain.documents import FinishReason
 from sluice.domain.requests import Completion
 from tests.support.openai_backend import (
     COMPLETION,
@@ -62,33 +60,6 @@ def test_answer_is_read_in_every_form_of_transfer(
 def test_answer_may_be_any_text(server: ScriptedServer, backend: OpenAIBackend, text: str, kept: str) -> None:
     server.replies(Reply(body=answer(text)))
     assert backend.complete(claim(server), PATIENT).output.text == kept
-
-
-def test_content_null_is_an_empty_answer(server: ScriptedServer, backend: OpenAIBackend) -> None:
-    server.replies(Reply(body=answer(None)))
-    assert backend.complete(claim(server), PATIENT) == Completion.of_text("", 11, 5, "stop")
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        *((reason, reason) for reason in get_args(FinishReason)),
-        # Older and other servers' words.
-        ("function_call", None),
-        ("eos_token", None),
-        ("", None),
-        (None, None),
-        (5, None),
-        (["stop"], None),
-        ({"reason": "stop"}, None),
-    ],
-)
-def test_finish_reason_is_kept_if_it_is_known(
-    server: ScriptedServer, backend: OpenAIBackend, given: Any, kept: FinishReason | None
-) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": given}
-    server.replies(Reply(body=answer(choices=[choice])))
-    assert backend.complete(claim(server), PATIENT) == Completion.of_text(WORDS, 11, 5, kept)
 
 
 def test_finish_reason_may_be_missing(server: ScriptedServer, backend: OpenAIBackend) -> None:

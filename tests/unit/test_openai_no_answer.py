@@ -30,10 +30,24 @@ def test_refused_connection_is_an_outage(server: ScriptedServer, backend: OpenAI
 
 
 @pytest.mark.parametrize("endpoint", ["ftp://127.0.0.1", "http://[::1", "http://a..b", "http://127.0.0.1:99999"])
-def test_endpoint_that_does_not_exist_is_an_outage(
+def test_endpoint_that_cannot_exist_is_the_operators_fault(
     server: ScriptedServer, backend: OpenAIBackend, endpoint: str
 ) -> None:
-    assert failure(backend, claim(server, endpoint=endpoint)).code == "model_unavailable"
+    assert failure(backend, claim(server, endpoint=endpoint)).code == "model_misconfigured"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(socket.EAI_NONAME, "model_misconfigured"), (socket.EAI_AGAIN, "model_unavailable")]
+)
+def test_unknown_host_is_the_operators_fault_but_not_a_name_server_that_is_down(
+    server: ScriptedServer, backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    def resolve(*_: object) -> object:
+        raise socket.gaierror(number, "no")
+
+    # A test may not depend on the name server of the machine that it runs on.
+    monkeypatch.setattr("urllib3.util.connection.socket.getaddrinfo", resolve)
+    assert failure(backend, claim(server, endpoint="http://models.invalid/v1")).code == code
 
 
 def never(exchange: Exchange) -> None:

@@ -71,5 +71,10 @@ def test_https_works_like_http(
 
 
 def test_nothing_is_sent_if_the_certificate_is_not_trusted(tls_server: ScriptedServer, backend: OpenAIBackend) -> None:
-    assert failure(backend, claim(tls_server, secret_arn="arn:key")).code == "model_unavailable"
+    assert failure(backend, claim(tls_server, secret_arn="arn:key")).code == "model_misconfigured"
     assert tls_server.received == []
+
+
+def test_https_to_a_server_without_it_is_the_operators_fault(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    endpoint = server.url.replace("http://", "https://")
+    assert failure(backend, claim(server, endpoint=endpoint)).code == "model_misconfigured"

@@ -43,6 +43,7 @@ STATE = RequestState(
     started_at=None,
     completed_at=None,
     processing_time_ms=None,
+    finish_reason=None,
     metadata=None,
     cost=None,
     queue=QUEUE,
@@ -86,7 +87,34 @@ def test_finished_request_has_its_text_and_no_queue() -> None:
     view = request_view(replace(STATE, status=Status.COMPLETED, output=Output.of_text("hi"), queue=None))
     assert (view["status"], view["result"], view["queue"], view["error"]) == ("completed", "hi", None, None)
     failed = request_view(replace(STATE, error_code="worker_lost", error_message="It was lost."))
-    assert failed["error"] == {"code": "worker_lost", "message": "It was lost."}
+    assert failed["error"] == {"code": "worker_lost", "message": "It was lost.", "fault": "operator"}
+
+
+def test_how_an_answer_ended_and_why_it_is_empty() -> None:
+    finished = replace(STATE, status=Status.COMPLETED, queue=None, finish_reason="length")
+    cut = request_view(replace(finished, output=Output.of_text("half a sen", "length")))
+    assert (cut["finish_reason"], cut["result"], cut["empty_reason"]) == ("length", "half a sen", None)
+    empty = request_view(replace(finished, output=Output.of_text("", "length", empty_reason="reasoning")))
+    assert (empty["finish_reason"], empty["result"], empty["empty_reason"]) == ("length", "", "reasoning")
+    unfinished = request_view(STATE)
+    assert (unfinished["finish_reason"], unfinished["result"], unfinished["empty_reason"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (None, None),
+        ("model_misconfigured", "operator"),
+        ("model_throttled", "provider"),
+        ("model_rejected", "client"),
+        ("request_expired", "none"),
+        ("of_a_newer_version", None),
+    ],
+)
+def test_an_error_says_whose_fault_it_is(code: str | None, fault: str | None) -> None:
+    assert queue_view(last_error=code)["last_error_fault"] == fault
+    error = request_view(replace(STATE, error_code=code, error_message="no"))["error"]
+    assert error == (None if code is None else {"code": code, "message": "no", "fault": fault})
 
 
 def test_metadata_is_shown_if_it_was_given() -> None:

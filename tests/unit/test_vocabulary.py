@@ -14,6 +14,7 @@ import pytest
 import sluice
 from sluice import backends, bootstrap
 from sluice.backends.registry import BACKENDS
+from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
 from sluice.domain.states import Status
@@ -112,6 +113,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "budgets_period_known": tuple(Amounts.model_fields),
     "api_keys_scopes_known": SCOPES,
     "prices_token_class_known": TOKEN_CLASSES,
+    "requests_finish_reason_known": FINISH_REASONS,
 }
 
 

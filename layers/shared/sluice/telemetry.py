@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger, Metrics, single_metric
 from aws_lambda_powertools.metrics import MetricUnit
 
 logger = Logger()
@@ -18,4 +18,12 @@ _package.handlers = list(logger.handlers)
 _package.setLevel(logger.log_level)
 _package.propagate = False
 
-__all__ = ["MetricUnit", "logger", "metrics"]
+
+def count_with_dimensions(name: str, count: int, **dimensions: str) -> None:
+    """Count with more dimensions than the function's name: each combination of their values is a metric of its own."""
+    with single_metric(name=name, unit=MetricUnit.Count, value=count) as metric:
+        for dimension, value in dimensions.items():
+            metric.add_dimension(name=dimension, value=value)
+
+
+__all__ = ["MetricUnit", "count_with_dimensions", "logger", "metrics"]

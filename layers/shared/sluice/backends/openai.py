@@ -1,17 +1,22 @@
 """Any endpoint with OpenAI's chat completions: vLLM, TGI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
 
 import json
+import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
-from email.utils import parsedate_to_datetime
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import urllib3
 from urllib3 import exceptions
 
+from sluice.backends.answers import completion, failed_call
 from sluice.backends.deadline import DeadlinePoolManager, until
-from sluice.backends.protocol import STATUS_ERRORS, ModelError, completion
-from sluice.domain.documents import FinishReason, Input
+from sluice.backends.parts import UnreadableError, joined_stream, read_choice
+from sluice.backends.protocol import ModelError
+from sluice.backends.tokens import TokenReport, count
+from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
+from sluice.domain.documents import Input
 from sluice.domain.errors import ConfigurationError
 from sluice.domain.requests import Claim, Completion
 
@@ -20,10 +25,10 @@ _CHUNK: Final = 65_536
 # JSON may escape every character of the text to six (\uXXXX); the rest of the answer is small.
 _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
-# How servers name a prompt that is too long: OpenAI as code, llama.cpp as type, vLLM as param.
-_CONTEXT_CODES: Final = ("context_length_exceeded", "exceed_context_size_error", "input_tokens")
-# What Python raises for a text that it cannot read as JSON: it is none, or is nested a thousand deep.
-_NOT_JSON: Final = (ValueError, RecursionError)
+# What OpenSSL calls an answer that is not TLS, or of no version that both sides know.
+_NOT_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
+)
 
 
 class OpenAIBackend:
@@ -64,8 +69,10 @@ class OpenAIBackend:
                 redirect=False,
             )
             payload = self._read(response, deadline)
+        except (exceptions.NameResolutionError, exceptions.SSLError, exceptions.LocationValueError) as error:
+            raise ModelError("model_misconfigured" if _is_misaddressed(error) else "model_unavailable") from None
         except exceptions.NewConnectionError:
-            # Refused, or no such host; urllib3 counts that among the timeouts.
+            # Refused; urllib3 counts that among the timeouts.
             raise ModelError("model_unavailable") from None
         except (exceptions.TimeoutError, TimeoutError):
             raise ModelError("model_timeout") from None
@@ -75,8 +82,8 @@ class OpenAIBackend:
             # The key has characters that no header can hold; http.client's message, which quotes it, is not passed on.
             raise ModelError("model_unauthorized") from None
         if response.status != 200:
-            raise _failure(response.status, response.headers, payload)
-        return _completion(payload)
+            raise http_failure(response.status, response.headers, payload)
+        return _completion(claim, response.headers, payload)
 
     def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
         """The body, if it arrives before the deadline and is not larger than any answer may be.
@@ -105,56 +112,55 @@ def _messages(conversation: Input) -> list[dict[str, Any]]:
     return [{"role": message.role, "content": message.text} for message in conversation.messages]
 
 
-def _failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:
-    if status in STATUS_ERRORS:
-        return ModelError(STATUS_ERRORS[status], retry_after=_retry_after(headers.get("Retry-After")))
-    if status >= 500:
-        return ModelError("model_unavailable", retry_after=_retry_after(headers.get("Retry-After")))
-    if _is_context_error(payload):
-        return ModelError("context_length_exceeded")
-    return ModelError("model_rejected") if 400 <= status < 500 else ModelError("model_bad_response")
+def _is_misaddressed(error: Exception) -> bool:
+    """Whether no attempt can reach the endpoint until its address or its certificate is changed."""
+    cause = error.__cause__ or (error.args[0] if error.args else None)
+    if isinstance(error, exceptions.NameResolutionError):
+        # Not if the name server itself does not answer.
+        return isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
+    if isinstance(error, exceptions.SSLError):
+        return isinstance(cause, ssl.SSLCertVerificationError) or getattr(cause, "reason", None) in _NOT_TLS
+    return True
 
 
-def _completion(payload: bytes) -> Completion:
-    try:
-        answer = json.loads(payload)
-        choice = answer["choices"][0]
-        text = choice["message"]["content"]
-    except (*_NOT_JSON, LookupError, TypeError):
-        # llama.cpp has been seen to answer an over-long prompt with 200 and an error for a body.
-        if _is_context_error(payload):
-            raise ModelError("context_length_exceeded") from None
-        raise ModelError("model_bad_response") from None
-    if text is None:
-        text = ""
-    if not isinstance(text, str):
+def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
+    document = read_json(payload)
+    if document is None:
+        document = joined_stream(payload)
+    if (found := error_inside(document)) is not None:
+        raise failed_call(reported_failure(found[0], headers, found[1]), claim, _report(document))
+    if not isinstance(document, dict):
+        # Cut off, or not the model's: the page of a proxy, for example.
         raise ModelError("model_bad_response")
-    usage = answer.get("usage")
+    report = _report(document)
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if (found := error_inside(choice)) is not None:
+        raise failed_call(reported_failure(found[0], headers, found[1]), claim, report)
+    try:
+        answer = read_choice(choice)
+    except UnreadableError:
+        raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
+    return completion(claim, answer, choice.get("finish_reason") if isinstance(choice, dict) else None, report)
+
+
+def _report(document: Any) -> TokenReport:
+    """The token counts in an answer; some servers have the names of OpenAI's newer API."""
+    usage = document.get("usage") if isinstance(document, dict) else None
     if not isinstance(usage, dict):
-        raise ModelError("model_usage_missing")
-    reason = choice.get("finish_reason")
-    return completion(
-        text,
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        reason if reason in get_args(FinishReason) else None,
+        return TokenReport()
+
+    def first(*names: str) -> int | None:
+        return next((found for name in names if (found := count(usage.get(name))) is not None), None)
+
+    def detail(name: str, *groups: str) -> int | None:
+        inside = [usage[group] for group in groups if isinstance(usage.get(group), dict)]
+        return next((found for each in (*inside, usage) if (found := count(each.get(name))) is not None), None)
+
+    return TokenReport(
+        prompt=first("prompt_tokens", "input_tokens"),
+        completion=first("completion_tokens", "output_tokens"),
+        total=first("total_tokens"),
+        reasoning=detail("reasoning_tokens", "completion_tokens_details", "output_tokens_details"),
+        cached=detail("cached_tokens", "prompt_tokens_details", "input_tokens_details"),
     )
-
-
-def _is_context_error(payload: bytes) -> bool:
-    try:
-        error = json.loads(payload)["error"]
-        return any(error.get(member) in _CONTEXT_CODES for member in ("code", "type", "param"))
-    except (*_NOT_JSON, LookupError, TypeError, AttributeError):
-        return False
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header (RFC 9110, 10.2.3); None where it is missing or cannot be read."""
-    if not value:
-        return None
-    try:
-        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, seconds)

@@ -1,21 +1,9 @@
 """What the worker asks of a model backend, and how it reports a failure."""
 
-from typing import Any, Final, Protocol
+from typing import Protocol
 
-from sluice.domain.documents import FinishReason
 from sluice.domain.failures import FAILURES
-from sluice.domain.requests import Claim, Completion
-
-STATUS_ERRORS: Final[dict[int, str]] = {
-    401: "model_unauthorized",
-    403: "model_unauthorized",
-    408: "model_timeout",
-    409: "model_unavailable",
-    425: "model_unavailable",
-    429: "model_throttled",
-    504: "model_timeout",
-}
-"""HTTP statuses with a meaning of their own; of the others, 4xx are refusals and 5xx outages."""
+from sluice.domain.requests import Claim, Completion, UsageDoubt
 
 
 class ModelError(Exception):
@@ -27,6 +15,8 @@ class ModelError(Exception):
         code: a key of FAILURES that has a message.
         retry_after: seconds that the model asked to wait.
         prompt_tokens, completion_tokens: what it reported in spite of the failure; None: nothing was reported.
+        doubt: what was wrong with that report.
+        is_answer: the model did answer, in a form that is not known here: it would again, and be paid for it.
     """
 
     def __init__(
@@ -36,6 +26,8 @@ class ModelError(Exception):
         retry_after: float | None = None,
         prompt_tokens: int | None = None,
         completion_tokens: int | None = None,
+        doubt: UsageDoubt | None = None,
+        is_answer: bool = False,
     ) -> None:
         self.is_transient = FAILURES[code].is_transient
         self.message = FAILURES[code].message
@@ -43,23 +35,9 @@ class ModelError(Exception):
         self.retry_after = retry_after
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
+        self.doubt = doubt
+        self.is_answer = is_answer
         super().__init__(code)
-
-
-def completion(text: str, prompt_tokens: Any, completion_tokens: Any, finish_reason: FinishReason | None) -> Completion:
-    """A model's answer, with its token counts as they were found in it.
-
-    Raises:
-        ModelError: model_usage_missing; a request cannot be accounted for with these counts.
-    """
-    if not _is_count(prompt_tokens) or not _is_count(completion_tokens):
-        raise ModelError("model_usage_missing")
-    return Completion.of_text(text, prompt_tokens, completion_tokens, finish_reason)
-
-
-def _is_count(value: Any) -> bool:
-    # Two of them fit PostgreSQL's integer; a bool is an int to Python.
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**30
 
 
 class Backend(Protocol):

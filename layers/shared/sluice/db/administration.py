@@ -89,6 +89,7 @@ class ListedRequest:
     waits_for: str | None
     waits_until: datetime | None
     last_error: str | None
+    finish_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ class Administration:
         end: datetime | None,
         before: UUID | None,
         limit: int,
+        finish_reason: str | None = None,
     ) -> list[ListedRequest]:
         """Requests accepted from start up to, not including, end, newest first, older than before."""
         return self._database.rows(
@@ -196,6 +198,7 @@ class Administration:
             end=end,
             before=before,
             limit=limit,
+            finish_reason=finish_reason,
         )
 
     def audit(

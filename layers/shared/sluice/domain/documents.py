@@ -3,13 +3,19 @@
 Documents are read from rows of any age: a field that is added later has a default, and an unknown one is ignored.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
-"""Why a model stopped, in the words of OpenAI's chat completions."""
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusal", "other"]
+"""Why a model stopped, in the words of OpenAI's chat completions, and two of ours: refusal (it declined to answer; the
+text is its refusal) and other (it gave a word that is not known here)."""
+FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
+
+EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
+"""Why an answer has no text: the model asked for tools, a filter took the text away, the model declined without a word,
+it only reasoned, or it wrote nothing."""
 
 
 class Document(BaseModel):
@@ -24,6 +30,13 @@ class Document(BaseModel):
 
 class TextPart(Document):
     type: Literal["text"] = "text"
+    text: str
+
+
+class RefusalPart(Document):
+    """What a model said instead of an answer."""
+
+    type: Literal["refusal"]
     text: str
 
 
@@ -56,20 +69,51 @@ class Input(Document):
 class OutputMessage(Document):
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
-    content: tuple[TextPart, ...]
+    content: tuple[TextPart | RefusalPart, ...]
+
+
+def _known_or_other(word: Any) -> Any:
+    # A row may be newer than this code.
+    return word if word is None or word in FINISH_REASONS else "other"
 
 
 class Output(Document):
-    """What a model answered: its items in order, and why it stopped, if it said so."""
+    """What a model answered: its items in order.
+
+    Attributes:
+        finish_reason: why the model stopped; None: it did not say.
+        empty_reason: why there is no text; None where there is some, and in rows from before this was recorded.
+    """
 
     items: tuple[OutputMessage, ...]
-    finish_reason: FinishReason | None = None
+    finish_reason: Annotated[FinishReason | None, BeforeValidator(_known_or_other)] = None
+    empty_reason: EmptyReason | None = None
 
     @classmethod
-    def of_text(cls, text: str, finish_reason: FinishReason | None = None) -> Self:
-        """An output of one text. Characters that neither PostgreSQL nor JSON can hold are replaced by U+FFFD."""
-        part = TextPart(text=_replace_unstorable(text))
-        return cls(items=(OutputMessage(content=(part,)),), finish_reason=finish_reason)
+    def of_text(
+        cls,
+        text: str,
+        finish_reason: FinishReason | None = None,
+        *,
+        refusal: str = "",
+        empty_reason: EmptyReason = "nothing",
+    ) -> Self:
+        """An output of one message. Characters that neither PostgreSQL nor JSON can hold are replaced by U+FFFD.
+
+        Args:
+            refusal: what the model said instead of an answer, or after it.
+            empty_reason: counts if both texts are empty.
+        """
+        parts: list[TextPart | RefusalPart] = []
+        if text or not refusal:
+            parts.append(TextPart(text=_replace_unstorable(text)))
+        if refusal:
+            parts.append(RefusalPart(type="refusal", text=_replace_unstorable(refusal)))
+        return cls(
+            items=(OutputMessage(content=tuple(parts)),),
+            finish_reason=finish_reason,
+            empty_reason=None if text or refusal else empty_reason,
+        )
 
     @property
     def text(self) -> str:

@@ -119,6 +119,8 @@ class Claim:
         endpoint: base URL of an OpenAI-compatible API.
         secret_arn: where the endpoint's credentials are, if it wants any.
         timeout_seconds: longest that one call may take.
+        overhead_tokens: the most that the model's chat template adds to a prompt.
+        last_error: why the attempt before this one failed.
     """
 
     request_id: UUID
@@ -132,15 +134,44 @@ class Claim:
     endpoint: str | None
     secret_arn: str | None
     timeout_seconds: int
+    overhead_tokens: int = 0
+    last_error: str | None = None
+
+
+UsageFlag = Literal["inconsistent", "estimated", "implausible"]
+"""What was wrong with a model's token report: its figures did not add up; it reported none for a text that is there; or
+more than can be true."""
+
+
+@dataclass(frozen=True)
+class UsageDoubt:
+    """A token report that did not add up or was not booked as it came.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as reported; None: missing or unreadable.
+    """
+
+    flag: UsageFlag
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is audited."""
+        return {
+            "usage_flag": self.flag,
+            "reported_prompt_tokens": self.prompt_tokens,
+            "reported_completion_tokens": self.completion_tokens,
+        }
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's answer, with the token counts that it reported itself."""
+    """A model's answer, with the tokens to be booked for it: what the model reported, unless that is doubted."""
 
     output: Output
     prompt_tokens: int
     completion_tokens: int
+    doubt: UsageDoubt | None = None
 
     @classmethod
     def of_text(
@@ -158,6 +189,7 @@ class Outcome:
         outcome: retry: failed, but worth another attempt; released: it was not started.
         fingerprint: SHA-256 in hexadecimal of what was asked.
         retry_after: seconds to wait before the next attempt.
+        usage_doubt: UsageDoubt.to_json(), where the token report was doubted.
     """
 
     request_id: UUID
@@ -170,6 +202,7 @@ class Outcome:
     error_code: str | None = None
     error_message: str | None = None
     retry_after: float | None = None
+    usage_doubt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +277,7 @@ class RequestFacts:
     started_at: datetime | None
     completed_at: datetime | None
     processing_time_ms: int | None
+    finish_reason: FinishReason | None
 
 
 @dataclass(frozen=True)

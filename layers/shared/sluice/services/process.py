@@ -8,14 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import DatabaseError, SluiceError
+from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
-from sluice.domain.requests import Claim, Completion, Outcome
+from sluice.domain.requests import Claim, Completion, Outcome, UsageDoubt, UsageFlag
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.dispatch import send_or_undispatch
 
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 # Kept free at the end of an invocation, to settle what was cut off and to send what follows.
 RESERVE_SECONDS: Final = 5.0
 MAX_BACKOFF_SECONDS: Final = 900.0
+# While the operator has something to repair: the pauses are so many times longer, and an hour at most. With the
+# defaults, the 19 pauses of 20 attempts are up to 15 hours.
+REPAIR_FACTOR: Final = 12.0
+MAX_REPAIR_BACKOFF_SECONDS: Final = 3600.0
 # A model may ask for a longer pause than ours; more than an hour is not believed.
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 # Lambda answers with 6 MB at most, of which the answer's other members take some.
@@ -56,10 +61,16 @@ class BatchReport:
         failed_message_ids: messages that the queue is to keep: unreadable ones, and those whose outcome could not be
             stored.
         counts: requests by what became of them: completed, failed, cancelled, queued (to be tried again), superseded.
+        finish_reasons: completed requests by why their models stopped; unknown: the model did not say.
+        doubts: token reports that were doubted, by what was wrong.
+        repairs: attempts that failed for a reason that the operator has to repair, by model and error code.
     """
 
     failed_message_ids: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    finish_reasons: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[UsageFlag] = field(default_factory=Counter)
+    repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Worker:
@@ -120,7 +131,7 @@ class Worker:
         while pending and (left := self._remaining() - RESERVE_SECONDS) > 0:
             until_flush = max(0.0, flush_at - time.monotonic())
             done, _ = wait(pending, timeout=min(left, until_flush), return_when=FIRST_COMPLETED)
-            finished += [self._outcome(pending.pop(future), future) for future in done]
+            finished += [self._outcome(pending.pop(future), future, report) for future in done]
             if done and flush_at == float("inf"):
                 flush_at = time.monotonic() + self._settings.flush_seconds
             if finished and time.monotonic() >= flush_at and pending:
@@ -128,7 +139,7 @@ class Worker:
                 flush_at = float("inf") if not finished else time.monotonic() + _SETTLE_PAUSE_SECONDS
         # Out of time: the threads cannot be stopped, but what they still return is ignored.
         executor.shutdown(wait=False, cancel_futures=True)
-        finished += [self._failure(claim, ModelError("model_timeout")) for claim in pending.values()]
+        finished += [self._failure(claim, ModelError("model_timeout"), report) for claim in pending.values()]
         while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [outcome.request_id for outcome in finished]
@@ -143,15 +154,15 @@ class Worker:
             raise ModelError("model_backend_unknown")
         return backend.complete(claim, min(claim.timeout_seconds, max(1.0, self._remaining() - RESERVE_SECONDS)))
 
-    def _outcome(self, claim: Claim, future: Future[Completion]) -> Outcome:
+    def _outcome(self, claim: Claim, future: Future[Completion], report: BatchReport) -> Outcome:
         try:
             completion = future.result()
         except ModelError as error:
-            return self._failure(claim, error)
+            return self._failure(claim, error, report)
         except Exception as error:  # noqa: BLE001  (a defect of one backend must not cost the others' answers)
             # Only its type: a traceback's last line may quote what was sent.
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
-            return self._failure(claim, ModelError("worker_error"))
+            return self._failure(claim, ModelError("worker_error"), report)
         text = completion.output.text
         if len(text.encode()) > self._settings.max_result_bytes or not _fits_an_answer(text):
             return self._failure(
@@ -160,7 +171,9 @@ class Worker:
                     "result_too_large",
                     prompt_tokens=completion.prompt_tokens,
                     completion_tokens=completion.completion_tokens,
+                    doubt=completion.doubt,
                 ),
+                report,
             )
         return Outcome(
             claim.request_id,
@@ -170,9 +183,10 @@ class Worker:
             fingerprint=question_fingerprint(claim),
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
+            usage_doubt=self._note_doubt(claim, completion.doubt, report),
         )
 
-    def _failure(self, claim: Claim, error: ModelError) -> Outcome:
+    def _failure(self, claim: Claim, error: ModelError, report: BatchReport) -> Outcome:
         logger.warning(
             "model call failed",
             extra={
@@ -182,16 +196,35 @@ class Worker:
                 "attempt": claim.attempt,
             },
         )
+        needs_repair = FAILURES[error.code].needs_repair
+        if needs_repair:
+            report.repairs[claim.model_id, error.code] += 1
         return Outcome(
             claim.request_id,
             claim.attempt,
-            "retry" if error.is_transient else "failed",
+            "retry" if error.is_transient and not _is_paid_in_vain(claim, error) else "failed",
             prompt_tokens=error.prompt_tokens,
             completion_tokens=error.completion_tokens,
             error_code=error.code,
             error_message=error.message,
-            retry_after=backoff(claim.attempt, self._settings.retry_base_seconds, error.retry_after),
+            retry_after=backoff(
+                claim.attempt, self._settings.retry_base_seconds, error.retry_after, needs_repair=needs_repair
+            ),
+            usage_doubt=self._note_doubt(claim, error.doubt, report),
         )
+
+    @staticmethod
+    def _note_doubt(claim: Claim, doubt: UsageDoubt | None, report: BatchReport) -> dict[str, Any] | None:
+        """Log and count a token report that was doubted; returns what is audited of it."""
+        if doubt is None:
+            return None
+        report.doubts[doubt.flag] += 1
+        facts = doubt.to_json()
+        logger.warning(
+            "token report doubted",
+            extra={"request_id": str(claim.request_id), "model": claim.model_id, "attempt": claim.attempt, **facts},
+        )
+        return facts
 
     def _settle(self, outcomes: list[Outcome], report: BatchReport) -> list[Outcome]:
         """Settle in one call; returns what could not be stored."""
@@ -234,6 +267,10 @@ class Worker:
 
     def _settle_call(self, outcomes: Sequence[Outcome], report: BatchReport) -> None:
         settled = self._ledger.settle(outcomes)
+        answered = {one.request_id for one in settled if (one.kind, one.status) == ("settled", "completed")}
+        report.finish_reasons.update(
+            one.output.finish_reason or "unknown" for one in outcomes if one.output and one.request_id in answered
+        )
         report.counts.update(
             "superseded" if one.kind == "superseded" else str(one.status) for one in settled if one.kind != "dispatch"
         )
@@ -248,16 +285,29 @@ class Worker:
         )
 
 
-def backoff(attempt: int, base: float, retry_after: float | None = None) -> float:
+def backoff(attempt: int, base: float, retry_after: float | None = None, *, needs_repair: bool = False) -> float:
     """Seconds to wait after a failed attempt: doubling, with jitter, and no sooner than the model asked for.
 
     Args:
         attempt: which one failed, from 1.
         base: seconds after the first.
+        needs_repair: the operator has to repair something first: the pauses are longer.
     """
-    exponential = min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt - 1, 20))
+    longest, factor = (MAX_REPAIR_BACKOFF_SECONDS, REPAIR_FACTOR) if needs_repair else (MAX_BACKOFF_SECONDS, 1.0)
+    exponential = min(longest, base * factor * 2.0 ** min(attempt - 1, 20))
     jittered = exponential * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
     return max(jittered, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS))
+
+
+def _is_paid_in_vain(claim: Claim, error: ModelError) -> bool:
+    """Return True if another attempt would be paid for, and probably be as unreadable as this one.
+
+    It is certain that it costs if the model reported tokens; if it did not, one more try is worth it. What is no answer
+    of the model at all, as a page of a proxy or half a document, is an accident and tried again like an outage.
+    """
+    return error.code == "model_bad_response" and (
+        error.prompt_tokens is not None or (error.is_answer and claim.last_error == "model_bad_response")
+    )
 
 
 def _fits_an_answer(text: str) -> bool:

@@ -4,6 +4,7 @@ import math
 from datetime import datetime
 from typing import Any
 
+from sluice.domain.failures import fault_of
 from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState
 from sluice.services.read import History
 
@@ -17,6 +18,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
             "reserved_tokens": state.reserved_tokens,
             "cost": state.cost,
             "result": None if state.output is None else state.output.text,
+            "empty_reason": None if state.output is None else state.output.empty_reason,
             "queue": None if state.queue is None else _queue(state.queue),
         }
         | ({} if state.metadata is None else {"metadata": state.metadata})
@@ -42,12 +44,14 @@ def model_view(offer: ModelOffer) -> dict[str, Any]:
 
 
 def _common(request: RequestFacts) -> dict[str, Any]:
-    error = None if request.error_code is None else {"code": request.error_code, "message": request.error_message}
+    code = request.error_code
+    error = None if code is None else {"code": code, "message": request.error_message, "fault": fault_of(code)}
     return {
         "request_id": str(request.request_id),
         "status": request.status,
         "model": request.model_id,
         "error": error,
+        "finish_reason": request.finish_reason,
         "usage": {
             "prompt_tokens": request.prompt_tokens,
             "completion_tokens": request.completion_tokens,
@@ -76,6 +80,7 @@ def _queue(queue: QueueState) -> dict[str, Any]:
         "failed_attempts": queue.failed_attempts,
         "max_attempts": queue.max_attempts,
         "last_error": queue.last_error,
+        "last_error_fault": fault_of(queue.last_error),
         "expires_at": _time(queue.expires_at),
         "cancel_requested_at": _time(queue.cancel_requested_at),
     }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from sluice.domain.documents import FinishReason
 from sluice.domain.fields import Id, PageSize, Strict, Time, UserId
 from sluice.domain.states import Status
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
@@ -24,6 +25,7 @@ class RequestList(Strict):
     user_id: UserId | None = None
     status: Status | None = None
     error_code: ErrorCode | None = None
+    finish_reason: FinishReason | None = None
     start: Time | None = None
     end: Time | None = None
     before: Id | None = None
@@ -76,6 +78,7 @@ def redrive_requests(context: AdminContext, given: RequestRedrive) -> Any:
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "request.list": Operation(RequestList, list_requests),
+    "request.get": database_operation("request.get", RequestNamed),
     "request.cancel": database_operation("request.cancel", RequestNamed),
     "request.redrive": Operation(RequestRedrive, redrive_requests),
 }

@@ -3,12 +3,12 @@
 CALL define_type('request_view', $$
     request_id uuid, user_id text, model_id text, status text, attempts smallint, error_code text, error_message text,
     created_at timestamptz, started_at timestamptz, completed_at timestamptz, prompt_tokens integer,
-    completion_tokens integer, waits_for text, waits_until timestamptz, last_error text
+    completion_tokens integer, waits_for text, waits_until timestamptz, last_error text, finish_reason text
 $$);
 
 CREATE OR REPLACE FUNCTION request_list(
     p_user_id text, p_status text, p_error_code text, p_start timestamptz, p_end timestamptz, p_before uuid,
-    p_limit integer
+    p_limit integer, p_finish_reason text DEFAULT NULL
 )
     RETURNS SETOF request_view
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
@@ -16,21 +16,43 @@ BEGIN
     RETURN QUERY
         SELECT r.request_id, r.user_id::text, r.model_id::text, r.status::text, r.attempts, r.error_code::text,
                r.error_message, r.created_at, r.started_at, r.completed_at, r.prompt_tokens, r.completion_tokens,
-               w.waits_for, w.until, i.last_error::text
+               w.waits_for, w.until, i.last_error::text, r.finish_reason::text
         FROM requests r
         LEFT JOIN inflight i ON i.request_id = r.request_id
         LEFT JOIN LATERAL request_waits(i) AS w ON i.request_id IS NOT NULL
         WHERE (p_user_id IS NULL OR r.user_id = p_user_id)
           AND (p_status IS NULL OR r.status = p_status)
           AND (p_error_code IS NULL OR r.error_code = p_error_code)
+          AND (p_finish_reason IS NULL OR r.finish_reason = p_finish_reason)
           AND (p_start IS NULL OR r.request_id >= uuidv7_floor(p_start))
           AND (p_end IS NULL OR r.request_id < uuidv7_floor(p_end))
           AND (p_before IS NULL OR r.request_id < p_before)
         ORDER BY r.request_id DESC LIMIT p_limit;
 END $$;
-COMMENT ON FUNCTION request_list(text, text, text, timestamptz, timestamptz, uuid, integer) IS
+COMMENT ON FUNCTION request_list(text, text, text, timestamptz, timestamptz, uuid, integer, text) IS
     'Requests accepted from p_start up to but not including p_end, and older than p_before; newest first. Archived '
-    'ones are left out.';
+    'ones are left out. p_finish_reason has a default, because the previous version of the code does not give it.';
+
+CREATE OR REPLACE FUNCTION admin_request_get(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    id uuid := (a->>'request_id')::uuid;
+    i  inflight;
+    r  requests;
+BEGIN
+    -- Read first, so that a request that ends meanwhile is shown as ended.
+    SELECT * INTO i FROM inflight f WHERE f.request_id = id;
+    SELECT * INTO r FROM requests_all q WHERE q.request_id = id;
+    IF NOT FOUND THEN
+        PERFORM admin_refuse('request_not_found');
+    END IF;
+    RETURN to_jsonb(r) || jsonb_build_object(
+        'waits_for', w.waits_for, 'waits_until', w.until, 'failed_attempts', i.failed_attempts,
+        'max_attempts', i.max_attempts, 'last_error', i.last_error, 'expires_at', i.expires_at,
+        'empty_reason', (SELECT s.output->>'empty_reason' FROM results s WHERE s.result_id = r.result_id))
+    FROM (SELECT) AS one
+    LEFT JOIN LATERAL request_waits(i) AS w ON i.request_id IS NOT NULL AND r.completed_at IS NULL;
+END $$;
 
 CREATE OR REPLACE FUNCTION admin_request_cancel(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$

@@ -2,7 +2,8 @@
 
 CALL define_type('claim', $$
     request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
-    backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer
+    backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
+    overhead_tokens integer, last_error text
 $$);
 CALL define_type('claimed_request', $$request_id uuid, attempt smallint, status_before text, user_id text$$);
 
@@ -37,7 +38,8 @@ BEGIN
 
     RETURN QUERY EXECUTE $sql$
         SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.input, p.parameters,
-               m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds
+               m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
+               m.overhead_tokens, (SELECT i.last_error::text FROM inflight i WHERE i.request_id = r.request_id)
         FROM requests r
         JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY ($1)
         JOIN models m ON m.model_id = r.model_id

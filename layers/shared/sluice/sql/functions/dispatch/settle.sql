@@ -8,15 +8,17 @@
 --   prompt_tokens, completion_tokens   as the model reported them, if it did
 --   error_code, error_message failed, retry: why, in words for the client
 --   retry_after               retry: seconds to wait; the outcome becomes failed if no attempts or lifetime are left
+--   usage_doubt               what is audited of a token report that was not booked as it came, or did not add up:
+--                             usage_flag, reported_prompt_tokens, reported_completion_tokens
 CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
-    completion_tokens integer, error_code text, error_message text, retry_after double precision
+    completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
-    retry_after double precision, status_before text
+    retry_after double precision, status_before text, usage_doubt jsonb
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -102,7 +104,7 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current inte
                WHEN i.failed_attempts + 1 >= i.max_attempts
                    THEN format(' It was tried %s times.', i.failed_attempts + 1)
                ELSE ' Its lifetime would have ended before the next attempt.' END END,
-           o.retry_after, i.status::text
+           o.retry_after, i.status::text, o.usage_doubt
     FROM unnest(p_current) AS c (n)
     CROSS JOIN LATERAL (SELECT (p_outcomes[c.n]).*) AS o
     JOIN inflight i ON i.request_id = o.request_id
@@ -143,7 +145,8 @@ BEGIN
                           2147483647)::integer END,
                 prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
                 total_tokens = s.prompt_tokens + s.completion_tokens,
-                result_id = s.result_id, error_code = s.error_code, error_message = s.error_message
+                result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
+                finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
             FROM unnest($1) AS s
             WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
             RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms,
@@ -165,7 +168,9 @@ BEGIN
             jsonb_strip_nulls(jsonb_build_object(
                 'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
                 'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
-                'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))))::audit_entry)
+                'finish_reason', CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END,
+                'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))
+                || coalesce(s.usage_doubt, '{}')))::audit_entry)
         FROM unnest($1) AS s JOIN finished f ON f.request_id = s.request_id
     $sql$ INTO entries USING p_ended, ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s), p_at;
 
@@ -175,7 +180,9 @@ BEGIN
     PERFORM audit_write(p_actor, entries);
 END $$;
 
--- Puts requests back into the queue: a retry may start when its pause is over, a released request at once.
+-- Puts requests back into the queue: a retry may start when its pause is over, a released request at once. Tokens that
+-- the model reported for an attempt that is tried again are audited as wasted: its provider charges for them, and no
+-- user is charged.
 CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -195,7 +202,9 @@ BEGIN
         'request.requeued', s.user_id, NULL, s.request_id,
         jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
         jsonb_build_object('status', 'queued', 'error_code', coalesce(s.error_code, s.outcome),
-                           'retry_after', s.retry_after))::audit_entry))
+                           'retry_after', s.retry_after)
+            || jsonb_strip_nulls(jsonb_build_object('wasted_tokens', nullif(s.prompt_tokens + s.completion_tokens, 0))
+                                 || coalesce(s.usage_doubt, '{}')))::audit_entry))
     FROM unnest(p_requeued) AS s;
 END $$;
 

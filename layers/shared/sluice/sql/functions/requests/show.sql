@@ -54,7 +54,7 @@ CALL define_type('request_state', $$
     outcome text, request_id uuid, model_id text, status text, output jsonb, error_code text, error_message text,
     estimated_tokens integer, reserved_tokens integer, prompt_tokens integer, completion_tokens integer,
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
-    processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb
+    processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -94,6 +94,7 @@ BEGIN
     result.started_at := r.started_at;
     result.completed_at := r.completed_at;
     result.processing_time_ms := r.processing_time_ms;
+    result.finish_reason := r.finish_reason;
     SELECT a.output INTO result.output FROM results a WHERE a.result_id = r.result_id;
     SELECT p.metadata INTO result.metadata FROM prompts p WHERE p.request_id = p_request_id;
     result.cost := request_cost(r);
@@ -109,7 +110,7 @@ COMMENT ON FUNCTION request_show(bytea, uuid) IS
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
     prompt_tokens integer, completion_tokens integer, total_tokens integer, created_at timestamptz,
-    started_at timestamptz, completed_at timestamptz, processing_time_ms integer
+    started_at timestamptz, completed_at timestamptz, processing_time_ms integer, finish_reason text
 $$);
 
 -- These requests, newest first, with the first 1,000 characters of their prompts: a page of whole prompts could be
@@ -120,7 +121,7 @@ BEGIN
     RETURN QUERY
         SELECT 'ok', r.request_id, left(p.prompt, 1000), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
-               r.created_at, r.started_at, r.completed_at, r.processing_time_ms
+               r.created_at, r.started_at, r.completed_at, r.processing_time_ms, r.finish_reason::text
         FROM requests_all r
         LEFT JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (ids)
         WHERE r.request_id = ANY (ids)

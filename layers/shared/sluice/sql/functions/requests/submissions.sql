@@ -7,7 +7,7 @@
 -- Both tables, and not the view requests_all: that one asks for the writer's own rights on the tables.
 CREATE OR REPLACE VIEW submissions AS
     SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at,
-           r.error_code, r.error_message, a.content AS result
+           r.error_code, r.error_message, a.content AS result, r.finish_reason
     FROM (SELECT * FROM requests UNION ALL SELECT * FROM requests_archive) AS r
     JOIN prompts p ON p.request_id = r.request_id
     LEFT JOIN results a ON a.result_id = r.result_id;

@@ -2,7 +2,8 @@
 
 CALL define_type('request_event', $$
     user_id text, model_id text, created_at timestamptz, queued integer, failed integer, prompt_tokens integer,
-    completion_tokens integer, processed integer, processing_time_ms integer, request_id uuid, key_id uuid
+    completion_tokens integer, processed integer, processing_time_ms integer, request_id uuid, key_id uuid,
+    incomplete integer
 $$);
 
 -- The audit rows of requests that were accepted, ended or redriven (which undoes an end), with what each row adds.
@@ -16,7 +17,8 @@ BEGIN
                CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
                e.sign * coalesce((e.facts->>'prompt_tokens')::integer, 0),
                e.sign * coalesce((e.facts->>'completion_tokens')::integer, 0),
-               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0), r.request_id, r.key_id
+               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0), r.request_id, r.key_id,
+               CASE WHEN e.status = 'completed' AND e.facts->>'finish_reason' <> 'stop' THEN e.sign ELSE 0 END
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
         CROSS JOIN LATERAL (

@@ -69,9 +69,10 @@ DECLARE
 BEGIN
     span := rollup_advance('stats');
     INSERT INTO request_stats AS s
-        (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count)
+        (day, user_id, model_id, request_count, processed_count, processing_time_ms_sum, failure_count,
+         incomplete_count)
     SELECT date_trunc('day', e.created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', e.user_id, e.model_id,
-           sum(e.queued), sum(e.processed), sum(e.processing_time_ms), sum(e.failed)
+           sum(e.queued), sum(e.processed), sum(e.processing_time_ms), sum(e.failed), sum(e.incomplete)
     FROM request_events(span.low, span.high) AS e
     GROUP BY 1, 2, 3
     ORDER BY 1, 2, 3
@@ -79,7 +80,8 @@ BEGIN
         request_count = s.request_count + EXCLUDED.request_count,
         processed_count = s.processed_count + EXCLUDED.processed_count,
         processing_time_ms_sum = s.processing_time_ms_sum + EXCLUDED.processing_time_ms_sum,
-        failure_count = s.failure_count + EXCLUDED.failure_count;
+        failure_count = s.failure_count + EXCLUDED.failure_count,
+        incomplete_count = s.incomplete_count + EXCLUDED.incomplete_count;
     GET DIAGNOSTICS changes = ROW_COUNT;
     RETURN changes;
 END $$;
