@@ -8,6 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import bootstrap
 from sluice.db.connection import connect
+from sluice.db.connection_limits import limit_connections
 from sluice.db.migrate import migrate
 from sluice.domain.errors import SluiceError
 from sluice.telemetry import logger
@@ -38,10 +39,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _migrate() -> dict[str, Any]:
-    with connect(bootstrap.settings()) as connection:
+    settings = bootstrap.settings()
+    with connect(settings) as connection:
         report = migrate(connection)
-    logger.info("schema is up to date", extra={"version": report.schema_version, "applied": report.applied})
-    return {"SchemaVersion": str(report.schema_version)}
+        limits = limit_connections(
+            connection,
+            submit=settings.submit_concurrency,
+            status=settings.status_concurrency,
+            worker=settings.worker_concurrency,
+        )
+    logger.info(
+        "schema is up to date",
+        extra={"version": report.schema_version, "applied": report.applied, "connections": limits.sentence},
+    )
+    return {"SchemaVersion": str(report.schema_version), "Connections": limits.sentence}
 
 
 def _answer(event: dict[str, Any], report: dict[str, Any]) -> None:

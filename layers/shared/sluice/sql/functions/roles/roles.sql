@@ -67,6 +67,7 @@ DECLARE
         'idle_in_transaction_session_timeout=60s', 'client_connection_check_interval=10s'];
     r record;
     setting text;
+    idle text;
     entry record;
 BEGIN
     FOR r IN SELECT * FROM (VALUES
@@ -87,6 +88,7 @@ BEGIN
     LOOP
         -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner
         -- and then switches to this role.
+        -- How many connections each may have is set by sluice.db.connection_limits, from the template's parameters.
         CALL role_ensure(r.name, 'LOGIN NOINHERIT');
         IF NOT pg_has_role(current_user, r.name, 'SET') THEN
             EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', r.name, current_user);
@@ -94,7 +96,12 @@ BEGIN
         IF to_regrole('rds_iam') IS NOT NULL AND NOT pg_has_role(r.name, 'rds_iam', 'MEMBER') THEN
             EXECUTE format('GRANT rds_iam TO %I', r.name);
         END IF;
-        FOREACH setting IN ARRAY settings || ('statement_timeout=' || r.statement_timeout) LOOP
+        -- A frozen environment keeps its connection until the server ends the session. A burst leaves many of them
+        -- behind in those two functions, so theirs are free again soon.
+        idle := CASE WHEN r.name IN ('sluice_submit', 'sluice_status') THEN '15s' ELSE '2min' END;
+        FOREACH setting IN ARRAY settings
+            || ARRAY['statement_timeout=' || r.statement_timeout, 'idle_session_timeout=' || idle]
+        LOOP
             EXECUTE format('ALTER ROLE %I IN DATABASE %I SET %I TO %L',
                            r.name, current_database(), split_part(setting, '=', 1), split_part(setting, '=', 2));
         END LOOP;
