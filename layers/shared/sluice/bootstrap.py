@@ -30,6 +30,7 @@ from sluice.db.reports import Reports
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
 from sluice.messaging import Queue
+from sluice.services.access import UnknownKeys
 from sluice.services.admin.operation import AdminContext
 from sluice.services.cancel import Canceller
 from sluice.services.process import Worker, WorkerSettings
@@ -54,6 +55,12 @@ def settings() -> Settings:
 
 
 # Services -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def unknown_keys() -> UnknownKeys:
+    """The unknown keys that this environment remembers."""
+    return UnknownKeys()
 
 
 @cache
@@ -176,6 +183,12 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
     if "FunctionError" in answer:
         raise SluiceError("task_failed", f"{function} failed; its log says why.")
     return json.loads(answer["Payload"].read())
+
+
+@cache
+def lambda_client() -> Any:
+    """Lambda itself, for what concerns functions as a whole."""
+    return _client("lambda", FAIL_FAST)
 
 
 def model_api_key(secret_arn: str) -> str:

@@ -237,7 +237,7 @@ class Database:
         if self._connection is not None and (self._has_idled() or _is_dead(self._connection)):
             self.close()
         if self._connection is None:
-            self._connection = self._open()
+            self._connection = self._connect()
         try:
             return self._connection.execute(statement, arguments).fetchall()
         finally:
@@ -251,7 +251,7 @@ class Database:
         limit = getattr(self._connection, "idle_seconds", None)
         return limit is not None and max(now - used for now, used in zip(_now(), self._used, strict=True)) > limit
 
-    def _open(self) -> Connection:
+    def _connect(self) -> Connection:
         """Connect, unless that has just failed.
 
         Raises:

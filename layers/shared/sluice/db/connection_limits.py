@@ -60,8 +60,9 @@ def connection_limits(*, submit: int, status: int, worker: int, max_connections:
     by_load = {"sluice_submit": submit, "sluice_status": status, "sluice_worker": 2 * worker}
     fixed = {"sluice_rollup": ROLLUP_CONNECTIONS, "sluice_admin": ADMIN_CONNECTIONS}
     left = max_connections - RESERVE - OWNER_CONNECTIONS - sum(fixed.values())
-    total = sum(by_load.values())
-    given = by_load if total <= left else {role: max(1, left * each // total) for role, each in by_load.items()}
+    # One for each in any case; what is beyond that is shared.
+    more, room = sum(by_load.values()) - len(by_load), max(0, left - len(by_load))
+    given = by_load if more <= room else {role: 1 + room * (each - 1) // more for role, each in by_load.items()}
     return ConnectionLimits(limits=given | fixed, wanted=by_load | fixed, max_connections=max_connections)
 
 
