@@ -107,7 +107,8 @@ class Emulator(Server):
             # Each execution environment unpacks its own copy of the layer, so compiled modules are never reused.
             PYTHONDONTWRITEBYTECODE="1",
         )
-        command = [str(python), "-m", "ministack"]
+        # -P: this folder's modules are not the interpreter's.
+        command = [str(python), "-P", str(Path(__file__).with_name("ministack_main.py"))]
         self._process = Process.start(self.name, command, log=self.log, env=environment, cwd=self._scratch)
         return self._process
 

@@ -88,7 +88,7 @@ def burst(url: str, key: str, model: str, at_once: int, until: float) -> Calls:
         while time.monotonic() < until:
             turn += 1
             prompt = json.dumps({"text": f"client {number}, turn {turn}"})
-            answered = call(url, key, "POST", "/generate", {"prompt": prompt, "model": model, "max_tokens": 1})
+            answered = call(url, key, "POST", "/generate", {"prompt": prompt, "model": model})
             calls.add(answered)
             if answered.retry_after:
                 time.sleep(min(5.0, float(answered.retry_after)))

@@ -145,6 +145,19 @@ def database() -> Database:
     return Database(lambda: connect(current))
 
 
+def connect_early() -> None:
+    """Connect while Lambda starts this environment, before a request waits for it; elsewhere do nothing.
+
+    Never fails: what is wrong is found again, and answered, when the first request needs the database.
+    """
+    if "LAMBDA_TASK_ROOT" not in os.environ:
+        return
+    try:
+        database().open()
+    except Exception as error:  # noqa: BLE001  (an exception here would end the environment)
+        logger.info("not connected early", extra={"error": type(error).__name__})
+
+
 @cache
 def ledger() -> Ledger:
     """Requests in the database."""

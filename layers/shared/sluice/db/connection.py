@@ -36,8 +36,10 @@ _ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 _OVERLOADED: Final = (pg.QueryCanceled, pg.LockNotAvailable, pg.TooManyConnections, pg.InsufficientResources)
 _RETRY_AFTER_SECONDS: Final = 5
 # For how long (from, to) a failed connect is remembered: until then nobody tries again, so that many environments which
-# find no free connection do not keep the server busy with refusing them.
+# find no free connection do not keep the server busy with refusing them. Each further time that none is free doubles
+# it, up to so many times.
 REFUSED_SECONDS: Final = (1.0, 2.0)
+_DOUBLINGS: Final = 2
 # How a server that has no free connection says so. libpq passes on the SQLSTATE of a failed connect in no other way.
 _NO_FREE_CONNECTION: Final = re.compile(
     "too many connections|too many clients already|remaining connection slots are reserved"
@@ -156,6 +158,7 @@ class Database:
         self._used = _now()
         self._refusal = ""
         self._refused_until = 0.0
+        self._crowded = 0  # how often in a row there was no free connection
 
     def rows(
         self,
@@ -201,6 +204,11 @@ class Database:
         """Call a function that returns a single value, or None if it returns nothing."""
         (value,) = self.values(function, repeatable=repeatable, **arguments)
         return value
+
+    def open(self) -> None:
+        """Connect now instead of at the first call."""
+        if self._connection is None:
+            self._connection = self._connect()
 
     def ping(self) -> None:
         """Make sure that the database answers."""
@@ -259,18 +267,24 @@ class Database:
         """
         if time.monotonic() < self._refused_until:
             raise _unavailable(self._refusal)
+        doublings = 0
         try:
-            return self._opener()
+            connection = self._opener()
+            self._crowded = 0
+            return connection
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if isinstance(error, pg.TooManyConnections) or _NO_FREE_CONNECTION.search(str(error)):
                 self._refusal = "has no free connection"
+                doublings = min(self._crowded, _DOUBLINGS)
+                self._crowded += 1
             else:
                 self._refusal = "cannot be reached"
             logger.warning("no database connection", extra={"sqlstate": error.sqlstate, "why": self._refusal})
         except (BotoCoreError, ClientError) as error:
             self._refusal = "has no credentials to be reached with"
             logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
-        self._refused_until = time.monotonic() + random.uniform(*REFUSED_SECONDS)  # noqa: S311 - jitter, not a secret
+        pause = random.uniform(*REFUSED_SECONDS) * 2**doublings  # noqa: S311 - jitter, not a secret
+        self._refused_until = time.monotonic() + pause
         raise _unavailable(self._refusal)
 
 
