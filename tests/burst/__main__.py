@@ -1,6 +1,7 @@
 """The command: ``make burst``, or ``python -m tests.burst --at-once 400``; `--help` lists the options."""
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from local.processes import stopping_on_signals
 from local.report import timed_report
-from tests.burst.campaign import Campaign, Report, Size
+from tests.burst.campaign import Campaign, Report, Size, percentile
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with stopping_on_signals(), campaign:
             report = campaign.run()
+            campaign.judge_times(report)
     except KeyboardInterrupt:
         print("Interrupted: everything is stopped.", file=sys.stderr)
         return 130
@@ -56,9 +58,9 @@ def table(report: Report) -> str:
     """All figures, in milliseconds where they are times."""
     lines = [
         f"burst: answers {_counts(report.answers)}",
-        f"  without Retry-After, though refused by the function: {report.without_retry_after}",
         f"  accepted, seen by the client: {_times(report.accepted)}",
-        f"  refused, inside the function: {_times(report.refused_inside)}",
+        f"  refused by the function, inside it: {_times(report.refused_inside)}",
+        f"  refused by the gateway, seen by the client: {_times(report.refused_outside)}",
         f"  the owner connects: {_times(report.connects)}; sluice verify: {_times(report.verifies)}",
         f"  most connections at once: {_counts(report.most)}; limits {_counts(report.limits)}",
         f"  environments started: {report.environments}; ends of accepted requests: {_counts(report.ends)}",
@@ -69,14 +71,10 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies; 0 without values."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
-
-
 def _times(seconds: Sequence[float]) -> str:
-    figures = [percentile(seconds, share) * 1000 for share in (0.5, 0.95, 0.99, 1.0)]
-    return f"{len(seconds)} times, median {figures[0]:.0f}, p95 {figures[1]:.0f}, p99 {figures[2]:.0f}, most {figures[3]:.0f} ms"
+    names = {"median": 0.5, "p95": 0.95, "p99": 0.99, "most": 1.0}
+    figures = ", ".join(f"{name} {percentile(seconds, share) * 1000:.0f}" for name, share in names.items())
+    return f"{len(seconds)} times, {figures} ms"
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -84,8 +82,6 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _processors() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
