@@ -101,7 +101,7 @@ class Campaign:
         self.model = InstantModel()
         parameters = {
             "SubmitConcurrency": str(size.concurrency),
-            "StatusConcurrency": str(size.concurrency),
+            "StatusConcurrency": str(max(size.concurrency, 20)),
             "ReserveConcurrency": "auto" if size.reserved else "false",
             "WorkerTimeout": "30",
         }

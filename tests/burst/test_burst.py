@@ -1,7 +1,5 @@
 """The short form of `make burst`, without its times: who is held up, who gets in, and that nothing is lost."""
 
-from pathlib import Path
-
 import pytest
 
 from tests.burst.campaign import Campaign, Report, Size
@@ -11,7 +9,7 @@ SIZE = Size(
     at_once=24, seconds=12, wrong_keys=200, concurrency=2, reserved=False, wrong_key_clients=4, honest_seconds=1
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("burst")]
 
 
 @pytest.fixture(scope="module")
