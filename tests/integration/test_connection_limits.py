@@ -208,29 +208,66 @@ def test_each_failed_connect_is_followed_by_another_when_its_time_is_over(
     database.close()
 
 
-@pytest.mark.parametrize("change", [{"port": 1}, {"dbname": "no_such_database"}, {"host": "127.0.0.1", "port": 9}])
-def test_a_server_that_cannot_be_reached_is_not_tried_again_at_once(
+@pytest.mark.parametrize("change", [{"port": 1}, {"dbname": "no_such_database"}])
+def test_a_server_that_is_away_is_asked_again_at_once(
     dsn: str, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
+    """It may be back at any moment."""
     monkeypatch.setattr("sluice.db.connection.REFUSED_SECONDS", (3600, 3600))
     nowhere = make_conninfo(dsn, connect_timeout=2, **change)
     opener = Opener(lambda _: psycopg.connect(nowhere, row_factory=dict_row))
     database = Database(opener)
-    for _ in range(5):
+    for _ in range(3):
         assert refused(database).detail == "The database cannot be reached. Try again later."
-    assert opener.attempts == 1
+    assert opener.attempts == 3
 
 
-def test_a_server_without_any_free_connection_is_told_from_one_that_is_away(
-    monkeypatch: pytest.MonkeyPatch,
+NO_FREE_CONNECTION = "The database has no free connection. Try again later."
+AWAY = "The database cannot be reached. Try again later."
+
+
+@pytest.mark.parametrize(
+    ("said", "detail", "attempts"),
+    [
+        ('remaining connection slots are reserved for roles with privileges of "x"', NO_FREE_CONNECTION, 1),
+        ("remaining connection slots are reserved for roles with the SUPERUSER attribute", NO_FREE_CONNECTION, 1),
+        ("sorry, too many clients already", NO_FREE_CONNECTION, 1),
+        ('too many connections for role "sluice_submit"', NO_FREE_CONNECTION, 1),
+        ('too many connections for database "sluice"', NO_FREE_CONNECTION, 1),
+        ("the database system is starting up", AWAY, 1),
+        ("the database system is shutting down", AWAY, 1),
+        ("the database system is in recovery mode", AWAY, 1),
+        ("the database system is not yet accepting connections", AWAY, 1),
+        ('role "sluice_submit" is not permitted to log in', AWAY, 3),
+    ],
+)
+def test_what_the_server_says_decides_whether_it_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, said: str, detail: str, attempts: int
 ) -> None:
-    said = 'FATAL:  remaining connection slots are reserved for roles with privileges of the "pg_use_reserved" role'
-    for text in (said, "FATAL:  sorry, too many clients already"):
+    """libpq passes on the message of a failed connect, but not its SQLSTATE."""
+    monkeypatch.setattr("sluice.db.connection.REFUSED_SECONDS", (3600, 3600))
 
-        def full(text: str = text) -> Connection:
-            raise psycopg.OperationalError(f"connection failed: {text}")
+    def refuse(_: str) -> Connection:
+        raise psycopg.OperationalError(f'connection to server at "127.0.0.1", port 5432 failed: FATAL:  {said}')
 
-        assert refused(Database(full)).detail == "The database has no free connection. Try again later."
+    opener = Opener(refuse)
+    database = Database(opener)
+    for _ in range(3):
+        assert refused(database).detail == detail
+    assert opener.attempts == attempts
+
+
+def test_a_server_that_does_not_answer_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluice.db.connection.REFUSED_SECONDS", (3600, 3600))
+
+    def wait(_: str) -> Connection:
+        raise psycopg.errors.ConnectionTimeout("connection timeout expired")
+
+    opener = Opener(wait)
+    database = Database(opener)
+    for _ in range(3):
+        assert refused(database).detail == AWAY
+    assert opener.attempts == 1
 
 
 def test_a_connection_that_has_idled_is_renewed_before_anything_is_sent(connect_as: Connect) -> None:

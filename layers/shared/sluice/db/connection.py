@@ -35,15 +35,16 @@ _ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # The server runs but is overloaded.
 _OVERLOADED: Final = (pg.QueryCanceled, pg.LockNotAvailable, pg.TooManyConnections, pg.InsufficientResources)
 _RETRY_AFTER_SECONDS: Final = 5
-# For how long (from, to) a failed connect is remembered: until then nobody tries again, so that many environments which
-# find no free connection do not keep the server busy with refusing them. Each further time that none is free doubles
-# it, up to so many times.
+# For how long (from, to) it is remembered that the server has no free connection, or does not take any yet: until then
+# nobody tries again, so that many environments do not keep it busy with refusing them. Each further time that none is
+# free doubles it, up to so many times.
 REFUSED_SECONDS: Final = (1.0, 2.0)
 _DOUBLINGS: Final = 2
 # How a server that has no free connection says so. libpq passes on the SQLSTATE of a failed connect in no other way.
 _NO_FREE_CONNECTION: Final = re.compile(
     "too many connections|too many clients already|remaining connection slots are reserved"
 )
+_NOT_YET: Final = re.compile("the database system is (starting up|shutting down|not (yet )?accepting|in recovery)")
 # Until a connection knows its role's statement_timeout, and how much longer than that an answer may take.
 CONNECT_PATIENCE_SECONDS: Final = 5.0
 PATIENCE_MARGIN_SECONDS: Final = 1.0
@@ -267,25 +268,28 @@ class Database:
         """
         if time.monotonic() < self._refused_until:
             raise _unavailable(self._refusal)
-        doublings = 0
         try:
             connection = self._opener()
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            why: str = "cannot be reached"
+            doublings: int | None = 0
+            if isinstance(error, pg.TooManyConnections) or _NO_FREE_CONNECTION.search(str(error)):
+                why, doublings = "has no free connection", min(self._crowded, _DOUBLINGS)
+                self._crowded += 1
+            # What is refused at once because nobody listens costs nothing, and the server may be back at any moment.
+            elif not (isinstance(error, pg.ConnectionTimeout) or _NOT_YET.search(str(error))):
+                doublings = None
+            logger.warning("no database connection", extra={"sqlstate": error.sqlstate, "why": why})
+        except (BotoCoreError, ClientError) as error:
+            why, doublings = "has no credentials to be reached with", 0
+            logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
+        else:
             self._crowded = 0
             return connection
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if isinstance(error, pg.TooManyConnections) or _NO_FREE_CONNECTION.search(str(error)):
-                self._refusal = "has no free connection"
-                doublings = min(self._crowded, _DOUBLINGS)
-                self._crowded += 1
-            else:
-                self._refusal = "cannot be reached"
-            logger.warning("no database connection", extra={"sqlstate": error.sqlstate, "why": self._refusal})
-        except (BotoCoreError, ClientError) as error:
-            self._refusal = "has no credentials to be reached with"
-            logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
-        pause = random.uniform(*REFUSED_SECONDS) * 2**doublings  # noqa: S311 - jitter, not a secret
-        self._refused_until = time.monotonic() + pause
-        raise _unavailable(self._refusal)
+        if doublings is not None:
+            pause = random.uniform(*REFUSED_SECONDS) * 2**doublings  # noqa: S311 - jitter, not a secret
+            self._refusal, self._refused_until = why, time.monotonic() + pause
+        raise _unavailable(why)
 
 
 @cache
