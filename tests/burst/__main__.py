@@ -63,7 +63,7 @@ def table(report: Report) -> str:
         f"  refused by the gateway, seen by the client: {_times(report.refused_outside)}",
         f"  the owner connects: {_times(report.connects)}; sluice verify: {_times(report.verifies)}",
         f"  most connections at once: {_counts(report.most)}; limits {_counts(report.limits)}",
-        f"  environments started: {report.environments}; ends of accepted requests: {_counts(report.ends)}",
+        f"  ends of accepted requests: {_counts(report.ends)}",
         f"wrong keys: answers {_counts(report.wrong_key_answers)}",
         f"  the honest client before: {_times(report.honest_before)}",
         f"  the honest client during: {_times(report.honest_during)}, answers {_counts(report.honest_answers)}",

@@ -55,7 +55,6 @@ class Report:
     verifies: list[float] = field(default_factory=list)
     most: Counter[str] = field(default_factory=Counter)
     limits: dict[str, int] = field(default_factory=dict)
-    environments: int = 0
     ends: dict[str, int] = field(default_factory=dict)
     wrong_key_answers: Counter[str] = field(default_factory=Counter)
     honest_before: list[float] = field(default_factory=list)
@@ -188,17 +187,13 @@ class Campaign:
         self._read_log(report)
 
     def _read_log(self, report: Report) -> None:
-        environments = set()
         for line in (self.stack.logs_dir / "functions" / "submit.log").read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if entry.get("cold_start"):
-                environments.add(entry.get("function_request_id"))
             if entry.get("message") == "refused" and "milliseconds" in entry:
                 report.refused_inside.append(entry["milliseconds"] / 1000)
-        report.environments = len(environments)
 
     def judge_times(self, report: Report) -> None:
         """Compare the times with what they should be; they depend on the machine, so no test does that."""
