@@ -130,7 +130,9 @@ def test_without_a_limit_all_are_given(connect_as: Connect) -> None:
     close(connections)
 
 
-@pytest.mark.parametrize(("role", "seconds"), [("submit", 15), ("status", 15), ("worker", 120), ("admin", 120)])
+@pytest.mark.parametrize(
+    ("role", "seconds"), [("submit", 15), ("status", 15), ("admin", 15), ("worker", 120), ("rollup", 120)]
+)
 def test_connections_of_bursty_roles_are_soon_given_back(connect_as: Connect, role: str, seconds: int) -> None:
     with connect_as(role) as connection:
         shown = connection.execute("SELECT current_setting('idle_session_timeout')::interval AS i").fetchone()
@@ -303,14 +305,14 @@ def test_the_migration_sets_the_limits_and_follows_the_parameters(owner: Connect
     load("admin.migrate").handler(INVOKED, Context())
     before = connection_limits_of(owner)
     assert (before["submit"], before["status"], before["worker"]) == (20, 20, 10)
-    assert (before["rollup"], before["admin"], before["definer"]) == (4, 4, -1)
+    assert (before["rollup"], before["admin"], before["definer"]) == (4, 5, -1)
 
     deploy("migrate", SUBMIT_CONCURRENCY="7", STATUS_CONCURRENCY="30", WORKER_CONCURRENCY="2")
     report = load("admin.migrate").handler(INVOKED, Context())
     after = connection_limits_of(owner)
     assert (after["submit"], after["status"], after["worker"]) == (7, 30, 4)
     assert report["Data"]["Connections"].startswith(
-        "Connection limits: submit 7, status 30, worker 4, rollup 4, admin 4;"
+        "Connection limits: submit 7, status 30, worker 4, rollup 4, admin 5;"
     )
 
 

@@ -135,16 +135,18 @@ def test_whatever_changes_the_limits_runs_the_migration(stack: Stack) -> None:
 # Reserved concurrency ------------------------------------------------------------------------------------------------
 
 
-def test_auto_reserves_what_true_would(processed: dict[str, Any]) -> None:
+def test_auto_reserves_for_what_follows_the_traffic(processed: dict[str, Any]) -> None:
     auto, held = Stack.of(processed), Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
     assert auto.parameters["ReserveConcurrency"] == "auto"
     asked = auto.resources["Concurrency"]["Properties"]["Reservations"]
     assert {each["Function"]["Ref"]: each["Environments"] for each in asked} == {
-        name: function["ReservedConcurrentExecutions"]
-        for name, function in held.items()
-        if "ReservedConcurrentExecutions" in function
+        f"{name.capitalize()}Function": held[f"{name.capitalize()}Function"]["ReservedConcurrentExecutions"]
+        for name in CONCURRENT
     }
     assert auto.resources["Concurrency"]["DependsOn"] == "MigratePolicy"
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    total = sum(int(auto.parameters[each["Environments"]["Ref"]]) for each in asked)
+    assert f"exceeds the sum ({total} by default) by the 100 that Lambda keeps" in operations
 
 
 def test_reserved_concurrency_is_a_choice(processed: dict[str, Any]) -> None:

@@ -14,8 +14,7 @@ RESERVED = [
         "Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-"
         + name.lower()
     }
-    for name in FUNCTIONS
-    if name != "Migrate"
+    for name in ("Submit", "Status", "Worker")
 ]
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"

@@ -86,14 +86,30 @@ def test_a_second_deployment_counts_its_own_reservations_once() -> None:
 def test_what_lambda_refuses_does_not_end_the_deployment(refuses: str) -> None:
     account = Account(1000)
     account.refuses = refuses
-    assert reserve_if_possible(account, WANTED) == "No concurrency is reserved: Lambda answered AccessDeniedException."
+    assert reserve_if_possible(account, WANTED) == (
+        "Concurrency could not be reserved: Lambda answered AccessDeniedException. Deploy again to try again."
+    )
     assert account.reserved == {}
+
+
+def test_what_an_earlier_deployment_reserved_survives_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    account = Account(1000, submit=20)
+    put, refused = account.put_function_concurrency, "sluice-worker"
+
+    def refuse_one(FunctionName: str, ReservedConcurrentExecutions: int) -> None:  # noqa: N803
+        if FunctionName == refused:
+            raise ClientError({"Error": {"Code": "TooManyRequestsException"}}, "PutFunctionConcurrency")
+        put(FunctionName, ReservedConcurrentExecutions)
+
+    monkeypatch.setattr(account, "put_function_concurrency", refuse_one)
+    assert "TooManyRequestsException" in reserve_if_possible(account, WANTED)
+    assert account.reserved == {"sluice-submit": 20}
 
 
 def test_a_lambda_that_cannot_be_reached_does_not_end_the_deployment() -> None:
     account = Account(1000)
     account.refuses = "everything"
-    assert reserve_if_possible(account, WANTED).endswith("Lambda answered EndpointConnectionError.")
+    assert "Lambda answered EndpointConnectionError." in reserve_if_possible(account, WANTED)
 
 
 # The custom resource -----------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Reserved concurrency: how many environments of each function may run at once, where the account's quota allows it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -26,6 +26,8 @@ def reserve_if_possible(client: Any, wanted: Mapping[str, int]) -> str:
     """
     needed = sum(wanted.values())
     told = ", ".join(f"{function} {number}" for function, number in wanted.items())
+    present: dict[str, int] = {}
+    made: list[str] = []
     try:
         present = {function: _reserved(client, function) for function in wanted}
         account = client.get_account_settings()["AccountLimit"]
@@ -40,14 +42,16 @@ def reserve_if_possible(client: Any, wanted: Mapping[str, int]) -> str:
         # Those that shrink first: in between, the sum must fit too.
         for function in sorted(wanted, key=lambda name: wanted[name] - present[name]):
             client.put_function_concurrency(FunctionName=function, ReservedConcurrentExecutions=wanted[function])
+            made.append(function)
     except (BotoCoreError, ClientError) as error:
         logger.warning("concurrency not reserved", extra={"error": _name(error)})
-        release(client, wanted)
-        return f"No concurrency is reserved: Lambda answered {_name(error)}."
+        # All or none; what an earlier deployment reserved stays.
+        release(client, [function for function in made if not present[function]])
+        return f"Concurrency could not be reserved: Lambda answered {_name(error)}. Deploy again to try again."
     return f"Reserved concurrency: {told}; the account's quota is {account['ConcurrentExecutions']}."
 
 
-def release(client: Any, functions: Mapping[str, int] | list[str]) -> None:
+def release(client: Any, functions: Iterable[str]) -> None:
     """Take reservations back. Functions that are gone have none."""
     for function in functions:
         try:

@@ -11,10 +11,11 @@ from sluice.db.connection import Connection
 RESERVE: Final = 20
 # The migration logs in as the owner, whose connections are not limited.
 OWNER_CONNECTIONS: Final = 1
-# Twice the environments that the template reserves: after a deployment, those of the previous version keep theirs until
-# they have idled long enough. Submit and status idle for seconds only, and their callers can try again.
+# Scheduled tasks that run at once are two, and people who administer a few. The worker and rollup get twice what they
+# need: after a deployment, the environments of the previous version keep theirs until they have idled long enough. The
+# others idle for seconds only, and their callers can try again.
 ROLLUP_CONNECTIONS: Final = 4
-ADMIN_CONNECTIONS: Final = 4
+ADMIN_CONNECTIONS: Final = 5
 
 _LIMITS: Final = "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname = ANY (%(roles)s)"
 

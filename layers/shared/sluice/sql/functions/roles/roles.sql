@@ -96,9 +96,9 @@ BEGIN
         IF to_regrole('rds_iam') IS NOT NULL AND NOT pg_has_role(r.name, 'rds_iam', 'MEMBER') THEN
             EXECUTE format('GRANT rds_iam TO %I', r.name);
         END IF;
-        -- A frozen environment keeps its connection until the server ends the session. A burst leaves many of them
-        -- behind in those two functions, so theirs are free again soon.
-        idle := CASE WHEN r.name IN ('sluice_submit', 'sluice_status') THEN '15s' ELSE '2min' END;
+        -- A frozen environment keeps its connection until the server ends the session. What callers leave behind is
+        -- free again soon; the worker and the scheduled tasks keep theirs from one run to the next.
+        idle := CASE WHEN r.name IN ('sluice_worker', 'sluice_rollup') THEN '2min' ELSE '15s' END;
         FOREACH setting IN ARRAY settings
             || ARRAY['statement_timeout=' || r.statement_timeout, 'idle_session_timeout=' || idle]
         LOOP
