@@ -107,6 +107,11 @@ def test_an_own_database_needs_as_many_connections_as_the_docs_say(own: Stack) -
     assert limits(own, least - 1).limits != given.limits
 
 
+def test_every_role_that_a_function_logs_in_as_has_a_limit(stack: Stack, source: dict[str, Any]) -> None:
+    users = {row["DatabaseUser"] for row in source["Mappings"]["Functions"].values()}
+    assert set(limits(stack, 80).limits) == users - {"sluice_owner"}
+
+
 def test_limits_are_never_below_the_environments(stack: Stack, environments: dict[str, int]) -> None:
     given = limits(stack, 80).limits
     for name, number in environments.items():

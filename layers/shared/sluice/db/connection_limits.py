@@ -78,7 +78,7 @@ def limit_connections(connection: Connection, *, submit: int, status: int, worke
     rows = connection.execute(_LIMITS, {"roles": list(found.limits)}).fetchall()
     present = {row["rolname"]: row["rolconnlimit"] for row in rows}
     for role, limit in found.limits.items():
-        if present.get(role) != limit:
+        if present.get(role, limit) != limit:
             connection.execute(
                 sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(role), sql.Literal(limit))
             )
