@@ -316,6 +316,20 @@ def test_the_migration_sets_the_limits_and_follows_the_parameters(owner: Connect
     )
 
 
+def test_migrations_at_the_same_time_do_not_disturb_each_other(owner: Connection, dsn: str) -> None:
+    barrier = Barrier(6)
+
+    def change(number: int) -> None:
+        with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+            for turn in range(5):
+                barrier.wait()
+                limit_connections(connection, submit=10 + number + turn, status=20, worker=5)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(change, range(6)))
+    assert 14 <= connection_limits_of(owner)["submit"] <= 19
+
+
 # A small server ----------------------------------------------------------------------------------------------------
 
 

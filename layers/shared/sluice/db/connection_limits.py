@@ -6,6 +6,7 @@ from typing import Final
 from psycopg import sql
 
 from sluice.db.connection import Connection
+from sluice.db.migrate import LOCK
 
 # Connections that no function may have: for the server itself, people with psql, and logins that are being refused.
 RESERVE: Final = 20
@@ -17,6 +18,7 @@ OWNER_CONNECTIONS: Final = 1
 ROLLUP_CONNECTIONS: Final = 4
 ADMIN_CONNECTIONS: Final = 5
 
+_MAX_CONNECTIONS: Final = "SELECT current_setting('max_connections')::integer AS most"
 _LIMITS: Final = "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname = ANY (%(roles)s)"
 
 
@@ -73,13 +75,15 @@ def limit_connections(connection: Connection, *, submit: int, status: int, worke
     Raises:
         psycopg.Error: the owner may not change the roles.
     """
-    setting = connection.execute("SELECT current_setting('max_connections')::integer AS most").fetchone() or {}
-    found = connection_limits(submit=submit, status=status, worker=worker, max_connections=setting["most"])
-    rows = connection.execute(_LIMITS, {"roles": list(found.limits)}).fetchall()
-    present = {row["rolname"]: row["rolconnlimit"] for row in rows}
-    for role, limit in found.limits.items():
-        if present.get(role, limit) != limit:
-            connection.execute(
-                sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(role), sql.Literal(limit))
-            )
+    with connection.transaction():
+        connection.execute(LOCK)
+        setting = connection.execute(_MAX_CONNECTIONS).fetchone() or {}
+        found = connection_limits(submit=submit, status=status, worker=worker, max_connections=setting["most"])
+        rows = connection.execute(_LIMITS, {"roles": list(found.limits)}).fetchall()
+        present = {row["rolname"]: row["rolconnlimit"] for row in rows}
+        for role, limit in found.limits.items():
+            if present.get(role, limit) != limit:
+                connection.execute(
+                    sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(sql.Identifier(role), sql.Literal(limit))
+                )
     return found
