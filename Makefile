@@ -102,7 +102,7 @@ integration: setup  ## run the tests on PostgreSQL
 
 .PHONY: e2e
 e2e: setup  ## run the tests that start the local stack
-	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/local/test_run.py
+	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/burst tests/local/test_run.py
 
 # Code that runs in a Lambda function of the local stack is not seen, so only these two folders say something.
 .PHONY: coverage
@@ -112,6 +112,10 @@ coverage: setup  ## measure what unit and integration tests cover of the layer, 
 .PHONY: chaos
 chaos: setup  ## the whole stack under faults, ten seeds (options: make chaos CHAOS="--seed 7 --seeds 1")
 	@$(bin)/python -m tests.chaos $(CHAOS)
+
+.PHONY: burst
+burst: setup  ## 400 clients at once for two minutes, and 2,000 wrong keys (options: make burst BURST="--seconds 30")
+	@$(bin)/python -m tests.burst $(BURST)
 
 .PHONY: lint
 lint: lint-python lint-types lint-template lint-sql lint-text  ## check style, types, imports, the template, SQL and text

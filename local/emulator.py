@@ -94,6 +94,7 @@ class Emulator(Server):
             MINISTACK_REGION=REGION,
             MINISTACK_ACCOUNT_ID=ACCOUNT,
             LAMBDA_EXECUTOR="local",  # never a container, even if Docker is installed
+            LAMBDA_ACCOUNT_CONCURRENCY="1000",  # the quota of an ordinary account, whatever memory this machine has
             PERSIST_STATE="1" if self._snapshots else "0",
             S3_PERSIST="0",
             S3_DATA_DIR=str(self._scratch / "s3"),
@@ -106,7 +107,8 @@ class Emulator(Server):
             # Each execution environment unpacks its own copy of the layer, so compiled modules are never reused.
             PYTHONDONTWRITEBYTECODE="1",
         )
-        command = [str(python), "-m", "ministack"]
+        # -P: this folder's modules are not the interpreter's.
+        command = [str(python), "-P", str(Path(__file__).with_name("ministack_main.py"))]
         self._process = Process.start(self.name, command, log=self.log, env=environment, cwd=self._scratch)
         return self._process
 

@@ -298,6 +298,10 @@ class Stack:
             "Architecture": architecture(),
             # Short, so that retries can be watched.
             "RetryBaseSeconds": "1",
+            # What fits its PostgreSQL (max_connections in local/postgres.py). Environments are slow here, so a burst
+            # keeps more of them busy at once.
+            "SubmitConcurrency": "60",
+            "StatusConcurrency": "60",
             **self._parameters,
         }
         deployment = deploy.deploy(
@@ -306,6 +310,8 @@ class Stack:
         deploy.correct_event_sources(self.emulator)
         api_id, routes = deploy.create_routes(self.emulator, deployment)
         self._report(f"Deployed template.yaml: {len(deployment.resources)} resources, {len(routes)} routes.")
+        self._report(deployment.outputs["Concurrency"])
+        self._report(deployment.outputs["Connections"])
         if self._llm_url is None:
             self.llm.wait_ready()
             self._report(f"The language model answers at {self.llm.url}.")

@@ -44,7 +44,7 @@ RULES = {
 # A change of these concerns every test.
 EVERYTHING = ["pyproject.toml", "requirements/*", "tests/conftest.py"]
 # These start the whole local stack, which alone takes most of a minute.
-STACK = ["tests/e2e/*", "tests/chaos/*"]
+STACK = ["tests/e2e/*", "tests/chaos/*", "tests/burst/*"]
 
 LINTERS = {
     "lint-types": ["*.py", "pyproject.toml"],

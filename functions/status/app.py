@@ -9,7 +9,8 @@ from sluice.api.app import api_app
 from sluice.api.native.reading import reading_routes
 from sluice.telemetry import logger
 
-app = api_app(reading_routes(reader=bootstrap.reader))
+app = api_app(reading_routes(reader=bootstrap.reader), unknown_keys=bootstrap.unknown_keys)
+bootstrap.connect_early()
 
 
 @logger.inject_lambda_context(clear_state=True)

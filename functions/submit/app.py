@@ -9,7 +9,10 @@ from sluice.api.app import api_app
 from sluice.api.native.submission import submission_routes
 from sluice.telemetry import logger, metrics
 
-app = api_app(submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller))
+app = api_app(
+    submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller), unknown_keys=bootstrap.unknown_keys
+)
+bootstrap.connect_early()
 
 
 @metrics.log_metrics

@@ -55,4 +55,5 @@ def test_cloudformation_gets_a_response(deploy: Any, dsn: str) -> None:
     assert answer["PhysicalResourceId"] == "sluice-schema"
     for member in ("StackId", "RequestId", "LogicalResourceId"):
         assert answer[member] == request[member]
-    assert answer["Data"] == {"SchemaVersion": str(len(migrations()))}
+    assert answer["Data"]["SchemaVersion"] == str(len(migrations()))
+    assert answer["Data"]["Connections"].startswith("Connection limits: submit 20, status 20, worker 10, ")

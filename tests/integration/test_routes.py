@@ -86,6 +86,8 @@ def test_empty_and_wrong_values_are_refused(deploy: Any, alice: bytes) -> None:
             for value in ("", "%20", "null", "%00", "ö", "1,", ",queued", "queued,", "QUEUED", "done"):
                 if name == "model" and value in ("null", "QUEUED", "done"):
                     continue  # a model may be called so
+                if name == "by_tag" and value not in ("", "%00"):
+                    continue  # and a tag almost anything
                 ((pointer, _),) = findings(call(route, f"{name}={value}"))
                 assert pointer == f"/{name}"
     for query in (

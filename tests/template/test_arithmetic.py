@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
+from sluice.db.connection_limits import OWNER_CONNECTIONS, RESERVE, ConnectionLimits, connection_limits
 from tests.template.stack import FUNCTIONS, ROOT, Stack
-
-RESERVE = 20  # connections that functions leave free: for RDS, operators and frozen environments
 
 
 def test_visibility_timeout_is_six_times_the_workers_timeout(source: dict[str, Any]) -> None:
@@ -73,6 +72,86 @@ def test_connection_counts_are_the_same_in_template_and_docs(environments: dict[
     assert f"{terms} = {total} by default, under 80 less a reserve of {RESERVE}" in text
     operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
     assert f"By default that makes {total}: {terms}." in operations
+
+
+# The limits that the migration sets ----------------------------------------------------------------------------------
+
+
+def limits(stack: Stack, max_connections: int) -> ConnectionLimits:
+    """What the migration of a stack gives each role on a server with so many connections."""
+    variables = stack.variables("MigrateFunction")
+    concurrency = {name: int(stack.parameters[variables[f"{name.upper()}_CONCURRENCY"]["Ref"]]) for name in CONCURRENT}
+    return connection_limits(**concurrency, max_connections=max_connections)
+
+
+CONCURRENT = ("submit", "status", "worker")
+
+
+def test_limits_of_the_roles_fit_every_database_class(created: Stack, source: dict[str, Any]) -> None:
+    for name, derived in source["Mappings"]["DatabaseClasses"].items():
+        most = int(derived["MaxConnections"])
+        given = limits(created, most)
+        assert given.limits == given.wanted, name
+        assert sum(given.limits.values()) + OWNER_CONNECTIONS + RESERVE <= most, name
+
+
+def test_an_own_database_needs_as_many_connections_as_the_docs_say(own: Stack) -> None:
+    """All functions log in as one user there; the limits are the same."""
+    found = re.search(
+        r"`max_connections` must be at least (\d+)", " ".join((ROOT / "docs/setup.md").read_text().split())
+    )
+    assert found is not None
+    least = int(found[1])
+    given = limits(own, least)
+    assert given.limits == given.wanted
+    assert limits(own, least - 1).limits != given.limits
+
+
+def test_every_role_that_a_function_logs_in_as_has_a_limit(stack: Stack, source: dict[str, Any]) -> None:
+    users = {row["DatabaseUser"] for row in source["Mappings"]["Functions"].values()}
+    assert set(limits(stack, 80).limits) == users - {"sluice_owner"}
+
+
+def test_limits_are_never_below_the_environments(stack: Stack, environments: dict[str, int]) -> None:
+    given = limits(stack, 80).limits
+    for name, number in environments.items():
+        if name != "Migrate":
+            assert given[f"sluice_{name.lower()}"] >= number, name
+
+
+def test_limits_are_the_same_in_template_and_docs(stack: Stack) -> None:
+    given = {role.removeprefix("sluice_"): limit for role, limit in limits(stack, 80).limits.items()}
+    terms = " + ".join(f"{name} {limit}" for name, limit in [*given.items(), ("migrate", OWNER_CONNECTIONS)])
+    text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
+    assert f"{terms} = {sum(given.values()) + OWNER_CONNECTIONS}." in text
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert f"{terms} = {sum(given.values()) + OWNER_CONNECTIONS}." in operations
+
+
+def test_whatever_changes_the_limits_runs_the_migration(stack: Stack) -> None:
+    schema = stack.resources["Schema"]["Properties"]
+    variables = stack.variables("MigrateFunction")
+    assert schema["Capacity"] == [
+        *(variables[f"{name.upper()}_CONCURRENCY"] for name in CONCURRENT),
+        {"Ref": "DatabaseClass"},
+    ]
+
+
+# Reserved concurrency ------------------------------------------------------------------------------------------------
+
+
+def test_auto_reserves_for_what_follows_the_traffic(processed: dict[str, Any]) -> None:
+    auto, held = Stack.of(processed), Stack.of(processed, ReserveConcurrency="true").of_type("AWS::Lambda::Function")
+    assert auto.parameters["ReserveConcurrency"] == "auto"
+    asked = auto.resources["Concurrency"]["Properties"]["Reservations"]
+    assert {each["Function"]["Ref"]: each["Environments"] for each in asked} == {
+        f"{name.capitalize()}Function": held[f"{name.capitalize()}Function"]["ReservedConcurrentExecutions"]
+        for name in CONCURRENT
+    }
+    assert auto.resources["Concurrency"]["DependsOn"] == "MigratePolicy"
+    operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    total = sum(int(auto.parameters[each["Environments"]["Ref"]]) for each in asked)
+    assert f"exceeds the sum ({total} by default) by the 100 that Lambda keeps" in operations
 
 
 def test_reserved_concurrency_is_a_choice(processed: dict[str, Any]) -> None:

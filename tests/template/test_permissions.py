@@ -9,6 +9,13 @@ from tests.template.stack import FUNCTIONS, Stack, walk
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
+RESERVED = [
+    {
+        "Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-"
+        + name.lower()
+    }
+    for name in ("Submit", "Status", "Worker")
+]
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
 }
@@ -33,12 +40,18 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:DeleteMessage": [DEAD_LETTERS],
     },
     "Admin": {"lambda:InvokeFunction": [ROLLUP]},
-    "Migrate": {},
+    "Migrate": {
+        "lambda:GetAccountSettings": ["*"],
+        "lambda:GetFunctionConcurrency": [RESERVED],
+        "lambda:PutFunctionConcurrency": [RESERVED],
+        "lambda:DeleteFunctionConcurrency": [RESERVED],
+    },
 }
 COMMON = {"Log", "Trace", "AttachToNetwork", "NotFromTheCode", "ConnectToDatabase", "ReadDatabaseSecret"}
 
 # Actions that AWS does not allow to restrict to a resource.
 WITHOUT_RESOURCE = {
+    "lambda:GetAccountSettings",
     "xray:PutTraceSegments",
     "xray:PutTelemetryRecords",
     "ec2:CreateNetworkInterface",

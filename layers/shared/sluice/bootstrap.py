@@ -30,6 +30,7 @@ from sluice.db.reports import Reports
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
 from sluice.messaging import Queue
+from sluice.services.access import UnknownKeys
 from sluice.services.admin.operation import AdminContext
 from sluice.services.cancel import Canceller
 from sluice.services.process import Worker, WorkerSettings
@@ -54,6 +55,12 @@ def settings() -> Settings:
 
 
 # Services -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def unknown_keys() -> UnknownKeys:
+    """The unknown keys that this environment remembers."""
+    return UnknownKeys()
 
 
 @cache
@@ -138,6 +145,19 @@ def database() -> Database:
     return Database(lambda: connect(current))
 
 
+def connect_early() -> None:
+    """Connect while Lambda starts this environment, before a request waits for it; elsewhere do nothing.
+
+    Never fails: what is wrong is found again, and answered, when the first request needs the database.
+    """
+    if "LAMBDA_TASK_ROOT" not in os.environ:
+        return
+    try:
+        database().open()
+    except Exception as error:  # noqa: BLE001  (an exception here would end the environment)
+        logger.info("not connected early", extra={"error": type(error).__name__})
+
+
 @cache
 def ledger() -> Ledger:
     """Requests in the database."""
@@ -176,6 +196,12 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
     if "FunctionError" in answer:
         raise SluiceError("task_failed", f"{function} failed; its log says why.")
     return json.loads(answer["Payload"].read())
+
+
+@cache
+def lambda_client() -> Any:
+    """Lambda itself, for what concerns functions as a whole."""
+    return _client("lambda", FAIL_FAST)
 
 
 def model_api_key(secret_arn: str) -> str:

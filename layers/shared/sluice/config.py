@@ -34,6 +34,11 @@ class Settings(BaseModel):
     lease_margin_seconds: float = Field(default=30, gt=0)
     redispatch_grace_seconds: int = Field(default=60, gt=0)
 
+    submit_concurrency: int = Field(default=20, ge=1)
+    status_concurrency: int = Field(default=20, ge=1)
+    worker_concurrency: int = Field(default=5, ge=1)
+    """Environments of each function that may run at once, for which the migration makes room in the database."""
+
     archive_after_days: int = Field(default=30, ge=1)
     aws_region: str = "us-east-1"
 

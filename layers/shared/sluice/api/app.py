@@ -2,17 +2,25 @@
 
 import json
 import re
+import time
 import traceback
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
-from sluice.api.exchange import HEADERS
+from sluice.api.exchange import HEADERS, current_unknown_keys, note_unknown_key
 from sluice.api.problems import problem_details
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.errors import SluiceError
+from sluice.services.access import UnknownKeys
 from sluice.telemetry import logger
+
+# When the current request reached the function, by time.monotonic().
+_reached: Final[ContextVar[float]] = ContextVar("_reached")
 
 
 class _Resolver(APIGatewayHttpResolver):
@@ -25,9 +33,16 @@ class _Resolver(APIGatewayHttpResolver):
         return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>.+)", rule) + r"\Z", re.DOTALL)
 
 
-def api_app(*routers: APIGatewayHttpRouter) -> APIGatewayHttpResolver:
-    """An app with these routers, whose errors are answered as problem details (RFC 9457)."""
+def api_app(
+    *routers: APIGatewayHttpRouter, unknown_keys: Callable[[], UnknownKeys] | None = None
+) -> APIGatewayHttpResolver:
+    """An app with these routers, whose errors are answered as problem details (RFC 9457).
+
+    Args:
+        unknown_keys: provides what this environment remembers of unknown keys; None: nothing is remembered.
+    """
     app = _Resolver()
+    app.use(middlewares=[_around_a_route(unknown_keys)])
     app.exception_handler(SluiceError)(_refused)
     app.exception_handler(NotFoundError)(_route_not_found)
     app.exception_handler(Exception)(_unexpected)
@@ -51,9 +66,24 @@ def _answer_problem(error: SluiceError) -> Response[str]:
     return Response(problem["status"], "application/problem+json", json.dumps(problem, default=str), headers)
 
 
+def _around_a_route(unknown_keys: Callable[[], UnknownKeys] | None) -> Callable[..., Response[Any]]:
+    def around(app: APIGatewayHttpResolver, route: Callable[[APIGatewayHttpResolver], Response[Any]]) -> Response[Any]:
+        _reached.set(time.monotonic())
+        current_unknown_keys.set(unknown_keys() if unknown_keys else None)
+        try:
+            return route(app)
+        except SluiceError as error:
+            if error.code == "key_unknown":
+                note_unknown_key(app.current_event)
+            raise
+
+    return around
+
+
 def _refused(error: SluiceError) -> Response[str]:
     answer = _answer_problem(error)
-    logger.info("refused", extra={"code": error.code, "status": answer.status_code})
+    milliseconds = round((time.monotonic() - _reached.get()) * 1000, 1)
+    logger.info("refused", extra={"code": error.code, "status": answer.status_code, "milliseconds": milliseconds})
     return answer
 
 

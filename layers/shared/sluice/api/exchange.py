@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -12,12 +13,15 @@ from pydantic import BaseModel
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Strict
 from sluice.domain.keys import digest, is_well_formed
+from sluice.services.access import UnknownKeys, refuse_unless_allowed
 from sluice.validation import invalid_input, parse_object
 
 Q = TypeVar("Q", bound=BaseModel)
 
 # For clients whose request is not finished: most requests take longer, so polling sooner is useless.
 POLL_AFTER_SECONDS: Final = 1
+# Those of the environment that answers the current request; None where nothing is remembered.
+current_unknown_keys: ContextVar[UnknownKeys | None] = ContextVar("current_unknown_keys", default=None)
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -32,8 +36,23 @@ def caller_key(event: APIGatewayProxyEventV2) -> bytes:
     """The SHA-256 of the key that came with a request, as x-api-key or as a bearer token.
 
     Raises:
-        SluiceError: key_missing, key_malformed; the database was not asked.
+        SluiceError: key_missing, key_malformed; key_unknown, where it was a moment ago. The database was not asked.
     """
+    key_hash = digest(_given_key(event))
+    unknown = current_unknown_keys.get()
+    if unknown is not None and key_hash in unknown:
+        refuse_unless_allowed("key_unknown")
+    return key_hash
+
+
+def note_unknown_key(event: APIGatewayProxyEventV2) -> None:
+    """Remember the key of a request for which the database has just said that it is unknown."""
+    unknown = current_unknown_keys.get()
+    if unknown is not None:
+        unknown.add(digest(_given_key(event)))
+
+
+def _given_key(event: APIGatewayProxyEventV2) -> str:
     given = (event.headers.get("x-api-key") or "").strip()
     authorization = (event.headers.get("authorization") or "").strip()
     if not given and authorization:
@@ -45,7 +64,7 @@ def caller_key(event: APIGatewayProxyEventV2) -> bytes:
         raise SluiceError("key_missing", "Send an API key in the header x-api-key, or as Authorization: Bearer.")
     if not is_well_formed(given):
         raise SluiceError("key_malformed", "An API key is 'sluice_' and 43 letters, digits, '-' or '_'.")
-    return digest(given)
+    return given
 
 
 def body_text(event: APIGatewayProxyEventV2) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import select
 import time
 from collections.abc import Callable, Mapping
@@ -34,9 +35,21 @@ _ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
 # The server runs but is overloaded.
 _OVERLOADED: Final = (pg.QueryCanceled, pg.LockNotAvailable, pg.TooManyConnections, pg.InsufficientResources)
 _RETRY_AFTER_SECONDS: Final = 5
+# For how long (from, to) it is remembered that the server has no free connection, or does not take any yet: until then
+# nobody tries again, so that many environments do not keep it busy with refusing them. Each further time that none is
+# free doubles it, up to so many times.
+REFUSED_SECONDS: Final = (1.0, 2.0)
+_DOUBLINGS: Final = 2
+# How a server that has no free connection says so. libpq passes on the SQLSTATE of a failed connect in no other way.
+_NO_FREE_CONNECTION: Final = re.compile(
+    "too many connections|too many clients already|remaining connection slots are reserved"
+)
+_NOT_YET: Final = re.compile("the database system is (starting up|shutting down|not (yet )?accepting|in recovery)")
 # Until a connection knows its role's statement_timeout, and how much longer than that an answer may take.
 CONNECT_PATIENCE_SECONDS: Final = 5.0
 PATIENCE_MARGIN_SECONDS: Final = 1.0
+# A connection that will be closed by the server within this time is not used any more.
+_IDLE_MARGIN_SECONDS: Final = 1.0
 _ATTEMPTS: Final = 4
 SCHEMA: Final = "sluice"
 
@@ -49,9 +62,19 @@ ASSUME_ROLE: Final = """
       AND d.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
     SELECT set_config('role', %(role)s, false)"""
-# How long the server lets a statement of this role run; 0: without limit.
-_STATEMENT_LIMIT: Final = """
-    SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::double precision AS seconds"""
+# One of the connections that a role may have (its CONNECTION LIMIT, which PostgreSQL itself holds only against logins).
+# Each is an advisory lock, which the session keeps until it ends, however it ends.
+_TAKE_SLOT: Final = """
+    SELECT r.rolconnlimit AS slots, (
+        SELECT slot FROM generate_series(1, r.rolconnlimit) AS slot
+        WHERE pg_try_advisory_lock(hashtext(r.rolname), slot)
+        LIMIT 1) AS slot
+    FROM pg_roles r
+    WHERE r.rolname = %(role)s"""
+# How long the server lets a statement of this role run and its session idle, in seconds; 0: without limit.
+_TIMEOUTS: Final = """
+    SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::double precision AS statement,
+           extract(epoch FROM current_setting('idle_session_timeout')::interval)::double precision AS idle"""
 
 
 def connect(settings: Settings) -> Connection:
@@ -60,7 +83,7 @@ def connect(settings: Settings) -> Connection:
     No named prepared statements: they pin a connection of RDS Proxy and break behind pgbouncer.
 
     Raises:
-        psycopg.OperationalError: the server cannot be reached or refuses.
+        psycopg.OperationalError: the server cannot be reached or refuses, or has no connection free for this role.
     """
     try:
         connection = _open(settings)
@@ -69,13 +92,29 @@ def connect(settings: Settings) -> Connection:
             raise
         forget_secret()
         connection = _open(settings)
-    if settings.database_secret_arn and settings.database_role:
-        connection.execute(ASSUME_ROLE, {"role": settings.database_role})
-    limit = connection.execute(_STATEMENT_LIMIT).fetchone()
-    seconds = limit["seconds"] if limit else 0
+    try:
+        if settings.database_secret_arn and settings.database_role:
+            _take_slot(connection, settings.database_role)
+            connection.execute(ASSUME_ROLE, {"role": settings.database_role})
+        timeouts = connection.execute(_TIMEOUTS).fetchone() or {}
+    except BaseException:
+        connection.close()
+        raise
     # A role without a limit (the owner, migrating) waits as long as it takes.
-    connection.patience = seconds + PATIENCE_MARGIN_SECONDS if seconds else None
+    connection.patience = timeouts["statement"] + PATIENCE_MARGIN_SECONDS if timeouts.get("statement") else None
+    connection.idle_seconds = timeouts["idle"] - _IDLE_MARGIN_SECONDS if timeouts.get("idle") else None
     return connection
+
+
+def _take_slot(connection: Connection, role: str) -> None:
+    """Hold the limit of a role's connections where all functions log in as one user.
+
+    Raises:
+        psycopg.errors.TooManyConnections: the role has as many as it may.
+    """
+    found = connection.execute(_TAKE_SLOT, {"role": role}).fetchone()
+    if found is not None and found["slots"] >= 0 and found["slot"] is None:
+        raise pg.TooManyConnections(f'too many connections for role "{role}"')
 
 
 class PatientConnection(psycopg.Connection[Row]):
@@ -86,9 +125,11 @@ class PatientConnection(psycopg.Connection[Row]):
 
     Attributes:
         patience: seconds that a statement may take, the server's own limit included; None: without limit.
+        idle_seconds: how long it may be unused before the server closes it, less a margin; None: without limit.
     """
 
     patience: float | None = CONNECT_PATIENCE_SECONDS
+    idle_seconds: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait as psycopg does, but no longer than the patience, with psycopg's own error at its end."""
@@ -115,6 +156,10 @@ class Database:
     def __init__(self, opener: Callable[[], Connection]) -> None:
         self._opener = opener
         self._connection: Connection | None = None
+        self._used = _now()
+        self._refusal = ""
+        self._refused_until = 0.0
+        self._crowded = 0  # how often in a row there was no free connection
 
     def rows(
         self,
@@ -161,6 +206,11 @@ class Database:
         (value,) = self.values(function, repeatable=repeatable, **arguments)
         return value
 
+    def open(self) -> None:
+        """Connect now instead of at the first call."""
+        if self._connection is None:
+            self._connection = self._connect()
+
     def ping(self) -> None:
         """Make sure that the database answers."""
         self._call(sql.SQL("SELECT 1 AS answer"), {}, repeatable=True)
@@ -184,24 +234,62 @@ class Database:
                 logger.warning("database overloaded", extra={"sqlstate": error.sqlstate})
                 raise _unavailable("is overloaded") from None
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                is_fresh = self._connection is None
                 self.close()
                 logger.warning("database connection failed", extra={"sqlstate": error.sqlstate})
-                if is_fresh or not repeatable or attempt > 1:
+                if not repeatable or attempt > 1:
                     raise _unavailable("cannot be reached") from None
             except psycopg.Error as error:
                 raise DatabaseError(error.sqlstate, error.diag.constraint_name) from None
-            except (BotoCoreError, ClientError) as error:
-                logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
-                raise _unavailable("has no credentials to be reached with") from None
         raise AssertionError("unreachable")
 
     def _run(self, statement: sql.SQL | sql.Composed, arguments: Mapping[str, Any]) -> list[Row]:
-        if self._connection is not None and _is_dead(self._connection):
+        if self._connection is not None and (self._has_idled() or _is_dead(self._connection)):
             self.close()
         if self._connection is None:
-            self._connection = self._opener()
-        return self._connection.execute(statement, arguments).fetchall()
+            self._connection = self._connect()
+        try:
+            return self._connection.execute(statement, arguments).fetchall()
+        finally:
+            self._used = _now()
+
+    def _has_idled(self) -> bool:
+        """Return True if the server has closed the connection by now, or will at any moment.
+
+        An environment that was frozen may not have been told yet.
+        """
+        limit = getattr(self._connection, "idle_seconds", None)
+        return limit is not None and max(now - used for now, used in zip(_now(), self._used, strict=True)) > limit
+
+    def _connect(self) -> Connection:
+        """Connect, unless that has just failed.
+
+        Raises:
+            SluiceError: database_unavailable.
+        """
+        if time.monotonic() < self._refused_until:
+            raise _unavailable(self._refusal)
+        try:
+            connection = self._opener()
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            why: str = "cannot be reached"
+            doublings: int | None = 0
+            if isinstance(error, pg.TooManyConnections) or _NO_FREE_CONNECTION.search(str(error)):
+                why, doublings = "has no free connection", min(self._crowded, _DOUBLINGS)
+                self._crowded += 1
+            # What is refused at once because nobody listens costs nothing, and the server may be back at any moment.
+            elif not (isinstance(error, pg.ConnectionTimeout) or _NOT_YET.search(str(error))):
+                doublings = None
+            logger.warning("no database connection", extra={"sqlstate": error.sqlstate, "why": why})
+        except (BotoCoreError, ClientError) as error:
+            why, doublings = "has no credentials to be reached with", 0
+            logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
+        else:
+            self._crowded = 0
+            return connection
+        if doublings is not None:
+            pause = random.uniform(*REFUSED_SECONDS) * 2**doublings  # noqa: S311 - jitter, not a secret
+            self._refusal, self._refused_until = why, time.monotonic() + pause
+        raise _unavailable(why)
 
 
 @cache
@@ -235,6 +323,11 @@ def _is_dead(connection: Connection) -> bool:
             return True
         wait = 0.01
     return False
+
+
+def _now() -> tuple[float, float]:
+    """The time by both clocks, in seconds: either may stand still while an environment is frozen."""
+    return time.monotonic(), time.time()
 
 
 def _unavailable(why: str) -> SluiceError:

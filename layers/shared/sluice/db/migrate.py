@@ -43,7 +43,7 @@ _RECORDS: Final = """
         checksum   text        NOT NULL,
         applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
     )"""
-_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('sluice.migrations'))"
+LOCK: Final = "SELECT pg_advisory_xact_lock(hashtext('sluice.migrations'))"
 # A step that waits longer than this for another lock would hold up everything behind it.
 _STEP_SETTINGS: Final = """
     SELECT set_config('lock_timeout', '5s', true), set_config('search_path', 'sluice, pg_temp', true)"""
@@ -131,7 +131,7 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Mig
     if connection.info.server_version < MINIMUM_SERVER_VERSION:
         raise _incompatible("Sluice needs PostgreSQL 18 or newer.")
     with connection.transaction():
-        connection.execute(_LOCK)
+        connection.execute(LOCK)
         connection.execute(_SCHEMA)
         connection.execute(_RECORDS)
 
@@ -140,7 +140,7 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Mig
         applied.append(step)
 
     with connection.transaction():
-        connection.execute(_LOCK)
+        connection.execute(LOCK)
         connection.execute(_STEP_SETTINGS)
         records = connection.execute(_APPLIED).fetchall()
         if len(records) > len(steps):
@@ -161,7 +161,7 @@ def migrate(connection: Connection, steps: list[Migration] | None = None) -> Mig
 def _apply_next(connection: Connection, steps: list[Migration]) -> int | None:
     """Apply the first step that is missing, under the lock, its record first; None: there is none."""
     with connection.transaction():
-        connection.execute(_LOCK)
+        connection.execute(LOCK)
         connection.execute(_STEP_SETTINGS)
         records = connection.execute(_APPLIED).fetchall()
         for row, step in zip(records, steps, strict=False):

@@ -68,6 +68,7 @@ DECLARE
         'idle_in_transaction_session_timeout=60s', 'client_connection_check_interval=10s'];
     r record;
     setting text;
+    idle text;
     entry record;
 BEGIN
     FOR r IN SELECT * FROM (VALUES
@@ -91,6 +92,7 @@ BEGIN
     LOOP
         -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner
         -- and then switches to this role.
+        -- How many connections each may have is set by sluice.db.connection_limits, from the template's parameters.
         CALL role_ensure(r.name, 'LOGIN NOINHERIT');
         IF NOT pg_has_role(current_user, r.name, 'SET') THEN
             EXECUTE format('GRANT %I TO %I WITH SET TRUE, INHERIT FALSE', r.name, current_user);
@@ -98,7 +100,12 @@ BEGIN
         IF to_regrole('rds_iam') IS NOT NULL AND NOT pg_has_role(r.name, 'rds_iam', 'MEMBER') THEN
             EXECUTE format('GRANT rds_iam TO %I', r.name);
         END IF;
-        FOREACH setting IN ARRAY settings || ('statement_timeout=' || r.statement_timeout) LOOP
+        -- A frozen environment keeps its connection until the server ends the session. What callers leave behind is
+        -- free again soon; the worker and the scheduled tasks keep theirs from one run to the next.
+        idle := CASE WHEN r.name IN ('sluice_worker', 'sluice_rollup') THEN '2min' ELSE '15s' END;
+        FOREACH setting IN ARRAY settings
+            || ARRAY['statement_timeout=' || r.statement_timeout, 'idle_session_timeout=' || idle]
+        LOOP
             EXECUTE format('ALTER ROLE %I IN DATABASE %I SET %I TO %L',
                            r.name, current_database(), split_part(setting, '=', 1), split_part(setting, '=', 2));
         END LOOP;

@@ -1,0 +1,62 @@
+"""Starts ministack, with two things as AWS has them. It is run by the interpreter that ministack is installed for.
+
+Environments start a few at a time, and a request that waits for one takes another that is free before. ministack starts
+one for each request that finds none free, and a burst would start so many that nothing else gets a processor for a
+minute; in Lambda they start in parallel, and the rate at which they do is limited too.
+
+When all of a function's environments are busy, an HTTP API answers 503, not 429 as ministack does. The Retry-After is
+an addition: it is what the functions themselves answer when they are overloaded.
+"""
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+from ministack.app import main
+from ministack.core import lambda_runtime
+from ministack.services import lambda_svc
+
+_STARTING_AT_ONCE = max(2, os.cpu_count() or 2)
+# After so long one is started in any case: those that start may wait for the one that is asked for.
+_PATIENCE_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+_BUSY = {
+    "statusCode": 503,
+    "headers": {"Content-Type": "application/json", "Retry-After": "5"},
+    "body": json.dumps({"message": "Service Unavailable"}),
+}
+
+_acquire = lambda_runtime.acquire_worker
+_answer = lambda_svc.lambda_execute_result_to_api_proxy_response
+_choosing = threading.Lock()
+
+
+def _acquire_in_turn(func_name: str, config: dict[str, Any], code_zip: bytes, qualifier: str = "$LATEST") -> Any:
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        with _choosing:
+            if _may_acquire(func_name, config, qualifier) or time.monotonic() > give_up_at:
+                return _acquire(func_name, config, code_zip, qualifier=qualifier)
+        time.sleep(_POLL_SECONDS)
+
+
+def _may_acquire(func_name: str, config: dict[str, Any], qualifier: str) -> bool:
+    with lambda_runtime._lock:
+        own = lambda_runtime._workers.get(lambda_runtime._worker_key(func_name, config, qualifier), ())
+        if any(not worker.in_use for worker in own):
+            return True
+        starting = sum(worker.in_use and worker._cold for pool in lambda_runtime._workers.values() for worker in pool)
+        return bool(starting < _STARTING_AT_ONCE)
+
+
+def _answer_or_busy(result: dict[str, Any]) -> Any:
+    return (dict(_BUSY), None) if result.get("throttle") else _answer(result)
+
+
+lambda_svc.acquire_worker = _acquire_in_turn
+lambda_svc.lambda_execute_result_to_api_proxy_response = _answer_or_busy
+
+if __name__ == "__main__":
+    main()
