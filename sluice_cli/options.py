@@ -44,6 +44,13 @@ def given(**arguments: object) -> dict[str, object]:
     }
 
 
+def cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
+    """Return the value of --NAME, or null if --no-NAME was given instead."""
+    if clear and value is not None:
+        raise click.UsageError(f"--{name} and --no-{name} cannot be combined.")
+    return Null.NULL if clear else value
+
+
 class Format(click.ParamType):
     """A format of values, with a refusal that is one short sentence whatever was given."""
 

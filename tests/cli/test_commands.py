@@ -152,6 +152,12 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         "model.set",
         {"model_id": "small", "backend": "bedrock", "backend_model": "nova", "prices": {"completion": "1"}},
     ),
+    ("models set small --max-tokens-limit 900", "model.set", {"model_id": "small", "max_tokens_limit": 900}),
+    (
+        "models set small --no-endpoint --no-secret-arn --no-default --force",
+        "model.set",
+        {"model_id": "small", "endpoint": None, "secret_arn": None, "is_default": False, "force": True},
+    ),
     ("requests list", "request.list", {"limit": 500}),
     (
         (
@@ -313,7 +319,10 @@ def test_since_is_relative_to_now(deployment: Deployment) -> None:
         "prices set nova --prompt cheap",
         "prices set nova --prompt nan",
         "prices set nova --prompt inf",
-        "models set small --backend openai",
+        "models set small",
+        "models set small --force",
+        "models set small --endpoint http://127.0.0.1/v1 --no-endpoint",
+        "models set small --secret-arn arn:s --no-secret-arn",
         "models set small --backend magic --backend-model x",
         "requests list --status lost",
         "requests list --from yesterday",

@@ -19,6 +19,13 @@ REFUSALS: Final = {
     "limits_missing": ("limits_missing", f"A new tier needs limits for {_PERIODS}; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
     "model_unknown": ("model_unknown", "There is no model of this name, or it is no longer offered."),
+    "models_openai_has_endpoint": ("invalid_input", "A model of the openai backend needs an endpoint."),
+    "models_max_tokens_in_order": ("invalid_input", "max_tokens_default must not exceed max_tokens_limit."),
+    "models_default_is_active": ("invalid_input", "The default model must be active."),
+    "default_model_needed": (
+        "default_model_needed",
+        "Requests that name no model would be refused: make another model the default, or repeat this with force.",
+    ),
     "request_not_found": ("request_not_found", "There is no request with this id."),
     "request_finished": ("request_finished", "The request has ended and cannot be cancelled."),
     "request_not_failed": ("request_not_failed", "Only a request that failed can be queued again."),
