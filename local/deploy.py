@@ -102,7 +102,7 @@ def link_layer(built: Path, kept: Path) -> None:
     site_directory = built / "python" / "lib" / version / "site-packages"
     site_directory.mkdir(parents=True)
     # In ASCII: Python reads these files in the encoding of the locale, which in C has no other letters.
-    (site_directory / "sluice.pth").write_text(f"import sys; sys.path.insert(0, {ascii(str(kept / 'python'))})\n")
+    (site_directory / "sluice.pth").write_text(f"import sys; sys.path.insert(0, {str(kept / 'python')!a})\n")
 
 
 def inputs_digest(root: Path) -> str:

@@ -41,7 +41,8 @@ def child_environment(**more: str) -> dict[str, str]:
         if value and (name in _KEPT or name.startswith(_KEPT_PREFIXES))
     }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
-    return {"PATH": os.defpath, **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
+    # PYTHONUTF8: files and their names are UTF-8, also where the locale is C.
+    return {"PATH": os.defpath, "PYTHONUTF8": "1", **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
 
 
 def aws_variables(endpoint_url: str) -> dict[str, str]:
