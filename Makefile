@@ -48,10 +48,13 @@ $(venv)/.complete: $(locks)
 
 # The command line, .venv/bin/sluice, as a link to this folder: an edit takes effect at once. It has a stamp of its own,
 # since pyproject.toml, where its entry point stands, changes more often than the locks. Needs no network.
+link = $(venv)/lib/python*/site-packages/_sluice.pth
 $(venv)/.cli: $(venv)/.complete pyproject.toml
+	@# pip writes absolute paths. With relative ones the folder may be moved, and have a name that the locale cannot spell:
+	@# Python reads the link in the locale's encoding at each start, and would not start at all.
+	@rm -f $(link)
 	@$(venv)/bin/python -m pip install -qq --no-deps --no-index --no-compile --no-build-isolation --editable .
-	@# pip writes absolute paths. With relative ones the folder may be moved, and have a name that the locale cannot spell.
-	@echo ../../../.. > "$$($(venv)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/_sluice.pth"
+	@for link in $(link); do echo ../../../.. > $$link; done
 	@printf '%s\n' '#!/bin/sh' 'exec "$$(dirname "$$(readlink -f "$$0")")/python" -P -m sluice_cli "$$@"' > $(bin)/sluice
 	@touch $@
 

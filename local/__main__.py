@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     from local import demo
-    from local.environment import ROOT
+    from local.environment import ROOT, forget_postgres_settings
     from local.errors import LocalError
     from local.place import problem_with
     from local.processes import stopping_on_signals
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         if problem := problem_with(folder):
             complain(f"sluice: {problem}")
             return 1
+    forget_postgres_settings()
     report = timed_report()
     stack = Stack(
         options.state,

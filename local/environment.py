@@ -45,6 +45,12 @@ def child_environment(**more: str) -> dict[str, str]:
     return {"PATH": os.defpath, "PYTHONUTF8": "1", **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
 
 
+def forget_postgres_settings() -> None:
+    """Remove the caller's PG* variables from this process: libpq adds them to what a connection URL leaves open."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 def aws_variables(endpoint_url: str) -> dict[str, str]:
     """Return variables that make AWS SDKs and tools use the emulator and nothing else."""
     return {

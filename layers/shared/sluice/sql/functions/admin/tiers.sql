@@ -126,8 +126,8 @@ BEGIN
     changes := plans_follow(members);
     stopped := ARRAY(SELECT m.id FROM unnest(users_at_limit(members)) AS m (id) WHERE m.id <> ALL (stopped));
     IF cardinality(stopped) > 0 THEN
-        warnings := warnings || format('%s of its users have used as much as it allows now, and must wait for the reset: '
-                                       '%s%s.', cardinality(stopped), array_to_string(stopped[:5], ', '),
+        warnings := warnings || format('%s of its users have used as much as it allows now, and must wait for the '
+                                       'reset: %s%s.', cardinality(stopped), array_to_string(stopped[:5], ', '),
                                        CASE WHEN cardinality(stopped) > 5 THEN ', …' ELSE '' END);
     END IF;
     after := tier_json(name);
