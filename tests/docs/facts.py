@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sluice.config import Settings
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
 from sluice.services.admin.administer import OPERATIONS
@@ -16,6 +17,8 @@ LAYER = ROOT / "layers/shared/sluice"
 ERROR_CODES = set(ERRORS)
 MODEL_ERROR_CODES = set(FAILURES)
 OPERATION_NAMES = set(OPERATIONS)
+# A setting's default, for functions without the variable.
+SETTINGS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
 @cache
