@@ -78,9 +78,7 @@ def _problem(descriptor: int) -> OSError | None:
         status = os.fstat(descriptor)
         if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             return OSError(errno.EBADF, os.strerror(errno.EBADF))
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        if any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0)):
+        if (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)) and _has_no_reader(descriptor):
             return OSError(errno.EPIPE, os.strerror(errno.EPIPE))
         if not stat.S_ISSOCK(status.st_mode):  # some kinds of sockets would send an empty message
             os.write(descriptor, b"")  # /dev/full refuses even this
@@ -89,6 +87,12 @@ def _problem(descriptor: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0))
 
 
 def _is_full(descriptor: int) -> bool:
