@@ -36,6 +36,18 @@ class ModelSet(Change):
     prices: Prices = Prices()
     force: bool = False
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """What contradicts itself; the database knows the rest of the model."""
+        given = self.model_fields_set
+        if self.backend == "openai" and self.endpoint is None and "endpoint" in given:
+            raise ValueError("a model of the openai backend needs an endpoint")
+        if {"max_tokens_default", "max_tokens_limit"} <= given and self.max_tokens_default > self.max_tokens_limit:
+            raise ValueError("max_tokens_default must not exceed max_tokens_limit")
+        if self.is_default and not self.is_active:
+            raise ValueError("the default model must be active")
+        return self
+
 
 class PriceList(Strict):
     price_list: Identifier | None = None
