@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -101,6 +102,13 @@ def _serve(stack: Stack, report: Report) -> None:
         return
 
 
+def _port(text: str) -> int:
+    # int() would also take other scripts' digits, underscores and spaces.
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m local", description="Sluice on this machine: no Docker, no AWS account."
@@ -117,12 +125,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="folder of data, logs and stack.json (default: .local)",
         )
-        command.add_argument("--api-port", type=int, metavar="PORT", help="port of the API (default: a free one)")
+        command.add_argument("--api-port", type=_port, metavar="PORT", help="port of the API (default: a free one)")
         command.add_argument(
-            "--database-port", type=int, metavar="PORT", help="port of PostgreSQL (default: a free one)"
+            "--database-port", type=_port, metavar="PORT", help="port of PostgreSQL (default: a free one)"
         )
         command.add_argument(
-            "--llm-port", type=int, metavar="PORT", help="port of the language model (default: a free one)"
+            "--llm-port", type=_port, metavar="PORT", help="port of the language model (default: a free one)"
         )
     return parser
 
