@@ -6,6 +6,10 @@ export SAM_CLI_TELEMETRY := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Packages are installed uncompiled (see setup), so Python must be allowed to keep what it compiles.
 unexport PYTHONDONTWRITEBYTECODE
+# Optimised Python leaves out assertions, of which tests are made; the others lead to other modules than those installed.
+unexport PYTHONOPTIMIZE PYTHONPATH PYTHONHOME PYTHONSTARTUP
+# File names are UTF-8, also where the locale is C.
+export PYTHONUTF8 := 1
 
 # The interpreter that the virtual environments are made from: make setup PYTHON=python3.13
 PYTHON ?= python3
@@ -14,6 +18,8 @@ ARCHITECTURE ?= arm64
 
 venv := .venv
 bin := $(venv)/bin
+# Python's tools are run as modules: their scripts name the interpreter by an absolute path, which not every folder allows.
+sam := $(bin)/python -m samcli
 # The emulator pins botocore to the patch, so it has an environment of its own. It runs the functions with its interpreter;
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
@@ -42,8 +48,14 @@ $(venv)/.complete: $(locks)
 
 # The command line, .venv/bin/sluice, as a link to this folder: an edit takes effect at once. It has a stamp of its own,
 # since pyproject.toml, where its entry point stands, changes more often than the locks. Needs no network.
+link = $(venv)/lib/python*/site-packages/_sluice.pth
 $(venv)/.cli: $(venv)/.complete pyproject.toml
+	@# pip writes absolute paths. With relative ones the folder may be moved, and have a name that the locale cannot spell:
+	@# Python reads the link in the locale's encoding at each start, and would not start at all.
+	@rm -f $(link)
 	@$(venv)/bin/python -m pip install -qq --no-deps --no-index --no-compile --no-build-isolation --editable .
+	@for link in $(link); do echo ../../../.. > $$link; done
+	@printf '%s\n' '#!/bin/sh' 'exec "$$(dirname "$$(readlink -f "$$0")")/python" -P -m sluice_cli "$$@"' > $(bin)/sluice
 	@touch $@
 
 $(emulator)/.complete: requirements/ministack.txt
@@ -57,14 +69,15 @@ install := python -m pip install -qq --no-deps --no-compile --require-hashes
 
 # Makes the virtual environment $(1), or remakes it if it does not work: unfinished, or its Python is gone.
 define make_venv
-$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	found=$$($(PYTHON) -V 2>/dev/null) || found="not there"; \
+"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	found=$$("$(PYTHON)" -V 2>/dev/null) || found="not there"; \
 	echo "setup: Sluice needs Python 3.11 or newer, and '$(PYTHON)' is $$found." >&2; \
 	echo "setup: name another one: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+"$(PYTHON)" local/place.py || exit 1; \
 { test ! -e $(1)/.unfinished && $(1)/bin/python -m pip --version >/dev/null 2>&1; } || { \
-	echo "setup: making $(1) with $$($(PYTHON) -V)"; \
+	echo "setup: making $(1) with $$("$(PYTHON)" -V)"; \
 	rm -rf $(1); \
-	$(PYTHON) -m venv $(1) >/dev/null 2>&1 || { \
+	"$(PYTHON)" -m venv $(1) >/dev/null 2>&1 || { \
 		rm -rf $(1); \
 		echo "setup: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }; \
 touch $(1)/.unfinished
@@ -126,11 +139,11 @@ lint-python: setup
 	@$(bin)/ruff format --check $(python_files)
 
 lint-types: setup
-	@$(bin)/mypy
-	@PYTHONPATH=layers/shared $(bin)/lint-imports
+	@$(bin)/python -m mypy
+	@PYTHONPATH=layers/shared $(bin)/python -c 'import importlinter.cli as cli; cli.lint_imports_command()'
 
 lint-template: setup
-	@$(bin)/cfn-lint template.yaml
+	@$(bin)/python -c 'import sys, cfnlint.runner as runner; sys.exit(runner.main())' template.yaml
 
 # The rules are for migrations; in functions, squawk finds syntax errors, except inside PL/pgSQL.
 lint-sql: setup
@@ -156,16 +169,16 @@ lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
 
 .PHONY: validate
 validate: setup  ## check the template as SAM sees it
-	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(bin)/sam validate --lint
+	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(sam) validate --lint
 
 .PHONY: build
 build: setup  ## build for AWS Lambda (ARCHITECTURE=arm64 or x86_64)
 	@# Choices made for this file are not for the makefiles that sam runs.
-	@unset MAKEFLAGS PYTHON; SLUICE_BUILD=$(ARCHITECTURE) $(bin)/sam build --parameter-overrides Architecture=$(ARCHITECTURE)
+	@unset MAKEFLAGS PYTHON; SLUICE_BUILD=$(ARCHITECTURE) $(sam) build --parameter-overrides Architecture=$(ARCHITECTURE)
 
 .PHONY: deploy
 deploy: build  ## deploy into your AWS account, asking what it needs to know
-	@$(bin)/sam deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
+	@$(sam) deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
 
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data

@@ -1,16 +1,22 @@
 """The commands `python -m local run` and `python -m local demo`."""
 
 import argparse
+import contextlib
+import re
 import sys
 import time
 from pathlib import Path
 
 try:
     from local import demo
+    from local.environment import ROOT, forget_postgres_settings
     from local.errors import LocalError
+    from local.place import problem_with
     from local.processes import stopping_on_signals
-    from local.report import Report, timed_report
+    from local.report import Report, say, timed_report
     from local.stack import Stack
+    from sluice_cli.output import abandon_output, prepare_streams, reason
+    from sluice_cli.output import say as complain
 except ModuleNotFoundError as missing:
     raise SystemExit(
         f"sluice: The package {missing.name} is not installed for {sys.executable}: `make run` sets everything up."
@@ -24,6 +30,11 @@ _MAX_RESTARTS = 10
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 after a failure (printed as one sentence), 130 if interrupted."""
     options = _parser().parse_args(arguments)
+    for folder in (ROOT, options.state.absolute()):
+        if problem := problem_with(folder):
+            complain(f"sluice: {problem}")
+            return 1
+    forget_postgres_settings()
     report = timed_report()
     stack = Stack(
         options.state,
@@ -35,12 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with stopping_on_signals():
             return _run(options, stack, report)
-    except LocalError as problem:
-        print(f"sluice: {problem}", file=sys.stderr)
+    except LocalError as failure:
+        complain(f"sluice: {failure}")
+        return 1
+    except OSError as failure:
+        complain(f"sluice: {failure.filename or options.state}: {failure.strerror or failure}.")
         return 1
     except KeyboardInterrupt:
         # Interrupted while starting; Ctrl-C while serving is handled in _serve.
-        print("Interrupted: everything is stopped.", file=sys.stderr)
+        complain("Interrupted: everything is stopped.")
         return 130
 
 
@@ -57,14 +71,17 @@ def _run(options: argparse.Namespace, stack: Stack, report: Report) -> int:
         if options.prompt:
             demo.send_prompt(info, report)
         demo.show_next_steps(info)
-        print("Serving until Ctrl-C.", flush=True)
+        say("Serving until Ctrl-C.")
         _serve(stack, report)
         return 0
     finally:
         if stack.running:
-            report("Stopping.")
+            # Whether somebody reads it or not.
+            with contextlib.suppress(LocalError):
+                report("Stopping.")
             stack.stop()
-            report("Everything is stopped.")
+            with contextlib.suppress(LocalError):
+                report("Everything is stopped.")
 
 
 def _serve(stack: Stack, report: Report) -> None:
@@ -85,6 +102,13 @@ def _serve(stack: Stack, report: Report) -> None:
         return
 
 
+def _port(text: str) -> int:
+    # int() would also take other scripts' digits, underscores and spaces.
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a port: give a number from 1 to 65535")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m local", description="Sluice on this machine: no Docker, no AWS account."
@@ -101,15 +125,31 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="folder of data, logs and stack.json (default: .local)",
         )
-        command.add_argument("--api-port", type=int, metavar="PORT", help="port of the API (default: a free one)")
+        command.add_argument("--api-port", type=_port, metavar="PORT", help="port of the API (default: a free one)")
         command.add_argument(
-            "--database-port", type=int, metavar="PORT", help="port of PostgreSQL (default: a free one)"
+            "--database-port", type=_port, metavar="PORT", help="port of PostgreSQL (default: a free one)"
         )
         command.add_argument(
-            "--llm-port", type=int, metavar="PORT", help="port of the language model (default: a free one)"
+            "--llm-port", type=_port, metavar="PORT", help="port of the language model (default: a free one)"
         )
     return parser
 
 
+def _flushed() -> int:
+    """Run `main`; fail if its last lines, such as the help, cannot be written."""
+    prepare_streams()
+    try:
+        code = main()
+    except SystemExit as wanted:
+        code = wanted.code if isinstance(wanted.code, int) else 1
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        abandon_output()
+        complain(f"sluice: The output cannot be written: {reason(error)}.")
+        return code or 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_flushed())

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from local import api
 from local.errors import LocalError
 from local.processes import wait_until
-from local.report import Report
+from local.report import Report, say
 from local.stack import Stack, StackInfo
 
 PROMPT = "Explain in two sentences what a water sluice is for."
@@ -55,9 +55,9 @@ def send_prompt(info: StackInfo, report: Report) -> dict[str, Any]:
             f"The demo request ended as {answer['status']}: {answer.get('error')}. Logs: {info.logs}/functions"
         )
     usage = answer["usage"]
-    print()
-    print(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
-    print()
+    say("")
+    say(textwrap.indent(textwrap.fill(str(answer["result"]).strip(), 96), "    "))
+    say("")
     report(
         f"{answer['model']}: {usage['prompt_tokens']} tokens of prompt, {usage['completion_tokens']} of answer, "
         f"{answer['processing_time_ms'] / 1000:.1f} s of processing."
@@ -68,7 +68,7 @@ def send_prompt(info: StackInfo, report: Report) -> dict[str, Any]:
 def show_next_steps(info: StackInfo) -> None:
     """Print commands to paste into another terminal."""
     key = shlex.quote(f"x-api-key: {info.api_key}")
-    print(f"""
+    say(f"""
 Try it in another terminal:
 
   curl -s {info.api_url}/generate \\
@@ -111,10 +111,10 @@ def check_usage(stack: Stack, before: MonthlyUsage, answer: dict[str, Any], repo
     if row is None:
         raise LocalError("The rollup ran, and the demo user has no usage row.")
     report("Ran the usage rollup. The row of `usage`:")
-    print()
+    say("")
     for column, value in row.items():
-        print(f"    {column:<16} {value}")
-    print()
+        say(f"    {column:<16} {value}")
+    say("")
     if not complete:
         raise LocalError(
             f"The usage row grew by {after.requests - before.requests} requests "

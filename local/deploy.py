@@ -6,6 +6,7 @@ here says what they are. And it keeps numbers that come from a template's parame
 """
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -100,7 +101,8 @@ def link_layer(built: Path, kept: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site_directory = built / "python" / "lib" / version / "site-packages"
     site_directory.mkdir(parents=True)
-    (site_directory / "sluice.pth").write_text(f"import sys; sys.path.insert(0, {str(kept / 'python')!r})\n")
+    # In ASCII: Python reads these files in the encoding of the locale, which in C has no other letters.
+    (site_directory / "sluice.pth").write_text(f"import sys; sys.path.insert(0, {str(kept / 'python')!a})\n")
 
 
 def inputs_digest(root: Path) -> str:
@@ -286,11 +288,10 @@ def correct_event_sources(emulator: Emulator) -> None:
 
 
 def _sam() -> list[str]:
-    program = Path(sys.executable).with_name("sam")
-    found = str(program) if program.exists() else shutil.which("sam")
-    if found is None:
+    # As a module: a script names its interpreter by an absolute path, and stops working when its folder is moved.
+    if importlib.util.find_spec("samcli") is None:
         raise LocalError("The SAM CLI is not installed in this Python environment: `make setup` brings it.")
-    return [found]
+    return [sys.executable, "-m", "samcli"]
 
 
 def _sam_environment(state_dir: Path, endpoint_url: str) -> dict[str, str]:

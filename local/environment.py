@@ -41,7 +41,14 @@ def child_environment(**more: str) -> dict[str, str]:
         if value and (name in _KEPT or name.startswith(_KEPT_PREFIXES))
     }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
-    return {"PATH": os.defpath, **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
+    # PYTHONUTF8: files and their names are UTF-8, also where the locale is C.
+    return {"PATH": os.defpath, "PYTHONUTF8": "1", **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
+
+
+def forget_postgres_settings() -> None:
+    """Remove the caller's PG* variables from this process: libpq adds them to what a connection URL leaves open."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
 
 
 def aws_variables(endpoint_url: str) -> dict[str, str]:

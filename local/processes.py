@@ -290,13 +290,15 @@ _SIGNALS_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def stopping_on_signals() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that they are handled like Ctrl-C.
 
+    SIGINT and SIGHUP stay ignored if they were, as in the background of a script or under nohup; SIGTERM always stops.
     For the main thread only.
     """
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    with _handling(interrupt):
+    ignored = [each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_IGN]
+    with _handling(interrupt, [each for each in _SIGNALS_TO_STOP if each not in ignored]):
         yield
 
 
@@ -309,13 +311,15 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _handling(signal.SIG_IGN):
+    with _handling(signal.SIG_IGN, _SIGNALS_TO_STOP):
         yield
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, object], None] | signal.Handlers) -> Iterator[None]:
-    previous = {signum: signal.signal(signum, handler) for signum in _SIGNALS_TO_STOP}
+def _handling(
+    handler: Callable[[int, object], None] | signal.Handlers, signals: Sequence[signal.Signals]
+) -> Iterator[None]:
+    previous = {signum: signal.signal(signum, handler) for signum in signals}
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ nothing else of the service: it imports none of its modules and does not connect
     options.py    formats of values: times, durations, `unlimited`
     vocabulary.py closed sets that the service defines: statuses, periods, tasks
     session.py    one run: which deployment is called, and what is printed where
+    output.py     streams that cannot be written
     paging.py     lists that take more than one call
     target.py     find a deployment's admin function and call it
     isolation.py  a botocore session for servers on this machine

@@ -3,18 +3,28 @@
 import datetime as dt
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
 from sluice_cli.vocabulary import PERIODS, RESET_FREQUENCIES
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION: Final = re.compile(r"(\d+)([smhd])")
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
-_MONTH: Final = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+# Digits are ASCII's: int() and Decimal() would take those of other scripts too.
+_WHOLE: Final = re.compile(r"[0-9]+")
+_DURATION: Final = re.compile(r"([0-9]+)([smhd])")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+# RFC 3339, also with a space, without seconds, and with finer fractions than microseconds, which are cut off.
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
+# Two digits of exponent are enough for any price; more would be a number that takes gigabytes to write down.
+_PRICE: Final = re.compile(r"([0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})([Ee][+-]?[0-9]{1,2})?")
+_MOST_DIGITS: Final = 18
+_LONGEST_DAYS: Final = 36_500
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +44,41 @@ def given(**arguments: object) -> dict[str, object]:
     }
 
 
+def cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
+    """Return the value of --NAME, or null if --no-NAME was given instead."""
+    if clear and value is not None:
+        raise click.UsageError(f"--{name} and --no-{name} cannot be combined.")
+    return Null.NULL if clear else value
+
+
+class Format(click.ParamType):
+    """A format of values, with a refusal that is one short sentence whatever was given."""
+
+    def refuse(self, value: str, what: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
+        """Fail: the value is not `what`."""
+        shown = value if len(value) <= 40 else f"{value[:40]}…"
+        self.fail(f"{shown!r} is not {what}.", param, ctx)
+
+
+class Whole(Format):
+    """A whole number.
+
+    Args:
+        least: the smallest that is accepted. The largest is left to the service, which knows it.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not _WHOLE.fullmatch(text) or len(text.lstrip("0")) > _MOST_DIGITS or int(text) < self._least:
+            self.refuse(text, f"a whole number from {self._least} to {10**_MOST_DIGITS - 1}", param, ctx)
+        return int(text)
+
+
 class Word(click.ParamType):
     """Another format, plus one word that means null."""
 
@@ -46,7 +91,7 @@ class Word(click.ParamType):
         return Null.NULL if value == self._word else self._values.convert(value, param, ctx)
 
 
-class Date(click.ParamType):
+class Date(Format):
     """A day, as in 2027-01-31."""
 
     name = "date"
@@ -58,36 +103,40 @@ class Date(click.ParamType):
                 raise ValueError
             return dt.date.fromisoformat(value).isoformat()
         except ValueError:
-            self.fail(f"{value!r} is not a date like 2027-01-31.", param, ctx)
+            self.refuse(value, "a date like 2027-01-31", param, ctx)
 
 
-class Month(click.ParamType):
+class Month(Format):
     """A month, as in 2027-01."""
 
     name = "month"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not _MONTH.fullmatch(value):
-            self.fail(f"{value!r} is not a month like 2027-01.", param, ctx)
+            self.refuse(value, "a month like 2027-01", param, ctx)
         return value
 
 
-class Time(click.ParamType):
+class Time(Format):
     """A time, as in 2027-01-31T12:00:00Z; a date alone means midnight UTC."""
 
     name = "time"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        match = _TIME.fullmatch(f"{value}T00:00Z" if _DATE.fullmatch(value) else value)
         try:
-            moment = dt.datetime.fromisoformat(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)
+            if match is None or (match[4] and not match[3]):
+                raise ValueError
+            day, minute, seconds, fraction, zone = match.groups(default="")
+            moment = dt.datetime.fromisoformat(f"{day}T{minute}{seconds}{fraction[:7]}{zone.upper()}")
         except ValueError:
-            self.fail(f"{value!r} is not a time like 2027-01-31T12:00:00Z.", param, ctx)
+            self.refuse(value, "a time like 2027-01-31T12:00:00Z", param, ctx)
         if moment.tzinfo is None:
             self.fail(f"{value!r} has no time zone: for UTC, end it with Z.", param, ctx)
         return moment.isoformat()
 
 
-class Duration(click.ParamType):
+class Duration(Format):
     """A number of seconds, minutes, hours or days, as in 90s, 30m, 24h, 7d; converted to seconds."""
 
     name = "duration"
@@ -95,26 +144,25 @@ class Duration(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         match = _DURATION.fullmatch(value)
         if not match:
-            self.fail(f"{value!r} is not a duration like 90s, 30m, 24h or 7d.", param, ctx)
-        return int(match[1]) * _SECONDS[match[2]]
+            self.refuse(value, "a duration like 90s, 30m, 24h or 7d", param, ctx)
+        seconds = int(match[1]) * _SECONDS[match[2]] if len(match[1].lstrip("0")) <= _MOST_DIGITS else None
+        if seconds is None or seconds > _LONGEST_DAYS * _SECONDS["d"]:
+            self.refuse(value, f"a duration of at most {_LONGEST_DAYS}d", param, ctx)
+        return seconds
 
 
-class Price(click.ParamType):
+class Price(Format):
     """A decimal number, kept as text so that no digit is lost."""
 
     name = "price"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            number = Decimal(value)
-        except InvalidOperation:
-            number = Decimal("nan")
-        if not number.is_finite():
-            self.fail(f"{value!r} is not a price like 0.035.", param, ctx)
-        return f"{number:f}"
+        if not _PRICE.fullmatch(value):
+            self.refuse(value, "a price like 0.035", param, ctx)
+        return f"{Decimal(value):f}"
 
 
-LIMIT: Final = Word(click.INT, "unlimited")
+LIMIT: Final = Word(Whole(0), "unlimited")
 AMOUNT: Final = Word(Price(), "unlimited")
 TIME_OR_NEVER: Final = Word(Time(), "never")
 DATE: Final = Date()
@@ -122,7 +170,9 @@ MONTH: Final = Month()
 TIME: Final = Time()
 DURATION: Final = Duration()
 PRICE: Final = Price()
-AT_MOST: Final = click.IntRange(min=1)
+AT_MOST: Final = Whole(1)
+COUNT: Final = Whole(1)
+COUNT_OR_ZERO: Final = Whole(0)
 
 
 def limit_options(function: F) -> F:
@@ -157,11 +207,11 @@ def plan_options(function: F) -> F:
         click.option("--reset-frequency", type=click.Choice(RESET_FREQUENCIES), help="How often used quota is reset."),
         click.option(
             "--dispatch-window",
-            type=int,
+            type=COUNT,
             metavar="N",
             help="Concurrency limit: requests in the queue or with a worker at once.",
         ),
-        click.option("--max-unfinished", type=int, metavar="N", help="Accepted, unfinished requests at once."),
+        click.option("--max-unfinished", type=COUNT, metavar="N", help="Accepted, unfinished requests at once."),
     ):
         function = option(function)
     return function

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from sluice_cli.output import check_output, say
+from sluice_cli.tables import printable
 from sluice_cli.target import AdminFunction, account_function, local_function
 
 STACK_VARIABLE = "SLUICE_STACK"
@@ -16,19 +18,28 @@ DEFAULT_STATE = Path(".local")
 READ_SECONDS = 60.0
 # Rollups and verification may take as long as the admin function's timeout (330 s); the rest is a margin.
 LONG_READ_SECONDS = 340.0
+# The last words of operations that change nothing, such as user.list.
+_READING = frozenset({"get", "list", "tiers", "verify"})
 
 View = Callable[[Any], str]
 
 
 @dataclass
 class Session:
-    """The shared options, and what depends on them."""
+    """The shared options, and what depends on them.
+
+    Attributes:
+        has_called: True once an operation was carried out.
+        has_changed: True once one was carried out that may change something.
+    """
 
     stack: str | None = None
     region: str | None = None
     profile: str | None = None
     state: Path | None = None
     as_json: bool = False
+    has_called: bool = field(default=False, init=False)
+    has_changed: bool = field(default=False, init=False)
     _function: AdminFunction | None = field(default=None, repr=False)
 
     def run(self, operation: str, arguments: Mapping[str, object], read_timeout: float = READ_SECONDS) -> Any:
@@ -36,21 +47,31 @@ class Session:
 
         Raises:
             CommandError: the operation failed or was refused.
+            OSError: its result could not be printed, so it was not run.
         """
+        check_output()
         if self._function is None:
             self._function = self._find(read_timeout)
-        return self._function.run(operation, arguments)
+        result = self._function.run(operation, arguments)
+        self.has_called = True
+        self.has_changed |= operation.rpartition(".")[2] not in _READING
+        return result
 
     def show(
         self, operation: str, arguments: Mapping[str, object], view: View, read_timeout: float = READ_SECONDS
     ) -> Any:
         """Run an operation, print its result as JSON or through the view, and return it.
 
+        What the result warns of is printed on standard error.
+
         Raises:
             CommandError: the operation failed or was refused.
+            OSError: its result could not be printed.
         """
         result = self.run(operation, arguments, read_timeout)
         self.print(result, view)
+        for warning in result.get("warnings", []) if isinstance(result, dict) else []:
+            self.note(f"Warning: {printable(str(warning))}")
         return result
 
     def print(self, result: Any, view: View) -> None:
@@ -68,7 +89,7 @@ class Session:
     def note(self, sentence: str) -> None:
         """Print a remark for people on standard error; nothing if the output is JSON."""
         if not self.as_json:
-            click.echo(sentence, err=True)
+            say(sentence)
 
     def _find(self, read_timeout: float) -> AdminFunction:
         if self.stack and self.state:

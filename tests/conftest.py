@@ -19,7 +19,9 @@ from sluice.db.migrate import migrate
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support.database import with_schema  # noqa: E402
+from tests.support.start import begin  # noqa: E402
 
+begin()
 # Read when the layer's telemetry is imported, as on Lambda.
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "Sluice"
 

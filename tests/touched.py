@@ -68,6 +68,10 @@ SECONDS = {
     "tests/integration/test_recovery.py": 10,
     "tests/integration/test_retries.py": 10,
     "tests/integration/test_cancel.py": 8,
+    "tests/cli/test_unwritable_output.py": 25,
+    "tests/cli/test_extremes.py": 15,
+    "tests/integration/test_admin_one_thing.py": 15,
+    "tests/local/test_place.py": 10,
     # And every other file of these folders.
     "tests/integration": 4,
     "tests/cli": 3,

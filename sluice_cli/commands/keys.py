@@ -2,9 +2,11 @@
 
 import click
 
+from sluice_cli.errors import CommandError
 from sluice_cli.groups import Group
 from sluice_cli.options import DURATION, TIME, TIME_OR_NEVER, Null, given
-from sluice_cli.session import Session, pass_session
+from sluice_cli.output import abandon_output, reason
+from sluice_cli.session import Session, View, pass_session
 from sluice_cli.tables import Row, record, table, text, time
 from sluice_cli.vocabulary import SCOPES
 
@@ -37,8 +39,7 @@ def keys() -> None:
 def create(session: Session, user_id: str, name: str | None, scopes: tuple[str, ...], expires: str | None) -> None:
     """Create a key for a user. It is shown only once."""
     arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires)
-    session.show("key.create", arguments, lambda key: record(_NEW_KEY, key))
-    session.note(_SHOWN_ONCE)
+    _print_new(session, session.run("key.create", arguments), lambda key: record(_NEW_KEY, key))
 
 
 @keys.command("list")
@@ -57,8 +58,7 @@ def list_keys(session: Session, user_id: str) -> None:
 def rotate(session: Session, key_id: str, overlap: int | None, expires: str | None) -> None:
     """Replace a key, which expires after the overlap, by a new one. The new key is shown only once."""
     arguments = given(key_id=key_id, overlap_seconds=overlap, expires_at=expires)
-    session.show("key.rotate", arguments, _show_rotated)
-    session.note(_SHOWN_ONCE)
+    _print_new(session, session.run("key.rotate", arguments), _show_rotated)
 
 
 @keys.command()
@@ -76,6 +76,33 @@ def expire(session: Session, key_id: str, when: str | Null) -> None:
 def revoke(session: Session, key_id: str) -> None:
     """Revoke a key immediately and permanently."""
     session.show("key.revoke", {"key_id": key_id}, _show)
+
+
+def _print_new(session: Session, key: Row, view: View) -> None:
+    """Print a new key; one that cannot be shown is revoked, since nobody will ever know it."""
+    try:
+        session.print(key, view)
+    except OSError as error:
+        abandon_output()
+        detail = f"The new key cannot be shown: {reason(error)}. {_undo(session, key)}"
+        raise CommandError("output_failed", detail) from error
+    session.note(_SHOWN_ONCE)
+
+
+def _undo(session: Session, key: Row) -> str:
+    """Revoke a new key, and return what has become of it and of the one that it replaces."""
+    key_id = key.get("key_id")
+    try:
+        session.run("key.revoke", {"key_id": key_id})
+        said = f"The key {key_id} was revoked again."
+    except CommandError as error:
+        said = f"The key {key_id} exists: revoke it with `sluice keys revoke {key_id}` ({error})"
+    if old := key.get("replaces"):
+        said += (
+            f" The old key {old.get('key_id')} works until {old.get('expires_at')}:"
+            " `sluice keys expire` sets another time."
+        )
+    return said
 
 
 def _show(key: Row) -> str:

@@ -3,7 +3,7 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import PRICE, given
+from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, cleared, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
 from sluice_cli.vocabulary import BACKENDS
@@ -44,30 +44,46 @@ def list_models(session: Session) -> None:
 
 @models.command("set")
 @click.argument("model", metavar="MODEL")
-@click.option("--backend", type=click.Choice(BACKENDS), required=True)
-@click.option("--backend-model", required=True, help="The model's name at the backend.")
+@click.option("--backend", type=click.Choice(BACKENDS))
+@click.option("--backend-model", help="The model's name at the backend.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
+@click.option("--no-endpoint", is_flag=True, help="Remove the endpoint.")
 @click.option("--secret-arn", metavar="ARN", help="The secret that holds the endpoint's API key.")
-@click.option("--max-tokens-default", type=int, metavar="N", help="Completion tokens if a request sets no limit.")
-@click.option("--max-tokens-limit", type=int, metavar="N", help="The highest limit that a request may set.")
-@click.option("--overhead-tokens", type=int, metavar="N", help="Prompt tokens that the chat template may add.")
-@click.option("--timeout-seconds", type=int, metavar="N", help="Timeout of a model call.")
+@click.option("--no-secret-arn", is_flag=True, help="Remove the secret: call the endpoint without an API key.")
+@click.option("--max-tokens-default", type=COUNT, metavar="N", help="Completion tokens if a request sets no limit.")
+@click.option("--max-tokens-limit", type=COUNT, metavar="N", help="The highest limit that a request may set.")
+@click.option("--overhead-tokens", type=COUNT_OR_ZERO, metavar="N", help="Prompt tokens that the template may add.")
+@click.option("--timeout-seconds", type=COUNT, metavar="N", help="Timeout of a model call.")
 @click.option("--default/--no-default", "is_default", default=None, help="Use it for requests that name no model.")
 @click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
 @click.option("--prompt-price", type=PRICE, help="Per million prompt tokens, in the standard list from today.")
 @click.option("--completion-price", type=PRICE, help="Per million completion tokens, likewise.")
+@click.option("--force", is_flag=True, help="Remove the default mark even if no other model has it.")
 @pass_session
 def set_model(
     session: Session,
     /,
     model: str,
+    endpoint: str | None,
+    no_endpoint: bool,
+    secret_arn: str | None,
+    no_secret_arn: bool,
     prompt_price: str | None,
     completion_price: str | None,
+    force: bool,
     **description: object,
 ) -> None:
-    """Create a model, or replace its whole configuration.
+    """Create a model, or change the given settings of one.
 
-    An omitted option is reset to its default. Only prices keep their value if omitted.
+    A new model needs --backend and --backend-model, and --endpoint if its backend is openai.
     """
-    arguments = given(model_id=model, **description, prices=given(prompt=prompt_price, completion=completion_price))
+    changes = given(
+        endpoint=cleared("endpoint", endpoint, no_endpoint),
+        secret_arn=cleared("secret-arn", secret_arn, no_secret_arn),
+        prices=given(prompt=prompt_price, completion=completion_price),
+        **description,
+    )
+    if not changes:
+        raise click.UsageError("Give at least one option to change.")
+    arguments = {"model_id": model, **changes, **given(force=force or None)}
     session.show("model.set", arguments, lambda model: record(_MODEL, model))

@@ -3,7 +3,7 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import AT_MOST, Null, given
+from sluice_cli.options import AT_MOST, cleared, given
 from sluice_cli.paging import Page, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, record, text, time
@@ -78,7 +78,7 @@ def update(
 ) -> None:
     """Change the given settings of a user."""
     changes = given(
-        name=_cleared("name", name, no_name), email=_cleared("email", email, no_email), tier=tier, is_active=active
+        name=cleared("name", name, no_name), email=cleared("email", email, no_email), tier=tier, is_active=active
     )
     if not changes:
         raise click.UsageError("Give at least one option to change.")
@@ -103,9 +103,3 @@ def activate(session: Session, user_id: str) -> None:
 
 def _show(user: Row) -> str:
     return record(_USER, user)
-
-
-def _cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
-    if clear and value is not None:
-        raise click.UsageError(f"--{name} and --no-{name} cannot be combined.")
-    return Null.NULL if clear else value

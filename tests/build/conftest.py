@@ -38,9 +38,8 @@ def _run(command: list[str], directory: Path, environment: dict[str, str]) -> No
 def host_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which `sam build` left every function and the layer, with this machine's wheels."""
     home = tmp_path_factory.mktemp("build")
-    sam = str(Path(sys.executable).with_name("sam"))
     _run(
-        [sam, "build", "--build-dir", str(home / "artefacts")],
+        [sys.executable, "-m", "samcli", "build", "--build-dir", str(home / "artefacts")],
         ROOT,
         {**_environment(home), "SLUICE_BUILD": "host"},
     )

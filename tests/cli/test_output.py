@@ -234,6 +234,21 @@ def test_new_key_is_shown_once_with_a_warning(deployment: Deployment, command: t
         assert fields(made.stdout)["replaced_until"] == "2027-01-03T00:00:00Z"
 
 
+# Warnings ---------------------------------------------------------------------------------------------------------------
+
+
+def test_warnings_are_on_standard_error(deployment: Deployment) -> None:
+    warned = USER | {"warnings": ["alice may use less.", "Two\nlines."]}
+    done = deployment.run("users", "update", "alice", "--tier", "basic", answers=warned)
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == ["Warning: alice may use less.", r"Warning: Two\nlines."]
+    assert "warnings" not in done.stdout
+
+    done = deployment.run("users", "update", "alice", "--tier", "basic", "--json", answers=warned)
+    assert json.loads(done.stdout) == warned
+    assert done.stderr == ""
+
+
 # JSON -----------------------------------------------------------------------------------------------------------------
 
 

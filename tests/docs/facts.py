@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sluice.api.native import submission
-from sluice.domain import fields, history
+from sluice.config import Settings
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
 from sluice.services.admin.administer import OPERATIONS
@@ -18,9 +17,8 @@ LAYER = ROOT / "layers/shared/sluice"
 ERROR_CODES = set(ERRORS)
 MODEL_ERROR_CODES = set(FAILURES)
 OPERATION_NAMES = set(OPERATIONS)
-MAX_PAGE, DEFAULT_PAGE = history.MAX_PAGE, history.DEFAULT_PAGE
-TIME_MAX_LENGTH = fields.TIME_MAX_LENGTH
-IDEMPOTENCY_KEY_MAX = submission.IDEMPOTENCY_KEY_MAX
+# A setting's default, for functions without the variable.
+SETTINGS = {name: field.default for name, field in Settings.model_fields.items()}
 
 
 @cache

@@ -56,14 +56,3 @@ def test_codes_that_follow_a_status_exist(page: Page) -> None:
     """As in: 503 `database_unavailable`."""
     named = set(re.findall(r"\b[45]\d\d `([a-z]+(?:_[a-z]+)+)`", page.prose))
     assert named <= facts.ERROR_CODES
-
-
-def test_the_figures_are_those_of_the_service() -> None:
-    """Those that are limits of what is read, and stand in the code once."""
-    text = re.sub(r"\s+", " ", API.prose)
-    reach = re.search(r"history_reach\(\).*?RETURN (\d+);", facts.sql(), re.DOTALL)
-    assert reach is not None
-    assert f"looks through {int(reach[1]):,} requests at most" in text
-    assert f"1 to {facts.MAX_PAGE}; {facts.DEFAULT_PAGE} by default" in text
-    assert f"A time has at most {facts.TIME_MAX_LENGTH} characters" in text
-    assert f"1 to {facts.IDEMPOTENCY_KEY_MAX} printable ASCII characters but no comma" in text

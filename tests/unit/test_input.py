@@ -329,7 +329,7 @@ def test_valid_endpoints_are_accepted(endpoint: str) -> None:
         ({"endpoint": "https://models.example/v1\n"}, "/endpoint"),
         ({"endpoint": "https://models.example/\x00"}, "/endpoint"),
         ({"secret_arn": ""}, "/secret_arn"),
-        ({"max_tokens_default": 2000}, ""),
+        ({"max_tokens_default": 2000, "max_tokens_limit": 1999}, ""),
         ({"max_tokens_limit": 2**31}, "/max_tokens_limit"),
         ({"overhead_tokens": -1}, "/overhead_tokens"),
         ({"overhead_tokens": 2**31}, "/overhead_tokens"),

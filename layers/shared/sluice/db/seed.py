@@ -19,7 +19,6 @@ _TIER_LIMIT: Final = """
 _MODEL: Final = """
     SELECT model_set(%(description)s, 'migrate')
     WHERE NOT EXISTS (SELECT FROM models m WHERE m.model_id = %(description)s->>'model_id')"""
-_MODEL_DEFAULTS: Final = {"overhead_tokens": 64, "timeout_seconds": 60, "is_default": False, "is_active": True}
 
 
 def seed(connection: Connection, directory: Path) -> None:
@@ -34,7 +33,7 @@ def seed(connection: Connection, directory: Path) -> None:
             for period, limit in limits.items():
                 connection.execute(_TIER_LIMIT, {"tier": tier["tier"], "quota_period": period} | limit)
     for model in _rows(directory / "models.json"):
-        connection.execute(_MODEL, {"description": Jsonb(_MODEL_DEFAULTS | model)})
+        connection.execute(_MODEL, {"description": Jsonb(model)})
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "request_not_failed": (Kind.CONFLICT, "Request not failed"),
     "request_archived": (Kind.CONFLICT, "Request archived"),
     "key_dead": (Kind.CONFLICT, "The API key is revoked or expired"),
+    "default_model_needed": (Kind.CONFLICT, "The default model is needed"),
     "currencies_mixed": (Kind.CONFLICT, "Prices in several currencies"),
     "month_closed": (Kind.CONFLICT, "The month is closed"),
     "model_unpriced": (Kind.CONFLICT, "The model has no price"),

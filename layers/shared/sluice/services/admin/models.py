@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, Self
 from pydantic import Field, model_validator
 
 from sluice.backends.registry import BACKENDS
-from sluice.domain.errors import SluiceError
+from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
-from sluice.services.admin.operation import AdminContext, NoArguments, Operation, database_operation
+from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 
 
 class Prices(Strict):
@@ -18,10 +18,12 @@ class Prices(Strict):
     completion: Price | None = None
 
 
-class ModelSet(Strict):
+class ModelSet(Change):
+    """What is left out stays as it is; null clears an endpoint or a secret. The database has a new model's defaults."""
+
     model_id: Identifier
-    backend: Annotated[str, one_of(BACKENDS)]
-    backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable]
+    backend: Annotated[str, one_of(BACKENDS)] = ""
+    backend_model: Annotated[str, Field(min_length=1, max_length=200), Storable] = ""
     # Without user:password@: credentials belong in a secret.
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"), Storable] | None = None
     secret_arn: Annotated[str, Field(min_length=1), Storable] | None = None
@@ -32,12 +34,15 @@ class ModelSet(Strict):
     is_default: bool = False
     is_active: bool = True
     prices: Prices = Prices()
+    force: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.backend == "openai" and self.endpoint is None:
+        """What contradicts itself; the database knows the rest of the model."""
+        given = self.model_fields_set
+        if self.backend == "openai" and self.endpoint is None and "endpoint" in given:
             raise ValueError("a model of the openai backend needs an endpoint")
-        if self.max_tokens_default > self.max_tokens_limit:
+        if {"max_tokens_default", "max_tokens_limit"} <= given and self.max_tokens_default > self.max_tokens_limit:
             raise ValueError("max_tokens_default must not exceed max_tokens_limit")
         if self.is_default and not self.is_active:
             raise ValueError("the default model must be active")
@@ -77,8 +82,20 @@ def list_models(context: AdminContext, _: NoArguments) -> list[dict[str, Any]]:
 
 
 def set_model(context: AdminContext, given: ModelSet) -> Any:
+    arguments = given.model_dump(mode="json", exclude_unset=True)
     prices = given.prices.model_dump(mode="json", exclude_none=True)
-    return context.administration.run("model.set", given.model_dump(mode="json") | {"prices": prices})
+    try:
+        return context.administration.run("model.set", arguments | {"prices": prices})
+    except DatabaseError as error:
+        if error.constraint != "model_incomplete":
+            raise
+        missing = [name for name in ("backend", "backend_model") if name not in given.model_fields_set]
+        missing += ["endpoint"] if given.backend == "openai" and given.endpoint is None else []
+        raise SluiceError(
+            "invalid_input",
+            f"There is no model of this name yet, and a new one needs {' and '.join(missing)}.",
+            errors=[{"pointer": f"/{name}", "detail": "a new model needs it"} for name in missing],
+        ) from None
 
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {

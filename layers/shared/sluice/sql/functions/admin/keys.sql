@@ -106,11 +106,16 @@ CREATE OR REPLACE FUNCTION admin_key_revoke(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
     k api_keys := key_lock((a->>'key_id')::uuid, true);
+    warnings text[] := '{}';
 BEGIN
     IF k.revoked_at IS NULL THEN
         UPDATE api_keys t SET revoked_at = clock_now() WHERE t.key_id = k.key_id RETURNING * INTO k;
         PERFORM admin_audit('key.revoked', k.user_id, k.key_id, jsonb_build_object('revoked_at', NULL),
                             jsonb_build_object('revoked_at', k.revoked_at));
     END IF;
-    RETURN key_json(k);
+    IF NOT EXISTS (SELECT FROM api_keys o WHERE o.user_id = k.user_id AND o.revoked_at IS NULL
+                   AND coalesce(o.expires_at, 'infinity') > clock_now()) THEN
+        warnings := warnings || format('%s has no key left that works.', k.user_id);
+    END IF;
+    RETURN key_json(k) || jsonb_build_object('warnings', to_jsonb(warnings));
 END $$;

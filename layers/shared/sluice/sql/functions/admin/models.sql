@@ -26,40 +26,77 @@ CREATE OR REPLACE FUNCTION model_list() RETURNS SETOF model_view
 $$;
 COMMENT ON FUNCTION model_list() IS 'Every model, active or not, with its current prices in the standard list.';
 
--- Makes a model or replaces its whole description. If it becomes the default, the previous default loses that mark. A
--- price that differs from today's applies from today on.
+-- Makes a model, or changes those of its fields that are among the arguments; null clears one that is optional. If it
+-- becomes the default, the previous default loses that mark. A price that differs from today's applies from today on.
+-- Without `force`, the default is not taken away from requests that name no model.
 CREATE OR REPLACE FUNCTION model_set(p_description jsonb, p_actor text) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
-    d      models := jsonb_populate_record(NULL::models, p_description);
-    before jsonb;
-    after  jsonb;
+    id       text := p_description->>'model_id';
+    old      models;
+    new      models;
+    before   jsonb;
+    after    jsonb;
+    replaced text;
+    waiting  bigint;
+    warnings text[] := '{}';
 BEGIN
     PERFORM set_config('sluice.actor', p_actor, true);
     -- One at a time: two calls that each set a new default would not see, and so not clear, the other's default.
     PERFORM pg_advisory_xact_lock(hashtext('sluice.models'));
-    SELECT to_jsonb(m) INTO before FROM model_registry m WHERE m.model_id = d.model_id;
-    IF d.is_default THEN
+    SELECT to_jsonb(m) INTO before FROM model_registry m WHERE m.model_id = id;
+    SELECT * INTO old FROM models m WHERE m.model_id = id;
+    IF before IS NULL THEN
+        IF NOT p_description ?& '{backend,backend_model}'
+           OR (p_description->>'backend' = 'openai' AND p_description->>'endpoint' IS NULL) THEN
+            PERFORM admin_refuse('model_incomplete');
+        END IF;
+        old := jsonb_populate_record(NULL::models, '{"max_tokens_default": 256, "max_tokens_limit": 1024,
+            "overhead_tokens": 64, "timeout_seconds": 60, "is_default": false, "is_active": true}');
+    END IF;
+    new := jsonb_populate_record(old, p_description);
+
+    IF new.is_default THEN
         UPDATE models m SET is_default = false, updated_at = clock_now()
-        WHERE m.is_default AND m.model_id <> d.model_id;
+        WHERE m.is_default AND m.model_id <> id
+        RETURNING m.model_id INTO replaced;
+        IF replaced IS NOT NULL THEN
+            warnings := warnings || format('Requests that name no model go to %s instead of %s.', id, replaced);
+        END IF;
+    ELSIF old.is_default THEN
+        IF p_description->'force' IS DISTINCT FROM 'true' THEN
+            PERFORM admin_refuse('default_model_needed');
+        END IF;
+        warnings := warnings || 'Requests that name no model are refused: no model is the default.'::text;
     END IF;
     INSERT INTO models AS m
         (model_id, backend, backend_model, endpoint, secret_arn, max_tokens_default, max_tokens_limit,
          overhead_tokens, timeout_seconds, is_default, is_active)
-    VALUES (d.model_id, d.backend, d.backend_model, d.endpoint, d.secret_arn, d.max_tokens_default, d.max_tokens_limit,
-            d.overhead_tokens, d.timeout_seconds, d.is_default, d.is_active)
+    VALUES (id, new.backend, new.backend_model, new.endpoint, new.secret_arn, new.max_tokens_default,
+            new.max_tokens_limit, new.overhead_tokens, new.timeout_seconds, new.is_default, new.is_active)
     ON CONFLICT (model_id) DO UPDATE SET
         backend = EXCLUDED.backend, backend_model = EXCLUDED.backend_model, endpoint = EXCLUDED.endpoint,
         secret_arn = EXCLUDED.secret_arn, max_tokens_default = EXCLUDED.max_tokens_default,
         max_tokens_limit = EXCLUDED.max_tokens_limit, overhead_tokens = EXCLUDED.overhead_tokens,
         timeout_seconds = EXCLUDED.timeout_seconds, is_default = EXCLUDED.is_default,
         is_active = EXCLUDED.is_active, updated_at = clock_now();
-    PERFORM price_put('standard', d.model_id, p.key, utc_today(), p.value::numeric)
+    PERFORM price_put('standard', id, p.key, utc_today(), p.value::numeric)
     FROM jsonb_each_text(coalesce(p_description->'prices', '{}')) AS p;
 
-    SELECT to_jsonb(m) INTO after FROM model_registry m WHERE m.model_id = d.model_id;
+    IF new.max_tokens_limit < old.max_tokens_limit AND before IS NOT NULL THEN
+        warnings := warnings || format('Requests with max_tokens above %s are refused; until now %s were allowed.',
+                                       new.max_tokens_limit, old.max_tokens_limit);
+    END IF;
+    IF old.is_active AND NOT new.is_active AND before IS NOT NULL THEN
+        SELECT count(*) INTO waiting
+        FROM inflight i JOIN requests r ON r.request_id = i.request_id WHERE r.model_id = id;
+        IF waiting > 0 THEN
+            warnings := warnings || format('The %s unfinished requests for %s are still processed.', waiting, id);
+        END IF;
+    END IF;
+    SELECT to_jsonb(m) INTO after FROM model_registry m WHERE m.model_id = id;
     PERFORM admin_audit('model.set', NULL, NULL, before, after);
-    RETURN after;
+    RETURN after || jsonb_build_object('warnings', to_jsonb(warnings));
 END $$;
 
 CREATE OR REPLACE FUNCTION admin_model_set(a jsonb) RETURNS jsonb

@@ -31,7 +31,7 @@ BEGIN
     FROM jsonb_each(coalesce(a->'limits', '{}')) AS g
     WHERE q.user_id = id AND q.quota_period = g.key AND g.value <> '{}';
     PERFORM quotas_changed(ARRAY[id], ARRAY[before]);
-    RETURN quota_report(id);
+    RETURN quota_report(id) || jsonb_build_object('warnings', to_jsonb(limits_warnings(id, before)));
 END $$;
 
 -- Returns a user to what the tier allows: the limits of the periods named, or all limits and the plan.
@@ -55,5 +55,5 @@ BEGIN
         FROM tiers t WHERE t.tier = p.tier AND p.user_id = id;
     END IF;
     PERFORM quotas_changed(ARRAY[id], ARRAY[before]);
-    RETURN quota_report(id);
+    RETURN quota_report(id) || jsonb_build_object('warnings', to_jsonb(limits_warnings(id, before)));
 END $$;

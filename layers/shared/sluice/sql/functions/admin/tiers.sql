@@ -37,6 +37,43 @@ BEGIN
     RETURN changes;
 END $$;
 
+-- The users, of those named, who cannot submit anything before one of their periods ends.
+CREATE OR REPLACE FUNCTION users_at_limit(p_user_ids text[]) RETURNS text[]
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(DISTINCT s.user_id::text), '{}')
+    FROM quotas q CROSS JOIN LATERAL quota_at(q, clock_now()) AS s
+    WHERE q.user_id = ANY (p_user_ids)
+      AND (s.requests_used >= s.max_requests OR s.tokens_used + s.tokens_reserved >= s.max_tokens);
+$$;
+
+-- What a change of limits took away from a user, for the operator who made it. p_before is quota_limits() before.
+CREATE OR REPLACE FUNCTION limits_warnings(p_user_id text, p_before jsonb) RETURNS text[]
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    after  jsonb := quota_limits(p_user_id);
+    lower  text;
+    result text[] := '{}';
+BEGIN
+    SELECT string_agg(format('%s %s instead of %s', l.name, l.new, coalesce(l.old::text, 'unlimited')), ', ')
+    INTO lower
+    FROM (SELECT format('%s %s', p.name, k.kind) AS name,
+                 (p_before #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS old,
+                 (after #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS new
+          FROM unnest(quota_periods()) AS p (name) CROSS JOIN (VALUES ('requests'), ('tokens')) AS k (kind)
+          UNION ALL
+          SELECT f.name, (p_before->>f.name)::bigint, (after->>f.name)::bigint
+          FROM (VALUES ('max_unfinished'), ('dispatch_window')) AS f (name)) AS l
+    WHERE l.new < coalesce(l.old, 'infinity'::float8);
+    IF lower IS NOT NULL THEN
+        result := result || format('%s may use less than before: %s.', p_user_id, lower);
+        IF cardinality(users_at_limit(ARRAY[p_user_id])) > 0 THEN
+            result := result || format('%s has used as much as the new limits allow, and must wait for the reset.',
+                                       p_user_id);
+        END IF;
+    END IF;
+    RETURN result;
+END $$;
+
 CREATE OR REPLACE FUNCTION tier_json(p_tier text) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT to_jsonb(t) || jsonb_build_object(
@@ -67,6 +104,8 @@ DECLARE
     after   jsonb;
     members text[];
     changes integer;
+    stopped text[];
+    warnings text[] := '{}';
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sluice.tiers'));
     before := tier_json(name);
@@ -89,7 +128,14 @@ BEGIN
 
     members := ARRAY(SELECT p.user_id FROM quota_plans p WHERE p.tier = name ORDER BY p.user_id);
     PERFORM users_lock(members);
+    stopped := users_at_limit(members);
     changes := plans_follow(members);
+    stopped := ARRAY(SELECT m.id FROM unnest(users_at_limit(members)) AS m (id) WHERE m.id <> ALL (stopped));
+    IF cardinality(stopped) > 0 THEN
+        warnings := warnings || format('%s of its users have used as much as it allows now, and must wait for the '
+                                       'reset: %s%s.', cardinality(stopped), array_to_string(stopped[:5], ', '),
+                                       CASE WHEN cardinality(stopped) > 5 THEN ', …' ELSE '' END);
+    END IF;
     after := tier_json(name);
     IF before->>'price_list' <> after->>'price_list' THEN
         PERFORM billing_terms_begin(members);
@@ -97,5 +143,5 @@ BEGIN
     IF (before - 'users') IS DISTINCT FROM (after - 'users') THEN
         PERFORM admin_audit('tier.set', NULL, NULL, before - 'users', after - 'users');
     END IF;
-    RETURN after || jsonb_build_object('users_changed', changes);
+    RETURN after || jsonb_build_object('users_changed', changes, 'warnings', to_jsonb(warnings));
 END $$;

@@ -100,9 +100,13 @@ DECLARE
     new    users;
     new_tier  text;
     fields text[];
+    limits jsonb;
+    waiting  bigint;
+    warnings text[] := '{}';
 BEGIN
     PERFORM tiers_hold();
     plan := admin_user_lock(id);
+    limits := quota_limits(id);
     SELECT * INTO old FROM users u WHERE u.user_id = id;
     new := jsonb_populate_record(old, a - 'tier');
     new_tier := coalesce(a->>'tier', plan.tier);
@@ -123,6 +127,11 @@ BEGIN
         UPDATE quota_plans p SET tier = new_tier WHERE p.user_id = id;
         PERFORM plans_follow(ARRAY[id]);
         PERFORM billing_terms_begin(ARRAY[id]);
+        warnings := limits_warnings(id, limits);
     END IF;
-    RETURN user_json(id);
+    SELECT count(*) INTO waiting FROM inflight i WHERE i.user_id = id;
+    IF old.is_active AND NOT new.is_active AND waiting > 0 THEN
+        warnings := warnings || format('The %s unfinished requests of %s are still processed.', waiting, id);
+    END IF;
+    RETURN user_json(id) || jsonb_build_object('warnings', to_jsonb(warnings));
 END $$;
