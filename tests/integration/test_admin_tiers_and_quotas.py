@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from tests.support.functions import KEYED, post
+from tests.support.ledger import assert_books_balance
 from tests.support.service import Service
 
 
@@ -47,6 +48,24 @@ def test_users_follow_their_tier_except_for_overrides(admin: Callable[..., Any],
     assert [row["user_id"] for row in rows] == ["dave", "carol", "dave", "dave", "carol"]
     assert rows[1]["before"]["limits"]["daily"]["max_tokens"] == 1000
     assert rows[1]["after"]["limits"]["daily"]["max_tokens"] == 2000
+
+
+def test_one_limit_of_ones_own_leaves_the_others_to_the_tier(admin: Callable[..., Any], service: Service) -> None:
+    service.add_user(tier="basic")
+    admin("quota.set", user_id="alice", limits={"daily": {"max_tokens": 7}}, dispatch_window=3)
+    own = admin("quota.set", user_id="alice", limits={"daily": {"max_tokens": 5}})
+    assert (own["overrides"], own["periods"][1]["overrides"]) == (["dispatch_window"], ["max_tokens"])
+
+    admin("tier.set", tier="basic", limits={"daily": {"max_requests": 11, "max_tokens": 12}}, max_unfinished=13)
+
+    found = admin("quota.get", user_id="alice")
+    assert limits(found)["daily"] == (11, 5, True)
+    assert (found["max_unfinished"], found["dispatch_window"]) == (13, 3)
+    assert_books_balance(service)
+    # As the version before wrote it, without names: all of the period is the user's own.
+    service.owner.execute("UPDATE quotas SET overrides = '{}' WHERE quota_period = 'daily'")
+    admin("tier.set", tier="basic", limits={"daily": {"max_requests": 21}})
+    assert limits(admin("quota.get", user_id="alice"))["daily"] == (11, 5, True)
 
 
 def test_users_entering_a_tier_during_its_change_get_the_new_limits(

@@ -163,6 +163,11 @@ def test_a_new_budget_counts_what_was_spent_before(service: Service, alice: byte
     ask(service, alice)
     money("budget.set", user_id="alice", limits={"daily": "0.0002"})
     assert figures(service) == [("daily", Decimal("0.00005"), BOUND)]
+    (warning,) = money("budget.set", user_id="alice", limits={"monthly": "0.00005"})["warnings"]
+    assert warning.startswith(
+        "The monthly budget of 0.00005 USD is used up already, and requests are refused until 2031-03-01"
+    )
+    money("budget.set", user_id="alice", limits={"monthly": None})
     assert refused(service, alice).code == "budget_reserved"
     assert_books_balance(service)
 
@@ -198,7 +203,8 @@ def test_what_cannot_be_priced_in_the_budgets_currency_is_refused(
     money("price.set", model_id="nova-micro", prompt="1", completion="2", price_list="euro", currency="EUR")
     limits: dict[str, Any] = {"minute": {}, "daily": {}, "monthly": {}}
     money("tier.set", tier="euro", price_list="euro", limits=limits)
-    money("user.update", user_id="alice", tier="euro")
+    *_, warning = money("user.update", user_id="alice", tier="euro")["warnings"]
+    assert "another currency" in warning
     assert refused(service, alice).code == "budget_currency_differs"
     problem = administer("budget.set", user_id="alice", limits={"daily": "1"}, currency="USD")["problem"]
     assert problem["code"] == "budget_currency_differs"

@@ -369,16 +369,17 @@ WRONGS = {
     ),
     # 8. budgets: used and reserved are the sums, within the limit
     "an amount that nobody spent": wrong(
-        "UPDATE budgets SET amount_used = amount_used + 0.0000001", ("budget_is_the_sum", "erin", "monthly")
+        "UPDATE budgets SET amount_used = amount_used + 0.0000001", ("budget_is_the_sum", "erin", "monthly budget")
     ),
     "an amount reserved twice": wrong(
-        "UPDATE budgets SET amount_reserved = amount_reserved + 0.0000001", ("budget_is_the_sum", "erin", "monthly")
+        "UPDATE budgets SET amount_reserved = amount_reserved + 0.0000001",
+        ("budget_is_the_sum", "erin", "monthly budget"),
     ),
     "budgets that submit does not look at": wrong(
         "UPDATE quota_plans SET has_budgets = false WHERE user_id = 'erin'", ("budget_is_the_sum", "erin", None)
     ),
     "a budget lowered past the audit log": wrong(
-        "UPDATE budgets SET max_amount = amount_used / 2", ("budget_within_limit", "erin", "monthly")
+        "UPDATE budgets SET max_amount = amount_used / 2", ("budget_within_limit", "erin", "monthly budget")
     ),
     # 9. usage by key is usage, usage by tag that of the requests with the tag
     "another key's token": wrong(

@@ -44,6 +44,23 @@ BEGIN
     END IF;
 END $$;
 
+-- The users, of those named, whose budgets are in another currency than their price list of today: their requests are
+-- refused.
+CREATE OR REPLACE FUNCTION users_with_other_currency(p_user_ids text[]) RETURNS text[]
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(DISTINCT b.user_id::text), '{}') FROM budgets b
+    WHERE b.user_id = ANY (p_user_ids) AND b.currency <> list_currency(billing_list(b.user_id, utc_today()));
+$$;
+
+-- Budgets that leave no room, for the operator who set them.
+CREATE OR REPLACE FUNCTION budget_warnings(p_user_id text) RETURNS text[]
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(format('The %s of %s %s is used up already, and requests are refused until %s.',
+                                     budget_text(b), trim_scale(b.max_amount), b.currency,
+                                     to_char(b.reset_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'))), '{}')
+    FROM budgets b WHERE b.user_id = p_user_id AND b.amount_used >= b.max_amount;
+$$;
+
 -- limits: by period, an amount, or null to remove the limit. A period that is not named stays as it is. The amounts are
 -- in the currency of the price list by which the user is billed today.
 CREATE OR REPLACE FUNCTION admin_budget_set(a jsonb) RETURNS jsonb
@@ -73,7 +90,7 @@ BEGIN
         max_amount = EXCLUDED.max_amount, currency = EXCLUDED.currency;
     PERFORM budgets_recount(ARRAY[id]);
     PERFORM budgets_changed(id, own_key, a->>'model_id', before);
-    RETURN budgets_json(id);
+    RETURN budgets_json(id) || jsonb_build_object('warnings', to_jsonb(budget_warnings(id)));
 END $$;
 
 -- Removes the budgets of a scope, or all of the user's.

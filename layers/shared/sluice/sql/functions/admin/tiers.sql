@@ -139,6 +139,11 @@ BEGIN
     after := tier_json(name);
     IF before->>'price_list' <> after->>'price_list' THEN
         PERFORM billing_terms_begin(members);
+        IF users_with_other_currency(members) <> '{}' THEN
+            warnings := warnings || format('%s of its users have budgets in another currency than their prices now: '
+                                           'their requests are refused until the budgets are set again.',
+                                           cardinality(users_with_other_currency(members)));
+        END IF;
     END IF;
     IF (before - 'users') IS DISTINCT FROM (after - 'users') THEN
         PERFORM admin_audit('tier.set', NULL, NULL, before - 'users', after - 'users');

@@ -128,6 +128,10 @@ BEGIN
         PERFORM plans_follow(ARRAY[id]);
         PERFORM billing_terms_begin(ARRAY[id]);
         warnings := limits_warnings(id, limits);
+        IF users_with_other_currency(ARRAY[id]) <> '{}' THEN
+            warnings := warnings || format('The budgets of %s are in another currency than its prices now: its '
+                                           'requests are refused until the budgets are set again.', id);
+        END IF;
     END IF;
     SELECT count(*) INTO waiting FROM inflight i WHERE i.user_id = id;
     IF old.is_active AND NOT new.is_active AND waiting > 0 THEN

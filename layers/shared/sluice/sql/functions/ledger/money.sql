@@ -1,9 +1,5 @@
 -- Invariants of budgets and statements; see ledger_verify().
 
-CREATE OR REPLACE FUNCTION budget_text(b budgets) RETURNS text
-    LANGUAGE sql STABLE
-    RETURN concat_ws(' ', b.quota_period, 'key ' || b.key_id, 'model ' || b.model_id);
-
 -- Counters of a budget = the sums over the requests of its period: what the ended ones cost, and the most that the
 -- unfinished ones can cost. A user with budgets is marked as one who has some.
 CREATE OR REPLACE FUNCTION budget_is_the_sum(p_full boolean) RETURNS SETOF violation

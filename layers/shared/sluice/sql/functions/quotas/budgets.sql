@@ -214,3 +214,7 @@ CREATE OR REPLACE FUNCTION budget_report(p_user_id text, p_at timestamptz) RETUR
     WHERE b.user_id = p_user_id;
 $$;
 COMMENT ON FUNCTION budget_report(text, timestamptz) IS 'The user''s budgets as they are at the given time.';
+
+CREATE OR REPLACE FUNCTION budget_text(b budgets) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN concat_ws(' ', b.quota_period, 'budget', 'of key ' || b.key_id, 'of model ' || b.model_id);
