@@ -94,6 +94,7 @@ class Campaign:
         self.stack.start()
         self._aws = Aws(self.stack)
         model: dict[str, Any] = {"backend": "openai", "backend_model": "scripted", "endpoint": self._model.url}
+        model["prices"] = {"prompt": "1", "completion": "2"}
         model |= {"max_tokens_default": MAX_TOKENS, "max_tokens_limit": MAX_TOKENS, "timeout_seconds": TIMEOUT_SECONDS}
         self._aws.admin("model.set", model_id=MODEL, **model)
         unlimited = {period: {"max_requests": None, "max_tokens": None} for period in ("minute", "daily", "monthly")}
@@ -156,6 +157,9 @@ class Campaign:
 
     def _make_user(self, user_id: str, dispatch_window: int) -> str:
         self._aws.admin("user.create", user_id=user_id, tier=_tier(dispatch_window))
+        # Never reached: reserved and settled with each request all the same.
+        for scope in ({}, {"model_id": MODEL}):
+            self._aws.admin("budget.set", user_id=user_id, limits={"daily": "1000", "monthly": "1000"}, **scope)
         return str(self._aws.admin("key.create", user_id=user_id)["api_key"])
 
     def _drain(self, user_ids: list[str], report: Report) -> None:

@@ -143,6 +143,7 @@ class Clients:
 
     def _submit(self, api: Api, order: Order) -> str | None:
         body: dict[str, Any] = {"prompt": order.prompt, "model": MODEL, "parameters": {"max_tokens": MAX_TOKENS}}
+        body["metadata"] = {"project": f"project {order.number % 3}"}
         if order.ttl_seconds is not None:
             body["ttl_seconds"] = order.ttl_seconds
         headers = {"idempotency-key": f"{self._plan.seed}-{order.number}"}

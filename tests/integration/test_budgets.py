@@ -1,6 +1,7 @@
 """Limits in money: per user, key and model, by day and month, reserved and settled like tokens, exact under concurrency."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -9,7 +10,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
+from local.processes import wait_until
 from sluice.api.native.bodies import GenerateRequest
 from sluice.domain.errors import SluiceError
 from sluice.domain.keys import digest
@@ -190,6 +193,50 @@ def test_a_price_that_changes_today_is_counted_at_once(
     assert figures(service) == [("daily", Decimal("0.00061"), NOTHING)]
     money("price.set", model_id="nova-micro", prompt="20", valid_from="2031-02-11")
     assert figures(service) == [("daily", Decimal("0.00061"), NOTHING)], "tomorrow's price"
+    assert_books_balance(service)
+
+
+def test_a_price_and_a_budget_set_at_the_same_time_agree(
+    service: Service, alice: bytes, money: Callable[..., Any]
+) -> None:
+    ask(service, alice)
+    arguments = Jsonb({"user_id": "alice", "limits": {"daily": "1"}})
+    with psycopg.connect(service.dsn) as setting, ThreadPoolExecutor(1) as pool:
+        setting.execute("SELECT admin_run('budget.set', %s, NULL)", (arguments,))
+        repricing = pool.submit(money, "price.set", model_id="nova-micro", prompt="10")
+        assert wait_until(lambda: service.value("SELECT count(*) FROM pg_locks WHERE NOT granted") > 0, 30)
+        setting.commit()
+        repricing.result(timeout=30)
+    assert figures(service) == [("daily", NOTHING, Decimal("0.000762"))]
+    assert_books_balance(service)
+
+
+def test_a_counter_that_has_drifted_is_reported_and_loses_no_answer(
+    service: Service, alice: bytes, money: Callable[..., Any]
+) -> None:
+    money("budget.set", user_id="alice", limits={"daily": "1"})
+    request_id = ask(service, alice)
+    service.owner.execute("UPDATE budgets SET amount_reserved = 0")
+    service.claim(request_id)
+    (settled, *_) = service.settle(completed(request_id, prompt_tokens=10, completion_tokens=0))
+    assert (settled["kind"], settled["status"]) == ("settled", "completed")
+    assert figures(service) == [("daily", Decimal("0.00001"), NOTHING)]
+    assert_books_balance(service)
+
+
+def test_a_budget_set_while_the_clock_is_back_is_of_the_users_period(
+    service: Service, alice: bytes, money: Callable[..., Any]
+) -> None:
+    service.owner.execute("SELECT partitions_ensure()")
+    set_clock(service.owner, datetime(2031, 3, 1, 0, 0, 5, tzinfo=UTC))
+    first = ask(service, alice)
+    set_clock(service.owner, datetime(2031, 2, 28, 23, 0, tzinfo=UTC))
+    money("budget.set", user_id="alice", limits={"monthly": "1"})
+    second = ask(service, alice)
+    assert figures(service) == [("monthly", NOTHING, 2 * BOUND)]
+    service.claim(first, second)
+    service.settle(*[completed(each, prompt_tokens=1, completion_tokens=0) for each in (first, second)])
+    assert figures(service) == [("monthly", Decimal("0.000002"), NOTHING)]
     assert_books_balance(service)
 
 

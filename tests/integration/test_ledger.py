@@ -419,7 +419,7 @@ class LedgerMachine(Machine):
         elif scope in who.budgets:
             who.budgets[scope].maximum = Decimal(maximum)
         else:
-            who.budgets[scope] = Budget(period, Decimal(maximum), start_of(period, self.ledger.now))
+            who.budgets[scope] = Budget(period, Decimal(maximum), start_of(period, self.ledger.budget_time(user)))
         self.ledger.recount([user])
         self.act(
             "budget.set",
@@ -431,11 +431,15 @@ class LedgerMachine(Machine):
 
     @rule(model=st.sampled_from(sorted(OVERHEAD)), price=st.sampled_from(["0", "1", "7.25"]))
     def sets_todays_price(self, model: str, price: str) -> None:
+        """Budgets that count the model are counted anew."""
         prices, today = self.ledger.prices[model], self.ledger.now.date()
         present = prices[max(day for day in prices if day <= today)]
         if present[0] != Decimal(price):
             prices[today] = (Decimal(price), present[1])
-            self.ledger.recount(self.ledger.users)
+        for user, who in self.ledger.users.items():
+            for (_, of_model, _), budget in who.budgets.items():
+                if of_model in (None, model):
+                    budget.move_to(self.ledger.budget_time(user))
         self.act("price.set", price_list="standard", model_id=model, prompt=price)
 
     def limits_below_usage(self, user: str, period: str) -> Limit:

@@ -241,6 +241,82 @@ def test_terms_that_change_later_leave_a_closed_month_and_its_adjustments_alone(
     ]
 
 
+def test_an_adjustment_in_another_currency_waits_for_a_month_in_its_own(months: Months) -> None:
+    limits: dict[str, Any] = {"minute": {}, "daily": {}, "monthly": {}}
+    months.admin(
+        "price.set", model_id="nova-micro", prompt="3", completion="3", price_list="euro", currency="EUR",
+        valid_from="2031-01-01",
+    )  # fmt: skip
+    months.admin("tier.set", tier="euro", price_list="euro", limits=limits)
+    months.at(1)
+    months.answer()
+    late = months.fail()
+    months.at(2, 1)
+    assert months.close() == {"closed": 1, "open": 0}
+    months.admin("user.update", user_id="alice", tier="euro")
+    months.answer()
+    months.redrive(late, 7 * MILLION)
+    months.at(3, 1)
+    assert months.close() == {"closed": 1, "open": 0}
+    assert (months.invoice(2)["currency"], months.invoice(2)["total"]) == ("EUR", "3.00")
+    months.at(4, 1)
+    assert months.close() == {"closed": 0, "open": 0}, "nothing in March"
+
+    months.admin("user.update", user_id="alice", tier="premium")
+    months.answer()
+    months.at(5, 1)
+    assert months.close() == {"closed": 1, "open": 0}
+
+    assert (months.invoice(4)["currency"], months.invoice(4)["total"]) == ("USD", "8.00")
+    assert months.service.value("SELECT count(*) FROM adjustments_due") == 0
+
+
+def test_a_change_that_changes_nothing_is_due_once(months: Months) -> None:
+    months.at(1)
+    months.answer()
+    late = months.fail()
+    months.at(2)
+    months.close()
+    months.admin("request.redrive", request_id=str(late))
+    months.service.owner.execute("UPDATE inflight SET dispatched_at = clock_now()")
+    (claim,) = months.service.claim(late)
+    months.service.settle(failed(late, claim["attempt"]))
+    months.rollup()
+    months.at(3)
+
+    assert months.close() == {"closed": 0, "open": 0}
+    assert months.service.value("SELECT count(*) FROM adjustments_due") == 0
+
+
+def test_a_closed_month_keeps_its_breakdown(months: Months) -> None:
+    months.at(1)
+    months.answer(metadata={f"tag {n}": "x" for n in range(16)} | {"tag 0": "first"})
+    late = months.accept(metadata={"tag 0": "second"})
+    months.service.settle(failed(late))
+    months.at(2)
+    given_out = months.invoice(1, by_tag="tag 0")
+    months.redrive(late, 2 * MILLION)
+
+    assert months.invoice(1, by_tag="tag 0") == given_out
+    assert [(line["tag_value"], line["amount"]) for line in given_out["lines"]] == [("first", "1.00")]
+    (line,) = months.invoice(2, by_tag="tag 0")["lines"]
+    assert (line["kind"], line["tag_value"], line["amount"]) == ("adjustment", "second", "2.00")
+    (line,) = months.invoice(2, by_tag="tag 1")["lines"]
+    assert (line["kind"], line["tag_value"], line["amount"]) == ("adjustment", None, "2.00")
+    (key,) = {line["key_id"] for line in months.invoice(1, by_key=True)["lines"]}
+    assert key == str(months.service.value("SELECT key_id FROM api_keys"))
+
+
+def test_the_audit_row_names_the_invocation_that_closed_the_month(months: Months) -> None:
+    months.at(1)
+    months.answer()
+    months.at(2)
+    months.invoice(1)
+    (audited,) = months.service.rows("SELECT actor, invocation FROM audit_log WHERE action = 'statement.closed'")
+    assert audited["actor"] == "admin"
+    assert audited["invocation"] is not None
+
+
 def test_statements_and_what_they_billed_cannot_be_changed(months: Months) -> None:
     months.at(1)
     months.answer()

@@ -334,10 +334,13 @@ class Ledger:
         return found
 
     def recount(self, users: Collection[str]) -> None:
-        """Budgets are counted anew, in the period that it is now."""
+        """Budgets are counted anew, in the period that it is now: never before those of the user's quotas."""
         for user in users:
             for budget in self.users[user].budgets.values():
-                budget.move_to(self.now)
+                budget.move_to(self.budget_time(user))
+
+    def budget_time(self, user: str) -> datetime:
+        return max(self.now, *self.users[user].period_starts.values())
 
     def accept(self, request: Request, *, may_dispatch: bool) -> list[UUID]:
         """Add an accepted request; returns the ids to send."""

@@ -118,7 +118,7 @@ def admin_context(invocation: UUID) -> AdminContext:
     limits = request_limits()
     return AdminContext(
         administration=Administration(database(), invocation),
-        reports=Reports(database()),
+        reports=Reports(database(), invocation),
         run_rollup=run_rollup,
         longest_seconds=limits.longest_seconds,
         max_attempts=limits.max_attempts,

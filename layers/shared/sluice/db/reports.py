@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -100,11 +101,15 @@ class TierCandidate:
 
 
 class Reports:
-    """Reports on all users. Every method raises SluiceError, database_unavailable."""
+    """Reports on all users. Every method raises SluiceError, database_unavailable.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        invocation: see Statements.
+    """
+
+    def __init__(self, database: Database, invocation: UUID | None = None) -> None:
         self._database = database
-        self.statements = Statements(database)
+        self.statements = Statements(database, invocation)
 
     def usage(self, user_id: str, first_day: date, last_day: date, price_list: str | None = None) -> UsageReport:
         """A user's limits, and usage by day, model and token class with the prices of each day.
@@ -166,10 +171,15 @@ class Reports:
 
 
 class Statements:
-    """Months of users that are billed. Every method raises SluiceError, database_unavailable."""
+    """Months of users that are billed. Every method raises SluiceError, database_unavailable.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        invocation: of AdminFunction, noted in the audit log where it closes a month.
+    """
+
+    def __init__(self, database: Database, invocation: UUID | None = None) -> None:
         self._database = database
+        self._invocation = invocation
 
     def show(self, user_id: str, month: date, attribute: str = "") -> Statement:
         """A user's month, given by its first day: as it was given out, or what it bills up to now.
@@ -198,8 +208,13 @@ class Statements:
             document=Jsonb(document),
             usage=Jsonb(usage),
             actor=actor,
+            invocation=self._invocation,
         )
         return kept
+
+    def skip(self, user_id: str) -> None:
+        """Note that a month that was due had nothing to bill: it is not due any more."""
+        self._database.value("statement_skip", repeatable=True, user_id=user_id)
 
     def due(self, limit: int) -> list[DueStatement]:
         """Months that can be closed, oldest first: at most so many."""

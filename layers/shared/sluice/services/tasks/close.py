@@ -14,7 +14,10 @@ LIMIT: Final = 10_000
 
 
 def run(context: TaskContext) -> dict[str, int]:
-    """Close what is due. A month whose prices are in several currencies stays open: it has no total."""
+    """Close what is due. A month whose prices are in several currencies stays open: it has no total.
+
+    A month that was due for adjustments which are billed elsewhere, or are none any more, is passed over.
+    """
     statements, figures = context.maintenance.statements, {"closed": 0, "open": 0}
     for due in statements.due(LIMIT):
         try:
@@ -24,5 +27,8 @@ def run(context: TaskContext) -> dict[str, int]:
                 raise
             logger.warning("month stays open", extra={"user_id": due.user_id, "code": error.code})
             closed = None
-        figures["open" if closed is None else "closed"] += 1
+        if closed is not None and "statement_id" not in closed:
+            statements.skip(due.user_id)
+        else:
+            figures["open" if closed is None else "closed"] += 1
     return figures

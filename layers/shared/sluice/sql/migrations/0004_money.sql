@@ -41,7 +41,7 @@ CREATE TABLE budgets (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE budgets IS
     'Limits in money. A row limits the requests of its user that were sent with its key and to its model; NULL: with '
-    'any key, to any model. Like quotas, reset only when a request of a later period arrives.';
+    'any key, to any model. Reset when a request of a later period arrives, or when the budgets are counted anew.';
 COMMENT ON COLUMN budgets.key_id IS 'A key, or all keys of its line of rotations: see api_keys.original_key_id.';
 
 -- Usage by attribute --------------------------------------------------------------------------------------------------
@@ -97,10 +97,12 @@ CREATE TABLE billed_usage (
 );
 CREATE INDEX billed_usage_user ON billed_usage (user_id, day);
 COMMENT ON TABLE billed_usage IS
-    'The usage that each statement has billed. Rows of days before the statement''s month are adjustments: what became '
-    'known of a closed month after it was closed, and may be negative.';
-COMMENT ON COLUMN billed_usage.attribute IS
-    'As in usage_by_attribute, and "" for the sum, by which the statement is priced.';
+    'The usage that each statement has billed: as a whole (the attribute "") and by the values of each attribute. Rows '
+    'of days before the statement''s month are adjustments: what became known of a closed month after it was closed, '
+    'and may be negative.';
+
+-- Finds the statements in the audit log, no matter how many other rows there are.
+CREATE INDEX audit_log_statements ON audit_log (audit_id) WHERE action = 'statement.closed';
 
 CREATE TABLE adjustments_due (
     user_id varchar(255) NOT NULL REFERENCES users,

@@ -67,12 +67,14 @@ CREATE OR REPLACE FUNCTION admin_budget_set(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
     id       text := a->>'user_id';
-    at       timestamptz := clock_now();
+    at       timestamptz;
     own_key  uuid;
     unit     text;
     before   jsonb;
 BEGIN
+    PERFORM prices_hold();
     PERFORM admin_user_lock(id);
+    at := budget_time(id);
     own_key := budget_scope(a);
     SELECT l.currency INTO unit FROM price_lists l WHERE l.price_list = billing_list(id, utc_today());
     IF unit <> a->>'currency' THEN

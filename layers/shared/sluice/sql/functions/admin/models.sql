@@ -82,6 +82,7 @@ BEGIN
         is_active = EXCLUDED.is_active, updated_at = clock_now();
     PERFORM price_put('standard', id, p.key, utc_today(), p.value::numeric)
     FROM jsonb_each_text(coalesce(p_description->'prices', '{}')) AS p;
+    PERFORM budgets_reprice('standard', id);
 
     IF new.max_tokens_limit < old.max_tokens_limit AND before IS NOT NULL THEN
         warnings := warnings || format('Requests with max_tokens above %s are refused; until now %s were allowed.',

@@ -62,11 +62,6 @@ BEGIN
                                'valid_from', old.valid_from) END,
         jsonb_build_object('price_list', p_price_list, 'model_id', p_model_id, 'token_class', p_token_class,
                            'price_per_million', trim_scale(p_price)::text, 'valid_from', p_valid_from));
-    IF p_valid_from <= utc_today() THEN
-        PERFORM budgets_reprice(ARRAY(
-            SELECT DISTINCT b.user_id FROM budgets b
-            JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list));
-    END IF;
 END $$;
 
 -- Whether a price from this day on would give a price to tokens that a statement has billed without one.
@@ -86,12 +81,25 @@ CREATE OR REPLACE FUNCTION is_billed_unpriced(
                 AND n.valid_from > p_valid_from), 'infinity'));
 $$;
 
--- After the price of a day that has begun was changed: the budgets of these users count the new amounts.
-CREATE OR REPLACE FUNCTION budgets_reprice(p_user_ids text[]) RETURNS void
+-- Who changes prices takes this lock exclusively, before any user lock. Who counts, closes or begins something by
+-- prices takes it shared, after tiers_hold() and before any user lock: so it sees the prices before or after a change,
+-- and the change sees it.
+CREATE OR REPLACE FUNCTION prices_hold() RETURNS void
+    LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock_shared(hashtext('sluice.models'));
+$$;
+
+-- After prices were changed: the budgets of everybody who is billed by the list count the new amounts. Even a price of
+-- a later day may concern them, if the clock was set back.
+CREATE OR REPLACE FUNCTION budgets_reprice(p_price_list text, p_model_id text) RETURNS void
     LANGUAGE plpgsql AS $$
+DECLARE
+    users text[] := ARRAY(SELECT DISTINCT b.user_id FROM budgets b
+                          JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list
+                          WHERE coalesce(b.model_id, p_model_id) = p_model_id);
 BEGIN
-    PERFORM users_lock(p_user_ids);
-    PERFORM budgets_recount(p_user_ids);
+    PERFORM users_lock(users);
+    PERFORM budgets_recount(users, p_model_id);
 END $$;
 
 CREATE OR REPLACE FUNCTION admin_price_set(a jsonb) RETURNS jsonb
@@ -112,6 +120,7 @@ BEGIN
     END IF;
     PERFORM price_put(list, a->>'model_id', c.class, day, (a->>c.class)::numeric)
     FROM unnest(ARRAY['prompt', 'completion']) AS c (class) WHERE a->>c.class IS NOT NULL;
+    PERFORM budgets_reprice(list, a->>'model_id');
     RETURN (SELECT jsonb_agg(to_jsonb(r) || jsonb_build_object('price_per_million', r.price_per_million::text)
                              ORDER BY r.token_class DESC, r.valid_from)
             FROM price_registry r WHERE r.price_list = list AND r.model_id = a->>'model_id');

@@ -108,6 +108,7 @@ DECLARE
     warnings text[] := '{}';
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('sluice.tiers'));
+    PERFORM prices_hold();
     before := tier_json(name);
     IF before IS NULL AND NOT coalesce(a->'limits' ?& quota_periods(), false) THEN
         PERFORM admin_refuse('limits_missing');

@@ -75,6 +75,7 @@ DECLARE
     at timestamptz := clock_now();
 BEGIN
     PERFORM tiers_hold();
+    PERFORM prices_hold();
     INSERT INTO users (user_id, name, email, created_at, updated_at) VALUES (id, a->>'name', a->>'email', at, at);
     INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window)
     SELECT id, t.tier, t.reset_frequency, t.max_unfinished, t.dispatch_window FROM tiers t WHERE t.tier = a->>'tier';
@@ -105,6 +106,7 @@ DECLARE
     warnings text[] := '{}';
 BEGIN
     PERFORM tiers_hold();
+    PERFORM prices_hold();
     plan := admin_user_lock(id);
     limits := quota_limits(id);
     SELECT * INTO old FROM users u WHERE u.user_id = id;

@@ -136,8 +136,9 @@ END $$;
 CREATE OR REPLACE FUNCTION budget_settle(p_ids uuid[], p_sign integer DEFAULT 1) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE budgets b SET amount_reserved = b.amount_reserved - p_sign * d.reserved,
-           amount_used = b.amount_used + p_sign * d.used
+    -- A counter that has drifted must not keep an answer from being stored: budget_is_the_sum reports it.
+    UPDATE budgets b SET amount_reserved = greatest(b.amount_reserved - p_sign * d.reserved, 0),
+           amount_used = greatest(b.amount_used + p_sign * d.used, 0)
     FROM (
         SELECT a.budget_id, sum(s.reserved) AS reserved, sum(s.used) AS used
         FROM budget_shares(p_ids) AS s
@@ -156,26 +157,44 @@ CREATE OR REPLACE FUNCTION budget_lacks_room(p_request_id uuid) RETURNS boolean
         WHERE b.amount_used - s.used + b.amount_reserved + s.reserved > b.max_amount);
 $$;
 
-CALL define_type('budget_count', $$
-    budget_id uuid, period_start timestamptz, reset_at timestamptz, used numeric, reserved numeric
-$$);
+-- The time in which a user's budgets are: never before the periods of the user's other counters, even if the clock was
+-- set back (see request_id_after).
+CREATE OR REPLACE FUNCTION budget_time(p_user_id text) RETURNS timestamptz
+    LANGUAGE sql VOLATILE
+    RETURN greatest(clock_now(), (SELECT max(q.period_start) FROM quotas q WHERE q.user_id = p_user_id));
 
--- What the counters of these users' budgets must be, from their requests. p_at: at which time; NULL: in the period that
--- each budget shows.
-CREATE OR REPLACE FUNCTION budget_counts_of(p_user_ids text[], p_at timestamptz) RETURNS SETOF budget_count
+CALL define_type('budget_count', $$budget_id uuid, used numeric, reserved numeric$$);
+
+-- What the counters of budgets must be, from the requests of their periods. Requests that have ended are priced in
+-- groups: there may be very many.
+CREATE OR REPLACE FUNCTION budget_counts_of(p_budgets budgets[]) RETURNS SETOF budget_count
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    b budgets;
 BEGIN
-    RETURN QUERY
-        SELECT c.budget_id, c.period_start, c.reset_at, coalesce(sum(s.used) FILTER (WHERE s.is_ended), 0),
-               coalesce(sum(s.reserved) FILTER (WHERE NOT s.is_ended), 0)
-        FROM budgets a
-        CROSS JOIN LATERAL budget_at(a, coalesce(p_at, a.period_start)) AS c
-        LEFT JOIN LATERAL budget_shares(ARRAY(
-            SELECT r.request_id FROM requests_all r
-            WHERE r.user_id = c.user_id AND r.request_id >= uuidv7_floor(c.period_start)
-              AND r.request_id < uuidv7_floor(c.reset_at))) AS s ON budget_counts(c, s)
-        WHERE a.user_id = ANY (p_user_ids)
-        GROUP BY c.budget_id, c.period_start, c.reset_at;
+    FOREACH b IN ARRAY p_budgets LOOP
+        RETURN QUERY
+            SELECT b.budget_id, (
+                SELECT coalesce(sum(tokens_cost(t.list, g.model_id, g.day, g.prompt_tokens, g.completion_tokens)), 0)
+                FROM (
+                    SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day, r.model_id::text, r.key_id,
+                           sum(r.prompt_tokens)::bigint AS prompt_tokens,
+                           sum(r.completion_tokens)::bigint AS completion_tokens
+                    FROM requests_all r
+                    WHERE r.user_id = b.user_id AND r.request_id >= uuidv7_floor(b.period_start)
+                      AND r.request_id < uuidv7_floor(b.reset_at) AND r.completed_at IS NOT NULL
+                      AND r.created_at >= b.period_start AND r.created_at < b.reset_at
+                    -- A request with tokens of a class that has no price costs nothing: see budget_shares.
+                    GROUP BY 1, 2, 3, r.prompt_tokens > 0, r.completion_tokens > 0
+                ) AS g
+                CROSS JOIN LATERAL (SELECT billing_list(b.user_id, g.day) AS list) AS t
+                WHERE budget_applies(b, key_original(g.key_id), g.model_id) AND list_currency(t.list) = b.currency
+            ), (
+                SELECT coalesce(sum(s.reserved), 0)
+                FROM budget_shares(ARRAY(SELECT i.request_id FROM inflight i WHERE i.user_id = b.user_id)) AS s
+                WHERE budget_counts(b, s)
+            );
+    END LOOP;
 END $$;
 
 CREATE OR REPLACE FUNCTION budget_figures(b budgets) RETURNS jsonb
@@ -184,22 +203,25 @@ CREATE OR REPLACE FUNCTION budget_figures(b budgets) RETURNS jsonb
         'model', b.model_id, 'period', b.quota_period, 'period_start', b.period_start, 'currency', b.currency,
         'amount_used', trim_scale(b.amount_used)::text, 'amount_reserved', trim_scale(b.amount_reserved)::text);
 
--- Counts the budgets of these users anew: one that is new, and after the price of a day that has begun was changed. The
--- audit log says which counters changed by that.
-CREATE OR REPLACE FUNCTION budgets_recount(p_user_ids text[]) RETURNS void
+-- Counts budgets anew: one that is new, and after the price of a day that has begun was changed. The audit log says
+-- which counters changed by that. The caller holds the locks of their users.
+CREATE OR REPLACE FUNCTION budgets_recount(p_user_ids text[], p_model_id text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
-    before budgets[] := ARRAY(SELECT c FROM budgets b CROSS JOIN LATERAL budget_at(b, clock_now()) AS c
-                              WHERE b.user_id = ANY (p_user_ids));
+    before budgets[] := ARRAY(
+        SELECT c FROM budgets b CROSS JOIN LATERAL budget_at(b, budget_time(b.user_id)) AS c
+        WHERE b.user_id = ANY (p_user_ids) AND (p_model_id IS NULL OR coalesce(b.model_id, p_model_id) = p_model_id));
 BEGIN
-    UPDATE budgets b SET period_start = n.period_start, reset_at = n.reset_at, amount_used = n.used,
+    UPDATE budgets b SET period_start = o.period_start, reset_at = o.reset_at, amount_used = n.used,
            amount_reserved = n.reserved
-    FROM budget_counts_of(p_user_ids, clock_now()) AS n
-    WHERE b.budget_id = n.budget_id;
+    FROM unnest(before) AS o JOIN budget_counts_of(before) AS n ON n.budget_id = o.budget_id
+    WHERE b.budget_id = o.budget_id;
     PERFORM admin_audit('budget.recounted', b.user_id, b.key_id, budget_figures(o), budget_figures(b))
     FROM unnest(before) AS o JOIN budgets b ON b.budget_id = o.budget_id
     WHERE (o.amount_used, o.amount_reserved) <> (b.amount_used, b.amount_reserved);
 END $$;
+COMMENT ON FUNCTION budgets_recount(text[], text) IS
+    'p_model_id: only budgets that count requests to this model; NULL: all of the users''.';
 
 CREATE OR REPLACE FUNCTION budget_report(p_user_id text, p_at timestamptz) RETURNS jsonb
     LANGUAGE sql STABLE AS $$

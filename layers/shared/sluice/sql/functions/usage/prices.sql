@@ -32,3 +32,7 @@ CREATE OR REPLACE FUNCTION tokens_cost(
            ) * 0.000001;
 COMMENT ON FUNCTION tokens_cost(text, text, date, bigint, bigint) IS
     'What tokens of a day cost, in the list''s currency; NULL if there was no price for some of them.';
+
+CREATE OR REPLACE FUNCTION list_currency(p_price_list text) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN (SELECT l.currency::text FROM price_lists l WHERE l.price_list = p_price_list);

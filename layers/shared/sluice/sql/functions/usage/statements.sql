@@ -17,10 +17,6 @@ CREATE OR REPLACE FUNCTION is_closed(p_user_id text, p_month date) RETURNS boole
     LANGUAGE sql STABLE
     RETURN EXISTS (SELECT FROM statements s WHERE s.user_id = p_user_id AND s.month = p_month);
 
-CREATE OR REPLACE FUNCTION list_currency(p_price_list text) RETURNS text
-    LANGUAGE sql STABLE
-    RETURN (SELECT l.currency::text FROM price_lists l WHERE l.price_list = p_price_list);
-
 CREATE OR REPLACE FUNCTION statement_digest(p_document jsonb) RETURNS bytea
     LANGUAGE sql STABLE
     RETURN sha256(convert_to(p_document::text, 'UTF8'));
@@ -32,74 +28,146 @@ CREATE OR REPLACE FUNCTION requests_unfinished_in(p_user_id text, p_month date) 
               AND i.request_id >= uuidv7_floor(p_month::timestamp AT TIME ZONE 'UTC')
               AND i.request_id < uuidv7_floor((p_month + interval '1 month') AT TIME ZONE 'UTC'));
 
--- The attributes that any request of a user has or had.
-CREATE OR REPLACE FUNCTION user_attributes(p_user_id text) RETURNS text[]
-    LANGUAGE sql STABLE AS $$
-    SELECT ARRAY(
-        SELECT u.attribute::text FROM usage_by_attribute u WHERE u.user_id = p_user_id
-        UNION
-        SELECT e.attribute FROM rollup_watermarks w
-        CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
-        WHERE w.task = 'attributes');
-$$;
+-- A month that is not closed, with the one currency of its usage.
+CALL define_type('open_month', $$month date, currency text$$);
 
--- Usage as a whole, or by an attribute.
-CREATE OR REPLACE FUNCTION usage_until(p_user_id text, p_last_day date, p_attribute text) RETURNS SETOF attribute_usage
+-- What no statement has billed yet of the values of all attributes. The rest has no rows: it is what these leave of the
+-- whole.
+CREATE OR REPLACE FUNCTION valued_usage_unbilled(p_user_id text) RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$
-    SELECT p_user_id, u.day, '', NULL, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
-    FROM usage_now(p_user_id, '-infinity', p_last_day) AS u WHERE p_attribute = ''
-    UNION ALL
-    SELECT u.* FROM attribute_usage_now(p_user_id, '-infinity', p_last_day, p_attribute) AS u WHERE p_attribute <> '';
-$$;
-
--- What no statement has billed yet, of all months.
-CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETURNS SETOF attribute_usage
-    LANGUAGE sql STABLE AS $$
-    SELECT p_user_id, d.day, p_attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
+    SELECT p_user_id, d.day, d.attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
            sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint
     FROM (
-        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
-        FROM usage_until(p_user_id, 'infinity', p_attribute) AS u
+        SELECT u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count, u.prompt_tokens,
+               u.completion_tokens
+        FROM usage_by_attribute u WHERE u.user_id = p_user_id
         UNION ALL
-        SELECT b.day, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens
-        FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = p_attribute
+        SELECT e.day, e.attribute, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
+        FROM rollup_watermarks w
+        CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
+        WHERE w.task = 'attributes'
+        UNION ALL
+        SELECT b.day, b.attribute::text, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens,
+               -b.completion_tokens
+        FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute <> ''
     ) AS d
-    GROUP BY d.day, d.value, d.model_id
+    WHERE d.value IS NOT NULL
+    GROUP BY d.day, d.attribute, d.value, d.model_id
     HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens)) <> (0, 0, 0);
 $$;
 
--- The month whose statement bills the adjustments of a closed month: the next open one with usage of its own; otherwise
--- the one in which the change was noticed, or the present one.
-CREATE OR REPLACE FUNCTION adjusting_month(p_user_id text, p_closed_month date, p_open_months date[]) RETURNS date
+-- What no statement has billed yet, of all months; with an attribute, by its values. A row without a value holds the
+-- rest, as in attribute_usage_now().
+CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    WITH whole AS (
+        SELECT d.day, d.model_id, sum(d.requests_count) AS requests_count, sum(d.prompt_tokens) AS prompt_tokens,
+               sum(d.completion_tokens) AS completion_tokens
+        FROM (
+            SELECT u.day, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+            FROM usage_now(p_user_id, '-infinity', 'infinity') AS u
+            UNION ALL
+            SELECT b.day, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens
+            FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = ''
+        ) AS d
+        GROUP BY d.day, d.model_id
+    ), parts AS (
+        SELECT d.day, d.value, d.model_id, sum(d.requests_count) AS requests_count,
+               sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens
+        FROM valued_usage_unbilled(p_user_id) AS d WHERE d.attribute = p_attribute
+        GROUP BY d.day, d.value, d.model_id
+    )
+    SELECT p_user_id, f.day, p_attribute, f.value, f.model_id, f.requests_count::bigint, f.prompt_tokens::bigint,
+           f.completion_tokens::bigint
+    FROM (
+        SELECT * FROM parts
+        UNION ALL
+        SELECT w.day, NULL, w.model_id, w.requests_count - coalesce(p.requests_count, 0),
+               w.prompt_tokens - coalesce(p.prompt_tokens, 0), w.completion_tokens - coalesce(p.completion_tokens, 0)
+        FROM whole w
+        LEFT JOIN (
+            SELECT x.day, x.model_id, sum(x.requests_count) AS requests_count, sum(x.prompt_tokens) AS prompt_tokens,
+                   sum(x.completion_tokens) AS completion_tokens
+            FROM parts x GROUP BY x.day, x.model_id
+        ) AS p ON p.day = w.day AND p.model_id = w.model_id
+    ) AS f
+    WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens) <> (0, 0, 0);
+$$;
+
+-- The month whose statement bills the adjustments of a closed month that are in this currency: the next open one with
+-- usage of its own, in this currency alone; otherwise the one in which the change was noticed, or the present one.
+CREATE OR REPLACE FUNCTION adjusting_month(
+    p_user_id text, p_closed_month date, p_currency text, p_open_months open_month[]
+)
+    RETURNS date
     LANGUAGE sql STABLE
     RETURN coalesce(
-        (SELECT min(o.month) FROM unnest(p_open_months) AS o (month) WHERE o.month > p_closed_month),
-        (SELECT min(a.month) FROM adjustments_due a WHERE a.user_id = p_user_id AND a.month > p_closed_month),
+        (SELECT min(o.month) FROM unnest(p_open_months) AS o
+         WHERE o.month > p_closed_month AND o.currency IS NOT DISTINCT FROM p_currency),
+        (SELECT min(a.month) FROM adjustments_due a
+         WHERE a.user_id = p_user_id AND a.month > p_closed_month AND NOT is_closed(p_user_id, a.month)),
         month_of(utc_today()));
 
--- What the statement of an open month bills. Adjustments in another currency than the month's wait for a month in
--- their own.
-CREATE OR REPLACE FUNCTION statement_usage(p_user_id text, p_month date, p_attribute text)
-    RETURNS SETOF attribute_usage
+-- What the statement of an open month bills, as a whole. Adjustments in another currency than the month's wait for a
+-- month in their own.
+CREATE OR REPLACE FUNCTION statement_usage(p_user_id text, p_month date) RETURNS SETOF attribute_usage
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     currency constant text := list_currency(billing_list(p_user_id, month_end(p_month)));
-    months date[];
+    unbilled attribute_usage[];
+    closed   date[] := ARRAY(SELECT s.month FROM statements s WHERE s.user_id = p_user_id);
+    months   open_month[];
 BEGIN
-    IF is_closed(p_user_id, p_month) THEN
+    IF p_month = ANY (closed) THEN
         RETURN;
     END IF;
-    months := ARRAY(SELECT DISTINCT month_of(u.day) FROM usage_unbilled(p_user_id, '') AS u
-                    WHERE NOT is_closed(p_user_id, month_of(u.day)));
+    unbilled := ARRAY(SELECT u FROM usage_unbilled(p_user_id, '') AS u);
+    months := ARRAY(
+        SELECT (month_of(u.day), min(list_currency(billing_list(p_user_id, u.day))))::open_month
+        FROM unnest(unbilled) AS u WHERE month_of(u.day) <> ALL (closed)
+        GROUP BY month_of(u.day)
+        HAVING count(DISTINCT list_currency(billing_list(p_user_id, u.day))) = 1);
     RETURN QUERY
-        SELECT u.* FROM usage_unbilled(p_user_id, p_attribute) AS u
+        SELECT u.* FROM unnest(unbilled) AS u
         WHERE month_of(u.day) = p_month
-        UNION ALL
-        SELECT u.* FROM usage_unbilled(p_user_id, p_attribute) AS u
-        WHERE month_of(u.day) < p_month AND is_closed(p_user_id, month_of(u.day))
-          AND adjusting_month(p_user_id, month_of(u.day), months) = p_month
-          AND list_currency(billing_list(p_user_id, u.day)) IS NOT DISTINCT FROM currency;
+           OR month_of(u.day) < p_month AND month_of(u.day) = ANY (closed)
+              AND list_currency(billing_list(p_user_id, u.day)) IS NOT DISTINCT FROM currency
+              AND adjusting_month(p_user_id, month_of(u.day), currency, months) = p_month;
 END $$;
+
+-- The same by the values of an attribute, for the days that the statement bills.
+CREATE OR REPLACE FUNCTION statement_usage_by(p_user_id text, p_month date, p_attribute text)
+    RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    SELECT u.* FROM usage_unbilled(p_user_id, p_attribute) AS u
+    WHERE u.day IN (SELECT w.day FROM statement_usage(p_user_id, p_month) AS w);
+$$;
+
+-- What a closed month's statement has billed, as a whole or by the values of an attribute.
+CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attribute text)
+    RETURNS SETOF attribute_usage
+    LANGUAGE sql STABLE AS $$
+    WITH billed AS (
+        SELECT b.* FROM statements s JOIN billed_usage b ON b.statement_id = s.statement_id
+        WHERE s.user_id = p_user_id AND s.month = p_month AND b.attribute IN ('', p_attribute)
+    ), parts AS (
+        SELECT b.day, b.model_id, sum(b.requests_count) AS requests_count, sum(b.prompt_tokens) AS prompt_tokens,
+               sum(b.completion_tokens) AS completion_tokens
+        FROM billed b WHERE b.attribute <> '' GROUP BY b.day, b.model_id
+    )
+    SELECT p_user_id, b.day, p_attribute, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens,
+           b.completion_tokens
+    FROM billed b WHERE b.attribute <> ''
+    UNION ALL
+    SELECT p_user_id, b.day, p_attribute, NULL, b.model_id::text,
+           (b.requests_count - coalesce(p.requests_count, 0))::bigint,
+           (b.prompt_tokens - coalesce(p.prompt_tokens, 0))::bigint,
+           (b.completion_tokens - coalesce(p.completion_tokens, 0))::bigint
+    FROM billed b LEFT JOIN parts p ON p.day = b.day AND p.model_id = b.model_id
+    WHERE b.attribute = ''
+      AND (b.requests_count, b.prompt_tokens, b.completion_tokens)
+          <> (coalesce(p.requests_count, 0), coalesce(p.prompt_tokens, 0), coalesce(p.completion_tokens, 0));
+$$;
 
 -- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
 CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attribute text) RETURNS jsonb
@@ -111,11 +179,13 @@ CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attrib
                ORDER BY n.day, n.value NULLS LAST, n.model_id, c.token_class DESC), '[]')
     FROM (
         SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
-        FROM statement_usage(p_user_id, p_month, p_attribute) AS u
+        FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
         UNION ALL
-        SELECT b.day, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens, b.completion_tokens
-        FROM statements s JOIN billed_usage b ON b.statement_id = s.statement_id
-        WHERE s.user_id = p_user_id AND s.month = p_month AND b.attribute = p_attribute
+        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+        FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
+        UNION ALL
+        SELECT b.day, b.value, b.model_id, b.requests_count, b.prompt_tokens, b.completion_tokens
+        FROM statement_billed(p_user_id, p_month, p_attribute) AS b
     ) AS n
     CROSS JOIN LATERAL (VALUES
         ('prompt', n.prompt_tokens), ('completion', n.completion_tokens)
@@ -142,33 +212,52 @@ COMMENT ON FUNCTION statement_show(text, date, text) IS
     'bills (see usage_report), days before the month being adjustments; p_attribute: "" or an attribute. is_over: the '
     'month has ended. unfinished: requests accepted in it whose tokens are not known yet.';
 
+-- Notes whether adjustments of a user are still to be billed: those in another currency are looked at again in the next
+-- month.
+CREATE OR REPLACE FUNCTION adjustments_billed(p_user_id text) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM adjustments_due a WHERE a.user_id = p_user_id) THEN
+        RETURN;
+    END IF;
+    DELETE FROM adjustments_due a WHERE a.user_id = p_user_id;
+    IF EXISTS (SELECT FROM usage_unbilled(p_user_id, '') AS u WHERE is_closed(p_user_id, month_of(u.day))) THEN
+        INSERT INTO adjustments_due (user_id, month) VALUES (p_user_id, month_of(utc_today()));
+    END IF;
+END $$;
+
 -- Closes a month: keeps its document and what it bills, in one commit with the audit row. NULL, with nothing written,
 -- if the month is not over, has unfinished requests, or the usage is no longer what the document was made from. If it
 -- is closed already, returns the statement that there is.
-CREATE OR REPLACE FUNCTION statement_close(p_user_id text, p_month date, p_document jsonb, p_usage jsonb, p_actor text)
+CREATE OR REPLACE FUNCTION statement_close(
+    p_user_id text, p_month date, p_document jsonb, p_usage jsonb, p_actor text, p_invocation uuid
+)
     RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    id  uuid := uuidv7();
-    due attribute_usage[];
+    id    uuid := uuidv7();
+    due   attribute_usage[];
+    parts attribute_usage[];
 BEGIN
+    PERFORM invocation_begin(p_invocation);
+    PERFORM prices_hold();
     PERFORM user_lock(p_user_id);
     IF NOT is_closed(p_user_id, p_month) THEN
         IF utc_today() <= month_end(p_month) OR requests_unfinished_in(p_user_id, p_month) > 0
            OR statement_rows(p_user_id, p_month, '') <> p_usage THEN
             RETURN NULL;
         END IF;
-        due := ARRAY(
-            SELECT u FROM unnest(ARRAY[''] || user_attributes(p_user_id)) AS a (attribute)
-            CROSS JOIN LATERAL statement_usage(p_user_id, p_month, a.attribute) AS u);
+        due := ARRAY(SELECT u FROM statement_usage(p_user_id, p_month) AS u);
+        parts := ARRAY(SELECT u FROM valued_usage_unbilled(p_user_id) AS u
+                       WHERE u.day IN (SELECT d.day FROM unnest(due) AS d));
         INSERT INTO statements (statement_id, user_id, month, document, digest, closed_at)
         VALUES (id, p_user_id, p_month, p_document, statement_digest(p_document), clock_now());
         INSERT INTO billed_usage (statement_id, user_id, day, attribute, value, model_id, price_list, requests_count,
                                   prompt_tokens, completion_tokens)
         SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id, billing_list(p_user_id, u.day),
                u.requests_count, u.prompt_tokens, u.completion_tokens
-        FROM unnest(due) AS u;
-        DELETE FROM adjustments_due a WHERE a.user_id = p_user_id AND a.month <= p_month;
+        FROM unnest(due || parts) AS u;
+        PERFORM adjustments_billed(p_user_id);
         PERFORM audit_write(p_actor, ARRAY[ROW(
             'statement.closed', p_user_id, NULL, NULL, NULL,
             jsonb_build_object('statement_id', id, 'month', to_char(p_month, 'YYYY-MM'),
@@ -177,10 +266,18 @@ BEGIN
     END IF;
     RETURN (statement_show(p_user_id, p_month, '')).document;
 END $$;
-COMMENT ON FUNCTION statement_close(text, date, jsonb, jsonb, text) IS
+COMMENT ON FUNCTION statement_close(text, date, jsonb, jsonb, text, uuid) IS
     'p_usage: the member usage of statement_show() from which p_document was made.';
 
 CALL define_type('due_statement', $$user_id text, month date$$);
+
+-- What the task does with a month that had nothing to bill after all, or nothing in its currency.
+CREATE OR REPLACE FUNCTION statement_skip(p_user_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM user_lock(p_user_id);
+    PERFORM adjustments_billed(p_user_id);
+END $$;
 
 -- Months that are over and have something to bill: usage, or adjustments.
 CREATE OR REPLACE FUNCTION statements_due(p_limit integer) RETURNS SETOF due_statement
