@@ -128,7 +128,14 @@ class Time(Format):
             if match is None or (match[4] and not match[3]):
                 raise ValueError
             day, minute, seconds, fraction, zone = match.groups(default="")
-            moment = dt.datetime.fromisoformat(f"{day}T{minute}{seconds}{fraction[:7]}{zone.upper()}")
+            # A leap second (RFC 3339, 5.7) is the second after it.
+            is_leap = seconds == ":60"
+            kept = ":59" if is_leap else seconds
+            moment = dt.datetime.fromisoformat(f"{day}T{minute}{kept}{fraction[:7]}{zone.upper()}")
+            if is_leap:
+                if moment.tzinfo is None or moment.astimezone(dt.UTC).strftime("%H:%M") != "23:59":
+                    raise ValueError
+                moment = moment.replace(microsecond=0) + dt.timedelta(seconds=1)
         except ValueError:
             self.refuse(value, "a time like 2027-01-31T12:00:00Z", param, ctx)
         if moment.tzinfo is None:

@@ -23,6 +23,8 @@ _ENTRY = (
     text("after"),
 )
 
+_BEGINNING = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
+
 
 @click.group(cls=Group)
 def audit() -> None:
@@ -54,7 +56,8 @@ def list_entries(
     if since is not None:
         if start is not None:
             raise click.UsageError("--start and --since cannot be combined.")
-        start = (dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since)).isoformat()
+        # Nothing is older, and the service reads no earlier time.
+        start = max(dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since), _BEGINNING).isoformat()
     filters = given(user_id=user, request_id=request, action=action, start=start, end=end)
     fetched = pages(fetch_with(session, "audit.list", filters, rows="entries"), after, limit)
     show_pages(session, fetched, _ENTRY, lambda rows, cursor: {"entries": rows, "next_cursor": cursor})

@@ -239,6 +239,17 @@ def test_tokens_of_an_attempt_that_is_tried_again_are_wasted(
     assert_books_balance(service)
 
 
+def test_an_answer_that_is_broken_off_again_is_booked_and_final(
+    service: Service, alice: bytes, server: ScriptedServer, request_id: UUID
+) -> None:
+    server.replies(*[Reply(body=choice("abort", content="half"))] * 2)
+    work(service, request_id)
+    assert work(service, request_id).counts == {"failed": 1}
+    ended = service.status(alice, request_id)
+    assert (ended["error"]["code"], ended["usage"]["total_tokens"]) == ("model_unavailable", 16)
+    assert_books_balance(service)
+
+
 # Whose fault it is, and when it is tried again -------------------------------------------------------------------------
 
 

@@ -150,6 +150,8 @@ def test_a_credit_is_given_for_tokens_that_a_redrive_takes_back(months: Months) 
     assert amounts(february) == [("adjustment", "2031-01-15", -3 * MILLION, "-3.00")]
     assert (february["total"], february["requests"]) == ("-3.00", 0)
     csv = months.invoice(2, format="csv")["csv"].splitlines()
+    assert csv[1].endswith(",open,")
+    assert f",final,{months.invoice(1)['statement_id']}" in months.invoice(1, format="csv")["csv"]
     assert csv[1].startswith(
         "adjustment,alice,2031-02,nova-micro,prompt,standard,USD,1,-3000000,2031-01-15,2031-01-15,"
     )

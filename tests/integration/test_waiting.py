@@ -69,6 +69,7 @@ def test_what_unfinished_requests_hold_comes_back_when_they_end(
     headers = rate_limit_headers(refusal.quotas)
     assert headers["x-ratelimit-limit-tokens"] == str(2 * SIZE + 100)
     assert (headers["x-ratelimit-remaining-tokens"], headers["x-ratelimit-reset-tokens"]) == ("100", "5")
+    assert headers["x-ratelimit-reset-requests"] == str(UNTIL[period]), "requests are not what is reserved"
 
     service.claim(first, second)
     service.settle(completed(first, prompt_tokens=30, completion_tokens=10))

@@ -101,9 +101,26 @@ def test_stream_with_an_error_or_without_an_end(server: ScriptedServer, backend:
         stream(piece(content=WORDS)),
         stream("{", "5"),
         Reply(body=b"data: {}\n\n"),
+        Reply(body=b"data: " + json.dumps(piece(content=WORDS) | {"usage": USAGE}).encode() + b'\n\ndata: {"cho'),
     )
-    codes = [failure(backend, claim(server)).code for _ in range(4)]
-    assert codes == ["model_throttled", "model_usage_missing", "model_bad_response", "model_bad_response"]
+    codes = [failure(backend, claim(server)).code for _ in range(5)]
+    assert codes == ["model_throttled", "model_usage_missing", *["model_bad_response"] * 3]
+
+
+def test_a_stream_that_breaks_off_is_no_answer_at_all(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    server.replies(Reply(body=b"data: " + json.dumps(piece(content=WORDS) | {"usage": USAGE}).encode() + b"\n\n"))
+    error = failure(backend, claim(server))
+    assert (error.code, error.is_transient, error.is_answer, error.prompt_tokens) == (
+        "model_bad_response",
+        True,
+        False,
+        None,
+    )
+
+
+def test_an_answer_that_ended_before_it_began_has_a_reason(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    filtered = {"finish_reason": "content_filter", "content_filter_results": {"hate": {"filtered": True}}}
+    assert output(server, backend, filtered) == Output.of_text("", "content_filter", empty_reason="content_filter")
 
 
 # Why it stopped -------------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """The text in a chat completion, in every form in which OpenAI-compatible servers give it."""
 
 import json
+import re
 from typing import Any, Final
 
 from sluice.backends.answers import Answer, byte_length
 
+_LAST_EVENT: Final = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
 # Servers nest parts in parts twice at most.
 _DEEPEST: Final = 5
 _REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
@@ -29,13 +31,17 @@ def read_choice(choice: Any) -> Answer:
             return _message(choice[name])
     if isinstance(choice.get("text"), str):
         return Answer(choice["text"])
+    if choice.get("finish_reason") and not choice.keys() & {"message", "delta", "text"}:
+        # It ended before anything was written, as some content filters have it.
+        return Answer()
     raise UnreadableError
 
 
 def joined_stream(payload: bytes) -> Any:
     """A completion from the events of a stream, which some servers send although none is asked for; None if it is none.
 
-    An event that reports an error stands for the whole.
+    An event that reports an error stands for the whole. A stream that breaks off, with neither a reason why the model
+    stopped nor the last event, is none.
     """
     if not payload.lstrip().startswith((b"data:", b"event:", b":")):
         return None
@@ -46,7 +52,7 @@ def joined_stream(payload: bytes) -> Any:
         try:
             event = json.loads(data) if name == "data" else None
         except (ValueError, RecursionError):
-            # The last one is [DONE].
+            # The last one is no JSON.
             continue
         if not isinstance(event, dict):
             continue
@@ -57,6 +63,8 @@ def joined_stream(payload: bytes) -> Any:
             choices += [choice for choice in event["choices"] if isinstance(choice, dict) and not choice.get("index")]
     if choices:
         joined["choices"] = [_joined_choice(choices)]
+        if joined["choices"][0]["finish_reason"] is None and _LAST_EVENT.search(payload) is None:
+            return None
     return joined
 
 

@@ -89,9 +89,11 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     lines = document["lines"]
     values = [name for name in (value_name("key"), value_name("tag:")) if any(name in line for line in lines)]
     fields = ("kind", "user_id", "month", *values, "model", "token_class", "price_list", "currency")
-    writer = csv.DictWriter(text, (*fields, "price_per_million", "tokens", "start", "end", "exact_amount", "amount"))
+    amounts = ("price_per_million", "tokens", "start", "end", "exact_amount", "amount")
+    writer = csv.DictWriter(text, (*fields, *amounts, "status", "statement_id"))
     writer.writeheader()
-    common = {name: document[name] for name in ("month", "currency")} | {"user_id": csv_text(document["user_id"])}
+    common = {name: document.get(name) for name in ("month", "currency", "status", "statement_id")}
+    common["user_id"] = csv_text(document["user_id"])
     writer.writerows(common | line | {name: csv_text(line[name]) for name in values} for line in lines)
     tokens = sum(line["tokens"] for line in lines)
     writer.writerow(common | {"kind": "total", "tokens": tokens, "amount": document["total"]})

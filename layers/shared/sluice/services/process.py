@@ -300,14 +300,16 @@ def backoff(attempt: int, base: float, retry_after: float | None = None, *, need
 
 
 def _is_paid_in_vain(claim: Claim, error: ModelError) -> bool:
-    """Return True if another attempt would be paid for, and probably be as unreadable as this one.
+    """Return True if another attempt would be paid for, and probably be as useless as this one.
 
-    It is certain that it costs if the model reported tokens; if it did not, one more try is worth it. What is no answer
-    of the model at all, as a page of a proxy or half a document, is an accident and tried again like an outage.
+    It is certain that it costs if the model reported tokens; if it did not, one more try is worth it. So it is for an
+    answer that the provider broke off, although it reported tokens. What is no answer of the model at all, as a page of
+    a proxy or half a document, is an accident and tried again like an outage.
     """
-    return error.code == "model_bad_response" and (
-        error.prompt_tokens is not None or (error.is_answer and claim.last_error == "model_bad_response")
-    )
+    costs = error.prompt_tokens is not None
+    if error.code == "model_bad_response":
+        return costs or (error.is_answer and claim.last_error == error.code)
+    return costs and claim.last_error == error.code
 
 
 def _fits_an_answer(text: str) -> bool:

@@ -132,13 +132,15 @@ def _quota_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) ->
     """What is used up comes back with the reset; what unfinished requests have reserved, when they end."""
     period, unit, wait = detail["period"], detail["kind"], int(detail["retry_after"])
     in_the_way = next(counter for counter in quotas if counter.period == period)
+    counters = [in_the_way]
     if detail["code"] == "quota_reserved":
         text = (
             f"Your unfinished requests have reserved {detail['reserved']} of the {detail['maximum']} tokens of the "
             f"{period} quota; {detail['used']} are used, and this request needs up to {detail['tokens_needed']}. "
             f"{_likely_to_end(wait)}"
         )
-        in_the_way = replace(in_the_way, reset_seconds=wait)
+        # Requests are not what is reserved: they come back with the reset.
+        counters = [replace(in_the_way, max_requests=None, reset_seconds=wait), replace(in_the_way, max_tokens=None)]
     else:
         needed = f", and this request needs up to {detail['tokens_needed']}" if unit == "tokens" else ""
         text = (
@@ -149,7 +151,7 @@ def _quota_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) ->
         detail["code"],
         text,
         retry_after=wait,
-        quotas=[in_the_way],
+        quotas=counters,
         period=period,
         limit=unit,
         maximum=detail["maximum"],
@@ -160,7 +162,7 @@ def _quota_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) ->
 
 
 def _likely_to_end(wait: int) -> str:
-    return f"Some of them are likely to have ended in {wait} s: try again then."
+    return f"In {wait} s some of them are likely to have ended, or the period is over: try again then."
 
 
 def _budget_refusal(detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]) -> SluiceError:
