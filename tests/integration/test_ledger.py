@@ -19,7 +19,17 @@ from psycopg.types.json import Jsonb
 
 from sluice.domain.documents import Output
 from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime, Machine
-from tests.support.model import MILLISECOND, PERIODS, PLAN_FIELDS, Budget, Limit, Request, end_of, json_limits, start_of
+from tests.support.records import (
+    MILLISECOND,
+    PERIODS,
+    PLAN_FIELDS,
+    Budget,
+    Limit,
+    Request,
+    end_of,
+    json_limits,
+    start_of,
+)
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 
@@ -344,13 +354,16 @@ class LedgerMachine(Machine):
         self.ledger.resend([self.ledger.requests[request_id] for request_id in again])
 
     @rule(
-        task=st.sampled_from(["usage", "stats", "seal", "archive", "expire", "verify"]),
+        task=st.sampled_from(["usage", "stats", "seal", "archive", "expire", "verify", "close"]),
         at_most=st.sampled_from([20, 1000]),
     )
     def runs_a_task(self, task: str, at_most: int) -> None:
         match task:
             case "usage" | "stats":
                 self.rows(f"rollup_{task}")
+            case "close":
+                self.rows("rollup_usage")
+                self.close_months()
             case "seal":
                 self.rows("audit_seal", limit=at_most)
             case "archive":

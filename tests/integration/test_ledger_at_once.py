@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 
 from tests.support.database import call
 from tests.support.ledger import assert_books_balance, run_concurrently
-from tests.support.model import PERIODS
+from tests.support.records import PERIODS
 from tests.support.service import Service, completed, failed, retry, submission
 
 ACTORS, STEPS, WINDOW = 6, 80, 2

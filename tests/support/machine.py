@@ -22,7 +22,8 @@ from sluice.domain.documents import Input, Output
 from sluice.domain.keys import digest
 from tests.support.database import call, with_schema
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
-from tests.support.model import PERIODS, PLAN_FIELDS, Ledger, Request, Tier, User, end_of, json_limits, start_of
+from tests.support.model import Ledger
+from tests.support.records import PERIODS, PLAN_FIELDS, Request, Tier, User, end_of, json_limits, start_of
 
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
 OVERHEAD = {"nova-micro": 64, "small": 10}
@@ -130,6 +131,7 @@ class Machine(RuleBasedStateMachine):
         self.keys = {row[0]: row[1] for row in self.values("SELECT user_id::text, key_id FROM api_keys")}
         self.months = {BASE.month}
         self.dispatched_before: Counter[str] = Counter()
+        self.statements: dict[tuple[str, date], Any] = {}
 
     # Calls
 
@@ -223,7 +225,7 @@ class Machine(RuleBasedStateMachine):
         return begins <= LONGEST and begins < ends <= begins + LONGEST
 
     def accept(self, request: Request, sent: Collection[UUID], *, may_dispatch: bool) -> None:
-        at, latest = self.ledger.time_for(request.user), max(self.ledger.users[request.user].period_starts.values())
+        at, latest = self.ledger.time_for(request.user), self.ledger.latest_period(request.user)
         # If the clock was set back: right after the newest period's start, within the server's response time.
         assert timedelta() <= request.created_at - at <= timedelta(seconds=1 if at == latest else 0)
         assert set(sent) == set(self.ledger.accept(request, may_dispatch=may_dispatch))
@@ -365,6 +367,38 @@ class Machine(RuleBasedStateMachine):
         )
         assert {row[:3]: row[3:] for row in shown} == self.ledger.usage(), "usage as of now, rolled up or not"
 
+    def close_months(self) -> None:
+        """Give out every invoice that is due; none that was given out ever changes."""
+        for due in self.rows("statements_due", limit=100):
+            month = {"user_id": due["user_id"], "month": due["month"]}
+            (found,) = self.rows("statement_show", **month, attribute="")
+            if not found["usage"]:
+                self.rows("statement_skip", user_id=due["user_id"])
+                continue
+            document, usage = Jsonb({"lines": found["usage"], "total": "0"}), Jsonb(found["usage"])
+            (kept,) = self.rows(
+                "statement_close", **month, document=document, usage=usage, actor="rollup", invocation=None
+            )
+            self.statements[due["user_id"], due["month"]] = kept["statement_close"]
+
+    @invariant()
+    def statements_never_change(self) -> None:
+        for (user, month), document in self.statements.items():
+            (found,) = self.rows("statement_show", user_id=user, month=month, attribute="")
+            assert found["document"] == document
+
+    def everything_is_billed_once(self) -> None:
+        """What statements have billed and what they have not is the usage."""
+        sides = self.values(
+            "SELECT (SELECT sum(b.prompt_tokens + b.completion_tokens) FROM billed_usage b"
+            "        WHERE b.user_id = u.user_id AND b.attribute = '') AS billed,"
+            " (SELECT sum(n.prompt_tokens + n.completion_tokens) FROM usage_unbilled(u.user_id, '') AS n) AS unbilled,"
+            " (SELECT sum(n.prompt_tokens + n.completion_tokens) FROM usage_now(u.user_id, '-infinity', 'infinity') AS n) AS used"
+            " FROM users u"
+        )
+        for billed, unbilled, used in sides:
+            assert (billed or 0) + (unbilled or 0) == (used or 0)
+
     def verify_incrementally(self) -> None:
         (found,) = self.rows("ledger_verify", full=False)
         assert found["violations"] == []
@@ -404,7 +438,9 @@ class Machine(RuleBasedStateMachine):
         self.verify_incrementally()
         for task in ("rollup_usage", "rollup_stats"):
             self.rows(task)
+        self.close_months()
         self.books_balance()
+        self.everything_is_billed_once()
         figures = self.ledger.usage()
         for period in ("daily", "monthly"):
             sums: Counter[tuple[str, date]] = Counter()

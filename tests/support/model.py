@@ -1,4 +1,4 @@
-"""The reference model of the ledger: requests as plain objects, without counters that could be wrong."""
+"""The reference model of the ledger: its rules on plain records, without counters that could be wrong."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,174 +8,21 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-MILLISECOND = timedelta(milliseconds=1)
-PERIODS = ("minute", "daily", "monthly")
-PLAN_FIELDS = {"max_unfinished", "dispatch_window"}
-ENDED = ("completed", "failed", "cancelled", "expired")
-# Outcomes that put a request back into the queue.
-REQUEUES = ("retry", "released")
-# After so many lost attempts a request is tried alone.
-ALONE_AFTER = 2
-
-# How long a reservation is likely to last, where no request has ended lately.
-USUAL_WAIT = timedelta(seconds=5)
-
-Limit = tuple[int | None, int | None]  # requests, tokens
-Scope = tuple[bool, str | None, str]  # of a budget: only the user's key, the model, the period
-Size = tuple[str, int, int]  # of a request: its model, reserved tokens, and max_tokens, which are among them
-Answer = tuple[str, UUID, str | None]  # the result of an outcome: kind, request, its status now
-
-
-@dataclass
-class Tier:
-    limits: dict[str, Limit]
-    max_unfinished: int
-    dispatch_window: int
-
-
-@dataclass
-class Budget:
-    """A limit in money, of one period; period_start is that of its counters."""
-
-    period: str
-    maximum: Decimal
-    period_start: datetime
-
-    @property
-    def end(self) -> datetime:
-        return end_of(self.period, self.period_start)
-
-    def move_to(self, at: datetime) -> None:
-        """Begin the period that contains a time, if the present one is over."""
-        if at >= self.end:
-            self.period_start = start_of(self.period, at)
-
-
-@dataclass
-class User:
-    """A user.
-
-    Attributes:
-        period_starts: when the periods of the counters began.
-        overrides: periods, and fields of the plan, that do not follow the tier.
-    """
-
-    tier: str
-    limits: dict[str, Limit]
-    max_unfinished: int
-    dispatch_window: int
-    period_starts: dict[str, datetime]
-    overrides: set[str] = field(default_factory=set)
-    budgets: dict[Scope, Budget] = field(default_factory=dict)
-    is_active: bool = True
-
-
-@dataclass
-class Request:
-    request_id: UUID
-    user: str
-    model: str
-    reserved: int
-    not_before: datetime | None
-    expires_at: datetime
-    max_attempts: int
-    max_tokens: int
-    has_key: bool = True
-    status: str = "queued"
-    attempt: int = 0
-    failed_attempts: int = 0
-    lost_attempts: int = 0
-    last_error: str | None = None
-    error: str | None = None
-    dispatched_at: datetime | None = None
-    lease_until: datetime | None = None
-    is_cancel_requested: bool = False
-    tokens: tuple[int, int] | None = None
-    is_archived: bool = False
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    audited: list[str] = field(default_factory=lambda: ["request.queued"])
-
-    @property
-    def created_at(self) -> datetime:
-        return datetime.fromtimestamp(0, UTC) + int.from_bytes(self.request_id.bytes[:6]) * MILLISECOND
-
-    @property
-    def is_ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def booked(self) -> int:
-        return sum(self.tokens or ())
-
-    def can_be_dispatched(self, now: datetime) -> bool:
-        """Whether it only waits for a free slot of its user's dispatch window."""
-        has_time = self.expires_at > now and (self.not_before is None or self.not_before <= now)
-        return self.status == "queued" and self.dispatched_at is None and has_time
-
-    def is_lost(self, now: datetime) -> bool:
-        return self.lease_until is not None and self.lease_until < now
-
-    def is_due(self, now: datetime) -> bool:
-        """Whether a worker that receives its message may start it."""
-        if self.is_ended or self.dispatched_at is None or self.is_cancel_requested or self.expires_at <= now:
-            return False
-        if self.status == "queued":
-            return self.not_before is None or self.not_before <= now
-        return self.is_lost(now) and self.failed_attempts + 1 < self.max_attempts
-
-    def count_failure(self, error: str | None, *, with_worker: bool = False) -> None:
-        """Count a failed attempt."""
-        self.failed_attempts += 1
-        self.lost_attempts += with_worker
-        self.last_error = error
-
-    def begin(self, now: datetime, lease: timedelta) -> None:
-        if self.status == "processing":
-            self.count_failure("worker_lost", with_worker=True)
-        self.status, self.attempt, self.started_at = "processing", self.attempt + 1, max(now, self.created_at)
-        self.lease_until, self.not_before = now + lease, None
-        self.audited.append("request.processing")
-
-    def requeue(self, not_before: datetime | None) -> None:
-        self.status, self.lease_until, self.dispatched_at, self.not_before = "queued", None, None, not_before
-        self.audited.append("request.requeued")
-
-    def end(self, now: datetime, status: str, error: str | None = None, tokens: tuple[int, int] | None = None) -> None:
-        # The clock may have been set back since.
-        self.ended_at = max(now, self.started_at or self.created_at)
-        if self.is_cancel_requested:
-            status, error = "cancelled", None
-        self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
-        self.audited.append(f"request.{status}")
-
-    def reopen(self, expires_at: datetime, max_attempts: int) -> None:
-        self.attempt += 1  # answers to earlier attempts no longer count
-        self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
-        self.failed_attempts, self.lost_attempts, self.not_before = 0, 0, None
-        self.started_at, self.ended_at = None, None
-        self.expires_at, self.max_attempts = expires_at, max_attempts
-        self.audited.append("request.redriven")
-
-
-def _is_in(scope: Scope, has_key: bool, model: str) -> bool:
-    """Whether a budget counts a request: each user has one key."""
-    only_key, only_model, _ = scope
-    return (has_key or not only_key) and only_model in {None, model}
-
-
-def start_of(period: str, at: datetime) -> datetime:
-    at = at.replace(second=0, microsecond=0)
-    if period != "minute":
-        at = at.replace(hour=0, minute=0)
-    return at.replace(day=1) if period == "monthly" else at
-
-
-def end_of(period: str, at: datetime) -> datetime:
-    start = start_of(period, at)
-    if period == "monthly":
-        return (start + timedelta(days=32)).replace(day=1)
-    return start + (timedelta(days=1) if period == "daily" else timedelta(minutes=1))
+from tests.support.records import (
+    ALONE_AFTER,
+    PLAN_FIELDS,
+    REQUEUES,
+    USUAL_WAIT,
+    Answer,
+    Request,
+    Scope,
+    Size,
+    Tier,
+    User,
+    end_of,
+    is_in,
+    start_of,
+)
 
 
 @dataclass
@@ -236,9 +83,12 @@ class Ledger:
 
     def time_for(self, user: str) -> datetime:
         """When a request submitted now is created: never before the counters' periods, even if the clock was set back."""
+        return max(self.now, self.latest_period(user))
+
+    def latest_period(self, user: str) -> datetime:
+        """When the newest period of a user's counters began."""
         who = self.users[user]
-        budgets = [budget.period_start for budget in who.budgets.values()]
-        return max(self.now, *who.period_starts.values(), *budgets)
+        return max(*who.period_starts.values(), *(budget.period_start for budget in who.budgets.values()))
 
     def tokens_left(self, user: str) -> int | None:
         """Tokens left in every period of a user; None without a limit."""
@@ -304,7 +154,7 @@ class Ledger:
     def spent(self, user: str, scope: Scope, start: datetime) -> tuple[Decimal, Decimal]:
         """What a budget's requests have cost in the period that begins then, and the most that unfinished ones can."""
         end = end_of(scope[2], start)
-        inside = [r for r in self.of(user) if start <= r.created_at < end and _is_in(scope, r.has_key, r.model)]
+        inside = [r for r in self.of(user) if start <= r.created_at < end and is_in(scope, r.has_key, r.model)]
         used = sum((self.cost(r.model, r.created_at, *r.tokens) for r in inside if r.is_ended and r.tokens), Decimal(0))
         return used, sum((self.bound(r) for r in inside if not r.is_ended), Decimal(0))
 
@@ -318,7 +168,7 @@ class Ledger:
         needed = self.cost(model, at, reserved - max_tokens, max_tokens)
         found = []
         for scope, budget in self.users[user].budgets.items():
-            if not _is_in(scope, has_key, model):
+            if not is_in(scope, has_key, model):
                 continue
             start = budget.period_start if at < budget.end else start_of(budget.period, at)
             until_reset = end_of(budget.period, start) - at
@@ -328,7 +178,7 @@ class Ledger:
             if used + needed > budget.maximum:
                 found.append(("budget_exceeded", until_reset))
             elif used + pending + needed > budget.maximum:
-                holding = [(r, self.bound(r)) for r in self.since(user, start) if _is_in(scope, r.has_key, r.model)]
+                holding = [(r, self.bound(r)) for r in self.since(user, start) if is_in(scope, r.has_key, r.model)]
                 wait = self.wait(holding, at, used + pending + needed - budget.maximum)
                 found.append(("budget_reserved", min(wait, until_reset)))
         return found
@@ -349,7 +199,7 @@ class Ledger:
             if request.created_at >= end_of(period, start):
                 period_starts[period] = start_of(period, request.created_at)
         for scope, budget in self.users[request.user].budgets.items():
-            if _is_in(scope, request.has_key, request.model):
+            if is_in(scope, request.has_key, request.model):
                 budget.move_to(request.created_at)
         waiting = any(not other.is_ended and other.dispatched_at is None for other in self.of(request.user))
         self.requests[request.request_id] = request
@@ -475,7 +325,7 @@ class Ledger:
                     return "quota_exceeded"
         for scope, budget in who.budgets.items():
             start = budget.period_start
-            if _is_in(scope, request.has_key, request.model) and start <= request.created_at < budget.end:
+            if is_in(scope, request.has_key, request.model) and start <= request.created_at < budget.end:
                 used, pending_cost = self.spent(request.user, scope, start)
                 cost = self.cost(request.model, request.created_at, *(request.tokens or (0, 0)))
                 if used - cost + pending_cost + self.bound(request) > budget.maximum:
@@ -533,7 +383,3 @@ class Ledger:
             figures = sums[request.user, request.model, request.created_at.date()]
             figures[:] = figures[0] + 1, figures[1] + prompt, figures[2] + completion
         return {key: (figures[0], figures[1], figures[2]) for key, figures in sums.items()}
-
-
-def json_limits(limits: Mapping[str, Limit]) -> dict[str, dict[str, int | None]]:
-    return {period: {"max_requests": limit[0], "max_tokens": limit[1]} for period, limit in limits.items()}
