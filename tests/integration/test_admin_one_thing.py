@@ -171,7 +171,8 @@ def test_limits_below_what_is_used_are_warned_about(admin: Admin, service: Servi
 
     limited = admin("tier.set", tier="premium", limits={"daily": {"max_requests": 1}})
     assert limited["warnings"] == [
-        "1 of its users have used as much as it allows now, and must wait for the reset: alice."
+        "Its 1 users may use less than before, except where a limit is their own: daily requests 1 instead of 1000000.",
+        "1 of its users have used as much as it allows now, and must wait for the reset: alice.",
     ]
     assert admin("tier.set", tier="premium", limits={"daily": {"max_requests": 1}})["warnings"] == []
 
@@ -179,6 +180,11 @@ def test_limits_below_what_is_used_are_warned_about(admin: Admin, service: Servi
 def test_the_last_key_is_warned_about(admin: Admin) -> None:
     admin("user.create", user_id="carol")
     first, second = (admin("key.create", user_id="carol")["key_id"] for _ in range(2))
+    assert admin("key.expire", key_id=first, expires_at="2090-01-01T00:00:00Z")["warnings"] == []
+    assert admin("key.expire", key_id=second, expires_at="2091-01-01T00:00:00Z")["warnings"] == [
+        "From 2091-01-01T00:00Z on, carol has no key that works."
+    ]
+    assert admin("key.expire", key_id=second, expires_at=None)["warnings"] == []
     assert admin("key.revoke", key_id=first)["warnings"] == []
     assert admin("key.revoke", key_id=second)["warnings"] == ["carol has no key left that works."]
 

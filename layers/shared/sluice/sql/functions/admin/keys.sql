@@ -63,6 +63,13 @@ BEGIN
     RETURN k;
 END $$;
 
+-- Whether a key of the user, as they are now, works after this time; NULL: for ever.
+CREATE OR REPLACE FUNCTION has_key_after(p_user_id text, p_at timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN p_at IS NULL OR EXISTS (
+        SELECT FROM api_keys o WHERE o.user_id = p_user_id AND o.revoked_at IS NULL
+          AND coalesce(o.expires_at, 'infinity') > p_at);
+
 CREATE OR REPLACE FUNCTION key_set_expiry(k api_keys, p_action text, p_expires_at timestamptz) RETURNS api_keys
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -96,9 +103,15 @@ CREATE OR REPLACE FUNCTION admin_key_expire(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
     k api_keys := key_lock((a->>'key_id')::uuid, false);
+    warnings text[] := '{}';
 BEGIN
     PERFORM expiry_check((a->>'expires_at')::timestamptz);
-    RETURN key_json(key_set_expiry(k, 'key.expiry_set', (a->>'expires_at')::timestamptz));
+    k := key_set_expiry(k, 'key.expiry_set', (a->>'expires_at')::timestamptz);
+    IF NOT has_key_after(k.user_id, k.expires_at) THEN
+        warnings := warnings || format('From %s on, %s has no key that works.',
+                                       to_char(k.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"'), k.user_id);
+    END IF;
+    RETURN key_json(k) || jsonb_build_object('warnings', to_jsonb(warnings));
 END $$;
 
 -- A key that was already revoked keeps the time of its first revocation.
@@ -113,8 +126,7 @@ BEGIN
         PERFORM admin_audit('key.revoked', k.user_id, k.key_id, jsonb_build_object('revoked_at', NULL),
                             jsonb_build_object('revoked_at', k.revoked_at));
     END IF;
-    IF NOT EXISTS (SELECT FROM api_keys o WHERE o.user_id = k.user_id AND o.revoked_at IS NULL
-                   AND coalesce(o.expires_at, 'infinity') > clock_now()) THEN
+    IF NOT has_key_after(k.user_id, clock_now()) THEN
         warnings := warnings || format('%s has no key left that works.', k.user_id);
     END IF;
     RETURN key_json(k) || jsonb_build_object('warnings', to_jsonb(warnings));

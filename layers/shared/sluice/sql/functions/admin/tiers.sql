@@ -46,24 +46,27 @@ CREATE OR REPLACE FUNCTION users_at_limit(p_user_ids text[]) RETURNS text[]
       AND (s.requests_used >= s.max_requests OR s.tokens_used + s.tokens_reserved >= s.max_tokens);
 $$;
 
+-- The limits of a user (quota_limits) or a tier (tier_json) that are lower than before, as text; NULL: none is.
+CREATE OR REPLACE FUNCTION limits_lowered(p_before jsonb, p_after jsonb) RETURNS text
+    LANGUAGE sql STABLE AS $$
+    SELECT string_agg(format('%s %s instead of %s', l.name, l.new, coalesce(l.old::text, 'unlimited')), ', ')
+    FROM (SELECT format('%s %s', p.name, k.kind) AS name,
+                 (p_before #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS old,
+                 (p_after #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS new
+          FROM unnest(quota_periods()) AS p (name) CROSS JOIN (VALUES ('requests'), ('tokens')) AS k (kind)
+          UNION ALL
+          SELECT f.name, (p_before->>f.name)::bigint, (p_after->>f.name)::bigint
+          FROM (VALUES ('max_unfinished'), ('dispatch_window')) AS f (name)) AS l
+    WHERE l.new < coalesce(l.old, 'infinity'::float8);
+$$;
+
 -- What a change of limits took away from a user, for the operator who made it. p_before is quota_limits() before.
 CREATE OR REPLACE FUNCTION limits_warnings(p_user_id text, p_before jsonb) RETURNS text[]
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    after  jsonb := quota_limits(p_user_id);
-    lower  text;
+    lower  text := limits_lowered(p_before, quota_limits(p_user_id));
     result text[] := '{}';
 BEGIN
-    SELECT string_agg(format('%s %s instead of %s', l.name, l.new, coalesce(l.old::text, 'unlimited')), ', ')
-    INTO lower
-    FROM (SELECT format('%s %s', p.name, k.kind) AS name,
-                 (p_before #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS old,
-                 (after #>> ARRAY['limits', p.name, 'max_' || k.kind])::bigint AS new
-          FROM unnest(quota_periods()) AS p (name) CROSS JOIN (VALUES ('requests'), ('tokens')) AS k (kind)
-          UNION ALL
-          SELECT f.name, (p_before->>f.name)::bigint, (after->>f.name)::bigint
-          FROM (VALUES ('max_unfinished'), ('dispatch_window')) AS f (name)) AS l
-    WHERE l.new < coalesce(l.old, 'infinity'::float8);
     IF lower IS NOT NULL THEN
         result := result || format('%s may use less than before: %s.', p_user_id, lower);
         IF cardinality(users_at_limit(ARRAY[p_user_id])) > 0 THEN
@@ -132,12 +135,16 @@ BEGIN
     stopped := users_at_limit(members);
     changes := plans_follow(members);
     stopped := ARRAY(SELECT m.id FROM unnest(users_at_limit(members)) AS m (id) WHERE m.id <> ALL (stopped));
+    after := tier_json(name);
+    IF before IS NOT NULL AND cardinality(members) > 0 AND limits_lowered(before, after) IS NOT NULL THEN
+        warnings := warnings || format('Its %s users may use less than before, except where a limit is their own: %s.',
+                                       cardinality(members), limits_lowered(before, after));
+    END IF;
     IF cardinality(stopped) > 0 THEN
         warnings := warnings || format('%s of its users have used as much as it allows now, and must wait for the '
                                        'reset: %s%s.', cardinality(stopped), array_to_string(stopped[:5], ', '),
                                        CASE WHEN cardinality(stopped) > 5 THEN ', …' ELSE '' END);
     END IF;
-    after := tier_json(name);
     IF before->>'price_list' <> after->>'price_list' THEN
         PERFORM billing_terms_begin(members);
         IF users_with_other_currency(members) <> '{}' THEN
