@@ -151,7 +151,7 @@ class Honest:
 
 @dataclass
 class Watcher:
-    """An operator who connects anew each second, and now and then verifies the books with the command line.
+    """An operator who connects again each second, and now and then verifies the books with the command line.
 
     Attributes:
         most: the most connections that each role had in any look.

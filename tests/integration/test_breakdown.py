@@ -219,7 +219,7 @@ def test_parts_add_up_to_the_whole(service: Service, alice: bytes) -> None:
             if is_rolled_up:
                 rollups.call("rollup_usage")
         reports = service.rows(
-            "SELECT (usage_report_by('alice', '2020-01-01', '2100-01-01', NULL, a)).usage, a FROM unnest(%s::text[]) AS a",
+            "SELECT (usage_report_v2('alice', '2020-01-01', '2100-01-01', NULL, a)).usage, a FROM unnest(%s::text[]) AS a",
             ["key", "tag:project"],
         )
         whole = service.value("SELECT (usage_report('alice', '2020-01-01', '2100-01-01')).usage")

@@ -444,7 +444,7 @@ class LedgerMachine(Machine):
 
     @rule(model=st.sampled_from(sorted(OVERHEAD)), price=st.sampled_from(["0", "1", "7.25"]))
     def sets_todays_price(self, model: str, price: str) -> None:
-        """Budgets that count the model are counted anew."""
+        """Budgets that count the model are counted again."""
         prices, today = self.ledger.prices[model], self.ledger.now.date()
         present = prices[max(day for day in prices if day <= today)]
         if present[0] != Decimal(price):

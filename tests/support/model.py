@@ -184,7 +184,7 @@ class Ledger:
         return found
 
     def recount(self, users: Collection[str]) -> None:
-        """Budgets are counted anew, in the period that it is now: never before those of the user's quotas."""
+        """Budgets are counted again, in the period that it is now: never before those of the user's quotas."""
         for user in users:
             for budget in self.users[user].budgets.values():
                 budget.move_to(self.budget_time(user))

@@ -90,23 +90,15 @@ class Ledger:
         """The models that the caller may name."""
         return self._database.rows(ModelOffer, "model_offers", repeatable=True, key_hash=key_hash)
 
-    def usage(self, key_hash: bytes, first_day: date, last_day: date) -> UsageReport:
-        """The caller's limits, and usage by day, model and token class with the prices of each day."""
-        return self._database.row(
-            UsageReport,
-            "usage_show",
-            repeatable=True,
-            readers={"usage": priced_usage},
-            key_hash=key_hash,
-            first_day=first_day,
-            last_day=last_day,
-        )
+    def usage(self, key_hash: bytes, first_day: date, last_day: date, attribute: str | None = None) -> UsageReport:
+        """The caller's limits, and usage by day, model and token class with the prices of each day.
 
-    def usage_by(self, key_hash: bytes, first_day: date, last_day: date, attribute: str) -> UsageReport:
-        """usage(), with a row for each value of an attribute: "key", or "tag:" and the name of a tag."""
+        Args:
+            attribute: as in Reports.usage().
+        """
         return self._database.row(
             UsageReport,
-            "usage_show_by",
+            "usage_show_v2",
             repeatable=True,
             readers={"usage": priced_usage},
             key_hash=key_hash,

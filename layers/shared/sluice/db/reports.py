@@ -111,30 +111,24 @@ class Reports:
         self._database = database
         self.statements = Statements(database, invocation)
 
-    def usage(self, user_id: str, first_day: date, last_day: date, price_list: str | None = None) -> UsageReport:
+    def usage(
+        self,
+        user_id: str,
+        first_day: date,
+        last_day: date,
+        *,
+        price_list: str | None = None,
+        attribute: str | None = None,
+    ) -> UsageReport:
         """A user's limits, and usage by day, model and token class with the prices of each day.
 
         Args:
             price_list: price by this list instead of those that the user's terms named from day to day.
+            attribute: a row for each value of it: "key", or "tag:" and the name of a tag; None: no breakdown.
         """
         return self._database.row(
             UsageReport,
-            "usage_report",
-            repeatable=True,
-            readers={"usage": priced_usage},
-            user_id=user_id,
-            first_day=first_day,
-            last_day=last_day,
-            price_list=price_list,
-        )
-
-    def usage_by(
-        self, user_id: str, first_day: date, last_day: date, price_list: str | None, attribute: str
-    ) -> UsageReport:
-        """usage(), with a row for each value of an attribute: "key", or "tag:" and the name of a tag."""
-        return self._database.row(
-            UsageReport,
-            "usage_report_by",
+            "usage_report_v2",
             repeatable=True,
             readers={"usage": priced_usage},
             user_id=user_id,
@@ -185,7 +179,7 @@ class Statements:
         """A user's month, given by its first day: as it was given out, or what it bills up to now.
 
         Args:
-            attribute: a row of usage for each value of it, as usage_by(); empty: none.
+            attribute: a row of usage for each value of it, as in Reports.usage(); empty: none.
         """
         return self._database.row(
             Statement, "statement_show", repeatable=True, user_id=user_id, month=month, attribute=attribute

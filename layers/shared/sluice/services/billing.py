@@ -29,10 +29,7 @@ def own_usage(ledger: Ledger, key_hash: bytes, first: date, last: date, attribut
     Raises:
         SluiceError: what key_check finds; database_unavailable.
     """
-    days = month_of(first), month_end(last)
-    report = (
-        ledger.usage(key_hash, *days) if attribute is None else ledger.usage_by(key_hash, *days, attribute=attribute)
-    )
+    report = ledger.usage(key_hash, month_of(first), month_end(last), attribute)
     refuse_unless_allowed(report.outcome)
     return _usage(report, first, last, attribute)
 
@@ -47,8 +44,7 @@ def usage(reports: Reports, user_id: str, first: date, last: date, attribute: st
     Raises:
         SluiceError: user_not_found; database_unavailable.
     """
-    days = month_of(first), month_end(last)
-    report = reports.usage(user_id, *days) if attribute is None else reports.usage_by(user_id, *days, None, attribute)
+    report = reports.usage(user_id, month_of(first), month_end(last), attribute=attribute)
     if report.plan is None:
         raise user_not_found()
     return _usage(report, first, last, attribute)

@@ -103,12 +103,7 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
 def _pro_forma(reports: Reports, user_id: str, first: date, price_list: str, attribute: str | None) -> dict[str, Any]:
     if not reports.price_list_exists(price_list):
         raise SluiceError("price_list_unknown", f"There is no price list {price_list!r}.")
-    days = first, month_end(first)
-    report = (
-        reports.usage(user_id, *days, price_list)
-        if attribute is None
-        else reports.usage_by(user_id, *days, price_list, attribute)
-    )
+    report = reports.usage(user_id, first, month_end(first), price_list=price_list, attribute=attribute)
     if report.plan is None:
         raise user_not_found()
     return _made(user_id, f"{first:%Y-%m}", "pro_forma", report.usage, report.currency, attribute)

@@ -41,7 +41,7 @@ CREATE TABLE budgets (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE budgets IS
     'Limits in money. A row limits the requests of its user that were sent with its key and to its model; NULL: with '
-    'any key, to any model. Reset when a request of a later period arrives, or when the budgets are counted anew.';
+    'any key, to any model. Reset when a request of a later period arrives, or when the budgets are counted again.';
 COMMENT ON COLUMN budgets.key_id IS 'A key, or all keys of its line of rotations: see api_keys.original_key_id.';
 
 -- Usage by attribute --------------------------------------------------------------------------------------------------

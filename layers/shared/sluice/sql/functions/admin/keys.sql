@@ -63,7 +63,7 @@ BEGIN
     RETURN k;
 END $$;
 
--- Whether a key of the user, as they are now, works after this time; NULL: for ever.
+-- Whether a key of the user, as they are now, works after this time; NULL: a time that never comes.
 CREATE OR REPLACE FUNCTION has_key_after(p_user_id text, p_at timestamptz) RETURNS boolean
     LANGUAGE sql STABLE
     RETURN p_at IS NULL OR EXISTS (

@@ -6,23 +6,17 @@ BEGIN
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'insufficient_privilege';
 END $$;
 
-CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit_log
-    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON audit_log
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit_chain
-    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON audit_chain
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
-
-CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON statements
-    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON statements
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON billed_usage
-    FOR EACH ROW EXECUTE FUNCTION audit_append_only();
-CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON billed_usage
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();
+DO $$
+DECLARE
+    kept text;
+BEGIN
+    FOREACH kept IN ARRAY '{audit_log,audit_chain,statements,billed_usage}'::text[] LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON %I '
+                       'FOR EACH ROW EXECUTE FUNCTION audit_append_only()', kept);
+        EXECUTE format('CREATE OR REPLACE TRIGGER audit_never_truncated BEFORE TRUNCATE ON %I '
+                       'FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()', kept);
+    END LOOP;
+END $$;
 
 CALL define_type('audit_entry', $$
     action text, user_id text, key_id uuid, request_id uuid, before jsonb, after jsonb

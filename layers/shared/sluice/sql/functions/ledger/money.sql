@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION budget_is_the_sum(p_full boolean) RETURNS SETOF viola
     LIMIT 100;
 $$;
 
--- used + reserved ≤ the highest limit of the period, unless the budget was counted anew in it (because a price was
+-- used + reserved ≤ the highest limit of the period, unless the budget was counted again in it (because a price was
 -- changed), or a model reported more tokens than were reserved.
 CREATE OR REPLACE FUNCTION budget_within_limit(p_full boolean) RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
@@ -73,22 +73,11 @@ CREATE OR REPLACE FUNCTION keys_add_up(p_full boolean, p_touched uuid[]) RETURNS
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     days date[] := days_to_verify(p_touched);
-    mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
 BEGIN
     RETURN QUERY
         WITH wanted AS (
-            SELECT u.user_id, u.day, u.model_id, sum(u.requests_count) AS requests,
-                   sum(u.prompt_tokens) AS prompt_tokens, sum(u.completion_tokens) AS completion_tokens
-            FROM (
-                SELECT m.user_id::text, m.period_start AS day, m.model_id::text, m.requests_count, m.prompt_tokens,
-                       m.completion_tokens
-                FROM usage_by_model m WHERE m.period = 'daily'
-                UNION ALL
-                SELECT e.user_id, e.day, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
-                FROM usage_events(mark, 9223372036854775807) AS e
-            ) AS u
-            WHERE p_full OR u.day = ANY (days)
-            GROUP BY 1, 2, 3
+            SELECT u.user_id, u.day, u.model_id, u.requests_count AS requests, u.prompt_tokens, u.completion_tokens
+            FROM usage_kept(CASE WHEN NOT p_full THEN days END) AS u
         ), kept AS (
             SELECT a.user_id, a.day, a.model_id, sum(a.requests_count) AS requests,
                    sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens

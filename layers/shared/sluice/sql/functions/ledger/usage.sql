@@ -15,12 +15,29 @@ CREATE OR REPLACE FUNCTION days_to_verify(p_touched uuid[]) RETURNS date[]
         SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(p_touched) AS t (id));
 $$;
 
+-- Usage of everybody by model, of some days or of all (NULL), including what is not rolled up yet.
+CREATE OR REPLACE FUNCTION usage_kept(p_days date[]) RETURNS SETOF usage_event
+    LANGUAGE sql STABLE AS $$
+    SELECT k.user_id, k.model_id, k.day, sum(k.requests_count)::bigint, sum(k.prompt_tokens)::bigint,
+           sum(k.completion_tokens)::bigint
+    FROM (
+        SELECT u.user_id::text, u.model_id::text, u.period_start AS day, u.requests_count, u.prompt_tokens,
+               u.completion_tokens
+        FROM usage_by_model u WHERE u.period = 'daily'
+        UNION ALL
+        SELECT e.user_id, e.model_id, e.day, e.requests_count, e.prompt_tokens, e.completion_tokens
+        FROM rollup_watermarks w CROSS JOIN LATERAL usage_events(w.xact_id, 9223372036854775807) AS e
+        WHERE w.task = 'usage'
+    ) AS k
+    WHERE p_days IS NULL OR k.day = ANY (p_days)
+    GROUP BY 1, 2, 3;
+$$;
+
 -- Usage by model and day = the sum over the requests of the day, including what is not rolled up yet.
 CREATE OR REPLACE FUNCTION usage_is_the_sum(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     days date[] := days_to_verify(p_touched);
-    mark bigint := (SELECT w.xact_id FROM rollup_watermarks w WHERE w.task = 'usage');
 BEGIN
     RETURN QUERY
         WITH wanted AS (
@@ -33,18 +50,8 @@ BEGIN
                   AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)
             GROUP BY 1, 2, 3
         ), kept AS (
-            SELECT k.user_id, k.model_id, k.day, sum(k.requests) AS requests,
-                   sum(k.prompt_tokens) AS prompt_tokens, sum(k.completion_tokens) AS completion_tokens
-            FROM (
-                SELECT u.user_id::text, u.model_id::text, u.period_start AS day, u.requests_count AS requests,
-                       u.prompt_tokens, u.completion_tokens
-                FROM usage_by_model u WHERE u.period = 'daily'
-                UNION ALL
-                SELECT e.user_id, e.model_id, e.day, e.requests_count, e.prompt_tokens, e.completion_tokens
-                FROM usage_events(mark, 9223372036854775807) AS e
-            ) AS k
-            WHERE p_full OR k.day = ANY (days)
-            GROUP BY 1, 2, 3
+            SELECT k.user_id, k.model_id, k.day, k.requests_count AS requests, k.prompt_tokens, k.completion_tokens
+            FROM usage_kept(CASE WHEN NOT p_full THEN days END) AS k
         )
         SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
                format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),

@@ -203,8 +203,8 @@ CREATE OR REPLACE FUNCTION budget_figures(b budgets) RETURNS jsonb
         'model', b.model_id, 'period', b.quota_period, 'period_start', b.period_start, 'currency', b.currency,
         'amount_used', trim_scale(b.amount_used)::text, 'amount_reserved', trim_scale(b.amount_reserved)::text);
 
--- Counts budgets anew: one that is new, and after the price of a day that has begun was changed. The audit log says
--- which counters changed by that. The caller holds the locks of their users.
+-- Counts budgets from their requests: one that is new, and after the price of a day that has begun was changed. The
+-- audit log says which counters changed by that. The caller holds the locks of their users.
 CREATE OR REPLACE FUNCTION budgets_recount(p_user_ids text[], p_model_id text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -76,7 +76,7 @@ BEGIN
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
         ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'request_history_v2', 'model_offers',
-                                        'usage_show', 'usage_show_by']),
+                                        'usage_show', 'usage_show_v2']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
@@ -87,7 +87,7 @@ BEGIN
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'request_list',
-                                      'usage_report', 'usage_report_by', 'statement_show', 'statement_close',
+                                      'usage_report', 'usage_report_v2', 'statement_show', 'statement_close',
                                       'tier_analysis', 'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP

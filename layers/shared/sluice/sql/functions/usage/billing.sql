@@ -44,12 +44,12 @@ CALL define_type('usage_report', $$
     outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint
 $$);
 
--- Everything about one user's usage, in one snapshot.
-CREATE OR REPLACE FUNCTION usage_collect(
+-- Everything about one user's usage, in one call and one snapshot.
+CREATE OR REPLACE FUNCTION usage_report_v2(
     p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
 )
     RETURNS usage_report
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT 'ok', quota_report(p_user_id),
            (SELECT coalesce(jsonb_agg(
                        priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
@@ -63,36 +63,12 @@ CREATE OR REPLACE FUNCTION usage_collect(
               AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC'))
     FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
 $$;
+COMMENT ON FUNCTION usage_report_v2(text, date, date, text, text) IS
+    'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(); with p_attribute ("key", '
+    '"tag:NAME"), a row for each value of it, in the member value. price_list, currency: the list named, or that of '
+    'the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
 
-CREATE OR REPLACE FUNCTION usage_report(
-    p_user_id text, p_first_day date, p_last_day date, p_price_list text DEFAULT NULL
-)
-    RETURNS usage_report
-    LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT * FROM usage_collect(p_user_id, p_first_day, p_last_day, p_price_list, NULL);
-$$;
-COMMENT ON FUNCTION usage_report(text, date, date, text) IS
-    'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(). price_list, currency: the '
-    'list named, or that of the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
-
-CREATE OR REPLACE FUNCTION usage_report_by(
-    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
-)
-    RETURNS usage_report
-    LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT * FROM usage_collect(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
-$$;
-COMMENT ON FUNCTION usage_report_by(text, date, date, text, text) IS
-    'usage_report(), with a row of usage for each value of an attribute ("key", "tag:NAME"): its member value.';
-
-CREATE OR REPLACE FUNCTION usage_show(p_key_hash bytea, p_first_day date, p_last_day date) RETURNS usage_report
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
-BEGIN
-    RETURN usage_show_by(p_key_hash, p_first_day, p_last_day, NULL);
-END $$;
-COMMENT ON FUNCTION usage_show(bytea, date, date) IS 'The caller''s own usage_report().';
-
-CREATE OR REPLACE FUNCTION usage_show_by(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
+CREATE OR REPLACE FUNCTION usage_show_v2(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
     RETURNS usage_report
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -103,9 +79,23 @@ BEGIN
         result.outcome := caller.outcome;
         RETURN result;
     END IF;
-    RETURN usage_collect(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
+    RETURN usage_report_v2(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
 END $$;
-COMMENT ON FUNCTION usage_show_by(bytea, date, date, text) IS 'The caller''s own usage_report_by().';
+COMMENT ON FUNCTION usage_show_v2(bytea, date, date, text) IS 'The caller''s own usage_report_v2().';
+
+-- For the version of the code that knows no attributes.
+CREATE OR REPLACE FUNCTION usage_report(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text DEFAULT NULL
+)
+    RETURNS usage_report
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT * FROM usage_report_v2(p_user_id, p_first_day, p_last_day, p_price_list, NULL);
+$$;
+
+CREATE OR REPLACE FUNCTION usage_show(p_key_hash bytea, p_first_day date, p_last_day date) RETURNS usage_report
+    LANGUAGE sql SECURITY DEFINER AS $$
+    SELECT * FROM usage_show_v2(p_key_hash, p_first_day, p_last_day, NULL);
+$$;
 
 -- What one request cost. NULL while the request is unfinished; the amount is NULL if there was no price, and 0 if no
 -- tokens were charged.
