@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace, stack: Stack, report: Report) -> int:
         return 0
     finally:
         if stack.running:
-            # Whether somebody reads it or not.
+            # Whether or not anything reads it.
             with contextlib.suppress(LocalError):
                 report("Stopping.")
             stack.stop()

@@ -6,7 +6,7 @@ from typing import Final
 
 from sluice.domain.errors import SluiceError
 
-# A key that is made this soon after somebody tried it works after this time, in environments that saw the attempt.
+# A key that is made this soon after a client tried it works after this time, in environments that saw the attempt.
 UNKNOWN_SECONDS: Final = 10.0
 UNKNOWN_MOST: Final = 10_000
 
