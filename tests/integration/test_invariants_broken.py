@@ -46,7 +46,12 @@ def wrong(
 
 
 def expanded(invariant: str, user: str | None, *where: str | None) -> Iterator[Violation]:
-    of_request = invariant in {"request_settled_once", "inflight_is_what_is_unfinished", "result_is_kept"}
+    of_request = invariant in {
+        "request_settled_once",
+        "inflight_is_what_is_unfinished",
+        "result_is_kept",
+        "rows_as_declared",
+    }
     for each in where:
         yield (invariant, user, each, None) if of_request else (invariant, user, None, each)
 
@@ -444,6 +449,16 @@ WRONGS = {
         "UPDATE requests SET result_id = uuidv7() WHERE request_id = %(today)s",
         ("result_is_kept", "alice", "today"),
     ),
+    # 12. rows are as their tables declare them, though PostgreSQL does not enforce it
+    "a request that was started before it was accepted": wrong(
+        f"UPDATE requests SET started_at = created_at - interval '1 day' WHERE {ANSWERED}",
+        ("rows_as_declared", "alice", "answered"),
+        unseen=True,
+    ),
+    "more lost attempts than failed ones": wrong(
+        "UPDATE inflight SET lost_attempts = failed_attempts + 1 WHERE request_id = %(waiting)s",
+        ("rows_as_declared", "alice", "waiting"),
+    ),
 }
 
 
@@ -467,4 +482,4 @@ def test_each_invariant_has_a_case_that_breaks_it_alone(untouched: Books) -> Non
     source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}
     assert alone == set(re.findall(r"SELECT '(\w+)'", source))
-    assert len(alone) == 14
+    assert len(alone) == 15

@@ -16,3 +16,10 @@ DROP FUNCTION IF EXISTS idempotency_find(text, jsonb);
 -- do not give that parameter go on working.
 -- squawk-ignore ban-drop-function
 DROP FUNCTION IF EXISTS request_list(text, text, text, timestamptz, timestamptz, uuid, integer);
+-- No entry points either; their callers are made again in this transaction.
+-- squawk-ignore ban-drop-function
+DROP FUNCTION IF EXISTS
+    claim_take(uuid[], timestamptz, timestamptz), outcomes_settle(jsonb, text), overdue_outcomes(integer, timestamptz),
+    outcomes_current(outcome[]), outcomes_resolve(outcome[], integer[], timestamptz),
+    settlements_end(settlement[], text, timestamptz), settlements_requeue(settlement[], text, timestamptz),
+    outcomes_late(outcome[], integer[], text), unfinished_count(text, integer), quota_store(quotas[]);

@@ -1,31 +1,30 @@
 -- Authentication: who owns a key, and what it may do.
 
+-- Why a key may not be used for something; NULL if it may.
+CREATE OR REPLACE FUNCTION key_refusal(k api_keys, u users, p_scope text) RETURNS text
+    LANGUAGE sql VOLATILE
+    RETURN CASE WHEN k.revoked_at <= clock_now() THEN 'key_revoked'
+                WHEN k.expires_at <= clock_now() THEN 'key_expired'
+                WHEN NOT u.is_active THEN 'user_inactive'
+                WHEN p_scope <> ALL (k.scopes) THEN 'scope_missing' END;
+
+CREATE OR REPLACE FUNCTION key_is_stale(k api_keys) RETURNS boolean
+    LANGUAGE sql VOLATILE
+    RETURN coalesce(k.last_used_at < clock_now() - interval '1 minute', true);
+
 CREATE OR REPLACE FUNCTION key_check(
     p_key_hash bytea, p_scope text, OUT outcome text, OUT key_id uuid, OUT user_id text, OUT is_stale boolean
 )
     LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    k record;
 BEGIN
-    SELECT a.key_id, a.user_id, a.revoked_at, a.expires_at, a.scopes, a.last_used_at, u.is_active
-    INTO k
-    FROM api_keys a JOIN users u ON u.user_id = a.user_id
-    WHERE a.key_hash = p_key_hash;
+    SELECT coalesce(r.refusal, 'ok'), CASE WHEN r.refusal IS NULL THEN k.key_id END,
+           CASE WHEN r.refusal IS NULL THEN k.user_id END, CASE WHEN r.refusal IS NULL THEN key_is_stale(k) END
+    INTO outcome, key_id, user_id, is_stale
+    FROM api_keys k JOIN users u ON u.user_id = k.user_id
+    CROSS JOIN LATERAL (SELECT key_refusal(k, u, p_scope) AS refusal) AS r
+    WHERE k.key_hash = p_key_hash;
     IF NOT FOUND THEN
         outcome := 'key_unknown';
-    ELSIF k.revoked_at <= clock_now() THEN
-        outcome := 'key_revoked';
-    ELSIF k.expires_at <= clock_now() THEN
-        outcome := 'key_expired';
-    ELSIF NOT k.is_active THEN
-        outcome := 'user_inactive';
-    ELSIF p_scope <> ALL (k.scopes) THEN
-        outcome := 'scope_missing';
-    ELSE
-        outcome := 'ok';
-        key_id := k.key_id;
-        user_id := k.user_id;
-        is_stale := k.last_used_at IS NULL OR k.last_used_at < clock_now() - interval '1 minute';
     END IF;
 END $$;
 COMMENT ON FUNCTION key_check(bytea, text) IS

@@ -28,10 +28,57 @@ BEGIN
                        'FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()', child);
     END IF;
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', p_parent, child, low, high);
+    IF p_parent IN ('prompts', 'results', 'binary_results') THEN
+        -- It has done what it was for: these months are never attached again. Each insert would evaluate it, together
+        -- with the virtual columns.
+        EXECUTE format('ALTER TABLE %I DROP CONSTRAINT %I', child, child || '_month');
+        -- For the finders; access through the parent needs no right on the partition.
+        EXECUTE format('GRANT SELECT ON %I TO sluice_definer', child);
+    END IF;
     RETURN child;
 END $$;
 COMMENT ON FUNCTION partition_create(text, text, date) IS
     'Makes the partition of the month that starts on p_month; returns its name, or NULL if it exists already.';
+
+-- Finders: look-ups by id in tables that have a partition for every month that there ever was. Through the table
+-- itself, a look-up is either planned for its id each time, which takes several times as long as finding the row, or
+-- has one cached plan, which locks every partition. A finder has a statement of its own for each partition, whose plan
+-- is cached when it is first used. Row-level policies apply where the row of requests was read, which names the id.
+CREATE OR REPLACE FUNCTION finders_ensure() RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    finder   record;
+    branches text;
+    body     text;
+BEGIN
+    FOR finder IN SELECT * FROM (VALUES
+        ('prompt_find', 'prompts', 'request_id', 'OUT input jsonb, OUT parameters jsonb',
+         'SELECT q.input, q.parameters INTO input, parameters'),
+        ('metadata_find', 'prompts', 'request_id', 'OUT metadata jsonb', 'SELECT q.metadata INTO metadata'),
+        ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output')
+    ) AS f (name, source, key, out, lookup)
+    LOOP
+        -- Newest first: what is looked up is mostly recent.
+        SELECT string_agg(format(
+                   E'    IF p_id >= %L AND p_id < %L THEN\n        %s FROM %I q WHERE q.%I = p_id;\n        RETURN;\n'
+                   '    END IF;\n', b.bounds[1], b.bounds[2], finder.lookup, c.relname, finder.key),
+                   '' ORDER BY b.bounds[1] DESC)
+        INTO branches
+        FROM pg_inherits h
+        JOIN pg_class c ON c.oid = h.inhrelid
+        CROSS JOIN LATERAL regexp_match(
+            pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*)''\) TO \(''(.*)''\)') AS b (bounds)
+        WHERE h.inhparent = finder.source::regclass;
+        -- At the end, a month that was made without this function.
+        body := format(E'\nBEGIN\n%s    %s FROM %I q WHERE q.%I = p_id;\nEND ',
+                       branches, finder.lookup, finder.source, finder.key);
+        CONTINUE WHEN EXISTS (SELECT FROM pg_proc p
+                              WHERE p.pronamespace = 'sluice'::regnamespace AND p.proname = finder.name
+                                AND p.prosrc = body);
+        EXECUTE format('CREATE OR REPLACE FUNCTION %I(p_id uuid, %s) LANGUAGE plpgsql STABLE AS %L',
+                       finder.name, finder.out, body);
+    END LOOP;
+END $$;
 
 CREATE OR REPLACE FUNCTION partitions_ensure(p_months_ahead integer DEFAULT 3) RETURNS SETOF text
     LANGUAGE plpgsql SECURITY DEFINER SET client_min_messages = warning AS $$
@@ -56,6 +103,7 @@ BEGIN
         -- statistics.
         EXECUTE format('ANALYZE %I', parent.name);
     END LOOP;
+    PERFORM finders_ensure();
 END $$;
 COMMENT ON FUNCTION partitions_ensure(integer) IS
     'Makes the missing partitions of this month and of the p_months_ahead months after it; returns the names of the '

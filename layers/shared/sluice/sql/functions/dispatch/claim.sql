@@ -5,47 +5,47 @@ CALL define_type('claim', $$
     backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
     overhead_tokens integer, last_error text
 $$);
-CALL define_type('claimed_request', $$request_id uuid, attempt smallint, status_before text, user_id text$$);
+CALL define_type('claimed_request', $$
+    request_id uuid, attempt smallint, status_before text, user_id text, last_error text
+$$);
 
 CREATE OR REPLACE FUNCTION request_claim(p_ids uuid[], p_lease_seconds double precision) RETURNS SETOF claim
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     at      timestamptz := clock_now();
-    claimed claimed_request[];
-    ids     uuid[];
+    ids     uuid[] := array_sort(p_ids);
+    claimed integer;
 BEGIN
     PERFORM claim_wake(p_ids, at);
-    claimed := claim_take(p_ids, at, at + make_interval(secs => p_lease_seconds));
-    PERFORM claim_put_back(p_ids);
-    IF claimed IS NULL THEN
-        RETURN;
-    END IF;
-
-    PERFORM audit_write('worker', array_agg(ROW(
-        'request.processing', c.user_id, NULL, c.request_id, jsonb_build_object('status', c.status_before),
-        jsonb_build_object('status', 'processing', 'attempt', c.attempt))::audit_entry))
-    FROM unnest(claimed) AS c;
-
-    -- Executed as text, so that each call is planned for its ids and opens and locks only the partitions of their
-    -- months.
-    ids := ARRAY(SELECT c.request_id FROM unnest(claimed) AS c);
-    EXECUTE $sql$
-        UPDATE requests r SET
-            status = 'processing', attempts = c.attempt, started_at = greatest($3, r.created_at), updated_at = $3
-        FROM unnest($1) AS c
-        WHERE r.request_id = c.request_id AND r.request_id = ANY ($2)
-    $sql$ USING claimed, ids, at;
-
-    RETURN QUERY EXECUTE $sql$
+    RETURN QUERY
+        WITH taken AS MATERIALIZED (
+            SELECT * FROM claim_take(p_ids, at, at + make_interval(secs => p_lease_seconds))
+        ), started AS (
+            -- The range lets the cached plan open only the partitions of these months; the list does not.
+            UPDATE requests r SET
+                status = 'processing', attempts = t.attempt, started_at = greatest(at, r.created_at), updated_at = at
+            FROM taken t
+            WHERE r.request_id = t.request_id AND r.request_id = ANY (ids)
+              AND r.request_id BETWEEN ids[1] AND ids[cardinality(ids)]
+            RETURNING r.request_id, r.attempts, r.user_id, r.model_id, t.last_error
+        ), audited AS (
+            INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+            SELECT 'worker', 'request.processing', t.user_id, t.request_id,
+                   jsonb_build_object('status', t.status_before),
+                   jsonb_build_object('status', 'processing', 'attempt', t.attempt)
+            FROM taken t
+        )
         SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.input, p.parameters,
                m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
-               m.overhead_tokens, (SELECT i.last_error::text FROM inflight i WHERE i.request_id = r.request_id)
-        FROM requests r
-        JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY ($1)
+               m.overhead_tokens, r.last_error
+        FROM started r
+        CROSS JOIN LATERAL prompt_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id
-        WHERE r.request_id = ANY ($1)
-        ORDER BY r.request_id
-    $sql$ USING ids;
+        ORDER BY r.request_id;
+    GET DIAGNOSTICS claimed = ROW_COUNT;
+    IF claimed < cardinality(p_ids) THEN
+        PERFORM claim_put_back(p_ids);
+    END IF;
 END $$;
 COMMENT ON FUNCTION request_claim(uuid[], double precision) IS
     'Claims those of the requests that are due: queued, or left by a worker whose lease ran out. The messages of all '
@@ -72,7 +72,7 @@ END $$;
 -- A row that is locked is skipped, because another worker or the recovery task is deciding about it. Rows are locked in
 -- the order of their ids, as everywhere, so that two batches cannot wait for each other.
 CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_until timestamptz)
-    RETURNS claimed_request[]
+    RETURNS SETOF claimed_request
     LANGUAGE sql AS $$
     WITH due AS (
         SELECT i.request_id, i.lost_attempts >= 2 AS is_suspect FROM inflight i
@@ -95,9 +95,9 @@ CREATE OR REPLACE FUNCTION claim_take(p_ids uuid[], p_at timestamptz, p_lease_un
           -- would cost every request in its batch an attempt.
           AND due.request_id = coalesce((SELECT d.request_id FROM due d WHERE d.is_suspect ORDER BY 1 LIMIT 1),
                                         due.request_id)
-        RETURNING i.request_id, i.attempt, old.status AS status_before, i.user_id
+        RETURNING i.request_id, i.attempt, old.status, i.user_id, i.last_error
     )
-    SELECT array_agg(ROW(t.request_id, t.attempt, t.status_before, t.user_id)::claimed_request) FROM taken t;
+    SELECT t.request_id, t.attempt, t.status::text, t.user_id::text, t.last_error::text FROM taken t;
 $$;
 
 -- Requests of the batch that are still queued have used up their messages, which came too early or together with a

@@ -60,9 +60,9 @@ BEGIN
 END $$;
 
 -- The outcomes of requests that end without an answer from a worker.
-CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) RETURNS jsonb
+CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) RETURNS outcome[]
     LANGUAGE sql AS $$
-    SELECT coalesce(jsonb_agg(jsonb_build_object('request_id', o.request_id, 'attempt', o.attempt) || CASE
+    SELECT outcomes_read(coalesce(jsonb_agg(jsonb_build_object('request_id', o.request_id, 'attempt', o.attempt) || CASE
                WHEN o.status = 'queued' AND o.failed_attempts = 0 THEN jsonb_build_object(
                    'outcome', 'expired', 'error_code', 'request_expired',
                    'error_message', 'The request was not started within its lifetime.')
@@ -75,7 +75,7 @@ CREATE OR REPLACE FUNCTION overdue_outcomes(p_limit integer, p_at timestamptz) R
                    'error_message',
                    format('The request was not answered within its lifetime; the last reason: %s.',
                           CASE o.status WHEN 'processing' THEN 'worker_lost' ELSE o.last_error END)) END),
-           '[]')
+           '[]'))
     FROM (SELECT * FROM inflight i
           WHERE i.status = 'processing' AND i.lease_until < p_at
                 AND (i.cancel_requested_at IS NOT NULL

@@ -14,11 +14,11 @@ CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
     completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb
 $$);
--- An outcome that answers a current claim, as outcomes_resolve() has decided it.
+-- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
-    retry_after double precision, status_before text, usage_doubt jsonb
+    retry_after double precision, status_before text, usage_doubt jsonb, position bigint
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -26,40 +26,41 @@ $$);
 CALL define_type('settled', $$kind text, request_id uuid, user_id text, status text, delay_seconds integer$$);
 
 CREATE OR REPLACE FUNCTION request_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
-    ids   uuid[] := ARRAY(SELECT (o->>'request_id')::uuid FROM jsonb_array_elements(p_outcomes) AS o);
-    users text[] := ARRAY(SELECT DISTINCT i.user_id FROM inflight i WHERE i.request_id = ANY (ids));
+    outcomes outcome[] := outcomes_read(p_outcomes);
+    users    text[] := ARRAY(
+        SELECT DISTINCT i.user_id FROM inflight i
+        WHERE i.request_id = ANY (ARRAY(SELECT o.request_id FROM unnest(outcomes) AS o)));
 BEGIN
     PERFORM users_lock(users);
-    RETURN QUERY SELECT * FROM outcomes_settle(p_outcomes, p_actor);
+    RETURN QUERY SELECT * FROM outcomes_settle(outcomes, p_actor);
     RETURN QUERY SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0 FROM dispatch_waiting(users, 1000) AS d;
 END $$;
 COMMENT ON FUNCTION request_settle(jsonb, text) IS 'p_outcomes: an array of objects with the attributes of outcome.';
 
 -- The core; the caller holds the user locks.
-CREATE OR REPLACE FUNCTION outcomes_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
+CREATE OR REPLACE FUNCTION outcomes_settle(p_outcomes outcome[], p_actor text) RETURNS SETOF settled
     LANGUAGE plpgsql AS $$
 DECLARE
     at       timestamptz := clock_now();
-    outcomes outcome[] := ARRAY(SELECT o FROM jsonb_populate_recordset(NULL::outcome, p_outcomes) AS o);
-    current  integer[] := outcomes_current(outcomes);
     ended    settlement[];
     requeued settlement[];
 BEGIN
     SELECT array_agg(s) FILTER (WHERE s.outcome NOT IN ('retry', 'released')),
            array_agg(s) FILTER (WHERE s.outcome IN ('retry', 'released'))
     INTO ended, requeued
-    FROM outcomes_resolve(outcomes, current, at) AS s;
+    FROM outcomes_resolve(p_outcomes, at) AS s;
 
     IF ended IS NOT NULL THEN
-        PERFORM settlements_end(ended, p_actor, at);
+        ended := settlements_end(ended, p_actor, at);
     END IF;
     IF requeued IS NOT NULL THEN
-        PERFORM settlements_requeue(requeued, p_actor, at);
+        requeued := settlements_requeue(requeued, p_actor, at);
     END IF;
-    IF cardinality(current) < cardinality(outcomes) THEN
-        RETURN QUERY SELECT * FROM outcomes_late(outcomes, current, p_actor);
+    IF cardinality(p_outcomes) > coalesce(cardinality(ended), 0) + coalesce(cardinality(requeued), 0) THEN
+        RETURN QUERY SELECT * FROM outcomes_late(
+            p_outcomes, ARRAY(SELECT s.position FROM unnest(ended || requeued) AS s), p_actor);
     END IF;
     RETURN QUERY
         SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s
@@ -72,29 +73,20 @@ END $$;
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 
--- The positions of the outcomes that answer a current claim: only one for each request, even if a flush names it twice.
--- An answer after the lease ran out still counts if no newer attempt has started, but only requests that are still
--- processing go back to the queue.
-CREATE OR REPLACE FUNCTION outcomes_current(p_outcomes outcome[]) RETURNS integer[]
-    LANGUAGE sql STABLE AS $$
-    SELECT ARRAY(
-        SELECT DISTINCT ON (i.request_id) n
-        FROM generate_subscripts(p_outcomes, 1) AS n
-        JOIN inflight i ON i.request_id = (p_outcomes[n]).request_id AND i.attempt = (p_outcomes[n]).attempt
-        -- Also compare the ids, so that the rows are found by their primary key.
-        WHERE i.request_id = ANY (ARRAY(SELECT o.request_id FROM unnest(p_outcomes) AS o))
-          AND (i.status = 'processing' OR (p_outcomes[n]).outcome NOT IN ('retry', 'released'))
-        ORDER BY i.request_id, n);
-$$;
+CREATE OR REPLACE FUNCTION outcomes_read(p_outcomes jsonb) RETURNS outcome[]
+    LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN ARRAY(SELECT o FROM jsonb_populate_recordset(NULL::outcome, p_outcomes) AS o);
+END $$;
 
--- Decides what each of these outcomes becomes: a request whose cancellation was requested is cancelled, whatever the
--- answer; a retry without attempts or lifetime left becomes failed. Locks the inflight rows.
-CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current integer[], p_at timestamptz)
-    RETURNS SETOF settlement
-    LANGUAGE sql AS $$
-    SELECT i.request_id, i.attempt, i.user_id::text, e.outcome,
-           CASE WHEN e.outcome = 'completed' THEN uuidv7() END,
-           o.output, decode(o.fingerprint, 'hex'),
+-- The outcomes that answer a current claim, and what each becomes: a request whose cancellation was requested is
+-- cancelled, whatever the answer; a retry without attempts or lifetime left becomes failed.
+-- Only one counts for each request, even if a flush names it twice. An answer after the lease ran out still counts if
+-- no newer attempt has started, but only requests that are still processing go back to the queue.
+CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamptz) RETURNS SETOF settlement
+    LANGUAGE sql STABLE AS $$
+    SELECT DISTINCT ON (i.request_id)
+           i.request_id, i.attempt, i.user_id::text, e.outcome, NULL::uuid, o.output, decode(o.fingerprint, 'hex'),
            -- Both counts or neither: if the model reported only one, the other is 0, so that there is a total of both.
            CASE WHEN o.completion_tokens IS NULL THEN o.prompt_tokens ELSE coalesce(o.prompt_tokens, 0) END,
            CASE WHEN o.prompt_tokens IS NULL THEN o.completion_tokens ELSE coalesce(o.completion_tokens, 0) END,
@@ -104,10 +96,9 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current inte
                WHEN i.failed_attempts + 1 >= i.max_attempts
                    THEN format(' It was tried %s times.', i.failed_attempts + 1)
                ELSE ' Its lifetime would have ended before the next attempt.' END END,
-           o.retry_after, i.status::text, o.usage_doubt
-    FROM unnest(p_current) AS c (n)
-    CROSS JOIN LATERAL (SELECT (p_outcomes[c.n]).*) AS o
-    JOIN inflight i ON i.request_id = o.request_id
+           o.retry_after, i.status::text, o.usage_doubt, o.ordinality
+    FROM unnest(p_outcomes) WITH ORDINALITY AS o
+    JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN i.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -115,112 +106,129 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_current inte
                                           OR p_at + make_interval(secs => o.retry_after) >= i.expires_at) THEN 'failed'
             ELSE o.outcome END AS outcome
     ) AS e
-    ORDER BY i.request_id
-    FOR UPDATE OF i;
+    -- Also compare the ids, so that the rows are found by their primary key.
+    WHERE i.request_id = ANY (ARRAY(SELECT n.request_id FROM unnest(p_outcomes) AS n))
+      AND (i.status = 'processing' OR o.outcome NOT IN ('retry', 'released'))
+    ORDER BY i.request_id, o.ordinality;
 $$;
 
--- Stores the answers, deletes the inflight rows, and records in requests, quotas and audit log how the requests ended.
-CREATE OR REPLACE FUNCTION settlements_end(p_ended settlement[], p_actor text, p_at timestamptz) RETURNS void
+-- Deletes the inflight rows, stores the answers, and records in requests, quotas and audit log how the requests ended.
+-- Returns those that it ended: a request whose lease has run out may have been claimed again meanwhile.
+-- It is one statement: each table is changed once, and the quotas that it reads cannot change meanwhile, because the
+-- user locks are held.
+CREATE OR REPLACE FUNCTION settlements_end(p_ended settlement[], p_actor text, p_at timestamptz) RETURNS settlement[]
     LANGUAGE plpgsql AS $$
 DECLARE
-    entries audit_entry[];
+    ids   constant uuid[] := ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s ORDER BY 1);
+    ended settlement[];
 BEGIN
-    INSERT INTO results (result_id, request_id, output, token_count, fingerprint)
-    SELECT s.result_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
-    FROM unnest(p_ended) AS s WHERE s.outcome = 'completed';
+    WITH gone AS (
+        DELETE FROM inflight i USING unnest(p_ended) AS s
+        WHERE i.request_id = s.request_id AND i.attempt = s.attempt AND i.request_id = ANY (ids)
+        RETURNING s AS settlement, s.*, CASE WHEN s.outcome = 'completed' THEN uuidv7() END AS answer_id
+    ), kept AS (
+        INSERT INTO results (result_id, request_id, output, token_count, fingerprint)
+        SELECT s.answer_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
+        FROM gone s WHERE s.outcome = 'completed'
+    ), finished AS (
+        UPDATE requests r SET
+            status = s.outcome, updated_at = p_at,
+            completed_at = greatest(p_at, r.started_at, r.created_at),
+            -- A lost claim may be found weeks later: 2^31 ms are 25 days.
+            processing_time_ms = CASE WHEN r.started_at IS NOT NULL THEN
+                least(extract(epoch FROM greatest(p_at, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
+            prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
+            total_tokens = s.prompt_tokens + s.completion_tokens,
+            result_id = s.answer_id, error_code = s.error_code, error_message = s.error_message,
+            finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
+        FROM gone s
+        -- The range lets the cached plan open only the partitions of these months; the list does not.
+        WHERE r.request_id = s.request_id AND r.request_id = ANY (ids)
+          AND r.request_id BETWEEN ids[1] AND ids[cardinality(ids)]
+        RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms, r.finish_reason,
+                  coalesce(r.total_tokens, 0) AS used_tokens
+    ), booked AS (
+        -- A quota row changes only if its period still contains the request; usage gets the tokens in any case.
+        UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
+        FROM (
+            SELECT p.user_id, p.quota_period, sum(f.reserved_tokens) AS reserved, sum(f.used_tokens) AS used
+            FROM finished f
+            JOIN quotas p ON p.user_id = f.user_id AND f.created_at >= p.period_start AND f.created_at < p.reset_at
+            GROUP BY p.user_id, p.quota_period
+        ) AS d
+        WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
+    ), audited AS (
+        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+        SELECT p_actor, 'request.' || s.outcome, s.user_id, s.request_id,
+               jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+               jsonb_strip_nulls(jsonb_build_object(
+                   'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                   'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
+                   'finish_reason', f.finish_reason,
+                   'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))
+                   || coalesce(s.usage_doubt, '{}'))
+        FROM gone s JOIN finished f ON f.request_id = s.request_id
+    )
+    SELECT array_agg(g.settlement ORDER BY g.request_id) INTO ended FROM gone g;
 
-    DELETE FROM inflight i USING unnest(p_ended) AS s WHERE i.request_id = s.request_id;
-
-    -- Executed as text, so that each call is planned for its ids and opens and locks only the partitions of their
-    -- months. One statement may change both requests and quotas: each row is changed once, and the quotas that it reads
-    -- cannot change meanwhile, because the user locks are held.
-    EXECUTE $sql$
-        WITH finished AS (
-            UPDATE requests r SET
-                status = s.outcome, updated_at = $3,
-                completed_at = greatest($3, r.started_at, r.created_at),
-                -- A lost claim may be found weeks later: 2^31 ms are 25 days.
-                processing_time_ms = CASE WHEN r.started_at IS NOT NULL THEN
-                    least(extract(epoch FROM greatest($3, r.started_at) - r.started_at) * 1000,
-                          2147483647)::integer END,
-                prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
-                total_tokens = s.prompt_tokens + s.completion_tokens,
-                result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
-                finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
-            FROM unnest($1) AS s
-            WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
-            RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms,
-                      coalesce(r.total_tokens, 0) AS used_tokens
-        ), booked AS (
-            -- A quota row changes only if its period still contains the request; usage gets the tokens in any case.
-            UPDATE quotas q SET tokens_reserved = q.tokens_reserved - d.reserved, tokens_used = q.tokens_used + d.used
-            FROM (
-                SELECT p.user_id, p.quota_period, sum(f.reserved_tokens) AS reserved, sum(f.used_tokens) AS used
-                FROM finished f
-                JOIN quotas p ON p.user_id = f.user_id AND f.created_at >= p.period_start AND f.created_at < p.reset_at
-                GROUP BY p.user_id, p.quota_period
-            ) AS d
-            WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
-        )
-        SELECT array_agg(ROW(
-            'request.' || s.outcome, s.user_id, NULL, s.request_id,
-            jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
-            jsonb_strip_nulls(jsonb_build_object(
-                'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
-                'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
-                'finish_reason', CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END,
-                'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))
-                || coalesce(s.usage_doubt, '{}')))::audit_entry)
-        FROM unnest($1) AS s JOIN finished f ON f.request_id = s.request_id
-    $sql$ INTO entries USING p_ended, ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s), p_at;
-
-    IF EXISTS (SELECT FROM unnest(p_ended) AS s JOIN quota_plans p ON p.user_id = s.user_id WHERE p.has_budgets) THEN
-        PERFORM budget_settle(ARRAY(SELECT s.request_id FROM unnest(p_ended) AS s));
+    IF EXISTS (SELECT FROM quota_plans p
+               WHERE p.user_id = ANY (ARRAY(SELECT s.user_id FROM unnest(ended) AS s)) AND p.has_budgets) THEN
+        PERFORM budget_settle(ARRAY(SELECT s.request_id FROM unnest(ended) AS s));
     END IF;
-    PERFORM audit_write(p_actor, entries);
+    RETURN ended;
 END $$;
 
 -- Puts requests back into the queue: a retry may start when its pause is over, a released request at once. Tokens that
 -- the model reported for an attempt that is tried again are audited as wasted: its provider charges for them, and no
 -- user is charged.
-CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION settlements_requeue(p_requeued settlement[], p_actor text, p_at timestamptz)
+    RETURNS settlement[]
     LANGUAGE plpgsql AS $$
+DECLARE
+    ids      constant uuid[] := ARRAY(SELECT s.request_id FROM unnest(p_requeued) AS s ORDER BY 1);
+    requeued settlement[];
 BEGIN
-    UPDATE inflight i SET
-        status = 'queued', lease_until = NULL, dispatched_at = NULL,
-        not_before = p_at + make_interval(secs => s.retry_after),
-        failed_attempts = i.failed_attempts + (s.outcome = 'retry')::integer,
-        last_error = CASE s.outcome WHEN 'retry' THEN s.error_code ELSE i.last_error END
-    FROM unnest(p_requeued) AS s WHERE i.request_id = s.request_id;
-
-    EXECUTE $sql$
-        UPDATE requests r SET status = 'queued', updated_at = $3
-        FROM unnest($1) AS s WHERE r.request_id = s.request_id AND r.request_id = ANY ($2)
-    $sql$ USING p_requeued, ARRAY(SELECT s.request_id FROM unnest(p_requeued) AS s), p_at;
-
-    PERFORM audit_write(p_actor, array_agg(ROW(
-        'request.requeued', s.user_id, NULL, s.request_id,
-        jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
-        jsonb_build_object('status', 'queued', 'error_code', coalesce(s.error_code, s.outcome),
-                           'retry_after', s.retry_after)
-            || jsonb_strip_nulls(jsonb_build_object('wasted_tokens', nullif(s.prompt_tokens + s.completion_tokens, 0))
-                                 || coalesce(s.usage_doubt, '{}')))::audit_entry))
-    FROM unnest(p_requeued) AS s;
+    WITH back AS (
+        UPDATE inflight i SET
+            status = 'queued', lease_until = NULL, dispatched_at = NULL,
+            not_before = p_at + make_interval(secs => s.retry_after),
+            failed_attempts = i.failed_attempts + (s.outcome = 'retry')::integer,
+            last_error = CASE s.outcome WHEN 'retry' THEN s.error_code ELSE i.last_error END
+        FROM unnest(p_requeued) AS s
+        WHERE i.request_id = s.request_id AND i.attempt = s.attempt AND i.request_id = ANY (ids)
+        RETURNING s AS settlement, s.*
+    ), queued AS (
+        UPDATE requests r SET status = 'queued', updated_at = p_at
+        FROM back s
+        WHERE r.request_id = s.request_id AND r.request_id = ANY (ids)
+          AND r.request_id BETWEEN ids[1] AND ids[cardinality(ids)]
+    ), audited AS (
+        INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
+        SELECT p_actor, 'request.requeued', s.user_id, s.request_id,
+               jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+               jsonb_build_object('status', 'queued', 'error_code', coalesce(s.error_code, s.outcome),
+                                  'retry_after', s.retry_after)
+                   || jsonb_strip_nulls(jsonb_build_object('wasted_tokens',
+                                                           nullif(s.prompt_tokens + s.completion_tokens, 0))
+                                        || coalesce(s.usage_doubt, '{}'))
+        FROM back s
+    )
+    SELECT array_agg(b.settlement ORDER BY b.request_id) INTO requeued FROM back b;
+    RETURN requeued;
 END $$;
 
 -- Answers to a claim that is no longer the current one. If a flush is sent twice, the second one is answered like the
 -- first and changes nothing; the tokens of all other late answers are audited as wasted.
-CREATE OR REPLACE FUNCTION outcomes_late(p_outcomes outcome[], p_current integer[], p_actor text) RETURNS SETOF settled
+CREATE OR REPLACE FUNCTION outcomes_late(p_outcomes outcome[], p_current bigint[], p_actor text) RETURNS SETOF settled
     LANGUAGE plpgsql AS $$
 DECLARE
     late record;
     r    requests;
 BEGIN
     FOR late IN
-        SELECT (p_outcomes[n]).* FROM generate_subscripts(p_outcomes, 1) AS n WHERE n <> ALL (p_current)
+        SELECT * FROM unnest(p_outcomes) WITH ORDINALITY AS o WHERE o.ordinality <> ALL (p_current)
     LOOP
-        -- Executed as text, so that it is planned for this id, as above.
-        EXECUTE 'SELECT * FROM requests WHERE request_id = $1' INTO r USING late.request_id;
+        SELECT * INTO r FROM requests q WHERE q.request_id = late.request_id;
         IF is_repeat_of(r, late.attempt, late.outcome, late.prompt_tokens, late.completion_tokens) THEN
             RETURN NEXT ROW('settled', late.request_id, r.user_id, r.status, NULL)::settled;
         ELSIF r.status = 'queued' AND r.attempts = late.attempt AND late.outcome IN ('retry', 'released') THEN

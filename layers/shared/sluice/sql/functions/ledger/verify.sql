@@ -56,6 +56,7 @@ BEGIN
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.*
                   FROM inflight_is_what_is_unfinished(result.is_full, today, touched) i
         UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(result.is_full, today, touched) i
+        UNION ALL SELECT 'rows_as_declared', i.* FROM rows_as_declared(result.is_full, today, touched) i
     ) AS v;
     RETURN result;
 END $$;

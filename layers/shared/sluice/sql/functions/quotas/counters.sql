@@ -15,6 +15,14 @@ BEGIN
     RETURN q;
 END $$;
 
+-- Whether a counter, as it is at the given time, has room for one more request with so many tokens.
+CREATE OR REPLACE FUNCTION quota_fits(q quotas, p_at timestamptz, p_tokens integer) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN p_at >= q.reset_at
+                THEN coalesce(q.max_requests >= 1, true) AND coalesce(q.max_tokens >= p_tokens, true)
+                ELSE coalesce(q.max_requests >= q.requests_used + 1, true)
+                     AND coalesce(q.max_tokens >= q.tokens_used + q.tokens_reserved + p_tokens, true) END;
+
 -- Which limits are the user's own. A row that the previous version of the code wrote does not name them: all are.
 CREATE OR REPLACE FUNCTION quota_overrides(q quotas) RETURNS varchar[]
     LANGUAGE sql IMMUTABLE
@@ -36,11 +44,11 @@ COMMENT ON FUNCTION quota_state(text, timestamptz) IS
 
 -- The counters as submit reports them: what is reserved counts as used.
 CREATE OR REPLACE FUNCTION quota_counter(q quotas, p_at timestamptz) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql STABLE
     RETURN jsonb_build_object(
         'period', q.quota_period, 'max_requests', q.max_requests, 'requests_used', q.requests_used,
         'max_tokens', q.max_tokens, 'tokens_used', q.tokens_used + q.tokens_reserved,
-        'reset_seconds', ceil(extract(epoch FROM q.reset_at - p_at)));
+        'reset_seconds', ceil(date_part('epoch', q.reset_at - p_at))::integer);
 
 CREATE OR REPLACE FUNCTION quota_counters(p_user_id text, p_at timestamptz) RETURNS jsonb
     LANGUAGE sql STABLE AS $$

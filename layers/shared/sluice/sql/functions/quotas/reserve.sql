@@ -53,13 +53,13 @@ COMMENT ON FUNCTION quota_check(text, timestamptz, integer) IS
     'refusal: quota_too_small (the request can never fit), quota_exceeded (it fits later: see obstacle_detail), or '
     'NULL.';
 
--- Stores the counters that quota_check() returned.
-CREATE OR REPLACE FUNCTION quota_store(p_counters quotas[]) RETURNS void
+-- Begins the periods that contain this time, where they have not begun.
+CREATE OR REPLACE FUNCTION quota_reset(p_user_id text, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE quotas q SET
         requests_used = n.requests_used, tokens_used = n.tokens_used, tokens_reserved = n.tokens_reserved,
         period_start = n.period_start, reset_at = n.reset_at
-    FROM unnest(p_counters) AS n
-    WHERE q.user_id = n.user_id AND q.quota_period = n.quota_period;
+    FROM quotas o CROSS JOIN LATERAL quota_at(o, p_at) AS n
+    WHERE q.user_id = p_user_id AND o.user_id = p_user_id AND q.quota_period = o.quota_period AND p_at >= q.reset_at;
 END $$;

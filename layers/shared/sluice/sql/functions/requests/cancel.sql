@@ -15,8 +15,8 @@ BEGIN
         SELECT r.status INTO status FROM requests_all r WHERE r.request_id = p_request_id;
         outcome := CASE status WHEN 'cancelled' THEN 'ok' ELSE 'request_finished' END;
     ELSIF i.status = 'queued' OR i.lease_until < clock_now() THEN
-        PERFORM FROM outcomes_settle(jsonb_build_array(jsonb_build_object(
-            'request_id', p_request_id, 'attempt', i.attempt, 'outcome', 'cancelled')), p_actor);
+        PERFORM FROM outcomes_settle(outcomes_read(jsonb_build_array(jsonb_build_object(
+            'request_id', p_request_id, 'attempt', i.attempt, 'outcome', 'cancelled'))), p_actor);
         outcome := 'ok';
         status := 'cancelled';
     ELSE

@@ -1,5 +1,4 @@
--- What a client reads, with one call for each. Results and prompts are looked up in separate statements with the id in
--- a variable, so that each look-up is planned for its id and opens one partition.
+-- What a client reads, with one call for each.
 
 -- What an unfinished request waits for, and until when if that is known.
 CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT until timestamptz)
@@ -58,19 +57,17 @@ CALL define_type('request_state', $$
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
-    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     caller record := key_use(p_key_hash, 'read');
-    i      inflight;
     r      requests;
+    i      inflight;
     result request_state;
 BEGIN
     result.outcome := caller.outcome;
     IF caller.outcome <> 'ok' THEN
         RETURN result;
     END IF;
-    -- Read first, so that a request that ends meanwhile is shown as ended and not as waiting for nothing.
-    SELECT * INTO i FROM inflight f WHERE f.request_id = p_request_id;
     SELECT * INTO r FROM requests q WHERE q.request_id = p_request_id;
     IF NOT FOUND THEN
         SELECT * INTO r FROM requests_archive q WHERE q.request_id = p_request_id;
@@ -79,6 +76,15 @@ BEGIN
     IF r.user_id IS DISTINCT FROM caller.user_id THEN
         result.outcome := 'request_not_found';
         RETURN result;
+    END IF;
+    IF r.completed_at IS NULL THEN
+        SELECT * INTO i FROM inflight f WHERE f.request_id = p_request_id;
+        IF FOUND THEN
+            result.queue := request_queue(i);
+        ELSE
+            -- It has ended meanwhile, and is shown as ended and not as waiting for nothing.
+            SELECT * INTO r FROM requests q WHERE q.request_id = p_request_id;
+        END IF;
     END IF;
     result.request_id := r.request_id;
     result.model_id := r.model_id;
@@ -95,12 +101,11 @@ BEGIN
     result.completed_at := r.completed_at;
     result.processing_time_ms := r.processing_time_ms;
     result.finish_reason := r.finish_reason;
-    SELECT a.output INTO result.output FROM results a WHERE a.result_id = r.result_id;
-    SELECT p.metadata INTO result.metadata FROM prompts p WHERE p.request_id = p_request_id;
-    result.cost := request_cost(r);
-    IF r.completed_at IS NULL AND i.request_id IS NOT NULL THEN
-        result.queue := request_queue(i);
+    IF r.result_id IS NOT NULL THEN
+        result.output := result_find(r.result_id);
     END IF;
+    result.metadata := metadata_find(p_request_id);
+    result.cost := request_cost(r);
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS

@@ -100,15 +100,24 @@ $$;
 -- What one request cost. NULL while the request is unfinished; the amount is NULL if there was no price, and 0 if no
 -- tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(r requests) RETURNS jsonb
-    LANGUAGE sql STABLE AS $$
-    SELECT jsonb_build_object(
-        'amount', trim_scale(tokens_cost(t.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens))::text,
-        'currency', l.currency, 'price_list', l.price_list)
-    FROM (SELECT d.day, billing_list(r.user_id, d.day) AS list
-          FROM (SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day) AS d) AS t
-    JOIN price_lists l ON l.price_list = t.list
-    WHERE r.completed_at IS NOT NULL;
-$$;
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    day  constant date := (r.created_at AT TIME ZONE 'UTC')::date;
+    cost jsonb;
+BEGIN
+    IF r.completed_at IS NOT NULL THEN
+        SELECT jsonb_build_object(
+                   'amount', trim_scale(tokens_amount(r.prompt_tokens, p.price_per_million,
+                                                      r.completion_tokens, c.price_per_million))::text,
+                   'currency', l.currency, 'price_list', l.price_list)
+        INTO cost
+        FROM billing_terms_on(r.user_id, day) AS t
+        JOIN price_lists l ON l.price_list = t.price_list
+        LEFT JOIN LATERAL prices_on(t.price_list, r.model_id, 'prompt', day) AS p ON true
+        LEFT JOIN LATERAL prices_on(t.price_list, r.model_id, 'completion', day) AS c ON true;
+    END IF;
+    RETURN cost;
+END $$;
 
 CALL define_type('tier_candidate', $$
     user_id text, tier text, months bigint, max_requests bigint, max_tokens bigint, candidate text, fits boolean,
