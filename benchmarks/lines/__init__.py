@@ -1,0 +1,16 @@
+"""The lines of the report, each a module with a function that measures and returns its tables.
+
+A new line is a module here, or beside this folder, and an entry in LINES.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.lines import lifecycle
+from benchmarks.report import Table
+
+LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
+    "lifecycle": lifecycle.run,
+}
+"""In the order of the report."""

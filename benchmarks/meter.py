@@ -1,0 +1,111 @@
+"""What work costs the server: statements, time in them, CPU of the backends, write-ahead log."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from benchmarks.server import BenchmarkServer
+
+_STATEMENTS = """
+    SELECT coalesce(sum(calls), 0)::bigint AS statements,
+           coalesce(sum(total_exec_time + total_plan_time), 0)::float AS milliseconds
+    FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+    WHERE d.datname = %s AND s.toplevel"""
+# A record of the kind XLOG or Standby is about the server, not about what somebody asked for.
+_WAL = """
+    SELECT coalesce(sum(combined_size), 0)::bigint AS bytes, coalesce(sum(fpi_size), 0)::bigint AS image_bytes,
+           coalesce(sum(count), 0)::bigint AS records,
+           coalesce(sum(count) FILTER (WHERE "resource_manager/record_type" = 'Transaction/COMMIT'), 0)::bigint
+               AS commits
+    FROM pg_get_wal_stats(%(start)s, %(end)s, true)
+    WHERE "resource_manager/record_type" !~ '^(XLOG|Standby|LogicalMessage)/' AND %(start)s::pg_lsn < %(end)s::pg_lsn"""
+
+_SCHEDSTAT = "/proc/{}/schedstat"
+HAS_CPU_TIMES = Path(_SCHEDSTAT.format("self")).exists()
+"""CPU times of other processes are read from /proc, which macOS does not have."""
+
+
+@dataclass
+class Cost:
+    """What something cost the server, as a sum.
+
+    Attributes:
+        statements: that clients sent; neither those inside functions, nor BEGIN and COMMIT.
+        milliseconds: of planning and execution of these statements.
+        cpu_ms: user and system time of the connections' processes; 0 where there is no /proc.
+        wal_bytes: of write-ahead log, full-page images included.
+        image_bytes: of them, full-page images: those depend on when the last checkpoint was.
+        wal_records: number of its records.
+        commits: transactions that wrote a commit record, for which the client waits until it is on disk.
+    """
+
+    statements: float = 0
+    milliseconds: float = 0
+    cpu_ms: float = 0
+    wal_bytes: float = 0
+    image_bytes: float = 0
+    wal_records: float = 0
+    commits: float = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def __truediv__(self, number: float) -> Self:
+        return type(self)(*(getattr(self, each.name) / number for each in fields(self)))
+
+
+class Meter:
+    """Measures what is done in one database, while nothing is done in any other.
+
+    Args:
+        backends: returns the process ids of the database's connections.
+    """
+
+    def __init__(self, server: BenchmarkServer, dbname: str, backends: Callable[[], Sequence[int]]) -> None:
+        self._server = server
+        self._dbname = dbname
+        self._backends = backends
+
+    @contextmanager
+    def measure(self) -> Iterator[Cost]:
+        """Measure what is done meanwhile; the cost that is returned is filled in at the end."""
+        cost = Cost()
+        before = self._statements()
+        cpu = self._cpu_ms()
+        start = self._position()
+        yield cost
+        end = self._position()
+        cost.cpu_ms = self._cpu_ms() - cpu
+        statements, milliseconds = self._statements()
+        cost.statements, cost.milliseconds = statements - before[0], milliseconds - before[1]
+        wal = self._server.admin.execute(_WAL, {"start": start, "end": end}).fetchone()
+        assert wal is not None
+        cost.wal_bytes, cost.image_bytes = wal["bytes"], wal["image_bytes"]
+        cost.wal_records, cost.commits = wal["records"], wal["commits"]
+
+    def _statements(self) -> tuple[int, float]:
+        row = self._server.admin.execute(_STATEMENTS, (self._dbname,)).fetchone()
+        assert row is not None
+        return row["statements"], row["milliseconds"]
+
+    def _position(self) -> str:
+        row = self._server.admin.execute("SELECT pg_current_wal_insert_lsn()::text AS lsn").fetchone()
+        assert row is not None
+        # Only what is on disk can be read: this writes and flushes a message behind the position.
+        self._server.admin.execute("SELECT pg_logical_emit_message(false, 'benchmarks', '', true)")
+        return str(row["lsn"])
+
+    def _cpu_ms(self) -> float:
+        return sum(cpu_ms(pid) for pid in self._backends())
+
+
+def cpu_ms(pid: int) -> float:
+    """User and system time of a process, in milliseconds; 0 where there is no /proc.
+
+    /proc/PID/stat has the same time in steps of 10 ms, which is more than a hundred statements take.
+    """
+    if not HAS_CPU_TIMES:
+        return 0.0
+    return int(Path(_SCHEDSTAT.format(pid)).read_text(encoding="ascii").split()[0]) / 1e6
