@@ -16,14 +16,14 @@ _CHUNK = 100
 USERS = 50
 _NOTES = (
     (
-        "Times are those of planning and execution of the statements that the clients send, in pg_stat_statements; CPU is "
-        "that of the connections' server processes. Commits are those that wrote a commit record, for which a client "
-        "waits until it is on disk. A full-page image is written for the first change of a page after a checkpoint: here "
-        "most are in the round that is not counted."
+        "Times are those of planning and execution of the statements that the clients send, in pg_stat_statements; CPU "
+        "is that of the connections' server processes. Commits are those that wrote a commit record, for which a "
+        "client waits until it is on disk. A full-page image is written for the first change of a page after a "
+        "checkpoint: here most are in the round that is not counted."
     ),
     (
-        "The seed's SQL keeps keys in plain text, has no audit log, no leases, no retries, no reservations and no costs, "
-        "and its quotas can be exceeded."
+        "The seed's SQL keeps keys in plain text, has no audit log, no leases, no retries, no reservations and no "
+        "costs, and its quotas can be exceeded."
     ),
 )
 
