@@ -8,9 +8,10 @@ from typing import TypeVar
 from benchmarks.meter import Meter
 from benchmarks.seed_sql import SeedSide
 from benchmarks.server import BenchmarkServer
-from benchmarks.sides import Side, SluiceSide
+from benchmarks.sides import Compared, Side, SluiceSide
 
 T = TypeVar("T")
+AnySide = TypeVar("AnySide", bound=Side)
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,18 @@ class Effort:
         requests: in each round of a side, where a line does not say otherwise; a multiple of 100.
         seconds: of each round of a side, where a line measures how much is done in a time.
         depths: how many old requests there are, one after the other, where that is what a line is about.
+        month: how many requests there are in a month that is archived.
     """
 
     rounds: int
     requests: int
     seconds: float
     depths: Sequence[int]
+    month: int
 
 
-FULL = Effort(rounds=5, requests=500, seconds=5.0, depths=(10_000, 1_000_000))
-QUICK = Effort(rounds=2, requests=100, seconds=1.0, depths=(10_000,))
+FULL = Effort(rounds=5, requests=500, seconds=5.0, depths=(10_000, 1_000_000), month=100_000)
+QUICK = Effort(rounds=2, requests=100, seconds=1.0, depths=(10_000,), month=5_000)
 
 
 @dataclass(frozen=True)
@@ -42,33 +45,35 @@ class Bench:
     effort: Effort
 
     @contextmanager
-    def sluice(self, users: int = 1) -> Iterator[SluiceSide]:
-        """Sluice on a database of its own."""
-        with self.server.database("sluice") as dbname, SluiceSide(self.server, dbname, users) as side:
-            yield side
-
-    @contextmanager
-    def seed(self, users: int = 1, *, checks_quotas: bool = True) -> Iterator[SeedSide]:
-        """The seed's SQL on a database of its own."""
+    def both(self, users: int = 1) -> Iterator[tuple[Compared, Compared]]:
+        """Sluice and the seed's SQL, each on a new database."""
         with (
-            self.server.database("seed") as dbname,
-            SeedSide(self.server, dbname, users, checks_quotas=checks_quotas) as side,
+            self.server.database("sluice") as one,
+            self.server.database("seed") as other,
+            SluiceSide(one, users) as sluice,
+            SeedSide(other, users) as seed,
         ):
-            yield side
+            yield sluice, seed
 
     def meter(self, side: Side) -> Meter:
         """Measures what a side costs."""
-        return Meter(self.server, side.dbname, side.backends)
+        return Meter(self.server.admin, side.address.dbname)
 
-    def rounds(self, sides: Sequence[Side], work: Callable[[Side], T]) -> Iterator[tuple[Side, T]]:
-        """Let each side do its work in turns; yields what came of it, without the first round's.
+    def rounds(self, sides: Sequence[AnySide]) -> Iterator[tuple[AnySide, bool]]:
+        """Let the sides take turns, with whether the turn counts: not in the first round.
 
         Every second round begins with the last side. Before each turn the side's database is vacuumed and analysed.
         """
-        self.server.checkpoint()
+        self.server.admin.execute("CHECKPOINT")
         for number in range(self.effort.rounds + 1):
             for side in sides if number % 2 == 0 else reversed(sides):
-                self.server.settle_down(side.dbname)
-                done = work(side)
-                if number > 0:
-                    yield side, done
+                with side.address.connect() as connection:
+                    connection.execute("VACUUM (ANALYZE)")
+                yield side, number > 0
+
+    def compare(self, sides: Sequence[AnySide], work: Callable[[AnySide], T]) -> Iterator[tuple[AnySide, T]]:
+        """The rounds that count, each with what came of the work."""
+        for side, counts in self.rounds(sides):
+            done = work(side)
+            if counts:
+                yield side, done

@@ -1,12 +1,12 @@
 """What work costs the server: statements, time in them, CPU of the backends, write-ahead log."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from benchmarks.server import BenchmarkServer
+from sluice.db.connection import Connection
 
 _STATEMENTS = """
     SELECT coalesce(sum(calls), 0)::bigint AS statements,
@@ -22,6 +22,7 @@ _WAL = """
     FROM pg_get_wal_stats(%(start)s, %(end)s, true)
     WHERE "resource_manager/record_type" !~ '^(XLOG|Standby|LogicalMessage)/' AND %(start)s::pg_lsn < %(end)s::pg_lsn"""
 
+_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
 _SCHEDSTAT = "/proc/{}/schedstat"
 HAS_CPU_TIMES = Path(_SCHEDSTAT.format("self")).exists()
 """CPU times of other processes are read from /proc, which macOS does not have."""
@@ -34,7 +35,7 @@ class Cost:
     Attributes:
         statements: that clients sent; neither those inside functions, nor BEGIN and COMMIT.
         milliseconds: of planning and execution of these statements.
-        cpu_ms: user and system time of the connections' processes; 0 where there is no /proc.
+        cpu_ms: user and system time of the server's processes, for connections that stay open; 0 without /proc.
         wal_bytes: of write-ahead log, full-page images included.
         image_bytes: of them, full-page images: those depend on when the last checkpoint was.
         wal_records: number of its records.
@@ -60,13 +61,13 @@ class Meter:
     """Measures what is done in one database, while nothing is done in any other.
 
     Args:
-        backends: returns the process ids of the database's connections.
+        admin: a superuser's connection to another database of the server.
+        dbname: the database that is measured.
     """
 
-    def __init__(self, server: BenchmarkServer, dbname: str, backends: Callable[[], Sequence[int]]) -> None:
-        self._server = server
+    def __init__(self, admin: Connection, dbname: str) -> None:
+        self._admin = admin
         self._dbname = dbname
-        self._backends = backends
 
     @contextmanager
     def measure(self) -> Iterator[Cost]:
@@ -80,25 +81,25 @@ class Meter:
         cost.cpu_ms = self._cpu_ms() - cpu
         statements, milliseconds = self._statements()
         cost.statements, cost.milliseconds = statements - before[0], milliseconds - before[1]
-        wal = self._server.admin.execute(_WAL, {"start": start, "end": end}).fetchone()
+        wal = self._admin.execute(_WAL, {"start": start, "end": end}).fetchone()
         assert wal is not None
         cost.wal_bytes, cost.image_bytes = wal["bytes"], wal["image_bytes"]
         cost.wal_records, cost.commits = wal["records"], wal["commits"]
 
     def _statements(self) -> tuple[int, float]:
-        row = self._server.admin.execute(_STATEMENTS, (self._dbname,)).fetchone()
+        row = self._admin.execute(_STATEMENTS, (self._dbname,)).fetchone()
         assert row is not None
         return row["statements"], row["milliseconds"]
 
     def _position(self) -> str:
-        row = self._server.admin.execute("SELECT pg_current_wal_insert_lsn()::text AS lsn").fetchone()
+        row = self._admin.execute("SELECT pg_current_wal_insert_lsn()::text AS lsn").fetchone()
         assert row is not None
         # Only what is on disk can be read: this writes and flushes a message behind the position.
-        self._server.admin.execute("SELECT pg_logical_emit_message(false, 'benchmarks', '', true)")
+        self._admin.execute("SELECT pg_logical_emit_message(false, 'benchmarks', '', true)")
         return str(row["lsn"])
 
     def _cpu_ms(self) -> float:
-        return sum(cpu_ms(pid) for pid in self._backends())
+        return sum(cpu_ms(row["pid"]) for row in self._admin.execute(_BACKENDS, (self._dbname,)))
 
 
 def cpu_ms(pid: int) -> float:

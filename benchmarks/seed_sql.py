@@ -7,12 +7,12 @@ reservations, and two requests at the same instant can exceed a quota.
 """
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Final, LiteralString, Self
+from typing import Any, Final, LiteralString
 from uuid import UUID, uuid4
 
-from benchmarks.server import BenchmarkServer
-from benchmarks.sides import ANSWER, COMPLETION_TOKENS, PROMPT, PROMPT_TOKENS, user_id
+from benchmarks.server import Address
+from benchmarks.sides import ANSWER, COMPLETION_TOKENS, PROMPT, PROMPT_TOKENS, Compared, user_id
+from sluice.db.connection import Connection
 
 SCHEMA: Final = """
     CREATE TABLE users (
@@ -125,29 +125,22 @@ MODEL: Final = "nova-micro"
 _TOKENS: Final = PROMPT_TOKENS + COMPLETION_TOKENS
 
 
-class SeedSide:
+class SeedSide(Compared):
     """The seed's SQL, one statement at a time, each a transaction of its own except for a worker's batch.
 
     Args:
+        users: how many there are.
+        is_new: the database is empty: the tables and the users are made.
         checks_quotas: False leaves the sum of the month's tokens out: then nothing is refused.
     """
 
     name = "the seed's SQL"
 
-    def __init__(
-        self,
-        server: BenchmarkServer,
-        dbname: str,
-        users: int = 1,
-        *,
-        is_new: bool = True,
-        checks_quotas: bool = True,
-    ) -> None:
-        self.dbname = dbname
-        self.checks_quotas = checks_quotas
+    def __init__(self, address: Address, users: int, *, is_new: bool = True, checks_quotas: bool = True) -> None:
+        self.address = address
+        self._checks_quotas = checks_quotas
         # As separate functions have: submit, status, worker.
-        self.connections = [server.connect(dbname) for _ in range(3)]
-        self._front, self._reader, self._worker = self.connections
+        self._front, self._reader, self._worker = (address.connect() for _ in range(3))
         if is_new:
             self._front.execute(SCHEMA)
             for user in range(users):
@@ -158,22 +151,26 @@ class SeedSide:
                     (user_id(user),),
                 )
 
-    def backends(self) -> Sequence[int]:
-        return [connection.info.backend_pid for connection in self.connections]
-
     def submit(self, user: int) -> UUID:
         request_id = uuid4()
-        found = self._one(0, FIND_USER, (_key(user),))
+        found = _one(self._front, FIND_USER, (_key(user),))
         assert found["active"]
-        if self.checks_quotas:
-            assert self._one(0, TOKENS_LEFT, {"user": found["user_id"]})["remaining_tokens"] > 0
+        if self._checks_quotas:
+            assert _one(self._front, TOKENS_LEFT, {"user": found["user_id"]})["remaining_tokens"] > 0
         self._front.execute(INSERT_REQUEST, (request_id, found["user_id"], PROMPT, MODEL, _TOKENS))
         return request_id
+
+    def refuse(self, user: int) -> None:
+        found = _one(self._front, FIND_USER, (_key(user),))
+        assert _one(self._front, TOKENS_LEFT, {"user": found["user_id"]})["remaining_tokens"] <= 0
+
+    def leave_tokens(self, user: int, tokens: int) -> None:
+        self._front.execute("UPDATE quotas SET token_limit = %s WHERE user_id = %s", (tokens, user_id(user)))
 
     def claim(self, requests: Sequence[UUID]) -> Sequence[UUID]:
         with self._worker.transaction():
             for request_id in requests:
-                assert self._one(2, BEGIN_REQUEST, (request_id,))["prompt"] == PROMPT
+                assert _one(self._worker, BEGIN_REQUEST, (request_id,))["prompt"] == PROMPT
         return requests
 
     def settle(self, claimed: Sequence[UUID]) -> None:
@@ -181,35 +178,38 @@ class SeedSide:
             for request_id in claimed:
                 result_id = uuid4()
                 self._worker.execute(INSERT_RESULT, (result_id, ANSWER, COMPLETION_TOKENS))
-                ended = self._one(
-                    2, COMPLETE_REQUEST, (result_id, PROMPT_TOKENS, COMPLETION_TOKENS, _TOKENS, request_id)
-                )
+                completed = (result_id, PROMPT_TOKENS, COMPLETION_TOKENS, _TOKENS, request_id)
+                ended = _one(self._worker, COMPLETE_REQUEST, completed)
                 self._worker.execute(COUNT_REQUEST, (ended["user_id"],))
 
     def status(self, user: int, request: UUID) -> None:
-        found = self._one(1, FIND_USER, (_key(user),))
-        assert self._one(1, STATUS, (request, found["user_id"]))["result"] == ANSWER
+        found = _one(self._reader, FIND_USER, (_key(user),))
+        assert _one(self._reader, STATUS, (request, found["user_id"]))["result"] == ANSWER
 
     def history(self, user: int) -> None:
-        found = self._one(1, FIND_USER, (_key(user),))
+        found = _one(self._reader, FIND_USER, (_key(user),))
         assert len(self._reader.execute(HISTORY, (found["user_id"],)).fetchall()) == 10
 
-    def _one(self, connection: int, statement: LiteralString, arguments: Any) -> dict[str, Any]:
-        row = self.connections[connection].execute(statement, arguments).fetchone()
-        assert row is not None
-        return row
+    def roll_up(self) -> None:
+        assert self._worker.execute(USAGE).rowcount > 0
+
+    def refresh_statistics(self) -> None:
+        self._worker.execute(STATISTICS)
+
+    def archive(self) -> None:
+        with self._worker.transaction():
+            for statement in ARCHIVE:
+                assert self._worker.execute(statement).rowcount > 0
 
     def close(self) -> None:
-        for connection in self.connections:
+        for connection in (self._front, self._reader, self._worker):
             connection.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def _one(connection: Connection, statement: LiteralString, arguments: Any) -> dict[str, Any]:
+    row = connection.execute(statement, arguments).fetchone()
+    assert row is not None
+    return row
 
 
 def _key(user: int) -> str:

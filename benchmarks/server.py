@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -34,6 +35,22 @@ SETTINGS: Final = {
 """Beside those that local.postgres sets; printed in the report."""
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a database is, for a superuser; it can be given to another process."""
+
+    server: str
+    dbname: str
+
+    def url(self, schema: str = "public") -> str:
+        """As a URL, with a search path."""
+        return f"{self.server}/{self.dbname}?options=-csearch_path%3D{schema}%2Cpublic"
+
+    def connect(self, schema: str = "public") -> Connection:
+        """Connect as the functions do: autocommit, and no named prepared statements."""
+        return psycopg.connect(self.url(schema), autocommit=True, prepare_threshold=None, row_factory=dict_row)
+
+
 class BenchmarkServer:
     """A server of its own, with databases that are made and dropped by the lines.
 
@@ -42,39 +59,22 @@ class BenchmarkServer:
     """
 
     def __init__(self, postgres: Postgres) -> None:
-        self._postgres = postgres
-        self.admin: Connection = self.connect("postgres")
+        self._url = postgres.url("").removesuffix("/")
+        self.admin: Connection = Address(self._url, "postgres").connect()
         self.admin.execute("CREATE EXTENSION pg_stat_statements")
         self.admin.execute("CREATE EXTENSION pg_walinspect")
         self._made = 0
 
-    def connect(self, dbname: str, schema: str = "public") -> Connection:
-        """Connect as the functions do: autocommit, and no named prepared statements."""
-        return psycopg.connect(self.url(dbname, schema), autocommit=True, prepare_threshold=None, row_factory=dict_row)
-
-    def url(self, dbname: str, schema: str = "public") -> str:
-        """The address of a database, for a superuser, with a search path."""
-        return f"{self._postgres.url(dbname)}?options=-csearch_path%3D{schema}%2Cpublic"
-
     @contextmanager
-    def database(self, purpose: str) -> Iterator[str]:
+    def database(self, purpose: str) -> Iterator[Address]:
         """Make an empty database, and drop it in the end."""
         self._made += 1
         name = f"{re.sub(r'[^a-z]', '_', purpose.lower())}_{self._made}"
         self.admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield name
+            yield Address(self._url, name)
         finally:
             self.admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-    def settle_down(self, dbname: str) -> None:
-        """Do now what autovacuum would do at some time."""
-        with self.connect(dbname) as connection:
-            connection.execute("VACUUM (ANALYZE)")
-
-    def checkpoint(self) -> None:
-        """Write everything out now, so that it does not happen while something is measured."""
-        self.admin.execute("CHECKPOINT")
 
 
 @contextmanager

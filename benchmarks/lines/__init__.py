@@ -7,10 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.bench import Bench
-from benchmarks.lines import lifecycle
+from benchmarks.lines import archive, batches, depth, lifecycle, refusals, storage, throughput, upkeep
 from benchmarks.report import Table
 
 LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "lifecycle": lifecycle.run,
+    "throughput": throughput.run,
+    "batches": batches.run,
+    "depth": depth.run,
+    "rollups": depth.rollups,
+    "archive": archive.run,
+    "refusals": refusals.run,
+    "upkeep": upkeep.run,
+    "storage": storage.run,
 }
 """In the order of the report."""

@@ -37,10 +37,9 @@ def run(bench: Bench) -> Sequence[Table]:
 
 
 def _measure(bench: Bench, title: str, user_of: Callable[[int], int], notes: Sequence[str] = ()) -> Table:
-    with bench.sluice(USERS) as sluice, bench.seed(USERS) as seed:
-        sides: list[Side] = [sluice, seed]
+    with bench.both(USERS) as sides:
         table = Table(title, [side.name for side in sides], notes=notes)
-        for side, costs in bench.rounds(sides, lambda side: lifecycles(bench, side, bench.effort.requests, user_of)):
+        for side, costs in bench.compare(sides, lambda side: lifecycles(bench, side, bench.effort.requests, user_of)):
             table.add(side.name, figures(costs))
         return table
 
