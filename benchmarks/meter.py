@@ -1,7 +1,7 @@
 """What work costs the server: statements, time in them, CPU of the backends, write-ahead log."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -78,7 +78,8 @@ class Meter:
         start = self._position()
         yield cost
         end = self._position()
-        cost.cpu_ms = self._cpu_ms() - cpu
+        # A process that has ended meanwhile, as that of a VACUUM before, is not counted.
+        cost.cpu_ms = sum(ms - cpu.get(pid, 0) for pid, ms in self._cpu_ms().items())
         statements, milliseconds = self._statements()
         cost.statements, cost.milliseconds = statements - before[0], milliseconds - before[1]
         wal = self._admin.execute(_WAL, {"start": start, "end": end}).fetchone()
@@ -98,15 +99,14 @@ class Meter:
         self._admin.execute("SELECT pg_logical_emit_message(false, 'benchmarks', '', true)")
         return str(row["lsn"])
 
-    def _cpu_ms(self) -> float:
-        return sum(cpu_ms(row["pid"]) for row in self._admin.execute(_BACKENDS, (self._dbname,)))
+    def _cpu_ms(self) -> dict[int, float]:
+        """User and system time of each of the server's processes, in milliseconds.
 
-
-def cpu_ms(pid: int) -> float:
-    """User and system time of a process, in milliseconds; 0 where there is no /proc.
-
-    /proc/PID/stat has the same time in steps of 10 ms, which is more than a hundred statements take.
-    """
-    if not HAS_CPU_TIMES:
-        return 0.0
-    return int(Path(_SCHEDSTAT.format(pid)).read_text(encoding="ascii").split()[0]) / 1e6
+        /proc/PID/stat has the same time in steps of 10 ms, which is more than a hundred statements take.
+        """
+        times = {}
+        for row in self._admin.execute(_BACKENDS, (self._dbname,)) if HAS_CPU_TIMES else []:
+            with suppress(OSError):
+                text = Path(_SCHEDSTAT.format(row["pid"])).read_text(encoding="ascii")
+                times[row["pid"]] = int(text.split()[0]) / 1e6
+        return times

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.bench import Bench
-from benchmarks.lines import archive, batches, depth, lifecycle, refusals, storage, throughput, upkeep
+from benchmarks.lines import archive, batches, depth, lifecycle, peers, refusals, storage, throughput, upkeep
 from benchmarks.report import Table
 
 LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "lifecycle": lifecycle.run,
+    "peers": peers.run,
     "throughput": throughput.run,
     "batches": batches.run,
     "depth": depth.run,
