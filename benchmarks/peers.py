@@ -13,10 +13,11 @@ from collections.abc import Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Final, LiteralString
 
+import asyncpg
 import pgqueuer
 import procrastinate
 import psycopg
-from pgqueuer.db import PsycopgDriver
+from pgqueuer.db import AsyncpgDriver
 from pgqueuer.types import QueueExecutionMode
 
 from benchmarks.server import Address
@@ -28,7 +29,6 @@ _ANSWERS: Final = """
         answer     text NOT NULL,
         created_at timestamptz NOT NULL DEFAULT now()
     )"""
-_STORE: Final = "INSERT INTO answers (job_id, answer) VALUES (%s, %s)"
 _AT_ONCE: Final = 10
 
 AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -137,8 +137,8 @@ class PgQueuer(Peer):
 
     async def _open(self) -> None:
         logging.getLogger("pgqueuer").setLevel(logging.WARNING)
-        self._connection = await self._connect()
-        self._queries = pgqueuer.Queries(PsycopgDriver(self._client))
+        self._producer, self._consumer = [await asyncpg.connect(self.address.url()) for _ in range(2)]
+        self._queries = pgqueuer.Queries(AsyncpgDriver(self._producer))
         await self._queries.install()
 
     async def _add(self, user: int) -> Any:
@@ -147,12 +147,13 @@ class PgQueuer(Peer):
         return job_id
 
     async def _work_off(self) -> None:
-        queue = pgqueuer.PgQueuer(PsycopgDriver(self._connection))
+        driver = AsyncpgDriver(self._consumer)
+        queue = pgqueuer.PgQueuer(driver)
 
         @queue.entrypoint("answer")
         async def answer(job: pgqueuer.Job) -> None:
             assert json.loads(job.payload or b"")["prompt"] == PROMPT
-            await self._connection.execute(_STORE, (job.id, ANSWER))
+            await driver.execute("INSERT INTO answers (job_id, answer) VALUES ($1, $2)", job.id, ANSWER)
 
         # The timeout is how long it waits for more before it sees that nothing is left.
         await queue.run(timedelta(milliseconds=50), batch_size=_AT_ONCE, mode=QueueExecutionMode.drain)
@@ -162,4 +163,5 @@ class PgQueuer(Peer):
         assert self._run(self._answer("SELECT answer FROM answers WHERE job_id = %s", request)) == ANSWER
 
     async def _close(self) -> None:
-        await self._connection.close()
+        await self._producer.close()
+        await self._consumer.close()

@@ -14,8 +14,8 @@ from typing import Final
 from benchmarks.server import SETTINGS, BenchmarkServer
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-_BEGIN: Final = "<!-- begin: written by make bench -->"
-_END: Final = "<!-- end: written by make bench -->"
+BEGIN: Final = "<!-- begin: written by make bench -->"
+END: Final = "<!-- end: written by make bench -->"
 
 
 @dataclass
@@ -81,12 +81,20 @@ def _spread(values: Sequence[float]) -> str:
         return "-"
     if len(values) == 1:
         return _number(values[0])
-    return f"{_number(median(values))} ({_number(min(values))} to {_number(max(values))})"
+    middle, low, high = map(_number, _spread_of(values))
+    return f"{middle} ({low} to {high})"
+
+
+def _spread_of(values: Sequence[float]) -> tuple[float, float, float]:
+    return median(values), min(values), max(values)
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
     pairs = [mine / other for mine, other in zip(ours, theirs, strict=False) if other]
-    return f"**{median(pairs):.2f}** ({min(pairs):.2f} to {max(pairs):.2f})" if pairs else "-"
+    if not pairs:
+        return "-"
+    middle, low, high = (f"{value:.2f}" if value >= 0.1 else f"{value:.2g}" for value in _spread_of(pairs))
+    return f"**{middle}** ({low} to {high})"
 
 
 def _number(value: float) -> str:
@@ -131,8 +139,8 @@ def write(sections: Iterable[str], page: Path = PAGE) -> None:
         ValueError: the page lacks one of its two markers.
     """
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page.name} needs the lines {_BEGIN} and {_END}: between them the report is written.")
+        raise ValueError(f"{page.name} needs the lines {BEGIN} and {END}: between them the report is written.")
     page.write_text("\n\n".join([before + begin, *sections, end + after]), encoding="utf-8")
