@@ -45,13 +45,17 @@ class Bench:
     effort: Effort
 
     @contextmanager
-    def both(self, users: int = 1) -> Iterator[tuple[Compared, Compared]]:
-        """Sluice and the seed's SQL, each on a new database."""
+    def both(self, users: int = 1, *, checks_quotas: bool = True) -> Iterator[tuple[Compared, Compared]]:
+        """Sluice and the seed's SQL, each on a new database.
+
+        Args:
+            checks_quotas: False leaves the sum of the month's tokens out of the seed's submissions.
+        """
         with (
             self.server.database("sluice") as one,
             self.server.database("seed") as other,
             SluiceSide(one, users) as sluice,
-            SeedSide(other, users) as seed,
+            SeedSide(other, users, checks_quotas=checks_quotas) as seed,
         ):
             yield sluice, seed
 

@@ -46,7 +46,7 @@ def rollups(bench: Bench) -> Sequence[Table]:
     """Measure usage and statistics after a minute's new requests."""
     depth = bench.effort.depths[-1]
     title = f"Usage and statistics: {bench.effort.requests} new requests after {depth:,} old ones"
-    with bench.both(USERS) as sides:
+    with bench.both(USERS, checks_quotas=False) as sides:
         table = Table(title, [side.name for side in sides], notes=_ROLLUP_NOTES)
         for side in sides:
             _fill(side, depth)
@@ -64,7 +64,7 @@ def _fill(side: Compared, number: int) -> Known:
 
 def _operations(bench: Bench, known: Mapping[str, Known], side: Compared) -> dict[str, float]:
     meter = bench.meter(side)
-    number = 100
+    number = USERS
     with meter.measure() as reading:
         for user, request in known[side.name][:number]:
             side.status(user, request)
