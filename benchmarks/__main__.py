@@ -46,12 +46,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks", description="Measure Sluice beside other designs.")
     parser.add_argument("--quick", action="store_true", help="less of everything: within 3 minutes")
     parser.add_argument("--only", nargs="+", choices=LINES, metavar="LINE", help=f"of {', '.join(LINES)}")
-    parser.add_argument("--rounds", type=int, help="how many are counted (5, quick: 2)")
+    parser.add_argument("--rounds", type=_positive, help="how many are counted (5, quick: 2)")
     parser.add_argument(
-        "--rows-10m", action="store_true", help="also with 10 million old requests (some 40 GB of disk)"
+        "--rows-10m", action="store_true", help="also with 10 million old requests (some 80 GB of disk)"
     )
     parser.add_argument("--write", action="store_true", help="write the report to docs/benchmarks.md")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.write and (options.only or options.quick):
+        parser.error("--write replaces the whole report: leave out --only and --quick")
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ _STATEMENTS = """
            coalesce(sum(total_exec_time + total_plan_time), 0)::float AS milliseconds
     FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
     WHERE d.datname = %s AND s.toplevel"""
-# A record of the kind XLOG or Standby is about the server, not about what somebody asked for.
+# What is left out is about the server, or the meter's own message, and not about what somebody asked for.
 _WAL = """
     SELECT coalesce(sum(combined_size), 0)::bigint AS bytes, coalesce(sum(fpi_size), 0)::bigint AS image_bytes,
            coalesce(sum(count), 0)::bigint AS records,
            coalesce(sum(count) FILTER (WHERE "resource_manager/record_type" = 'Transaction/COMMIT'), 0)::bigint
                AS commits
     FROM pg_get_wal_stats(%(start)s, %(end)s, true)
-    WHERE "resource_manager/record_type" !~ '^(XLOG|Standby|LogicalMessage)/' AND %(start)s::pg_lsn < %(end)s::pg_lsn"""
+    WHERE "resource_manager/record_type" !~ '^(Standby|LogicalMessage)/|^XLOG/(?!FPI)'
+      AND %(start)s::pg_lsn < %(end)s::pg_lsn"""
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
 _SCHEDSTAT = "/proc/{}/schedstat"

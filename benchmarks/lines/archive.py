@@ -28,7 +28,7 @@ _NOTES = (
 def run(bench: Bench) -> Sequence[Table]:
     """Measure one month in each round, the oldest first."""
     with bench.both(10) as sides:
-        title = f"Archive of a month of {bench.effort.month:,} requests while submissions go on"
+        title = f"Archive while submissions go on (requests in the month: {bench.effort.month:,})"
         table = Table(title, [side.name for side in sides], notes=_NOTES)
         clients: dict[str, Callable[[], Side]] = {
             SluiceSide.name: partial(SluiceSide, sides[0].address, 10, is_new=False),

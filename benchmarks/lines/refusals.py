@@ -16,7 +16,7 @@ _EARLIER = 100
 def run(bench: Bench) -> Sequence[Table]:
     """Measure refusals of one user with some answered requests."""
     with bench.both() as sides:
-        table = Table(f"Refusals: a quota used up by {_EARLIER} requests", [side.name for side in sides])
+        table = Table(f"Refusals: a quota is used up (requests before: {_EARLIER})", [side.name for side in sides])
         for side in sides:
             for _ in range(0, _EARLIER, 10):
                 side.answer([0] * 10)
