@@ -19,7 +19,7 @@ USERS = 50
 _NOTES = (
     (
         "Client and server share the machine's processors. What the clients' own part takes is Python and the driver: "
-        "the seed's SQL sends four times as many statements. One user's requests wait for that user's lock in Sluice, "
+        "the seed's SQL sends five times as many statements. One user's requests wait for that user's lock in Sluice, "
         "and for the user's row of quotas in the seed's SQL, which checks no quota here and can exceed it."
     ),
 )
