@@ -24,7 +24,7 @@ sam := $(bin)/python -m samcli
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
 locks := requirements/dev.txt requirements/model.txt
-python_files := layers/shared/sluice functions local sluice_cli tests
+python_files := layers/shared/sluice functions local sluice_cli benchmarks tests
 
 .PHONY: help
 help:  ## list the targets
@@ -130,6 +130,10 @@ chaos: setup  ## the whole stack under faults, ten seeds (options: make chaos CH
 burst: setup  ## 400 clients at once for two minutes, and 2,000 wrong keys (options: make burst BURST="--seconds 30")
 	@$(bin)/python -m tests.burst $(BURST)
 
+.PHONY: bench
+bench: setup  ## measure, beside other designs (options: make bench QUICK=1 BENCH="--only lifecycle")
+	@PYTHONPATH=layers/shared $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH)
+
 .PHONY: lint
 lint: lint-python lint-types lint-template lint-sql lint-text  ## check style, types, imports, the template, SQL and text
 
@@ -183,4 +187,4 @@ deploy: build  ## deploy into your AWS account, asking what it needs to know
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data
 	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis .coverage .coverage.*
-	@find functions layers local sluice_cli tests -depth -name __pycache__ -exec rm -r {} \;
+	@find functions layers local sluice_cli benchmarks tests -depth -name __pycache__ -exec rm -r {} \;

@@ -30,6 +30,7 @@ RULES = {
     "events/*": ["tests/integration/test_functions.py"],
     "sluice_cli/*": ["tests/cli"],
     "local/*": ["tests/local"],
+    "benchmarks/*": ["tests/benchmarks"],
     "layers/shared/Makefile": ["tests/build"],
     "layers/shared/requirements.*": ["tests/build"],
     "layers/shared/certs/*": ["tests/build"],
@@ -56,6 +57,7 @@ LINTERS = {
 BUDGET = 55
 SECONDS = {
     "tests/integration/test_admin_refusals.py": 60,
+    "tests/benchmarks/test_smoke.py": 45,
     "tests/integration/test_worker.py": 35,
     "tests/local/test_postgres.py": 35,
     "tests/integration/test_functions.py": 25,

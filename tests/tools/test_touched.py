@@ -41,6 +41,7 @@ def test_a_deleted_test_is_not_run() -> None:
         ("template.yaml", "tests/build/"),
         ("functions/submit/app.py", "tests/build/"),
         ("local/ports.py", "tests/local/"),
+        ("benchmarks/report.py", "tests/benchmarks/"),
         ("layers/shared/requirements.txt", "tests/build/"),
         ("layers/shared/sluice/sql/functions/anything.sql", "tests/integration/"),
         ("tests/cli/conftest.py", "tests/cli/"),

@@ -1,0 +1,1 @@
+"""Benchmarks: what Sluice costs, beside other designs in the same run. See docs/benchmarks.md."""

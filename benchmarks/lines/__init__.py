@@ -1,0 +1,25 @@
+"""The lines of the report, each a module with a function that measures and returns its tables.
+
+A new line is a module here, or beside this folder, and an entry in LINES.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.lines import archive, batches, depth, lifecycle, peers, refusals, storage, throughput, upkeep
+from benchmarks.report import Table
+
+LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
+    "lifecycle": lifecycle.run,
+    "peers": peers.run,
+    "throughput": throughput.run,
+    "batches": batches.run,
+    "depth": depth.run,
+    "rollups": depth.rollups,
+    "archive": archive.run,
+    "refusals": refusals.run,
+    "upkeep": upkeep.run,
+    "storage": storage.run,
+}
+"""In the order of the report."""
