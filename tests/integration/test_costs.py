@@ -45,10 +45,10 @@ class Cost:
 
 
 COSTS = {
-    "submit": Cost(statements=1, commits=1, audit_rows=1, wal_records=18, buffers=52),
-    "claim": Cost(statements=0.1, commits=0.1, audit_rows=1, wal_records=7, buffers=26),
-    "settle": Cost(statements=0.1, commits=0.1, audit_rows=1, wal_records=10, buffers=22),
-    "status": Cost(statements=1, commits=0, audit_rows=0, wal_records=0.1, buffers=28),
+    "submit": Cost(statements=1, commits=1, audit_rows=1, wal_records=18, buffers=56),
+    "claim": Cost(statements=0.1, commits=0.1, audit_rows=1, wal_records=7, buffers=24),
+    "settle": Cost(statements=0.1, commits=0.1, audit_rows=1, wal_records=9, buffers=22),
+    "status": Cost(statements=1, commits=0, audit_rows=0, wal_records=0.1, buffers=26),
 }
 
 _WORK = """

@@ -28,6 +28,7 @@ BEGIN
     END LOOP;
 END $$;
 
+-- squawk-ignore ban-drop-constraint
 ALTER TABLE prompts DROP CONSTRAINT prompts_input_has_messages;
 
 -- A partition's CHECK on its month lets it be attached without a scan. These months are never attached again.

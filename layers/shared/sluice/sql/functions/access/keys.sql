@@ -17,14 +17,16 @@ CREATE OR REPLACE FUNCTION key_check(
 )
     LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    SELECT coalesce(r.refusal, 'ok'), CASE WHEN r.refusal IS NULL THEN k.key_id END,
-           CASE WHEN r.refusal IS NULL THEN k.user_id END, CASE WHEN r.refusal IS NULL THEN key_is_stale(k) END
+    SELECT coalesce(key_refusal(k, u, p_scope), 'ok'), k.key_id, k.user_id, key_is_stale(k)
     INTO outcome, key_id, user_id, is_stale
     FROM api_keys k JOIN users u ON u.user_id = k.user_id
-    CROSS JOIN LATERAL (SELECT key_refusal(k, u, p_scope) AS refusal) AS r
     WHERE k.key_hash = p_key_hash;
     IF NOT FOUND THEN
         outcome := 'key_unknown';
+    ELSIF outcome <> 'ok' THEN
+        key_id := NULL;
+        user_id := NULL;
+        is_stale := NULL;
     END IF;
 END $$;
 COMMENT ON FUNCTION key_check(bytea, text) IS

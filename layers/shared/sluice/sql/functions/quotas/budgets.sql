@@ -122,6 +122,11 @@ CREATE OR REPLACE FUNCTION budget_reservations(b budgets) RETURNS reservation[]
     WHERE budget_counts(b, s);
 $$;
 
+-- The latest start of a period in which a budget of the user counts.
+CREATE OR REPLACE FUNCTION budgets_counted_from(p_user_id text) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN (SELECT max(b.period_start) FROM budgets b WHERE b.user_id = p_user_id);
+
 -- Stores the counters that budget_check() returned.
 CREATE OR REPLACE FUNCTION budget_store(p_counters budgets[]) RETURNS void
     LANGUAGE plpgsql AS $$

@@ -104,7 +104,19 @@ BEGIN
     result.request_id := request_id_now();
     LOOP
         at := uuid_extract_timestamp(result.request_id);
-        room := room_for(plan, at, reserved);
+        -- Unfinished requests are counted separately, because each count has its own index; each stops at the limit.
+        SELECT bool_and(quota_fits(q, at, reserved)) AND count(*) = cardinality(quota_periods()) AS fits,
+               bool_or(at >= q.reset_at) AS is_reset,
+               CASE WHEN plan.has_budgets THEN greatest(max(q.period_start), budgets_counted_from(plan.user_id))
+                    ELSE max(q.period_start) END AS counted_from,
+               (SELECT count(*) FROM (
+                   SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NOT NULL
+                   LIMIT plan.max_unfinished) AS counted) AS dispatched,
+               (SELECT count(*) FROM (
+                   SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NULL
+                   LIMIT plan.max_unfinished) AS counted) AS waiting
+        INTO room
+        FROM quotas q WHERE q.user_id = plan.user_id;
         EXIT WHEN (at < room.counted_from) IS NOT TRUE;
         -- The clock was set back. The time must not lie before the current periods of the counters: settlement would
         -- miss them, and the reservation would never be given back.
@@ -277,29 +289,4 @@ BEGIN
         WHEN life.expires_at <= life.begins_at THEN 'ends_early'
         WHEN life.expires_at > life.begins_at + longest THEN 'ends_late' END;
     RETURN life;
-END $$;
-
--- What the user has room for. fits: the quota of every period has room for one more request with so many tokens.
--- is_reset: one of these periods is over. counted_from: the latest start of a period that is counted. Unfinished
--- requests are counted separately, because each count has its own index; each stops at the limit.
-CREATE OR REPLACE FUNCTION room_for(
-    plan quota_plans, p_at timestamptz, p_tokens integer, OUT fits boolean, OUT is_reset boolean,
-    OUT counted_from timestamptz, OUT dispatched integer, OUT waiting integer
-)
-    LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    SELECT bool_and(quota_fits(q, p_at, p_tokens)) AND count(*) = cardinality(quota_periods()),
-           bool_or(p_at >= q.reset_at), max(q.period_start),
-           (SELECT count(*) FROM (
-               SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NOT NULL
-               LIMIT plan.max_unfinished) AS counted),
-           (SELECT count(*) FROM (
-               SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NULL
-               LIMIT plan.max_unfinished) AS counted)
-    INTO fits, is_reset, counted_from, dispatched, waiting
-    FROM quotas q WHERE q.user_id = plan.user_id;
-    IF plan.has_budgets THEN
-        counted_from := greatest(
-            counted_from, (SELECT max(b.period_start) FROM budgets b WHERE b.user_id = plan.user_id));
-    END IF;
 END $$;

@@ -8,7 +8,8 @@ CREATE OR REPLACE FUNCTION billing_terms_on(p_user_id text, p_day date) RETURNS 
     WHERE b.user_id = p_user_id
     ORDER BY CASE WHEN b.valid_from <= p_day THEN b.valid_from END DESC NULLS LAST, b.valid_from LIMIT 1;
 $$;
-COMMENT ON FUNCTION billing_terms_on(text, date) IS 'One row; for use in FROM, where PostgreSQL puts it into the query.';
+COMMENT ON FUNCTION billing_terms_on(text, date) IS
+    'One row; for use in FROM, where PostgreSQL puts it into the query.';
 
 CREATE OR REPLACE FUNCTION billing_list(p_user_id text, p_day date) RETURNS text
     LANGUAGE sql STABLE AS $$
