@@ -12,21 +12,28 @@ CREATE OR REPLACE FUNCTION key_is_stale(k api_keys) RETURNS boolean
     LANGUAGE sql VOLATILE
     RETURN coalesce(k.last_used_at < clock_now() - interval '1 minute', true);
 
+CREATE OR REPLACE FUNCTION key_find(p_key_hash bytea, p_scope text)
+    RETURNS TABLE (refusal text, key_id uuid, user_id text, is_stale boolean)
+    LANGUAGE sql STABLE AS $$
+    SELECT key_refusal(k, u, p_scope), k.key_id, k.user_id::text, key_is_stale(k)
+    FROM api_keys k JOIN users u ON u.user_id = k.user_id
+    WHERE k.key_hash = p_key_hash;
+$$;
+COMMENT ON FUNCTION key_find(bytea, text) IS 'One row, or none; for use in FROM, where PostgreSQL puts it into the query.';
+
 CREATE OR REPLACE FUNCTION key_check(
     p_key_hash bytea, p_scope text, OUT outcome text, OUT key_id uuid, OUT user_id text, OUT is_stale boolean
 )
     LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    k record;
 BEGIN
-    SELECT coalesce(key_refusal(k, u, p_scope), 'ok'), k.key_id, k.user_id, key_is_stale(k)
-    INTO outcome, key_id, user_id, is_stale
-    FROM api_keys k JOIN users u ON u.user_id = k.user_id
-    WHERE k.key_hash = p_key_hash;
-    IF NOT FOUND THEN
-        outcome := 'key_unknown';
-    ELSIF outcome <> 'ok' THEN
-        key_id := NULL;
-        user_id := NULL;
-        is_stale := NULL;
+    SELECT * INTO k FROM key_find(p_key_hash, p_scope);
+    outcome := CASE WHEN NOT FOUND THEN 'key_unknown' ELSE coalesce(k.refusal, 'ok') END;
+    IF outcome = 'ok' THEN
+        key_id := k.key_id;
+        user_id := k.user_id;
+        is_stale := k.is_stale;
     END IF;
 END $$;
 COMMENT ON FUNCTION key_check(bytea, text) IS

@@ -97,25 +97,24 @@ CREATE OR REPLACE FUNCTION usage_show(p_key_hash bytea, p_first_day date, p_last
     SELECT * FROM usage_show_v2(p_key_hash, p_first_day, p_last_day, NULL);
 $$;
 
--- What one request cost. NULL while the request is unfinished; the amount is NULL if there was no price, and 0 if no
--- tokens were charged.
-CREATE OR REPLACE FUNCTION request_cost(r requests) RETURNS jsonb
+-- What a request that has ended cost. The amount is NULL if there was no price, and 0 if no tokens were charged.
+CREATE OR REPLACE FUNCTION request_cost(
+    p_user_id text, p_model_id text, p_day date, p_prompt_tokens integer, p_completion_tokens integer
+)
+    RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    day  constant date := (r.created_at AT TIME ZONE 'UTC')::date;
     cost jsonb;
 BEGIN
-    IF r.completed_at IS NOT NULL THEN
-        SELECT jsonb_build_object(
-                   'amount', trim_scale(tokens_amount(r.prompt_tokens, p.price_per_million,
-                                                      r.completion_tokens, c.price_per_million))::text,
-                   'currency', l.currency, 'price_list', l.price_list)
-        INTO cost
-        FROM billing_terms_on(r.user_id, day) AS t
-        JOIN price_lists l ON l.price_list = t.price_list
-        LEFT JOIN LATERAL prices_on(t.price_list, r.model_id, 'prompt', day) AS p ON true
-        LEFT JOIN LATERAL prices_on(t.price_list, r.model_id, 'completion', day) AS c ON true;
-    END IF;
+    SELECT jsonb_build_object(
+               'amount', trim_scale(tokens_amount(p_prompt_tokens, p.price_per_million,
+                                                  p_completion_tokens, c.price_per_million))::text,
+               'currency', l.currency, 'price_list', l.price_list)
+    INTO cost
+    FROM billing_terms_on(p_user_id, p_day) AS t
+    JOIN price_lists l ON l.price_list = t.price_list
+    LEFT JOIN LATERAL prices_on(t.price_list, p_model_id, 'prompt', p_day) AS p ON true
+    LEFT JOIN LATERAL prices_on(t.price_list, p_model_id, 'completion', p_day) AS c ON true;
     RETURN cost;
 END $$;
 
