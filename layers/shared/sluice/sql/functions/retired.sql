@@ -22,5 +22,5 @@ DROP FUNCTION IF EXISTS
     claim_take(uuid[], timestamptz, timestamptz), outcomes_settle(jsonb, text), overdue_outcomes(integer, timestamptz),
     outcomes_current(outcome[]), outcomes_resolve(outcome[], integer[], timestamptz),
     settlements_end(settlement[], text, timestamptz), settlements_requeue(settlement[], text, timestamptz),
-    outcomes_late(outcome[], integer[], text), unfinished_count(text, integer), quota_store(quotas[]), request_cost(requests),
-    tokens_needed(jsonb, models), request_id_after(quota_plans);
+    outcomes_late(outcome[], integer[], text), unfinished_count(text, integer), quota_store(quotas[]),
+    request_cost(requests), tokens_needed(jsonb, models), request_id_after(quota_plans);

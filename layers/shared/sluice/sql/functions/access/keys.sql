@@ -19,7 +19,8 @@ CREATE OR REPLACE FUNCTION key_find(p_key_hash bytea, p_scope text)
     FROM api_keys k JOIN users u ON u.user_id = k.user_id
     WHERE k.key_hash = p_key_hash;
 $$;
-COMMENT ON FUNCTION key_find(bytea, text) IS 'One row, or none; for use in FROM, where PostgreSQL puts it into the query.';
+COMMENT ON FUNCTION key_find(bytea, text) IS
+    'One row, or none; for use in FROM, where PostgreSQL puts it into the query.';
 
 CREATE OR REPLACE FUNCTION key_check(
     p_key_hash bytea, p_scope text, OUT outcome text, OUT key_id uuid, OUT user_id text, OUT is_stale boolean
