@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
-import boto3
-from botocore.config import Config
-
+from sluice import aws
 from sluice.config import Settings
 from sluice.domain.errors import ConfigurationError
 
 # Shipped in the layer: Amazon's roots for RDS. A bring-your-own database is verified against the same file unless its
 # secret names another (sslrootcert) or another way (sslmode).
 CA_BUNDLE: Final = Path("/opt/certs/rds-ca.pem")
-# Calls made while a request waits: better to fail soon, with a clear error, than to use up the function's time.
-FAIL_FAST: Final = Config(connect_timeout=2, read_timeout=4, retries={"total_max_attempts": 2, "mode": "standard"})
+# RDS accepts a token for this long after it was signed; connections made with it stay.
+TOKEN_SECONDS: Final = 900
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -39,13 +38,12 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
             "sslrootcert": secret.get("sslrootcert", str(CA_BUNDLE)),
         }
     host, user = settings.require("database_host"), settings.require("database_role")
-    token = _rds(settings.aws_region).generate_db_auth_token(host, settings.database_port, user)
     return common | {
         "host": host,
         "port": settings.database_port,
         "dbname": settings.database_name,
         "user": user,
-        "password": token,
+        "password": _token(host, settings.database_port, user, settings.aws_region),
         "sslmode": "verify-full",
         "sslrootcert": str(CA_BUNDLE),
     }
@@ -58,7 +56,7 @@ def forget_secret() -> None:
 
 @cache
 def _secret(arn: str, region: str) -> Mapping[str, Any]:
-    client = boto3.client("secretsmanager", region_name=region, config=FAIL_FAST)
+    client = aws.client("secretsmanager", region)
     try:
         secret = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
         missing = {"host", "username", "password"} - secret.keys()
@@ -70,6 +68,7 @@ def _secret(arn: str, region: str) -> Mapping[str, Any]:
     return {**secret, "port": port}
 
 
-@cache
-def _rds(region: str) -> Any:
-    return boto3.client("rds", region_name=region, config=FAIL_FAST)
+def _token(host: str, port: int, user: str, region: str) -> str:
+    """A token of RDS's IAM authentication: a signed URL without its scheme. Nothing is called to make one."""
+    url = f"https://{host}:{port}/?{urlencode({'Action': 'connect', 'DBUser': user})}"
+    return aws.signed_url(url, "rds-db", region, TOKEN_SECONDS).removeprefix("https://")

@@ -1,0 +1,1 @@
+"""Measurements: each figure beside its baseline, in the same run."""
