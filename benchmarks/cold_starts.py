@@ -7,10 +7,12 @@ layer, takes its turn with the others. PostgreSQL has no TLS here; in all else a
     python -m benchmarks.cold_starts [ROUNDS]
 """
 
+import compileall
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -118,9 +120,28 @@ def build(folder: Path) -> Path:
         )
     for name in FUNCTIONS:
         (folder / name / "without_tls.py").write_text(_WITHOUT_TLS)
+    _runtime_client(folder / "runtime")
     (folder / BARE).mkdir()
     (folder / BARE / "without_tls.py").write_text(_BARE_HANDLER)
     return folder / "opt" / "python"
+
+
+def _runtime_client(target: Path) -> None:
+    """Copy Lambda's runtime client and what it needs, compiled, apart from all else that is installed here.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    for name in ("awslambdaric", "simplejson", "snapshot-restore-py"):
+        try:
+            files = distribution(name).files or []
+        except PackageNotFoundError:
+            raise RuntimeError(f"Lambda's runtime client is not installed: {name} is missing") from None
+        for each in files:
+            if each.suffix in {".py", ".so"}:
+                (target / each).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(each.locate()), target / each)
+    compileall.compile_dir(target, quiet=1)
 
 
 def _events(surroundings: World) -> Mapping[str, Mapping[str, object]]:
@@ -140,23 +161,19 @@ def _start(
     task: Path, layer: Path, environment: Mapping[str, str], event: Mapping[str, object]
 ) -> tuple[float, float]:
     """Start an environment and invoke it once; returns the milliseconds of its init and of the request."""
-    client = find_spec("awslambdaric")
-    if client is None or client.origin is None:
-        raise RuntimeError("awslambdaric, Lambda's runtime client, is not installed")
     emulator = Path(samcli.__file__).parent / f"local/rapid/aws-lambda-rie-{_PROCESSORS[platform.machine()]}"
     address, runtime = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
     log = task.with_suffix(".log")
     arguments = ["--runtime-interface-emulator-address", address, "--runtime-api-address", runtime]
-    # The runtime client alone, as on Lambda, and not what else this environment holds.
+    # Nothing but what Lambda has: not this environment's packages (-S), and nothing is compiled for a later start (-B).
     program = (
-        "import sys; sys.path[:0] = sys.argv[2:]; sys.argv[1:] = ['without_tls.handler']; sys.dont_write_bytecode = True;"
-        f"import runpy; sys.path.append({str(Path(client.origin).parents[1])!r});"
+        "import runpy, sys; sys.path[:0] = sys.argv[1:4]; sys.argv[1:] = ['without_tls.handler'];"
         "runpy.run_module('awslambdaric', run_name='__main__')"
     )
-    python = [str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"), "-S", "-c", program]
+    python = [str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"), "-S", "-B", "-c", program]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(emulator), *arguments, *python, "-", str(task), str(layer)],
+            [str(emulator), *arguments, *python, str(task), str(layer), str(layer.parents[1] / "runtime")],
             cwd=task,
             env={"PATH": os.defpath, "LAMBDA_TASK_ROOT": str(task), **environment},
             stdout=output,

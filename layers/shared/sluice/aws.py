@@ -1,20 +1,15 @@
-"""AWS through botocore: signatures, and clients. boto3 would add resources and file transfers, which nothing here uses.
+"""Clients of AWS's services, made by botocore: boto3 would add resources and file transfers, which nothing here uses.
 
-What a client needs is imported when the first one is made, since it takes longer than all else that a function imports;
-signing needs little of it.
+Only what makes a client imports this: botocore takes longer to import than most of what a function needs.
 """
 
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from botocore.auth import SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import ContainerProvider, CredentialResolver, Credentials, EnvProvider
+from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
-
-if TYPE_CHECKING:
-    from botocore.session import Session
+from botocore.session import Session, get_session
 
 _making_clients = Lock()
 # Calls made while a request waits: better to fail soon, with a clear error, than to use up the function's time.
@@ -31,35 +26,24 @@ def client(service: Any, region: str, **config: Any) -> Any:
     Args:
         config: of botocore.config.Config; by default, calls fail after seconds.
     """
-    from botocore.config import Config
-
     # The worker's threads ask at the same time, and making clients is not thread-safe in botocore.
     with _making_clients:
         return _session().create_client(service, region_name=region, config=Config(**config or _FAIL_FAST))
 
 
-def signed_url(url: str, service: str, region: str, seconds: int) -> str:
-    """A URL that this function's role has signed, valid for so long.
+def role_credentials() -> tuple[str, str, str | None]:
+    """The key's id, the secret key and the session token of this function's role, wherever they are; renewed in time.
 
     Raises:
-        botocore.exceptions.NoCredentialsError, CredentialRetrievalError: there are no credentials.
+        botocore.exceptions.BotoCoreError: there are none, or they cannot be had.
     """
-    request = AWSRequest("GET", url)
-    SigV4QueryAuth(_credentials().get_frozen_credentials(), service, region, seconds).add_auth(request)
-    return str(request.url)
-
-
-@cache
-def _session() -> "Session":
-    from botocore.session import get_session
-
-    return get_session()
-
-
-@cache
-def _credentials() -> Credentials:
-    # Lambda gives a role's credentials as variables, and those of a restored snapshot from an endpoint, which renews them.
-    found = CredentialResolver([EnvProvider(), ContainerProvider()]).load_credentials()
+    found = _session().get_credentials()
     if found is None:
         raise NoCredentialsError
-    return found
+    frozen = found.get_frozen_credentials()
+    return frozen.access_key, frozen.secret_key, frozen.token
+
+
+@cache
+def _session() -> Session:
+    return get_session()

@@ -5,6 +5,7 @@ some functions use is imported by the provider that makes it, so that no functio
 providers while Lambda starts an environment.
 """
 
+import gc
 import json
 import logging
 import os
@@ -15,9 +16,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from sluice import aws
 from sluice.config import Settings
 from sluice.db.connection import Database, connect
 from sluice.db.ledger import Ledger
@@ -168,6 +166,8 @@ def prepare(*providers: Callable[[], Any], connect: bool) -> None:
         return
     for provider in providers:
         _try_early(provider)
+    # What was imported stays: the garbage collector need not look through it again.
+    gc.freeze()
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         # Part of the runtimes that take snapshots.
         from snapshot_restore_py import register_after_restore
@@ -225,7 +225,7 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
         botocore.exceptions.ClientError: it cannot be invoked.
     """
     function = settings().require("rollup_function")
-    client = aws.client("lambda", settings().aws_region, **_without_retries(ROLLUP_SECONDS))
+    client = _client("lambda", **_without_retries(ROLLUP_SECONDS))
     answer = client.invoke(FunctionName=function, Payload=json.dumps(event))
     if "FunctionError" in answer:
         raise SluiceError("task_failed", f"{function} failed; its log says why.")
@@ -235,7 +235,7 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
 @cache
 def lambda_client() -> Any:
     """Lambda itself, for what concerns functions as a whole."""
-    return aws.client("lambda", settings().aws_region)
+    return _client("lambda")
 
 
 def model_api_key(secret_arn: str) -> str:
@@ -244,6 +244,8 @@ def model_api_key(secret_arn: str) -> str:
     Raises:
         ConfigurationError: the secret cannot be read or holds no such key.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
     except (BotoCoreError, ClientError) as error:
@@ -261,13 +263,13 @@ def model_api_key(secret_arn: str) -> str:
 
 @cache
 def _secret_text(secret_arn: str, _period: int) -> str:
-    client = aws.client("secretsmanager", settings().aws_region)
+    client = _client("secretsmanager")
     return str(client.get_secret_value(SecretId=secret_arn)["SecretString"])
 
 
 @cache
 def _bedrock(timeout_seconds: int) -> Any:
-    return aws.client("bedrock-runtime", settings().aws_region, **_without_retries(timeout_seconds))
+    return _client("bedrock-runtime", **_without_retries(timeout_seconds))
 
 
 def _without_retries(timeout_seconds: int) -> dict[str, Any]:
@@ -278,4 +280,10 @@ def _without_retries(timeout_seconds: int) -> dict[str, Any]:
 def _queue(setting: str) -> "Queue":
     from sluice.messaging import Queue
 
-    return Queue(aws.client("sqs", settings().aws_region), settings().require(setting))
+    return Queue(_client("sqs"), settings().require(setting))
+
+
+def _client(service: str, **config: Any) -> Any:
+    from sluice import aws
+
+    return aws.client(service, settings().aws_region, **config)

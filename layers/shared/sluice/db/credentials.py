@@ -1,21 +1,24 @@
 """How to log in: with a token that IAM signs for each connect, or with the secret of a bring-your-own database."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
 
-from sluice import aws
 from sluice.config import Settings
+from sluice.db.token import AccessKey, database_token
 from sluice.domain.errors import ConfigurationError
 
 # Shipped in the layer: Amazon's roots for RDS. A bring-your-own database is verified against the same file unless its
 # secret names another (sslrootcert) or another way (sslmode).
 CA_BUNDLE: Final = Path("/opt/certs/rds-ca.pem")
-# RDS accepts a token for this long after it was signed; connections made with it stay.
-TOKEN_SECONDS: Final = 900
+
+
+class CredentialsError(Exception):
+    """AWS did not give what logging in needs. Its text is the name of botocore's error."""
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: neither a secret nor a host is set, or the secret is not usable.
-        botocore.exceptions.BotoCoreError, ClientError: the secret cannot be read.
+        CredentialsError: the secret cannot be read, or the role's credentials cannot be had.
     """
     common: dict[str, Any] = {"connect_timeout": 3, "application_name": settings.database_role or "sluice_migrate"}
     if settings.database_secret_arn:
@@ -56,9 +59,9 @@ def forget_secret() -> None:
 
 @cache
 def _secret(arn: str, region: str) -> Mapping[str, Any]:
-    client = aws.client("secretsmanager", region)
+    text = _from_aws(lambda aws: aws.client("secretsmanager", region).get_secret_value(SecretId=arn)["SecretString"])
     try:
-        secret = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
+        secret = json.loads(text)
         missing = {"host", "username", "password"} - secret.keys()
         port = int(secret.get("port", 5432))
     except (ValueError, TypeError, LookupError, AttributeError):
@@ -69,6 +72,18 @@ def _secret(arn: str, region: str) -> Mapping[str, Any]:
 
 
 def _token(host: str, port: int, user: str, region: str) -> str:
-    """A token of RDS's IAM authentication: a signed URL without its scheme. Nothing is called to make one."""
-    url = f"https://{host}:{port}/?{urlencode({'Action': 'connect', 'DBUser': user})}"
-    return aws.signed_url(url, "rds-db", region, TOKEN_SECONDS).removeprefix("https://")
+    # Credentials of a restored snapshot (SnapStart) are not variables: an endpoint gives them, and botocore knows how.
+    key = AccessKey.from_environment(os.environ) or AccessKey(*_from_aws(lambda aws: aws.role_credentials()))
+    return database_token(key, host, port, user, region, datetime.now(UTC))
+
+
+def _from_aws(ask: Callable[[Any], Any]) -> Any:
+    # botocore is what takes longest to import, and a function that logs in with its own credentials does without it.
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from sluice import aws
+
+    try:
+        return ask(aws)
+    except (BotoCoreError, ClientError) as error:
+        raise CredentialsError(type(error).__name__) from None
