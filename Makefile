@@ -28,7 +28,7 @@ sam := $(bin)/python -m samcli
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
 locks := requirements/dev.txt requirements/model.txt
-python_files := layers/shared/sluice functions local sluice_cli tests
+python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli tests benchmarks
 
 .PHONY: help
 help:  ## list the targets
