@@ -1,8 +1,8 @@
 """What a cold start costs: init and the first request of each function under Lambda's runtime client.
 
-The artefacts are built as for Lambda, for this machine's processor and Python, and run by the emulator of Lambda's runtime
-interface that the SAM CLI brings. A bare handler, which imports psycopg, pydantic and Powertools' logger from the same
-layer, takes its turn with the others. PostgreSQL has no TLS here; in all else a function does what it does on Lambda.
+The artefacts are built as for Lambda, for this machine's processor and Python, and run by the emulator of Lambda's
+runtime interface that the SAM CLI brings. A bare handler, which imports psycopg, pydantic and Powertools' logger from the
+same layer, takes its turn with the others. PostgreSQL has no TLS here, and the worker's first request calls no model.
 
     python -m benchmarks.cold_starts [ROUNDS]
 """
@@ -157,9 +157,7 @@ def _events(surroundings: World) -> Mapping[str, Mapping[str, object]]:
     return {"submit": submit, "status": status | {"rawPath": path}, "worker": worker}
 
 
-def _start(
-    task: Path, layer: Path, environment: Mapping[str, str], event: Mapping[str, object]
-) -> tuple[float, float]:
+def _start(task: Path, layer: Path, environment: Mapping[str, str], event: Mapping[str, object]) -> tuple[float, float]:
     """Start an environment and invoke it once; returns the milliseconds of its init and of the request."""
     emulator = Path(samcli.__file__).parent / f"local/rapid/aws-lambda-rie-{_PROCESSORS[platform.machine()]}"
     address, runtime = (f"{LOOPBACK}:{free_port()}" for _ in range(2))

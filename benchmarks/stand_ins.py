@@ -114,9 +114,7 @@ def world(folder: Path) -> Iterator[World]:
         server.destroy()
 
 
-_WITHOUT_LIMITS = {
-    period: {"max_requests": 10**6, "max_tokens": 10**9} for period in ("minute", "daily", "monthly")
-}
+_WITHOUT_LIMITS = {period: {"max_requests": 10**6, "max_tokens": 10**9} for period in ("minute", "daily", "monthly")}
 
 
 class _Queue(BaseHTTPRequestHandler):
@@ -126,7 +124,7 @@ class _Queue(BaseHTTPRequestHandler):
     # Or the headers and the body, sent apart, wait for each other's acknowledgement.
     wbufsize = -1
 
-    def do_POST(self) -> None:  # noqa: N802 - as the library calls it
+    def do_POST(self) -> None:
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         sent = [{"Id": each["Id"], "MessageId": each["Id"]} for each in given.get("Entries", ())]
         body = json.dumps({"Successful": sent, "Failed": []} if sent else {"MessageId": "1"}).encode()

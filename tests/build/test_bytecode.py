@@ -70,9 +70,7 @@ def test_nothing_of_the_layer_for_lambda_is_compiled_on_import(
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
-def test_every_module_has_bytecode_for_any_processor(
-    lambda_layer: Callable[[str], Path], architecture: str
-) -> None:
+def test_every_module_has_bytecode_for_any_processor(lambda_layer: Callable[[str], Path], architecture: str) -> None:
     layer = lambda_layer(architecture) / "python"
     modules = [path for path in layer.rglob("*.py") if "__pycache__" not in path.parts]
     assert len(modules) > 300

@@ -16,7 +16,9 @@ from tests.support.service import KEY
 Answer = tuple[int, dict[str, str], Any]
 KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
-CACHED = [each for module in (aws, bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")]
+CACHED = [
+    each for module in (aws, bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")
+]
 
 
 class Context:

@@ -25,12 +25,12 @@ def test_it_is_botocores_to_the_last_byte(session_token: str | None, user: str) 
     with patch("botocore.auth.get_current_datetime", lambda: AT.replace(tzinfo=None)):
         credentials = Credentials(key.key_id, key.secret, key.session_token)
         SigV4QueryAuth(credentials, "rds-db", "eu-central-1", TOKEN_SECONDS).add_auth(request)
-    assert dict(_members(token)) == dict(_members(str(request.url).removeprefix("https://")))
+    assert _members(token) == _members(str(request.url))
     assert token.partition("?")[0] == "db.example:5432/"
 
 
-def _members(url: str) -> list[tuple[str, ...]]:
-    return [tuple(each.split("=", 1)) for each in url.partition("?")[2].split("&")]
+def _members(url: str) -> dict[str, str]:
+    return {name: value for name, _, value in (each.partition("=") for each in url.partition("?")[2].split("&"))}
 
 
 def test_the_key_is_what_lambda_gives() -> None:

@@ -41,7 +41,7 @@ def role_credentials() -> tuple[str, str, str | None]:
     if found is None:
         raise NoCredentialsError
     frozen = found.get_frozen_credentials()
-    return frozen.access_key, frozen.secret_key, frozen.token
+    return str(frozen.access_key), str(frozen.secret_key), frozen.token
 
 
 @cache

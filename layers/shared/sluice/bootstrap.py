@@ -1,8 +1,8 @@
 """The composition root: turns the settings of a function's environment into its services, each made once.
 
-The services themselves read no environment and make no clients; functions pass these providers to their routes. What only
-some functions use is imported by the provider that makes it, so that no function imports another's; prepare() calls the
-providers while Lambda starts an environment.
+The services themselves read no environment and make no clients; functions pass these providers to their routes. What
+only some functions use is imported by the provider that makes it, so that no function imports another's; prepare()
+calls the providers while Lambda starts an environment.
 """
 
 import gc
@@ -157,8 +157,8 @@ def database() -> Database:
 def prepare(*providers: Callable[[], Any], connect: bool) -> None:
     """Make services, and connect, while Lambda starts this environment, before a request waits for it.
 
-    Elsewhere it does nothing. A snapshot (SnapStart) is taken after the services were made and before the connection: each
-    environment restored from it connects by itself, and draws its own random numbers.
+    Elsewhere it does nothing. A snapshot (SnapStart) is taken after the services were made and before the connection:
+    each environment restored from it connects by itself, and draws its own random numbers.
 
     Never fails: what is wrong is found again, and answered, when the first request needs it.
     """
