@@ -2,7 +2,7 @@
 
 The artefacts are built as for Lambda, for this machine's processor and Python, and run by the emulator of Lambda's
 runtime interface that the SAM CLI brings. A bare handler, which imports psycopg, pydantic and Powertools' logger from
-the same layer, takes its turn with the others. PostgreSQL has no TLS here, and the worker's first request calls no model.
+the same layer, takes its turn with the others. PostgreSQL has no TLS here; the worker's first request calls no model.
 
     python -m benchmarks.cold_starts [ROUNDS]
 """
