@@ -15,6 +15,10 @@ export PYTHONUTF8 := 1
 PYTHON ?= python3
 # The processor to build for: make deploy ARCHITECTURE=x86_64
 ARCHITECTURE ?= arm64
+# The functions' Python: the one that builds, if Lambda has it, so that it can compile for them; else the template's default.
+# On python3.11, Lambda has a C library that psycopg's wheels for arm64 are too new for.
+RUNTIME ?= $(or $(filter $(if $(filter x86_64,$(ARCHITECTURE)),python3.11) python3.12 python3.13 python3.14,$(shell \
+	$(bin)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])' 2>/dev/null)),python3.13)
 
 venv := .venv
 bin := $(venv)/bin
@@ -24,7 +28,7 @@ sam := $(bin)/python -m samcli
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
 locks := requirements/dev.txt requirements/model.txt
-python_files := layers/shared/sluice functions local sluice_cli benchmarks tests
+python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks tests
 
 .PHONY: help
 help:  ## list the targets
@@ -175,14 +179,16 @@ lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
 validate: setup  ## check the template as SAM sees it
 	@AWS_DEFAULT_REGION=$${AWS_DEFAULT_REGION:-us-east-1} $(sam) validate --lint
 
+# What the template must be told, so that it deploys what was built.
+target = Architecture=$(ARCHITECTURE) Runtime=$(RUNTIME)
 .PHONY: build
-build: setup  ## build for AWS Lambda (ARCHITECTURE=arm64 or x86_64)
+build: setup  ## build for AWS Lambda (ARCHITECTURE=arm64 or x86_64; RUNTIME=python3.11 to 3.14, by default that of .venv)
 	@# Choices made for this file are not for the makefiles that sam runs.
-	@unset MAKEFLAGS PYTHON; SLUICE_BUILD=$(ARCHITECTURE) $(sam) build --parameter-overrides Architecture=$(ARCHITECTURE)
+	@unset MAKEFLAGS PYTHON; SLUICE_BUILD=$(ARCHITECTURE) SLUICE_RUNTIME=$(RUNTIME) $(sam) build --parameter-overrides $(target)
 
 .PHONY: deploy
 deploy: build  ## deploy into your AWS account, asking what it needs to know
-	@$(sam) deploy --guided --parameter-overrides Architecture=$(ARCHITECTURE)
+	@$(sam) deploy --guided --parameter-overrides $(target)
 
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data

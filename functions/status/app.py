@@ -10,7 +10,7 @@ from sluice.api.native.reading import reading_routes
 from sluice.telemetry import logger
 
 app = api_app(reading_routes(reader=bootstrap.reader), unknown_keys=bootstrap.unknown_keys)
-bootstrap.connect_early()
+bootstrap.prepare(bootstrap.reader, connect=True)
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -12,7 +12,7 @@ from sluice.telemetry import logger, metrics
 app = api_app(
     submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller), unknown_keys=bootstrap.unknown_keys
 )
-bootstrap.connect_early()
+bootstrap.prepare(bootstrap.submitter, connect=True)
 
 
 @metrics.log_metrics

@@ -16,6 +16,8 @@ _METRICS = {
     "superseded": "RequestsSuperseded",
 }
 
+bootstrap.prepare(bootstrap.queue, bootstrap.backends, connect=False)
+
 
 @metrics.log_metrics
 @logger.inject_lambda_context(clear_state=True)

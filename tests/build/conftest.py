@@ -14,6 +14,15 @@ ROOT = Path(__file__).parents[2]
 GROUP = pytest.mark.xdist_group("build")
 
 
+def runtime(architecture: str) -> str:
+    """The functions' Python in the builds: that of these tests, so that they can say whether the bytecode is its own.
+
+    Otherwise the template's default: where Lambda does not have it, or psycopg no wheel for it.
+    """
+    offered = range(11 if architecture == "x86_64" else 12, 15)
+    return f"python3.{sys.version_info.minor if sys.version_info.minor in offered else 13}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
@@ -57,7 +66,7 @@ def lambda_layer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         _run(
             ["make", "build-SharedLayer", f"ARTIFACTS_DIR={artefacts}"],
             ROOT / "layers" / "shared",
-            {**_environment(home), "SLUICE_BUILD": architecture},
+            {**_environment(home), "SLUICE_BUILD": architecture, "SLUICE_RUNTIME": runtime(architecture)},
         )
         return artefacts
 

@@ -59,7 +59,8 @@ def test_handler_imports_only_from_the_artefacts(host_build: Path, function: str
 
 def test_function_contains_only_its_handler(host_build: Path) -> None:
     for function, module in HANDLERS.items():
-        assert [path.name for path in (host_build / function).iterdir()] == [f"{module}.py"]
+        files = {path.name for path in (host_build / function).rglob("*") if path.is_file()}
+        assert files == {f"{module}.py", f"{module}.{sys.implementation.cache_tag}.pyc"}
 
 
 def test_layer_contains_the_package_with_its_sql_and_the_certificates(host_build: Path) -> None:

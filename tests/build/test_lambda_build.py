@@ -5,14 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from botocore.config import Config
+from botocore.session import Session
+
+from tests.build.conftest import runtime
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ["arm64", "x86_64"]
 # e_machine of the ELF header: EM_AARCH64 and EM_X86_64
 ELF_MACHINES = {"arm64": 183, "x86_64": 62}
 WHEEL_MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
-# AL2023 has glibc 2.34.
-NEWEST_GLIBC = (2, 34)
+# AL2023 has glibc 2.34, and AL2, on which python3.11 runs, 2.26.
+NEWEST_GLIBC = {"python3.11": (2, 26)}
+AL2023_GLIBC = (2, 34)
 PLATFORM = re.compile(r"manylinux_(\d+)_(\d+)_(\w+)")
 MEGABYTE = 2**20
 
@@ -32,10 +37,11 @@ def fits(tag: str, architecture: str) -> bool:
     interpreter, abi, platforms = tag.split("-")
     if platforms == "any":
         return interpreter in {"py3", "py2.py3"} and abi == "none"
-    if interpreter not in {"cp313", "py3"}:
+    if interpreter not in {runtime(architecture).replace("python", "cp").replace(".", ""), "py3"}:
         return False
     return any(
-        (int(major), int(minor)) <= NEWEST_GLIBC and machine == WHEEL_MACHINES[architecture]
+        (int(major), int(minor)) <= NEWEST_GLIBC.get(runtime(architecture), AL2023_GLIBC)
+        and machine == WHEEL_MACHINES[architecture]
         for major, minor, machine in (match.groups() for match in PLATFORM.finditer(platforms))
     )
 
@@ -74,8 +80,8 @@ def test_layer_is_small(lambda_layer: Layer, architecture: str, record_property:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_compiled_or_private_files_are_shipped(lambda_layer: Layer, architecture: str) -> None:
-    stray = {"__pycache__", "tests", ".git", ".env", "RECORD", "INSTALLER"}
+def test_no_private_files_are_shipped(lambda_layer: Layer, architecture: str) -> None:
+    stray = {"tests", ".git", ".env", "RECORD", "INSTALLER"}
     assert not [path for path in lambda_layer(architecture).rglob("*") if path.name in stray]
 
 
@@ -91,9 +97,29 @@ def test_botocore_has_the_services_that_are_called(lambda_layer: Layer, architec
     assert called <= known
 
 
-def test_layer_is_built_for_the_default_processor_of_the_template() -> None:
-    makefile = (ROOT / "layers" / "shared" / "Makefile").read_text()
+@pytest.mark.parametrize(("variable", "parameter"), [("SLUICE_BUILD", "Architecture"), ("SLUICE_RUNTIME", "Runtime")])
+@pytest.mark.parametrize("makefile", ["bytecode.mk", "layers/shared/Makefile"])
+def test_layer_is_built_for_the_defaults_of_the_template(makefile: str, variable: str, parameter: str) -> None:
     template = (ROOT / "template.yaml").read_text()
-    (built,) = re.findall(r"^SLUICE_BUILD \?= (\S+)$", makefile, re.MULTILINE)
-    (deployed,) = re.findall(r"^  Architecture:\n    Type: String\n    Default: (\S+)$", template, re.MULTILINE)
+    (built,) = re.findall(rf"^{variable} \?= (\S+)$", (ROOT / makefile).read_text(), re.MULTILINE)
+    (deployed,) = re.findall(rf"^  {parameter}:\n    Type: String\n    Default: (\S+)$", template, re.MULTILINE)
     assert built == deployed
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_botocore_with_less_in_it_finds_the_same_endpoints(lambda_layer: Layer, architecture: str) -> None:
+    data = lambda_layer(architecture) / "python" / "botocore" / "data"
+    for service in ("sqs", "secretsmanager", "lambda", "bedrock-runtime"):
+        for region in ("eu-west-1", "us-gov-west-1", "cn-north-1"):
+            for dual in (False, True):
+                found = []
+                for folder in (None, data):
+                    session = Session()
+                    if folder is not None:
+                        session.get_component("data_loader").search_paths.insert(0, str(folder))
+                    session.set_credentials("id", "secret")
+                    client = session.create_client(
+                        service, region_name=region, config=Config(use_dualstack_endpoint=dual)
+                    )
+                    found.append((client.meta.endpoint_url, client.meta.region_name))
+                assert found[0] == found[1], (service, region, dual)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from sluice import bootstrap
+from sluice import aws, bootstrap
 from sluice.db import credentials
 from sluice.telemetry import logger
 from tests.support.service import KEY
@@ -16,7 +16,9 @@ from tests.support.service import KEY
 Answer = tuple[int, dict[str, str], Any]
 KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
-CACHED = [each for module in (bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")]
+CACHED = [
+    each for module in (aws, bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")
+]
 
 
 class Context:

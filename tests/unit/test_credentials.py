@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
+from sluice import aws as aws_clients
 from sluice.config import Settings
 from sluice.db import credentials
-from sluice.db.credentials import CA_BUNDLE, connection_parameters, forget_secret
+from sluice.db.credentials import CA_BUNDLE, CredentialsError, connection_parameters, forget_secret
 from sluice.domain.errors import ConfigurationError
 
 SECRET = {"host": "db.example", "username": "owner", "password": "hunter2"}
@@ -20,10 +22,8 @@ SECRET = {"host": "db.example", "username": "owner", "password": "hunter2"}
 @pytest.fixture(autouse=True)
 def empty_caches(aws: None) -> Iterator[None]:
     forget_secret()
-    credentials._rds.cache_clear()
     yield
     forget_secret()
-    credentials._rds.cache_clear()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_port_that_is_not_a_number_is_a_configuration_error(secrets: Any, port: 
 
 
 def test_unreadable_secret_raises_the_error_of_the_client(secrets: Any) -> None:
-    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+    with pytest.raises(CredentialsError, match="ResourceNotFoundException"):
         connection_parameters(Settings(database_secret_arn="arn:aws:secretsmanager:us-east-1:123456789012:secret:no"))
 
 
@@ -137,18 +137,21 @@ def test_without_a_secret_iam_signs_a_token_for_the_role() -> None:
 
 
 def test_each_connection_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Signer:
-        made = 0
-
-        def generate_db_auth_token(self, host: str, port: int, user: str) -> str:
-            self.made += 1
-            return f"{user}@{host}:{port} token {self.made}"
-
-    signer = Signer()
+    times = iter([datetime(2031, 1, 30, 9, tzinfo=UTC), datetime(2031, 1, 30, 10, tzinfo=UTC)])
     with monkeypatch.context() as patch:
-        patch.setattr(credentials, "_rds", lambda region: signer)
-        passwords = [connection_parameters(IAM)["password"] for _ in range(2)]
-    assert passwords == ["sluice_worker@db.rds:6432 token 1", "sluice_worker@db.rds:6432 token 2"]
+        patch.setattr(credentials, "datetime", SimpleNamespace(now=lambda zone: next(times)))
+        signed = [parse_qs(connection_parameters(IAM)["password"])["X-Amz-Date"] for _ in range(2)]
+    assert signed == [["20310130T090000Z"], ["20310130T100000Z"]]
+
+
+def test_credentials_that_are_no_variables_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an environment that was restored from a snapshot come from an endpoint."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(aws_clients, "role_credentials", lambda: ("RESTORED", "secret", "session"))
+    asked = parse_qs(connection_parameters(IAM)["password"])
+    assert asked["X-Amz-Credential"][0].startswith("RESTORED/")
+    assert asked["X-Amz-Security-Token"] == ["session"]
 
 
 @pytest.mark.parametrize(

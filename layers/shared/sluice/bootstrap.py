@@ -1,47 +1,41 @@
 """The composition root: turns the settings of a function's environment into its services, each made once.
 
-The services themselves read no environment and make no clients; functions pass these providers to their routes, so that
-nothing is made before it is needed.
+The services themselves read no environment and make no clients; functions pass these providers to their routes. What
+only some functions use is imported by the provider that makes it, so that no function imports another's; prepare()
+calls the providers while Lambda starts an environment.
 """
 
+import gc
 import json
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
-from sluice.backends.protocol import Backend
-from sluice.backends.registry import BACKENDS, Resources
 from sluice.config import Settings
-from sluice.db.administration import Administration
 from sluice.db.connection import Database, connect
-from sluice.db.credentials import FAIL_FAST
 from sluice.db.ledger import Ledger
-from sluice.db.maintenance import Maintenance
-from sluice.db.reports import Reports
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
-from sluice.messaging import Queue
 from sluice.services.access import UnknownKeys
-from sluice.services.admin.operation import AdminContext
-from sluice.services.cancel import Canceller
-from sluice.services.process import Worker, WorkerSettings
-from sluice.services.read import Reader
-from sluice.services.submit import Submitter
-from sluice.services.tasks.context import TaskContext
-from sluice.services.tasks.run import TasksEvent
+
+if TYPE_CHECKING:
+    from sluice.backends.protocol import Backend
+    from sluice.messaging import Queue
+    from sluice.services.admin.operation import AdminContext
+    from sluice.services.cancel import Canceller
+    from sluice.services.process import Worker
+    from sluice.services.read import Reader
+    from sluice.services.submit import Submitter
+    from sluice.services.tasks.context import TaskContext
+    from sluice.services.tasks.run import TasksEvent
 
 logger = logging.getLogger(__name__)
 
-_making_clients = Lock()
 # What template.yaml gives RollupFunction, and a little more.
 ROLLUP_SECONDS: Final = 310
 # A rotated credential is used within this time.
@@ -64,25 +58,33 @@ def unknown_keys() -> UnknownKeys:
 
 
 @cache
-def submitter() -> Submitter:
+def submitter() -> "Submitter":
     """Accepts requests."""
+    from sluice.services.submit import Submitter
+
     return Submitter(ledger=ledger(), queue=queue(), limits=request_limits())
 
 
 @cache
-def canceller() -> Canceller:
+def canceller() -> "Canceller":
     """Cancels requests."""
+    from sluice.services.cancel import Canceller
+
     return Canceller(ledger=ledger(), queue=queue())
 
 
 @cache
-def reader() -> Reader:
+def reader() -> "Reader":
     """Reads for clients."""
+    from sluice.services.read import Reader
+
     return Reader(ledger=ledger())
 
 
-def worker(remaining_seconds: Callable[[], float]) -> Worker:
+def worker(remaining_seconds: Callable[[], float]) -> "Worker":
     """Works on the batch of one invocation, which has so much time left."""
+    from sluice.services.process import Worker, WorkerSettings
+
     current = settings()
     return Worker(
         ledger=ledger(),
@@ -98,8 +100,11 @@ def worker(remaining_seconds: Callable[[], float]) -> Worker:
     )
 
 
-def task_context(event: TasksEvent) -> TaskContext:
+def task_context(event: "TasksEvent") -> "TaskContext":
     """What the scheduled tasks of one invocation work with."""
+    from sluice.db.maintenance import Maintenance
+    from sluice.services.tasks.context import TaskContext
+
     current = settings()
     return TaskContext(
         ledger=ledger(),
@@ -113,8 +118,12 @@ def task_context(event: TasksEvent) -> TaskContext:
     )
 
 
-def admin_context(invocation: UUID) -> AdminContext:
+def admin_context(invocation: UUID) -> "AdminContext":
     """What administrative operations of one invocation work with."""
+    from sluice.db.administration import Administration
+    from sluice.db.reports import Reports
+    from sluice.services.admin.operation import AdminContext
+
     limits = request_limits()
     return AdminContext(
         administration=Administration(database(), invocation),
@@ -145,17 +154,40 @@ def database() -> Database:
     return Database(lambda: connect(current))
 
 
-def connect_early() -> None:
-    """Connect while Lambda starts this environment, before a request waits for it; elsewhere do nothing.
+def prepare(*providers: Callable[[], Any], connect: bool) -> None:
+    """Make services, and connect, while Lambda starts this environment, before a request waits for it.
 
-    Never fails: what is wrong is found again, and answered, when the first request needs the database.
+    Elsewhere it does nothing. A snapshot (SnapStart) is taken after the services were made and before the connection:
+    each environment restored from it connects by itself, and draws its own random numbers.
+
+    Never fails: what is wrong is found again, and answered, when the first request needs it.
     """
     if "LAMBDA_TASK_ROOT" not in os.environ:
         return
+    for provider in providers:
+        _try_early(provider)
+    # What was imported stays: the garbage collector need not look through it again.
+    gc.freeze()
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        # Part of the runtimes that take snapshots.
+        from snapshot_restore_py import register_after_restore
+
+        register_after_restore(random.seed)
+        if connect:
+            register_after_restore(_try_early, _open)
+    elif connect:
+        _try_early(_open)
+
+
+def _open() -> None:
+    database().open()
+
+
+def _try_early(step: Callable[[], Any]) -> None:
     try:
-        database().open()
+        step()
     except Exception as error:  # noqa: BLE001  (an exception here would end the environment)
-        logger.info("not connected early", extra={"error": type(error).__name__})
+        logger.info("not done early", extra={"step": step.__name__, "error": type(error).__name__})
 
 
 @cache
@@ -165,20 +197,22 @@ def ledger() -> Ledger:
 
 
 @cache
-def queue() -> Queue:
+def queue() -> "Queue":
     """The queue of requests."""
-    return Queue(_client("sqs", FAIL_FAST), settings().require("queue_url"))
+    return _queue("queue_url")
 
 
 @cache
-def dead_letters() -> Queue:
+def dead_letters() -> "Queue":
     """The queue of messages that could not be delivered."""
-    return Queue(_client("sqs", FAIL_FAST), settings().require("dead_letter_queue_url"))
+    return _queue("dead_letter_queue_url")
 
 
 @cache
-def backends() -> Mapping[str, Backend]:
+def backends() -> "Mapping[str, Backend]":
     """The model backends by name."""
+    from sluice.backends.registry import BACKENDS, Resources
+
     resources = Resources(api_key=model_api_key, bedrock_client=_bedrock, max_result_bytes=settings().max_result_bytes)
     return {name: make(resources) for name, make in BACKENDS.items()}
 
@@ -191,7 +225,7 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
         botocore.exceptions.ClientError: it cannot be invoked.
     """
     function = settings().require("rollup_function")
-    client = _client("lambda", _without_retries(ROLLUP_SECONDS))
+    client = _client("lambda", **_without_retries(ROLLUP_SECONDS))
     answer = client.invoke(FunctionName=function, Payload=json.dumps(event))
     if "FunctionError" in answer:
         raise SluiceError("task_failed", f"{function} failed; its log says why.")
@@ -201,7 +235,7 @@ def run_rollup(event: Mapping[str, Any]) -> Any:
 @cache
 def lambda_client() -> Any:
     """Lambda itself, for what concerns functions as a whole."""
-    return _client("lambda", FAIL_FAST)
+    return _client("lambda")
 
 
 def model_api_key(secret_arn: str) -> str:
@@ -210,6 +244,8 @@ def model_api_key(secret_arn: str) -> str:
     Raises:
         ConfigurationError: the secret cannot be read or holds no such key.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         text = _secret_text(secret_arn, int(time.monotonic() // _SECRET_SECONDS))
     except (BotoCoreError, ClientError) as error:
@@ -227,20 +263,27 @@ def model_api_key(secret_arn: str) -> str:
 
 @cache
 def _secret_text(secret_arn: str, _period: int) -> str:
-    return str(_client("secretsmanager", FAIL_FAST).get_secret_value(SecretId=secret_arn)["SecretString"])
+    client = _client("secretsmanager")
+    return str(client.get_secret_value(SecretId=secret_arn)["SecretString"])
 
 
 @cache
 def _bedrock(timeout_seconds: int) -> Any:
-    return _client("bedrock-runtime", _without_retries(timeout_seconds))
+    return _client("bedrock-runtime", **_without_retries(timeout_seconds))
 
 
-def _without_retries(timeout_seconds: int) -> Config:
+def _without_retries(timeout_seconds: int) -> dict[str, Any]:
     # No SDK retries: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
-    return Config(connect_timeout=5, read_timeout=timeout_seconds, retries={"total_max_attempts": 1})
+    return {"connect_timeout": 5, "read_timeout": timeout_seconds, "retries": {"total_max_attempts": 1}}
 
 
-def _client(service: Any, config: Config) -> Any:
-    # The worker's threads ask at the same time, and making clients is not thread-safe in boto3.
-    with _making_clients:
-        return boto3.client(service, region_name=settings().aws_region, config=config)
+def _queue(setting: str) -> "Queue":
+    from sluice.messaging import Queue
+
+    return Queue(_client("sqs"), settings().require(setting))
+
+
+def _client(service: str, **config: Any) -> Any:
+    from sluice import aws
+
+    return aws.client(service, settings().aws_region, **config)

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
-from botocore.exceptions import BotoCoreError, ClientError
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.abc import RV, PQGen
@@ -19,7 +18,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from sluice.config import Settings
-from sluice.db.credentials import connection_parameters, forget_secret
+from sluice.db.credentials import CredentialsError, connection_parameters, forget_secret
 from sluice.domain.errors import DatabaseError, SluiceError
 
 Row = dict[str, Any]
@@ -280,9 +279,9 @@ class Database:
             elif not (isinstance(error, pg.ConnectionTimeout) or _NOT_YET.search(str(error))):
                 doublings = None
             logger.warning("no database connection", extra={"sqlstate": error.sqlstate, "why": why})
-        except (BotoCoreError, ClientError) as error:
+        except CredentialsError as error:
             why, doublings = "has no credentials to be reached with", 0
-            logger.warning("database secret cannot be read", extra={"error": type(error).__name__})
+            logger.warning("database credentials cannot be had", extra={"error": str(error)})
         else:
             self._crowded = 0
             return connection

@@ -1,22 +1,24 @@
 """How to log in: with a token that IAM signs for each connect, or with the secret of a bring-your-own database."""
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-
 from sluice.config import Settings
+from sluice.db.token import AccessKey, database_token
 from sluice.domain.errors import ConfigurationError
 
 # Shipped in the layer: Amazon's roots for RDS. A bring-your-own database is verified against the same file unless its
 # secret names another (sslrootcert) or another way (sslmode).
 CA_BUNDLE: Final = Path("/opt/certs/rds-ca.pem")
-# Calls made while a request waits: better to fail soon, with a clear error, than to use up the function's time.
-FAIL_FAST: Final = Config(connect_timeout=2, read_timeout=4, retries={"total_max_attempts": 2, "mode": "standard"})
+
+
+class CredentialsError(Exception):
+    """AWS did not give what logging in needs. Its text is the name of botocore's error."""
 
 
 def connection_parameters(settings: Settings) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: neither a secret nor a host is set, or the secret is not usable.
-        botocore.exceptions.BotoCoreError, ClientError: the secret cannot be read.
+        CredentialsError: the secret cannot be read, or the role's credentials cannot be had.
     """
     common: dict[str, Any] = {"connect_timeout": 3, "application_name": settings.database_role or "sluice_migrate"}
     if settings.database_secret_arn:
@@ -39,13 +41,12 @@ def connection_parameters(settings: Settings) -> dict[str, Any]:
             "sslrootcert": secret.get("sslrootcert", str(CA_BUNDLE)),
         }
     host, user = settings.require("database_host"), settings.require("database_role")
-    token = _rds(settings.aws_region).generate_db_auth_token(host, settings.database_port, user)
     return common | {
         "host": host,
         "port": settings.database_port,
         "dbname": settings.database_name,
         "user": user,
-        "password": token,
+        "password": _token(host, settings.database_port, user, settings.aws_region),
         "sslmode": "verify-full",
         "sslrootcert": str(CA_BUNDLE),
     }
@@ -58,9 +59,9 @@ def forget_secret() -> None:
 
 @cache
 def _secret(arn: str, region: str) -> Mapping[str, Any]:
-    client = boto3.client("secretsmanager", region_name=region, config=FAIL_FAST)
+    text = _from_aws(lambda aws: aws.client("secretsmanager", region).get_secret_value(SecretId=arn)["SecretString"])
     try:
-        secret = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
+        secret = json.loads(text)
         missing = {"host", "username", "password"} - secret.keys()
         port = int(secret.get("port", 5432))
     except (ValueError, TypeError, LookupError, AttributeError):
@@ -70,6 +71,19 @@ def _secret(arn: str, region: str) -> Mapping[str, Any]:
     return {**secret, "port": port}
 
 
-@cache
-def _rds(region: str) -> Any:
-    return boto3.client("rds", region_name=region, config=FAIL_FAST)
+def _token(host: str, port: int, user: str, region: str) -> str:
+    # Credentials of a restored snapshot (SnapStart) are not variables: an endpoint gives them, and botocore knows how.
+    key = AccessKey.from_environment(os.environ) or AccessKey(*_from_aws(lambda aws: aws.role_credentials()))
+    return database_token(key, host, port, user, region, datetime.now(UTC))
+
+
+def _from_aws(ask: Callable[[Any], Any]) -> Any:
+    # botocore is what takes longest to import, and a function that logs in with its own credentials does without it.
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from sluice import aws
+
+    try:
+        return ask(aws)
+    except (BotoCoreError, ClientError) as error:
+        raise CredentialsError(type(error).__name__) from None
