@@ -24,6 +24,7 @@ class Effort:
         seconds: of each round of a side, where a line measures how much is done in a time.
         depths: how many old requests there are, one after the other, where that is what a line is about.
         month: how many requests there are in a month that is archived.
+        months: how many months there are, one after the other, where that is what a line is about.
     """
 
     rounds: int
@@ -31,10 +32,11 @@ class Effort:
     seconds: float
     depths: Sequence[int]
     month: int
+    months: Sequence[int]
 
 
-FULL = Effort(rounds=5, requests=500, seconds=5.0, depths=(10_000, 1_000_000), month=100_000)
-QUICK = Effort(rounds=2, requests=100, seconds=1.0, depths=(10_000,), month=5_000)
+FULL = Effort(rounds=5, requests=500, seconds=5.0, depths=(10_000, 1_000_000), month=100_000, months=(6, 36, 120))
+QUICK = Effort(rounds=2, requests=100, seconds=1.0, depths=(10_000,), month=5_000, months=(6,))
 
 
 @dataclass(frozen=True)

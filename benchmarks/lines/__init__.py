@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.bench import Bench
-from benchmarks.lines import archive, batches, depth, lifecycle, peers, refusals, storage, throughput, upkeep
+from benchmarks.lines import archive, batches, depth, lifecycle, peers, plans, refusals, storage, throughput, upkeep
 from benchmarks.report import Table
 
 LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
@@ -17,6 +17,7 @@ LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "batches": batches.run,
     "depth": depth.run,
     "rollups": depth.rollups,
+    "plans": plans.run,
     "archive": archive.run,
     "refusals": refusals.run,
     "upkeep": upkeep.run,

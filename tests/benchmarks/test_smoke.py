@@ -12,7 +12,7 @@ from benchmarks.lines import LINES
 from benchmarks.report import Table
 from benchmarks.server import running_server
 
-TINY = Effort(rounds=1, requests=100, seconds=0.2, depths=(1000,), month=500)
+TINY = Effort(rounds=1, requests=100, seconds=0.2, depths=(1000,), month=500, months=(6,))
 # Of each request in batches of ten, in every run: statements that a client sends, and commits that are written.
 COUNTS = {"Sluice": (2.2, 1.2), "the seed's SQL": (9.0, 1.2)}
 

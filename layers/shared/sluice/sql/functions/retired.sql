@@ -23,4 +23,5 @@ DROP FUNCTION IF EXISTS
     outcomes_current(outcome[]), outcomes_resolve(outcome[], integer[], timestamptz),
     settlements_end(settlement[], text, timestamptz), settlements_requeue(settlement[], text, timestamptz),
     outcomes_late(outcome[], integer[], text), unfinished_count(text, integer), quota_store(quotas[]),
-    request_cost(requests), tokens_needed(jsonb, models), request_id_after(quota_plans);
+    request_cost(requests), request_summaries(uuid[]), history_find(text, jsonb), tokens_needed(jsonb, models),
+    request_id_after(quota_plans);

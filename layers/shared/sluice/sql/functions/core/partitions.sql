@@ -55,6 +55,8 @@ BEGIN
         ('prompt_find', 'prompts', 'request_id', 'OUT input jsonb, OUT parameters jsonb',
          'SELECT q.input, q.parameters INTO input, parameters'),
         ('metadata_find', 'prompts', 'request_id', 'OUT metadata jsonb', 'SELECT q.metadata INTO metadata'),
+        -- A page of whole prompts could be larger than a Lambda response may be.
+        ('prompt_beginning', 'prompts', 'request_id', 'OUT prompt text', 'SELECT left(q.prompt, 1000) INTO prompt'),
         ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output')
     ) AS f (name, source, key, out, lookup)
     LOOP

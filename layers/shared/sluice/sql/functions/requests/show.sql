@@ -126,19 +126,15 @@ CALL define_type('request_summary', $$
     started_at timestamptz, completed_at timestamptz, processing_time_ms integer, finish_reason text
 $$);
 
--- These requests, newest first, with the first 1,000 characters of their prompts: a page of whole prompts could be
--- larger than a Lambda response may be.
-CREATE OR REPLACE FUNCTION request_summaries(ids uuid[]) RETURNS SETOF request_summary
-    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+-- With the first 1,000 characters of their prompts.
+CREATE OR REPLACE FUNCTION request_summaries(p_page requests[]) RETURNS SETOF request_summary
+    LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN QUERY
-        SELECT 'ok', r.request_id, left(p.prompt, 1000), r.model_id::text, r.status::text,
+        SELECT 'ok', r.request_id, prompt_beginning(r.request_id), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
                r.created_at, r.started_at, r.completed_at, r.processing_time_ms, r.finish_reason::text
-        FROM requests_all r
-        LEFT JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (ids)
-        WHERE r.request_id = ANY (ids)
-        ORDER BY r.request_id DESC;
+        FROM unnest(p_page) AS r;
 END $$;
 
 -- How many of a user's requests one page looks through. Nothing but the user and the time has an index: an index on
@@ -147,38 +143,40 @@ CREATE OR REPLACE FUNCTION history_reach() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 5000;
 
--- Finds a page of a user's requests, newest first. next_cursor: where the next page begins; NULL on the last one. All
--- requests in the archive are older than those in requests: see archive_months.
-CREATE OR REPLACE FUNCTION history_find(p_user_id text, p_query jsonb, OUT ids uuid[], OUT next_cursor uuid)
-    LANGUAGE plpgsql STABLE AS $$
+-- Ids have milliseconds: the first one at or after a time.
+CREATE OR REPLACE FUNCTION id_from(p_at timestamptz) RETURNS uuid
+    LANGUAGE sql IMMUTABLE
+    RETURN uuidv7_floor(p_at + interval '999 microseconds');
+
+-- Finds a page of a user's requests with ids from p_low up to but not including p_high, newest first. next_cursor:
+-- where the next page begins; NULL on the last one. All requests in the archive are older than those in requests: see
+-- archive_months.
+CREATE OR REPLACE FUNCTION history_search(
+    p_user_id text, p_query jsonb, p_low uuid, p_high uuid, OUT page requests[], OUT next_cursor uuid
+)
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     size     integer := (p_query->>'limit')::integer;
     statuses text[] := CASE WHEN p_query ? 'status'
                             THEN ARRAY(SELECT jsonb_array_elements_text(p_query->'status')) END;
-    -- Ids have milliseconds: the first one at or after a time.
-    low      uuid := coalesce(uuidv7_floor((p_query->>'start')::timestamptz + interval '999 microseconds'),
-                              '00000000-0000-0000-0000-000000000000');
-    high     uuid := least((p_query->>'cursor')::uuid,
-                           uuidv7_floor((p_query->>'end')::timestamptz + interval '999 microseconds'),
-                           'ffffffff-ffff-ffff-ffff-ffffffffffff');
     reach    integer := history_reach();
     wanted   uuid[];
     source   text;
-    r        record;
+    r        requests;
 BEGIN
-    ids := '{}';
+    page := '{}';
     IF statuses <@ '{queued,processing}' THEN
         -- Few, wherever they are among the user's requests.
         wanted := ARRAY(SELECT i.request_id FROM inflight i
-                      WHERE i.user_id = p_user_id AND i.request_id >= low AND i.request_id < high);
+                        WHERE i.user_id = p_user_id AND i.request_id >= p_low AND i.request_id < p_high);
     END IF;
     FOREACH source IN ARRAY ARRAY['requests', 'requests_archive'] LOOP
         FOR r IN EXECUTE format(
-            'SELECT q.request_id, q.status, q.model_id, q.error_code FROM %I q '
+            'SELECT q.* FROM %I q '
             'WHERE q.user_id = $1 AND q.request_id >= $2 AND q.request_id < $3 %s '
             'ORDER BY q.request_id DESC LIMIT $5',
             source, CASE WHEN wanted IS NOT NULL THEN 'AND q.request_id = ANY ($4)' END)
-            USING p_user_id, low, high, wanted, reach + 1
+            USING p_user_id, p_low, p_high, wanted, reach + 1
         LOOP
             -- There is another one: the page ends before it.
             IF reach = 0 THEN
@@ -188,11 +186,11 @@ BEGIN
                AND (p_query->>'model' IS NULL OR r.model_id = p_query->>'model')
                AND (p_query->>'error_code' IS NULL OR r.error_code = p_query->>'error_code')
             THEN
-                IF cardinality(ids) = size THEN
-                    next_cursor := ids[size];
+                IF cardinality(page) = size THEN
+                    next_cursor := page[size].request_id;
                     RETURN;
                 END IF;
-                ids := ids || r.request_id;
+                page := page || r;
             END IF;
             reach := reach - 1;
             next_cursor := r.request_id;
@@ -201,8 +199,31 @@ BEGIN
     next_cursor := NULL;
 END $$;
 
+-- The same for a whole query. A page without filters is mostly full of requests that are not archived: that is one
+-- statement with a cached plan.
+CREATE OR REPLACE FUNCTION history_find(p_user_id text, p_query jsonb, OUT page requests[], OUT next_cursor uuid)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    size integer := (p_query->>'limit')::integer;
+    low  uuid := coalesce(id_from((p_query->>'start')::timestamptz), '00000000-0000-0000-0000-000000000000');
+    high uuid := least((p_query->>'cursor')::uuid, id_from((p_query->>'end')::timestamptz),
+                       'ffffffff-ffff-ffff-ffff-ffffffffffff');
+BEGIN
+    IF NOT p_query ?| '{status,model,error_code}' THEN
+        page := ARRAY(SELECT q FROM requests q
+                      WHERE q.user_id = p_user_id AND q.request_id >= low AND q.request_id < high
+                      ORDER BY q.request_id DESC LIMIT size + 1);
+        IF cardinality(page) > size THEN
+            page := page[:size];
+            next_cursor := page[size].request_id;
+            RETURN;
+        END IF;
+    END IF;
+    SELECT h.page, h.next_cursor INTO page, next_cursor FROM history_search(p_user_id, p_query, low, high) AS h;
+END $$;
+
 CREATE OR REPLACE FUNCTION request_history_v2(p_key_hash bytea, p_query jsonb) RETURNS SETOF request_summary
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     caller record := key_use(p_key_hash, 'read');
     found  record;
@@ -210,8 +231,8 @@ DECLARE
 BEGIN
     ending.outcome := caller.outcome;
     IF caller.outcome = 'ok' THEN
-        SELECT h.ids, h.next_cursor INTO found FROM history_find(caller.user_id, p_query) AS h;
-        RETURN QUERY SELECT * FROM request_summaries(found.ids);
+        SELECT h.page, h.next_cursor INTO found FROM history_find(caller.user_id, p_query) AS h;
+        RETURN QUERY SELECT * FROM request_summaries(found.page);
         ending.outcome := CASE WHEN found.next_cursor IS NULL THEN 'end' ELSE 'more' END;
         ending.request_id := found.next_cursor;
     END IF;
