@@ -1,6 +1,12 @@
 -- min_compatible_version: 1
 -- What each request pays for in these tables, made smaller.
 
+-- All locks at once, and first those that submissions and settlements (the user locks) and claims (inflight) take first:
+-- with locks of some of these tables, this could wait for a transaction that waits for the others. Nothing is read or
+-- rewritten meanwhile.
+LOCK TABLE quota_plans IN EXCLUSIVE MODE;
+LOCK TABLE inflight, quotas, requests, requests_archive, prompts, results, binary_results IN ACCESS EXCLUSIVE MODE;
+
 -- PostgreSQL reads and prepares the CHECK constraints of a table again for every statement that writes to it: for the
 -- five tables that a submission writes to, that was a quarter of its cost. Those that only the SQL functions could
 -- break are declared NOT ENFORCED: verification reads them from the catalogue and looks for rows that break them (see
