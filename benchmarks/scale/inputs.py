@@ -170,11 +170,11 @@ class _Report:
                     return float(number[0].replace(",", ""))
         raise ScaleError(f"{self.name} has no figure {row!r} under {title!r}: run make bench BENCH=--write, on Linux.")
 
-    def fact(self, pattern: str) -> str:
-        """What stands in the report at a pattern's group."""
+    def fact(self, name: str, pattern: str) -> str:
+        """What stands in the report at a pattern's group; the name is for the message."""
         if found := re.search(pattern, self.text, re.MULTILINE):
             return found[1]
-        raise ScaleError(f"{self.name} does not say {pattern!r}: run make bench BENCH=--write.")
+        raise ScaleError(f"{self.name} does not say {name}: run make bench BENCH=--write.")
 
 
 def read_figures(path: Path = report.PAGE) -> Figures:
@@ -186,7 +186,7 @@ def read_figures(path: Path = report.PAGE) -> Figures:
     found = _Report(path.name, _read(path).partition(report.BEGIN)[2])
     lifecycle, one_user = "Lifecycle: ten users", "Lifecycle: ten requests of one user"
     upkeep, rollups = "Verification and audit chain", "Usage and statistics: "
-    new = float(found.fact(rf"^### {rollups}([\d,]+) new requests").replace(",", ""))
+    new = float(found.fact("how many requests were rolled up", rf"^### {rollups}([\d,]+) new requests").replace(",", ""))
     return Figures(
         lifecycle_cpu=found.figure(lifecycle, "CPU of the server's processes, ms"),
         status=found.figure(lifecycle, "status: planning and execution, ms"),
@@ -202,8 +202,8 @@ def read_figures(path: Path = report.PAGE) -> Figures:
         + found.figure(one_user, "settle: planning and execution, ms"),
         one_user=found.figure("Throughput", "one user: lifecycles a second"),
         fifty_users=found.figure("Throughput", "fifty users: lifecycles a second"),
-        machine=found.fact(r"^- machine: (.+)$"),
-        date=found.fact(r"^- date: (.+)$"),
+        machine=found.fact("the machine", r"^- machine: (.+)$"),
+        date=found.fact("the date", r"^- date: (.+)$"),
     )
 
 

@@ -218,8 +218,8 @@ def test_a_file_that_is_not_there_is_named() -> None:
     [
         ("| commits |", "no figure 'commits' under 'Lifecycle: ten users'"),
         ("### Kept of each request", "under 'Kept of each request'"),
-        ("### Usage and statistics", "does not say"),
-        ("- date: ", "does not say"),
+        ("### Usage and statistics", "does not say how many requests were rolled up: run make bench"),
+        ("- date: ", "does not say the date: run make bench"),
     ],
 )
 def test_a_figure_that_is_missing_is_named(
