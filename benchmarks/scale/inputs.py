@@ -186,16 +186,17 @@ def read_figures(path: Path = report.PAGE) -> Figures:
     found = _Report(path.name, _read(path).partition(report.BEGIN)[2])
     lifecycle, one_user = "Lifecycle: ten users", "Lifecycle: ten requests of one user"
     upkeep, rollups = "Verification and audit chain", "Usage and statistics: "
-    new = float(found.fact("how many requests were rolled up", rf"^### {rollups}([\d,]+) new requests").replace(",", ""))
+    new = found.fact("how many requests were rolled up", rf"^### {rollups}([\d,]+) new requests")
+    rolled_up = float(new.replace(",", ""))
     return Figures(
         lifecycle_cpu=found.figure(lifecycle, "CPU of the server's processes, ms"),
         status=found.figure(lifecycle, "status: planning and execution, ms"),
         upkeep=found.figure(upkeep, "chain: planning and execution, ms")
         + found.figure(upkeep, "verification: planning and execution, ms")
-        + (found.figure(rollups, "usage, ms") + found.figure(rollups, "statistics, ms")) / new,
+        + (found.figure(rollups, "usage, ms") + found.figure(rollups, "statistics, ms")) / rolled_up,
         wal_bytes=found.figure(lifecycle, "WAL, bytes")
         + found.figure(upkeep, "chain: WAL, bytes")
-        + found.figure(rollups, "both: WAL, bytes") / new,
+        + found.figure(rollups, "both: WAL, bytes") / rolled_up,
         commits=found.figure(lifecycle, "commits"),
         kept_bytes=found.figure("Kept of each request", "tables and indexes, bytes"),
         locked=found.figure(one_user, "submit: planning and execution, ms")
