@@ -126,7 +126,7 @@ class Figures:
         kept_bytes: of tables and indexes that stay.
         locked: planning and execution of submission and settlement, which hold the user's lock.
         one_user, fifty_users: lifecycles a second on the benchmark's machine.
-        machine: the benchmark's, and its date.
+        machine, date: where and when it was measured.
     """
 
     lifecycle_cpu: float
@@ -158,7 +158,7 @@ class _Report:
         return [(title, body) for title, _, body in (part.partition("\n") for part in parts)]
 
     def figure(self, title: str, row: str) -> float:
-        """The median of a row's first side; the beginning of the title is enough."""
+        """The median of a row's first side, above 0; the beginning of the title is enough."""
         for found, body in self._sections:
             if not found.startswith(title):
                 continue
@@ -166,8 +166,9 @@ class _Report:
             if not cells or cells[0][1:2] != [_SIDE]:
                 break
             for name, first, *_ in cells[1:]:
-                if name == row and (number := _NUMBER.match(first)):
-                    return float(number[0].replace(",", ""))
+                number = _NUMBER.match(first)
+                if name == row and number and (value := float(number[0].replace(",", ""))) > 0:
+                    return value
         raise ScaleError(f"{self.name} has no figure {row!r} under {title!r}: run make bench BENCH=--write, on Linux.")
 
     def fact(self, name: str, pattern: str) -> str:

@@ -232,6 +232,15 @@ def test_a_figure_that_is_missing_is_named(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cell", ["0 (0 to 0)", "-", "many"])
+def test_a_figure_that_is_no_figure_is_missing(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "benchmarks.md"
+    lines = report.PAGE.read_text().splitlines()
+    path.write_text("\n".join(f"| commits | {cell} |" if line.startswith("| commits |") else line for line in lines))
+    with pytest.raises(ScaleError, match="no figure 'commits'"):
+        read_figures(path)
+
+
 def test_all_of_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out == "\n\n".join(page.sections(page.read())) + "\n"
