@@ -138,6 +138,10 @@ burst: setup  ## 400 clients at once for two minutes, and 2,000 wrong keys (opti
 bench: setup  ## measure, beside other designs (options: make bench QUICK=1 BENCH="--only lifecycle")
 	@PYTHONPATH=layers/shared $(bin)/python -m benchmarks $(if $(QUICK),--quick) $(BENCH)
 
+.PHONY: scale
+scale: setup  ## calculate docs/scale.md from the figures and prices (options: make scale SCALE=--write)
+	@PYTHONPATH=layers/shared $(bin)/python -m benchmarks.scale $(SCALE)
+
 .PHONY: lint
 lint: lint-python lint-types lint-template lint-sql lint-text  ## check style, types, imports, the template, SQL and text
 

@@ -1,4 +1,7 @@
-"""`make bench`: measure, print the report, and with --write put it into docs/benchmarks.md."""
+"""`make bench`: measure, print the report, and with --write put it into docs/benchmarks.md.
+
+What docs/scale.md makes of the figures is written with them.
+"""
 
 import argparse
 import sys
@@ -9,6 +12,7 @@ from benchmarks import report
 from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.lines import LINES
 from benchmarks.meter import HAS_CPU_TIMES
+from benchmarks.scale import __main__ as scale
 from benchmarks.server import running_server
 from local.errors import LocalError
 
@@ -39,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if options.write:
         report.write(sections)
+        return scale.main(["--write"])
     return 0
 
 
@@ -50,7 +55,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rows-10m", action="store_true", help="also with 10 million old requests (some 80 GB of disk)"
     )
-    parser.add_argument("--write", action="store_true", help="write the report to docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="write the report to docs/benchmarks.md and docs/scale.md")
     options = parser.parse_args(arguments)
     if options.write and (options.only or options.quick):
         parser.error("--write replaces the whole report: leave out --only and --quick")

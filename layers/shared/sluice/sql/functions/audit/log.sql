@@ -1,4 +1,5 @@
--- The audit log: append-only, and written only by audit_write().
+-- The audit log: append-only. Submit, claim and settle write their rows in statements of their own, all else by
+-- audit_write().
 
 CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger
     LANGUAGE plpgsql AS $$

@@ -163,7 +163,7 @@ CREATE OR REPLACE FUNCTION budget_lacks_room(p_request_id uuid) RETURNS boolean
 $$;
 
 -- The time in which a user's budgets are: never before the periods of the user's other counters, even if the clock was
--- set back (see request_id_after).
+-- set back (see request_admit).
 CREATE OR REPLACE FUNCTION budget_time(p_user_id text) RETURNS timestamptz
     LANGUAGE sql VOLATILE
     RETURN greatest(clock_now(), (SELECT max(q.period_start) FROM quotas q WHERE q.user_id = p_user_id));
