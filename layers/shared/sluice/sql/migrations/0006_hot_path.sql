@@ -1,9 +1,9 @@
 -- min_compatible_version: 1
 -- What each request pays for in these tables, made smaller.
 
--- All locks at once, and first those that submissions and settlements (the user locks) and claims (inflight) take first:
--- with locks of some of these tables, this could wait for a transaction that waits for the others. Nothing is read or
--- rewritten meanwhile.
+-- All locks at once, and first those that submissions and settlements (the user locks) and claims (inflight) take
+-- first: with the locks of some of these tables, this could wait for a transaction that waits for them. Nothing is read
+-- or rewritten meanwhile.
 LOCK TABLE quota_plans IN EXCLUSIVE MODE;
 LOCK TABLE inflight, quotas, requests, requests_archive, prompts, results, binary_results IN ACCESS EXCLUSIVE MODE;
 
