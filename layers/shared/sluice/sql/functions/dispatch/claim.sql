@@ -41,6 +41,7 @@ BEGIN
         FROM started r
         CROSS JOIN LATERAL prompt_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id
+        WHERE p.input IS NOT NULL
         ORDER BY r.request_id;
     GET DIAGNOSTICS claimed = ROW_COUNT;
     IF claimed < cardinality(p_ids) THEN
