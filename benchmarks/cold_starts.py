@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -28,6 +28,8 @@ from uuid import uuid4
 
 import samcli
 
+from benchmarks.bench import Bench
+from benchmarks.report import Table
 from benchmarks.stand_ins import KEY, World, world
 from local.environment import ROOT
 from local.ports import LOOPBACK, free_port
@@ -35,6 +37,8 @@ from local.ports import LOOPBACK, free_port
 FUNCTIONS = ("submit", "status", "worker")
 BARE = "bare"
 _PROCESSORS = {"x86_64": "x86_64", "aarch64": "arm64"}
+IS_POSSIBLE = sys.platform == "linux" and platform.machine() in _PROCESSORS
+"""Lambda's functions run on Linux, and on these processors."""
 _BARE_HANDLER = """
 import psycopg
 import pydantic
@@ -101,13 +105,12 @@ def build(folder: Path) -> Path:
     Raises:
         RuntimeError: Lambda has no such processor.
     """
-    processor = _PROCESSORS.get(platform.machine())
-    if processor is None or sys.platform != "linux":
+    if not IS_POSSIBLE:
         raise RuntimeError("cold starts are measured on Linux on x86-64 or arm64, which Lambda has")
     environment = {
         **os.environ,
         "PYTHON": sys.executable,
-        "SLUICE_BUILD": processor,
+        "SLUICE_BUILD": _PROCESSORS[platform.machine()],
         "SLUICE_RUNTIME": f"python3.{sys.version_info.minor}",
     }
     for source, target, artefacts in [
@@ -202,6 +205,19 @@ def _invoke(url: str, event: Mapping[str, object]) -> None:
             raise RuntimeError(f"the first request failed: {answer}")
         return
     raise RuntimeError("the emulator does not answer")
+
+
+def run(bench: Bench) -> Sequence[Table]:
+    """As a line of the report: each function beside the bare handler."""
+    bare, *found = measure(bench.effort.rounds)
+    tables = []
+    for cold in found:
+        table = Table(f"Cold start of {cold.function} under Lambda's runtime client", [cold.function, "bare handler"])
+        for side, start in ((cold.function, cold), ("bare handler", bare)):
+            for init, first in zip(start.init, start.first, strict=True):
+                table.add(side, {"init, ms": init, "first request, ms": first})
+        tables.append(table)
+    return tables
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class World:
         """A new request, waiting."""
         with self.connect() as connection:
             submission = {
-                "input": {"messages": [{"role": "user", "parts": [{"type": "text", "text": "hello"}]}]},
+                "input": {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
                 "ttl_seconds": 3600,
                 "longest_seconds": 3600,
                 "max_attempts": 3,

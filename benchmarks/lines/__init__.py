@@ -6,6 +6,7 @@ A new line is a module here, or beside this folder, and an entry in LINES.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from benchmarks import cold_starts, handlers
 from benchmarks.bench import Bench
 from benchmarks.lines import archive, batches, depth, lifecycle, peers, plans, refusals, storage, throughput, upkeep
 from benchmarks.report import Table
@@ -22,5 +23,7 @@ LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "refusals": refusals.run,
     "upkeep": upkeep.run,
     "storage": storage.run,
+    "handlers": handlers.run,
+    **({"cold_starts": cold_starts.run} if cold_starts.IS_POSSIBLE else {}),
 }
 """In the order of the report."""

@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString, TypeVar
 import psycopg
 from psycopg import errors as pg
 from psycopg import sql
-from psycopg.abc import RV, PQGen
+from psycopg.abc import RV, AdaptContext, PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
@@ -291,8 +291,21 @@ class Database:
         raise _unavailable(why)
 
 
+class _Statement(sql.Composed):
+    """Makes its text once: psycopg asks for it at each execution."""
+
+    def __init__(self, composed: sql.Composed) -> None:
+        super().__init__(composed)
+        self._text: bytes | None = None
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        if self._text is None:
+            self._text = super().as_bytes(context)
+        return self._text
+
+
 @cache
-def _statement(function: LiteralString, arguments: tuple[str, ...], columns: tuple[str, ...] | None) -> sql.Composed:
+def _statement(function: LiteralString, arguments: tuple[str, ...], columns: tuple[str, ...] | None) -> _Statement:
     """The call of a function: its columns by name, so that columns which a newer version adds are not in the way."""
     call = sql.SQL("{}({})").format(
         sql.Identifier(SCHEMA, function),
@@ -301,8 +314,8 @@ def _statement(function: LiteralString, arguments: tuple[str, ...], columns: tup
         ),
     )
     if columns is None:
-        return sql.SQL("SELECT {} AS value").format(call)
-    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, columns)), call)
+        return _Statement(sql.SQL("SELECT {} AS value").format(call))
+    return _Statement(sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(map(sql.Identifier, columns)), call))
 
 
 def _is_dead(connection: Connection) -> bool:
