@@ -295,7 +295,7 @@ class _Statement(sql.Composed):
     """Makes its text once: psycopg asks for it at each execution."""
 
     def __init__(self, composed: sql.Composed) -> None:
-        super().__init__(composed)
+        super().__init__(list(composed))
         self._text: bytes | None = None
 
     def as_bytes(self, context: AdaptContext | None = None) -> bytes:
