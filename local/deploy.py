@@ -27,7 +27,7 @@ from local.processes import Process
 STACK_NAME = "sluice-local"
 
 _SAMCONFIG_ENVIRONMENT = "local"
-_INPUTS = ("template.yaml", "samconfig.toml", "functions", "layers/shared")
+_INPUTS = ("template.yaml", "samconfig.toml", "bytecode.mk", "functions", "layers/shared")
 _NOT_INPUTS = frozenset({"__pycache__", ".DS_Store"})
 _BUILD_SECONDS = 600.0  # the first build may download the layer's packages
 _DEPLOY_SECONDS = 300.0

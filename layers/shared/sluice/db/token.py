@@ -1,7 +1,8 @@
 """A token of RDS's IAM authentication, which stands for a password: a URL with a signature of version 4.
 
 Written here because botocore's signer brings an HTTP client, which a function that only connects to its database does
-not need: it would be a quarter of what that function imports. A test compares it with botocore's, byte by byte.
+not need: it would be a quarter of what that function imports. A test compares it with botocore's, parameter by
+parameter.
 """
 
 import hashlib
