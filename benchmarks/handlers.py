@@ -79,13 +79,14 @@ def _answered(surroundings: World) -> UUID:
 
 
 def _measure(function: str, surroundings: World, path: str, rounds: int) -> Warm:
-    os.environ.update({**surroundings.environment(function), "POWERTOOLS_LOG_LEVEL": "ERROR"})
+    os.environ.update(surroundings.environment(function))
     sys.path.insert(0, str(ROOT))
     _without_tls()
+    # Logs and metrics, which Lambda would take: before the handler's logger takes hold of it.
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as this process lives
     handler = importlib.import_module(f"functions.{function}.app").handler
     event = _event(function, path)
     bare = _bare(function, event, path)
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - metrics, for as long as this process lives
 
     def handle() -> None:
         answer = handler(event, _Context())

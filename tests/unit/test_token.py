@@ -16,7 +16,7 @@ AT = datetime(2031, 1, 30, 9, 8, 7, tzinfo=UTC)
 
 @pytest.mark.parametrize("session_token", [None, "FwoGZXIvYXdzEJr//////////wEaDH+=="])
 @pytest.mark.parametrize("user", ["sluice_submit", "a user/with=signs&more"])
-def test_it_is_botocores_to_the_last_byte(session_token: str | None, user: str) -> None:
+def test_it_has_botocores_parameters(session_token: str | None, user: str) -> None:
     key = AccessKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", session_token)
     token = database_token(key, "db.example", 5432, user, "eu-central-1", AT)
 

@@ -292,7 +292,7 @@ class Database:
 
 
 class _Statement(sql.Composed):
-    """Makes its text once: psycopg asks for it at each execution."""
+    """Makes its text once: psycopg asks for it at each execution. The text is ASCII, so the same in every encoding."""
 
     def __init__(self, composed: sql.Composed) -> None:
         super().__init__(list(composed))
