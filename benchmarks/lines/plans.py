@@ -52,7 +52,7 @@ def run(bench: Bench) -> Sequence[Table]:
                     for way in list(_WAYS) if number % 2 == 0 else reversed(_WAYS):
                         rate = _rate(address, _WAYS[way], connections)
                         if number > 0:
-                            table.add(way, {f"months: {months}, connections: {connections}, look-ups a second": rate})
+                            table.add(way, {f"look-ups a second (months: {months}; connections: {connections})": rate})
     return [table]
 
 
