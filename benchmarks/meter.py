@@ -13,7 +13,7 @@ _STATEMENTS = """
            coalesce(sum(total_exec_time + total_plan_time), 0)::float AS milliseconds
     FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
     WHERE d.datname = %s AND s.toplevel"""
-# What is left out is about the server, or the meter's own message, and not about what somebody asked for.
+# What is left out is about the server, or the meter's own message, and not about what a client sent.
 _WAL = """
     SELECT coalesce(sum(combined_size), 0)::bigint AS bytes, coalesce(sum(fpi_size), 0)::bigint AS image_bytes,
            coalesce(sum(count), 0)::bigint AS records,

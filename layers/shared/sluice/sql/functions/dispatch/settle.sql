@@ -83,10 +83,12 @@ END $$;
 -- cancelled, whatever the answer; a retry without attempts or lifetime left becomes failed.
 -- Only one counts for each request, even if a flush names it twice. An answer after the lease ran out still counts if
 -- no newer attempt has started, but only requests that are still processing go back to the queue.
+-- STABLE, although it makes ids, so that PostgreSQL puts it into the query.
 CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamptz) RETURNS SETOF settlement
     LANGUAGE sql STABLE AS $$
     SELECT DISTINCT ON (i.request_id)
-           i.request_id, i.attempt, i.user_id::text, e.outcome, NULL::uuid, o.output, decode(o.fingerprint, 'hex'),
+           i.request_id, i.attempt, i.user_id::text, e.outcome, CASE WHEN e.outcome = 'completed' THEN uuidv7() END,
+           o.output, decode(o.fingerprint, 'hex'),
            -- Both counts or neither: if the model reported only one, the other is 0, so that there is a total of both.
            CASE WHEN o.completion_tokens IS NULL THEN o.prompt_tokens ELSE coalesce(o.prompt_tokens, 0) END,
            CASE WHEN o.prompt_tokens IS NULL THEN o.completion_tokens ELSE coalesce(o.completion_tokens, 0) END,
@@ -125,10 +127,10 @@ BEGIN
     WITH gone AS (
         DELETE FROM inflight i USING unnest(p_ended) AS s
         WHERE i.request_id = s.request_id AND i.attempt = s.attempt AND i.request_id = ANY (ids)
-        RETURNING s AS settlement, s.*, CASE WHEN s.outcome = 'completed' THEN uuidv7() END AS answer_id
+        RETURNING s AS settlement, s.*
     ), kept AS (
         INSERT INTO results (result_id, request_id, output, token_count, fingerprint)
-        SELECT s.answer_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
+        SELECT s.result_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
         FROM gone s WHERE s.outcome = 'completed'
     ), finished AS (
         UPDATE requests r SET
@@ -139,7 +141,7 @@ BEGIN
                 least(extract(epoch FROM greatest(p_at, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
             prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
             total_tokens = s.prompt_tokens + s.completion_tokens,
-            result_id = s.answer_id, error_code = s.error_code, error_message = s.error_message,
+            result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
             finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
         FROM gone s
         -- The range lets the cached plan open only the partitions of these months; the list does not.
