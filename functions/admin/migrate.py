@@ -1,6 +1,7 @@
-"""The stack's custom resources: the schema, brought up to date before the functions that need it are deployed; and the
-functions' reserved concurrency, once they exist."""
+"""The stack's custom resources: the schema, brought up to date before the functions that need it are deployed; a digest
+of each function's settings, for its versions; and the functions' reserved concurrency, once they exist."""
 
+import hashlib
 import json
 import urllib.request
 from typing import Any
@@ -14,7 +15,11 @@ from sluice.db.migrate import migrate
 from sluice.domain.errors import SluiceError
 from sluice.telemetry import logger
 
-PHYSICAL_IDS = {"Custom::Schema": "sluice-schema", "Custom::Concurrency": "sluice-concurrency"}
+PHYSICAL_IDS = {
+    "Custom::Schema": "sluice-schema",
+    "Custom::Versions": "sluice-versions",
+    "Custom::Concurrency": "sluice-concurrency",
+}
 # CloudFormation keeps no more of a reason than this (4 KB answer, other members included).
 REASON_MAX = 1000
 
@@ -27,7 +32,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """
     status, reason, data = "SUCCESS", "", {}
     try:
-        data = _concurrency(event) if event.get("ResourceType") == "Custom::Concurrency" else _schema(event)
+        match event.get("ResourceType"):
+            case "Custom::Concurrency":
+                data = _concurrency(event)
+            case "Custom::Versions":
+                data = _versions(event)
+            case _:
+                data = _schema(event)
     except Exception as error:  # noqa: BLE001  (whatever failed, CloudFormation waits for an answer)
         logger.exception("migration failed")
         status = "FAILED"
@@ -40,6 +51,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 def _schema(event: dict[str, Any]) -> dict[str, Any]:
     return {} if event.get("RequestType") == "Delete" else _migrate()
+
+
+def _versions(event: dict[str, Any]) -> dict[str, str]:
+    """A digest for each function of the settings that it has, those that it shares among them."""
+    settings = dict(event["ResourceProperties"]["Settings"])
+    shared = settings.pop("Both")
+    return {
+        function: hashlib.sha256(json.dumps([shared, own]).encode()).hexdigest() for function, own in settings.items()
+    }
 
 
 def _concurrency(event: dict[str, Any]) -> dict[str, Any]:

@@ -57,3 +57,21 @@ def test_cloudformation_gets_a_response(deploy: Any, dsn: str) -> None:
         assert answer[member] == request[member]
     assert answer["Data"]["SchemaVersion"] == str(len(migrations()))
     assert answer["Data"]["Connections"].startswith("Connection limits: submit 20, status 20, worker 10, ")
+
+
+def test_a_digest_changes_with_the_settings_of_its_function(deploy: Any, dsn: str) -> None:
+    deploy("migrate")
+    migrate = load("admin.migrate")
+
+    def digests(**settings: Any) -> dict[str, str]:
+        given = {"Both": ["layer:1", "INFO"], "Submit": ["32768"], "Status": []} | settings
+        request = {"ResourceType": "Custom::Versions", "RequestType": "Update", "ResourceProperties": {"Settings": given}}
+        report = migrate.handler(request, Context())
+        assert report["Status"] == "SUCCESS"
+        return dict(report["Data"])
+
+    before = digests()
+    assert before == digests()
+    assert set(before) == {"Submit", "Status"}
+    assert digests(Submit=["4096"]) == before | {"Submit": digests(Submit=["4096"])["Submit"]} != before
+    assert not set(digests(Both=["layer:2", "INFO"]).values()) & set(before.values())

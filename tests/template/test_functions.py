@@ -155,7 +155,7 @@ def test_routes(processed: dict[str, Any]) -> None:
     }
     for route, integration in routes.items():
         function = "SubmitFunction" if route.startswith("POST ") else "StatusFunction"
-        assert f"${{{function}.Arn}}" in json.dumps(integration["uri"])
+        assert f"/${{{function}Aliaslive}}/" in json.dumps(integration["uri"])
         assert integration["payloadFormatVersion"] == "2.0"
 
 
