@@ -65,7 +65,11 @@ def test_a_digest_changes_with_the_settings_of_its_function(deploy: Any, dsn: st
 
     def digests(**settings: Any) -> dict[str, str]:
         given = {"Both": ["layer:1", "INFO"], "Submit": ["32768"], "Status": []} | settings
-        request = {"ResourceType": "Custom::Versions", "RequestType": "Update", "ResourceProperties": {"Settings": given}}
+        request = {
+            "ResourceType": "Custom::Versions",
+            "RequestType": "Update",
+            "ResourceProperties": {"Settings": given},
+        }
         report = migrate.handler(request, Context())
         assert report["Status"] == "SUCCESS"
         return dict(report["Data"])

@@ -48,9 +48,7 @@ def test_the_alias_names_the_newest_version(stack: Stack, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONED)
-def test_a_version_is_published_for_every_setting_of_its_function_and_for_nothing_else(
-    stack: Stack, name: str
-) -> None:
+def test_a_version_is_published_for_every_setting_of_its_function_and_for_nothing_else(stack: Stack, name: str) -> None:
     assert version(stack, name)["Properties"]["Description"] == {"Fn::GetAtt": ["Versions", name]}
     settings = stack.resources["Versions"]["Properties"]["Settings"]
     described = sources([settings["Both"], settings[name]])
