@@ -78,7 +78,7 @@ def test_finish_reason_of_a_newer_version_is_another(word: object) -> None:
 
 def test_unknown_fields_are_ignored() -> None:
     part = {"type": "text", "text": "hi", "language": "en"}
-    given_input = {"messages": [{"role": "user", "content": [part], "name": "a"}], "tools": []}
+    given_input = {"messages": [{"role": "user", "content": [part], "mood": "a"}], "hats": []}
     assert Input.model_validate(given_input) == Input.of_prompt("hi")
     item = {"type": "message", "role": "assistant", "content": [part], "id": "1"}
     assert Output.model_validate({"items": [item], "logprobs": []}) == Output.of_text("hi")
@@ -93,7 +93,7 @@ def test_optional_fields_have_defaults() -> None:
     ("document", "given"),
     [
         (Input, {}),
-        (Input, {"messages": [{"role": "tool", "content": []}]}),
+        (Input, {"messages": [{"role": "robot", "content": []}]}),
         (Input, {"messages": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}),
         (Output, {}),
         (Output, {"items": [], "finish_reason": "stop", "empty_reason": "bored"}),

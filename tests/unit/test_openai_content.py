@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
-from sluice.domain.documents import FinishReason, Output
+from sluice.domain.documents import FinishReason, Output, OutputMessage
 from sluice.domain.requests import Completion
 from tests.support.openai_backend import PATIENT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
@@ -232,7 +232,9 @@ def test_refusal_is_the_result_and_is_told_apart(
 ) -> None:
     found = output(server, backend, choice)
     assert (found.text, found.finish_reason, found.empty_reason) == (text, finish_reason, None)
-    assert found.items[0].content[-1].type == "refusal"
+    (said,) = found.items
+    assert isinstance(said, OutputMessage)
+    assert said.content[-1].type == "refusal"
 
 
 def test_text_beside_tool_calls_is_the_result(server: ScriptedServer, backend: OpenAIBackend) -> None:

@@ -18,7 +18,7 @@ from sluice.backends.answers import Answer, byte_length, completion, failed_call
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, count, with_cache
 from sluice.backends.upstream import reported_failure
-from sluice.domain.documents import Input
+from sluice.domain.documents import Input, RefusalPart, TextPart
 from sluice.domain.requests import Claim, Completion
 
 # What the SDK and this module raise for an answer that is not Converse's JSON.
@@ -130,7 +130,10 @@ def _conversation(conversation: Input) -> dict[str, Any]:
     """The messages as Converse takes them: those of the system apart."""
     system = [{"text": m.text} for m in conversation.messages if m.role == "system"]
     messages = [
-        {"role": m.role, "content": [{"text": part.text} for part in m.content]}
+        {
+            "role": m.role,
+            "content": [{"text": part.text} for part in m.content if isinstance(part, TextPart | RefusalPart)],
+        }
         for m in conversation.messages
         if m.role != "system"
     ]

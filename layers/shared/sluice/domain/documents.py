@@ -1,13 +1,18 @@
 """What a request asks and what it answers, as documents: stored as JSONB, so that a new field changes no signature.
 
-Documents are read from rows of any age: a field that is added later has a default, and an unknown one is ignored.
+Documents are read from rows of any age: a field that is added later has a default, and an unknown one is ignored. JSON
+that a client or a model wrote (a schema, a tool's arguments) is kept as text, because JSONB keeps neither the order of
+its members nor its spelling.
 """
 
+import base64
+import binascii
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusal", "other"]
 """Why a model stopped, in the words of OpenAI's chat completions, and two of ours: refusal (it declined to answer; the
 text is its refusal) and other (it gave a word that is not known here)."""
@@ -28,6 +33,9 @@ class Document(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+# What is asked --------------------------------------------------------------------------------------------------------
+
+
 class TextPart(Document):
     type: Literal["text"] = "text"
     text: str
@@ -40,20 +48,134 @@ class RefusalPart(Document):
     text: str
 
 
+class ImagePart(Document):
+    """An image for the model to look at.
+
+    Attributes:
+        url: an https URL, or a data URL with the image itself in base64.
+        detail: how closely it is to be looked at, where the model distinguishes that.
+    """
+
+    type: Literal["image"]
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+    @property
+    def inline(self) -> tuple[str, bytes] | None:
+        """Media type and bytes of an image that is in a data URL; None: it is elsewhere, or no image in base64."""
+        head, comma, data = self.url.partition(",")
+        if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+            return None
+        try:
+            return head.removeprefix("data:").removesuffix(";base64"), base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            return None
+
+
+class TokensPart(Document):
+    """A text as the ids of its tokens, in the model's own vocabulary; for embeddings only."""
+
+    type: Literal["tokens"]
+    tokens: tuple[int, ...]
+
+
+Part = TextPart | RefusalPart | ImagePart | TokensPart
+
+
+class ToolCall(Document):
+    """A model's call of a tool.
+
+    Attributes:
+        id: by which the tool's result refers to it.
+        arguments: JSON as the model wrote it, which may be invalid.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(Document):
+    """A message of a conversation.
+
+    Attributes:
+        content: may be empty where an assistant only calls tools.
+        tool_calls: of an assistant.
+        tool_call_id: of a tool's result: the call that it answers.
+        name: of the participant, where several have the same role.
+    """
+
     role: Role
-    content: tuple[TextPart, ...]
+    content: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:
         """All of its text."""
-        return "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content if isinstance(part, TextPart | RefusalPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """Its images, in order."""
+        return tuple(part for part in self.content if isinstance(part, ImagePart))
+
+
+class Tool(Document):
+    """A function that the model may call.
+
+    Attributes:
+        parameters: a JSON Schema as text; None: it takes none.
+        strict: whether its arguments must match the schema.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: str | None = None
+    strict: bool | None = None
+
+
+class NamedTool(Document):
+    """The one tool that the model has to call."""
+
+    name: str
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+class ResponseFormat(Document):
+    """The form that the answer must have: any JSON object, or JSON that matches a schema.
+
+    Attributes:
+        schema_text: a JSON Schema as text, for json_schema.
+    """
+
+    type: Literal["json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_text: str | None = None
+    strict: bool | None = None
 
 
 class Input(Document):
-    """What a request asks: a conversation, oldest message first."""
+    """What a request asks: a conversation, oldest message first, and what the model may do. Or texts to be embedded,
+    each the only part of a message.
+
+    Attributes:
+        instructions: what the model is told before the conversation; unlike a message it is of this request only, and
+            not of one that continues it.
+        dimensions: the length that embeddings are to have, where the model has a choice.
+    """
 
     messages: tuple[Message, ...]
+    instructions: str | None = None
+    tools: tuple[Tool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    dimensions: int | None = None
 
     @classmethod
     def of_prompt(cls, prompt: str) -> Self:
@@ -62,14 +184,75 @@ class Input(Document):
 
     @property
     def byte_length(self) -> int:
-        """Length of all texts in bytes of UTF-8; input_bytes() in the database counts the same."""
-        return sum(len(part.text.encode()) for message in self.messages for part in message.content)
+        """Length of all that the model reads, in bytes of UTF-8, without images; input_bytes() in the database counts the same.
+
+        Ids of tokens count as a byte each: it is the number of tokens that is bounded by this.
+        """
+        return sum(len(text.encode()) for text in self._texts()) + sum(
+            len(part.tokens) for message in self.messages for part in message.content if isinstance(part, TokensPart)
+        )
+
+    @property
+    def extra_items(self) -> int:
+        """How many messages, calls and tools there are beyond the first message; each costs a model's template some tokens.
+
+        input_extra_items() in the database counts the same.
+        """
+        calls = sum(len(message.tool_calls or ()) for message in self.messages)
+        told = (self.instructions is not None) + (self.response_format is not None)
+        return len(self.messages) - 1 + calls + len(self.tools or ()) + told
+
+    @property
+    def image_count(self) -> int:
+        """How many images it has."""
+        return sum(len(message.images) for message in self.messages)
+
+    def _texts(self) -> Iterator[str]:
+        for message in self.messages:
+            yield message.text
+            for call in message.tool_calls or ():
+                yield call.name
+                yield call.arguments
+        yield self.instructions or ""
+        for tool in self.tools or ():
+            yield from (tool.name, tool.description or "", tool.parameters or "")
+        if self.response_format is not None:
+            form = self.response_format
+            yield from (form.name or "", form.description or "", form.schema_text or "")
+
+
+# What is answered -----------------------------------------------------------------------------------------------------
 
 
 class OutputMessage(Document):
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     content: tuple[TextPart | RefusalPart, ...]
+
+
+class OutputToolCall(ToolCall):
+    type: Literal["tool_call"] = "tool_call"
+
+
+class OutputReasoning(Document):
+    """What a model thought before it answered, as far as it tells."""
+
+    type: Literal["reasoning"] = "reasoning"
+    text: str
+
+
+class OutputEmbedding(Document):
+    """The embedding of one text.
+
+    Attributes:
+        vector: its numbers as 32-bit floats, little-endian, in base64: OpenAI's own form, a third of the size of JSON's.
+    """
+
+    type: Literal["embedding"] = "embedding"
+    vector: str
+
+
+OutputItem = OutputMessage | OutputToolCall | OutputReasoning | OutputEmbedding
 
 
 def _known_or_other(word: Any) -> Any:
@@ -85,7 +268,7 @@ class Output(Document):
         empty_reason: why there is no text; None where there is some, and in rows from before this was recorded.
     """
 
-    items: tuple[OutputMessage, ...]
+    items: tuple[OutputItem, ...]
     finish_reason: Annotated[FinishReason | None, BeforeValidator(_known_or_other)] = None
     empty_reason: EmptyReason | None = None
 
@@ -97,28 +280,51 @@ class Output(Document):
         *,
         refusal: str = "",
         empty_reason: EmptyReason = "nothing",
+        reasoning: str = "",
+        tool_calls: tuple[ToolCall, ...] = (),
     ) -> Self:
-        """An output of one message. Characters that neither PostgreSQL nor JSON can hold are replaced by U+FFFD.
+        """An output of one message, which may be empty, and what else the model wrote.
+
+        The message comes first, where the column results.content finds its text. Characters that neither PostgreSQL
+        nor JSON can hold are replaced by U+FFFD.
 
         Args:
             refusal: what the model said instead of an answer, or after it.
             empty_reason: counts if both texts are empty.
+            reasoning: what it thought before it answered.
+            tool_calls: the tools that it calls.
         """
         parts: list[TextPart | RefusalPart] = []
         if text or not refusal:
             parts.append(TextPart(text=_replace_unstorable(text)))
         if refusal:
             parts.append(RefusalPart(type="refusal", text=_replace_unstorable(refusal)))
+        items: list[OutputItem] = [OutputMessage(content=tuple(parts))]
+        if reasoning:
+            items.append(OutputReasoning(text=_replace_unstorable(reasoning)))
+        items += [
+            OutputToolCall(
+                id=_replace_unstorable(call.id),
+                name=_replace_unstorable(call.name),
+                arguments=_replace_unstorable(call.arguments),
+            )
+            for call in tool_calls
+        ]
         return cls(
-            items=(OutputMessage(content=tuple(parts)),),
+            items=tuple(items),
             finish_reason=finish_reason,
             empty_reason=None if text or refusal else empty_reason,
         )
 
     @property
     def text(self) -> str:
-        """All of its text."""
-        return "".join(part.text for item in self.items for part in item.content)
+        """All of its text, without reasoning and calls."""
+        return "".join(part.text for item in self.items if isinstance(item, OutputMessage) for part in item.content)
+
+    @property
+    def tool_calls(self) -> tuple[OutputToolCall, ...]:
+        """The tools that it calls, in order."""
+        return tuple(item for item in self.items if isinstance(item, OutputToolCall))
 
 
 def _replace_unstorable(text: str) -> str:

@@ -107,6 +107,9 @@ def _json(value: Any) -> Any:
 
 # Processing -----------------------------------------------------------------------------------------------------------
 
+ModelKind = Literal["chat", "embedding"]
+"""What a model does: it answers a conversation, or turns texts into vectors."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -121,6 +124,9 @@ class Claim:
         timeout_seconds: longest that one call may take.
         overhead_tokens: the most that the model's chat template adds to a prompt.
         last_error: why the attempt before this one failed.
+        item_tokens: the most that the template adds for each further message, call and tool.
+        image_tokens: the most that an image counts; None: the model takes no images.
+        kind: what the model does.
     """
 
     request_id: UUID
@@ -136,6 +142,20 @@ class Claim:
     timeout_seconds: int
     overhead_tokens: int = 0
     last_error: str | None = None
+    item_tokens: int = 0
+    image_tokens: int | None = None
+    kind: ModelKind = "chat"
+
+    @property
+    def prompt_tokens_most(self) -> int:
+        """The share of the prompt in the request's reservation."""
+        asked = self.input
+        return (
+            asked.byte_length
+            + self.overhead_tokens
+            + asked.extra_items * self.item_tokens
+            + asked.image_count * (self.image_tokens or 0)
+        )
 
 
 UsageFlag = Literal["inconsistent", "estimated", "implausible"]
@@ -166,12 +186,19 @@ class UsageDoubt:
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's answer, with the tokens to be booked for it: what the model reported, unless that is doubted."""
+    """A model's answer, with the tokens to be booked for it: what the model reported, unless that is doubted.
+
+    Attributes:
+        cached_tokens: those of prompt_tokens that the model read from its cache.
+        reasoning_tokens: those of completion_tokens that it wrote before its answer.
+    """
 
     output: Output
     prompt_tokens: int
     completion_tokens: int
     doubt: UsageDoubt | None = None
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @classmethod
     def of_text(
@@ -190,6 +217,7 @@ class Outcome:
         fingerprint: SHA-256 in hexadecimal of what was asked.
         retry_after: seconds to wait before the next attempt.
         usage_doubt: UsageDoubt.to_json(), where the token report was doubted.
+        cached_tokens, reasoning_tokens: as in Completion; None: none.
     """
 
     request_id: UUID
@@ -203,6 +231,8 @@ class Outcome:
     error_message: str | None = None
     retry_after: float | None = None
     usage_doubt: Mapping[str, Any] | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True)
