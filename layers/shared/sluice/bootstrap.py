@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sluice.messaging import Queue
     from sluice.services.admin.operation import AdminContext
     from sluice.services.cancel import Canceller
+    from sluice.services.erase import Eraser
+    from sluice.services.foreground import Foreground
     from sluice.services.process import Worker
     from sluice.services.read import Reader
     from sluice.services.submit import Submitter
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # What template.yaml gives RollupFunction, and a little more.
 ROLLUP_SECONDS: Final = 310
+# API Gateway gives up after 30 s, and starting an environment may be a part of them.
+WAIT_SECONDS: Final = 25
 # A rotated credential is used within this time.
 _SECRET_SECONDS: Final = 300
 
@@ -71,6 +75,33 @@ def canceller() -> "Canceller":
     from sluice.services.cancel import Canceller
 
     return Canceller(ledger=ledger(), queue=queue())
+
+
+@cache
+def foreground() -> "Foreground":
+    """Answers requests while their clients wait."""
+    from sluice.handover import LambdaRunner
+    from sluice.services.foreground import Foreground
+
+    current = settings()
+    client = _client("lambda", **_without_retries(WAIT_SECONDS))
+    return Foreground(
+        ledger=ledger(),
+        queue=queue(),
+        limits=request_limits(),
+        runner=LambdaRunner(client, current.require("foreground_function")),
+        # From the moment of the claim: until the run has begun, all of its time, and a margin as for a worker.
+        lease_seconds=WAIT_SECONDS + current.worker_timeout + current.lease_margin_seconds,
+        wait_seconds=WAIT_SECONDS,
+    )
+
+
+@cache
+def eraser() -> "Eraser":
+    """Erases the content of requests."""
+    from sluice.services.erase import Eraser
+
+    return Eraser(ledger=ledger(), queue=queue())
 
 
 @cache

@@ -20,6 +20,7 @@ Q = TypeVar("Q", bound=BaseModel)
 
 # For clients whose request is not finished: most requests take longer, so polling sooner is useless.
 POLL_AFTER_SECONDS: Final = 1
+IDEMPOTENCY_KEY_MAX: Final = 255
 # Those of the environment that answers the current request; None where nothing is remembered.
 current_unknown_keys: ContextVar[UnknownKeys | None] = ContextVar("current_unknown_keys", default=None)
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -77,6 +78,25 @@ def body_text(event: APIGatewayProxyEventV2) -> str:
         return event.decoded_body or ""
     except (UnicodeDecodeError, ValueError):
         raise SluiceError("body_not_json", "The body must be a JSON object in UTF-8.") from None
+
+
+def idempotency_key(event: APIGatewayProxyEventV2) -> str | None:
+    """The Idempotency-Key of a request, if it has one.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
+    given = event.headers.get("idempotency-key")
+    if given is None:
+        return None
+    key = given.strip(" \t")  # space around a header's value is no part of it (RFC 9110, 5.5)
+    # API Gateway joins the values of a repeated header with commas: a comma could be two keys.
+    if not (1 <= len(key) <= IDEMPOTENCY_KEY_MAX and key.isascii() and key.isprintable()) or "," in key:
+        raise SluiceError(
+            "invalid_input",
+            f"Idempotency-Key must be given once: 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters but no comma.",
+        )
+    return key
 
 
 class Nothing(Strict):

@@ -45,6 +45,8 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "request_finished": (Kind.CONFLICT, "Request finished"),
     "request_not_failed": (Kind.CONFLICT, "Request not failed"),
     "request_archived": (Kind.CONFLICT, "Request archived"),
+    "request_erased": (Kind.CONFLICT, "Request erased"),
+    "request_unfinished": (Kind.CONFLICT, "Request unfinished"),
     "key_dead": (Kind.CONFLICT, "The API key is revoked or expired"),
     "default_model_needed": (Kind.CONFLICT, "The default model is needed"),
     "currencies_mixed": (Kind.CONFLICT, "Prices in several currencies"),
@@ -54,6 +56,9 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "invalid_input": (Kind.INVALID, "Invalid input"),
     "prompt_too_long": (Kind.INVALID, "Prompt too long"),
     "model_unknown": (Kind.INVALID, "Model unknown"),
+    "model_kind_differs": (Kind.INVALID, "The model does something else"),
+    "images_not_taken": (Kind.INVALID, "The model takes no images"),
+    "parameter_unsupported": (Kind.INVALID, "Parameter not supported"),
     "model_missing": (Kind.INVALID, "Model missing"),
     "tier_unknown": (Kind.INVALID, "Tier unknown"),
     "limits_missing": (Kind.INVALID, "A new tier needs its limits"),
@@ -74,6 +79,8 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "internal_error": (Kind.INTERNAL, "Internal error"),
     "task_failed": (Kind.INTERNAL, "Task failed"),
     "schema_incompatible": (Kind.INTERNAL, "The schema does not fit the code"),
+    "request_failed": (Kind.INTERNAL, "The request failed"),
+    "answer_pending": (Kind.UNAVAILABLE, "The answer is not there yet"),
     "database_unavailable": (Kind.UNAVAILABLE, "Database unavailable"),
 }
 

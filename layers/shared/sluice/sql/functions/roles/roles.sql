@@ -36,6 +36,9 @@ GRANT INSERT, UPDATE ON
     request_stats, rollup_watermarks
     TO sluice_definer;
 GRANT INSERT ON prompts, results, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
+-- What a request asked and was answered can be erased.
+GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
+GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
 GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
@@ -74,9 +77,12 @@ BEGIN
     FOR r IN SELECT * FROM (VALUES
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
-        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'request_history_v2', 'model_offers',
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_ended']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'request_history', 'request_history_v2', 'model_offers',
                                         'usage_show', 'usage_show_v2']),
+        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_settle', 'request_undispatch',
+                                      'request_detail', 'request_ended', 'request_cancel', 'request_erase',
+                                      'model_offers']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
