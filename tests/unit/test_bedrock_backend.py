@@ -69,7 +69,8 @@ def test_answer_is_the_text_of_all_blocks(
     server: ScriptedServer, bedrock: Bedrock, content: list[Any], text: str
 ) -> None:
     server.replies(Reply(body=answer(*content)))
-    assert bedrock.complete() == Completion.of_text(text, 11, 5, "stop")
+    found = bedrock.complete()
+    assert (found.output.text, found.output.finish_reason, found.output.empty_reason) == (text, "stop", None)
 
 
 def test_answer_without_blocks_is_empty(server: ScriptedServer, bedrock: Bedrock) -> None:

@@ -181,9 +181,9 @@ def test_tokens_of_a_failure_are_bounded_but_never_estimated(
 
 def test_cached_tokens_beside_the_prompt_are_added() -> None:
     report = TokenReport(prompt=10, completion=5, total=15)
-    assert with_cache(report, 20, 30) == TokenReport(prompt=60, completion=5, total=65)
+    assert with_cache(report, 20, 30) == TokenReport(prompt=60, completion=5, total=65, cached=20)
     whole = TokenReport(prompt=10, completion=5, total=65)
-    assert with_cache(whole, 20, 30) == TokenReport(prompt=60, completion=5, total=65)
+    assert with_cache(whole, 20, 30) == TokenReport(prompt=60, completion=5, total=65, cached=20)
     assert with_cache(report, None, 0) == report
 
 
