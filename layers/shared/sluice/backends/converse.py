@@ -93,7 +93,8 @@ def _block(part: Part) -> dict[str, Any]:
     if not isinstance(part, ImagePart):
         return {"text": part.text}
     kind, data = part.inline or ("", b"")
-    if (image_format := _IMAGE_FORMATS.get(kind.lower())) is None:
+    image_format = _IMAGE_FORMATS.get(kind.lower())
+    if not image_format or not data:
         raise ModelError("model_rejected")
     return {"image": {"format": image_format, "source": {"bytes": data}}}
 
