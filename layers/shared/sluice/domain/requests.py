@@ -336,10 +336,17 @@ class RequestState(RequestFacts):
 
 @dataclass(frozen=True)
 class ModelOffer:
-    """A model that a client may name; outcome as in RequestFacts."""
+    """A model that a client may name; outcome as in RequestFacts.
+
+    Attributes:
+        aliases: its other names.
+    """
 
     outcome: str
     model_id: str
     is_default: bool
     max_tokens_default: int
     max_tokens_limit: int
+    kind: ModelKind
+    created_at: datetime
+    aliases: Sequence[str]

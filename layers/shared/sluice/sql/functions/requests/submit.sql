@@ -83,6 +83,10 @@ BEGIN
         SELECT * INTO m FROM models t WHERE t.is_default AND t.is_active;
     ELSE
         SELECT * INTO m FROM models t WHERE t.model_id = result.model_id AND t.is_active;
+        IF NOT FOUND THEN
+            SELECT t.* INTO m FROM model_aliases n JOIN models t ON t.model_id = n.model_id
+            WHERE n.alias = result.model_id AND t.is_active;
+        END IF;
     END IF;
     IF NOT FOUND THEN
         result.outcome := CASE WHEN result.model_id IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
@@ -256,21 +260,6 @@ BEGIN
     ON CONFLICT (user_id, key) DO UPDATE
     SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
 END $$;
-
-CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
-    LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF jsonb_array_length(p_input->'messages') > 0 IS NOT TRUE THEN
-        RAISE EXCEPTION 'an input without messages' USING ERRCODE = 'check_violation';
-    ELSIF jsonb_array_length(p_input->'messages') = 1 AND jsonb_array_length(p_input #> '{messages,0,content}') = 1 THEN
-        -- Most inputs; it takes a tenth of the time.
-        RETURN coalesce(octet_length(p_input #>> '{messages,0,content,0,text}'), 0);
-    END IF;
-    RETURN (SELECT coalesce(sum(octet_length(part->>'text')), 0)
-            FROM jsonb_array_elements(p_input->'messages') AS message
-            CROSS JOIN LATERAL jsonb_array_elements(message->'content') AS part);
-END $$;
-COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
 
 -- The lifetime: the time during which a request may be started. refusal says what is wrong: begins_late, ends_past,
 -- ends_early, ends_late.
