@@ -1,5 +1,5 @@
--- What an input has of what costs tokens. sluice.domain.documents.Input counts the same. A document leaves out what has no
--- value.
+-- What an input has of what costs tokens; sluice.domain.documents.Input counts the same. A document leaves out what has
+-- no value.
 
 CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE AS $$
@@ -18,14 +18,14 @@ BEGIN
         END IF;
     END IF;
     RETURN (
-        SELECT coalesce(sum(octet_length(found #>> '{}')), 0)
+        SELECT coalesce(sum(octet_length(piece #>> '{}')), 0)
                + jsonb_array_length(jsonb_path_query_array(p_input, '$.messages[*].content[*].tokens[*]'))
         FROM unnest(ARRAY[
             '$.messages[*].content[*].text', '$.messages[*].tool_calls[*].name',
-            '$.messages[*].tool_calls[*].arguments', '$.instructions', '$.tools[*].name', '$.tools[*].description', '$.tools[*].parameters',
-            '$.response_format.name', '$.response_format.description', '$.response_format.schema_text'
-        ]::jsonpath[]) AS texts (path)
-        CROSS JOIN LATERAL jsonb_path_query(p_input, texts.path) AS found);
+            '$.messages[*].tool_calls[*].arguments', '$.instructions', '$.tools[*].name', '$.tools[*].description',
+            '$.tools[*].parameters', '$.response_format.name', '$.response_format.description',
+            '$.response_format.schema_text']::jsonpath[]) AS texts (path)
+        CROSS JOIN LATERAL jsonb_path_query(p_input, texts.path) AS piece);
 END $$;
 COMMENT ON FUNCTION input_bytes(jsonb) IS
     'Length of all that the model reads, in bytes of UTF-8, without images; ids of tokens count as a byte each.';
