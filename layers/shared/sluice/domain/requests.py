@@ -422,10 +422,21 @@ class RequestDetail:
 
 @dataclass(frozen=True)
 class ModelOffer:
-    """A model that a client may name; outcome as in RequestFacts."""
+    """A model that a client may name; outcome as in RequestFacts.
+
+    Attributes:
+        aliases: its other names.
+        overhead_tokens, item_tokens, image_tokens: as in Claim.
+    """
 
     outcome: str
     model_id: str
     is_default: bool
     max_tokens_default: int
     max_tokens_limit: int
+    kind: ModelKind
+    created_at: datetime
+    aliases: Sequence[str]
+    overhead_tokens: int
+    item_tokens: int
+    image_tokens: int | None

@@ -39,10 +39,9 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
-    'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, '
-    'idempotency_key, body_hash (hexadecimal), repeat (see repeat_find), '
-    'ttl_seconds, expires_at, not_before, longest_seconds (the longest lifetime, also the default), max_attempts. '
-    'See request_admit.';
+    'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
+    'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
+    'longest lifetime, also the default), max_attempts. See request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
 CREATE OR REPLACE FUNCTION request_admit(
@@ -92,6 +91,10 @@ BEGIN
         SELECT * INTO m FROM models t WHERE t.is_default AND t.is_active;
     ELSE
         SELECT * INTO m FROM models t WHERE t.model_id = result.model_id AND t.is_active;
+        IF NOT FOUND THEN
+            SELECT t.* INTO m FROM model_aliases n JOIN models t ON t.model_id = n.model_id
+            WHERE n.alias = result.model_id AND t.is_active;
+        END IF;
     END IF;
     IF NOT FOUND THEN
         result.outcome := CASE WHEN result.model_id IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
@@ -120,7 +123,8 @@ BEGIN
             result.outcome := 'images_not_taken';
             RETURN result;
         END IF;
-        reserved := reserved + input_extra_items(p_submission->'input') * m.item_tokens + images * coalesce(m.image_tokens, 0);
+        reserved := reserved + input_extra_items(p_submission->'input') * m.item_tokens
+                    + images * coalesce(m.image_tokens, 0);
     END IF;
 
     result.request_id := request_id_now();
@@ -236,7 +240,7 @@ END $$;
 COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the idempotency key was used before, or this is a repeat; detail has the status of that '
     'request); or a refusal: model_missing, model_unknown, model_kind_differs, images_not_taken, '
-    ' max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
+    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
     'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
     'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
 
@@ -281,21 +285,6 @@ BEGIN
     ON CONFLICT (user_id, key) DO UPDATE
     SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
 END $$;
-
-CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
-    LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF jsonb_array_length(p_input->'messages') > 0 IS NOT TRUE THEN
-        RAISE EXCEPTION 'an input without messages' USING ERRCODE = 'check_violation';
-    ELSIF jsonb_array_length(p_input->'messages') = 1 AND jsonb_array_length(p_input #> '{messages,0,content}') = 1 THEN
-        -- Most inputs; it takes a tenth of the time.
-        RETURN coalesce(octet_length(p_input #>> '{messages,0,content,0,text}'), 0);
-    END IF;
-    RETURN (SELECT coalesce(sum(octet_length(part->>'text')), 0)
-            FROM jsonb_array_elements(p_input->'messages') AS message
-            CROSS JOIN LATERAL jsonb_array_elements(message->'content') AS part);
-END $$;
-COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
 
 -- The lifetime: the time during which a request may be started. refusal says what is wrong: begins_late, ends_past,
 -- ends_early, ends_late.
