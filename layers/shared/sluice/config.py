@@ -39,6 +39,7 @@ class Settings(BaseModel):
 
     submit_concurrency: int = Field(default=20, ge=1)
     status_concurrency: int = Field(default=20, ge=1)
+    openai_concurrency: int = Field(default=10, ge=1)
     worker_concurrency: int = Field(default=5, ge=1)
     """Environments of each function that may run at once, for which the migration makes room in the database."""
 
