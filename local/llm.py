@@ -1,7 +1,7 @@
 """A small language model behind an OpenAI-compatible HTTP API: SmolLM2-135M-Instruct, served by llama.cpp.
 
-Under another name the same server answers /v1/embeddings, with the mean of what the model makes of each token. That is a
-real embedding, if not a good one, and needs no second copy of the model.
+Under another name the same server answers /v1/embeddings, with the mean of what the model makes of each token: a real
+embedding, if not a good one, without a second copy of the model.
 
 `python -m local.llm --port 8080` serves only the model. The stack runs it in a separate process, so that tests can stop
 the model alone, and its memory and threads are separate from the stack's.
