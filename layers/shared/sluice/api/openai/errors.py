@@ -70,6 +70,8 @@ def answer_error(error: SluiceError) -> Response[str]:
     facts = dict(error.extra)
     status, kind = _STATUSES[error.kind]
     code, param = _CODES.get(error.code, (error.code, None))
+    if error.code == "model_unknown":
+        status = 404
     if error.kind is Kind.EXHAUSTED:
         code = "rate_limit_exceeded"
         if error.retry_after is None or error.retry_after > LONGEST_RETRY_SECONDS:

@@ -110,6 +110,13 @@ def _error_of(error: ValidationError, given: Any) -> SluiceError:
     if kind == "json_invalid":
         return SluiceError("body_not_json", "The body is nested too deeply, or holds a number that is no JSON.")
     message = first["msg"].removeprefix("Value error, ")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        # What decides between several forms: a role, a type.
+        decides = str(first["ctx"]["discriminator"]).strip("'")
+        param = param_of((*path, "type" if decides.endswith("()") else decides))
+        if kind == "union_tag_not_found":
+            return invalid(f"Missing required parameter: {param!r}.", param, "missing_required_parameter")
+        return invalid(f"Invalid value for {param!r}: must be one of {first['ctx']['expected_tags']}.", param)
     if kind == "extra_forbidden":
         return invalid(f"Unknown parameter: {param!r}.", param, "unknown_parameter")
     if kind == "missing":

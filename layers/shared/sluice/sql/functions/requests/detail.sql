@@ -4,7 +4,7 @@ CALL define_type('request_detail', $$
     outcome text, request_id uuid, model_id text, status text, output jsonb, error_code text, error_message text,
     prompt_tokens integer, completion_tokens integer, total_tokens integer, created_at timestamptz,
     started_at timestamptz, completed_at timestamptz, finish_reason text, metadata jsonb, input jsonb,
-    parameters jsonb, surface jsonb
+    parameters jsonb, surface jsonb, cached_tokens integer, reasoning_tokens integer
 $$);
 
 CREATE OR REPLACE FUNCTION request_detail(p_key_hash bytea, p_request_id uuid) RETURNS request_detail
