@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from sluice import bootstrap
+from sluice.db.ledger import Ledger
 from sluice.services import wait
 from tests.support.functions import KEYED, call, get
 from tests.support.service import Service, completed
@@ -46,13 +47,13 @@ def answered_soon(service: Service) -> Iterator[None]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When the database was looked at."""
     times: list[float] = []
-    look = wait.Ledger.ended
+    look = Ledger.ended
 
     def ended(ledger: Any, request_id: Any) -> bool:
         times.append(time.monotonic())
         return look(ledger, request_id)
 
-    monkeypatch.setattr(wait.Ledger, "ended", ended)
+    monkeypatch.setattr(Ledger, "ended", ended)
     return times
 
 
