@@ -142,6 +142,7 @@ class Books:
         self.prices.put(step.token_class, day, step.price)
 
     def ask(self, step: Asked) -> None:
+        before = sum(self.spent(), Decimal(0))
         wanted = GenerateRequest(prompt="hello", model=self.model, parameters=Parameters(max_tokens=COMPLETION))
         try:
             request_id = self.submitter.submit(self.key, wanted.submission()).request_id
@@ -151,12 +152,14 @@ class Books:
             return
         if step.tokens is None:
             return
+        held = sum(self.spent(), Decimal(0)) - before
         (claim,) = self.worker.call("request_claim", ids=[request_id], lease_seconds=60)
         names = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
         reported: dict[str, Any] = dict(zip(names, step.tokens, strict=True))
         outcome = completed(request_id, claim["attempt"], **reported)
         self.worker.call("request_settle", outcomes=Jsonb([outcome]), actor="worker")
         self.answered[request_id] = self.day, step.tokens
+        assert sum(self.spent(), Decimal(0)) - before <= held, "a reservation is the most that it can cost"
         if step.is_rolled_up:
             self.rollups.call("rollup_usage")
 
@@ -171,7 +174,7 @@ class Books:
             self.day += 1
             self.move()
             # A price that was set for today holds from here on, but changes nothing of the days before.
-        assert sum(self.spent()) <= self.level, "the budget holds"
+        assert sum(self.spent(), Decimal(0)) <= self.level, "the budget holds"
 
     def costs(self) -> dict[UUID, Decimal]:
         return {request_id: self.prices.cost(*each) for request_id, each in self.answered.items()}

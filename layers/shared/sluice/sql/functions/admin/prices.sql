@@ -133,8 +133,10 @@ BEGIN
     IF (SELECT l.currency <> a->>'currency' FROM price_lists l WHERE l.price_list = list) THEN
         PERFORM admin_refuse('currency_differs');
     END IF;
+    -- Parts first: once the whole has a price on days that are over, that is theirs too, and stays.
     PERFORM price_put(list, a->>'model_id', c.class, day, (a->>c.class)::numeric)
-    FROM unnest(token_classes()) AS c (class) WHERE a->>c.class IS NOT NULL;
+    FROM unnest(token_classes()) AS c (class) WHERE a->>c.class IS NOT NULL
+    ORDER BY fallback_class(c.class) IS NULL;
     PERFORM budgets_reprice(list, a->>'model_id');
     RETURN (SELECT jsonb_agg(to_jsonb(r) || jsonb_build_object('price_per_million', r.price_per_million::text)
                              ORDER BY array_position(token_classes(), r.token_class::text), r.valid_from)
