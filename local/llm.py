@@ -1,5 +1,8 @@
 """A small language model behind an OpenAI-compatible HTTP API: SmolLM2-135M-Instruct, served by llama.cpp.
 
+Under another name the same server answers /v1/embeddings, with the mean of what the model makes of each token: a real
+embedding, if not a good one, without a second copy of the model.
+
 `python -m local.llm --port 8080` serves only the model. The stack runs it in a separate process, so that tests can stop
 the model alone, and its memory and threads are separate from the stack's.
 """
@@ -19,9 +22,11 @@ from local.processes import Process
 from local.server import Server
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
+EMBEDDING_MODEL_NAME = "SmolLM2-135M-embeddings"
 
 SLOTS = 4  # requests decoded together
 CONTEXT_TOKENS = 2048  # per slot: what the model was trained for, prompt and answer together
+EMBEDDING_TOKENS = 512  # per text; memory for them is taken when the first long one comes: 180 MB
 
 
 def model_file() -> Path:
@@ -93,11 +98,14 @@ def serve(port: int) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model_file())
-    params.model_alias = {MODEL_NAME}
+    params.model_alias = {MODEL_NAME, EMBEDDING_MODEL_NAME}
     params.hostnames = [LOOPBACK]
     params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT_TOKENS
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.n_batch = params.n_ubatch = EMBEDDING_TOKENS  # a text is embedded in one piece
     params.cache_ram_mib = 0  # otherwise its cache of past prompts can grow to 8 GB
     params.ui = False
     # Its threads synchronise by spinning. If there are as many as processors, any other process delays all of them: on

@@ -1,4 +1,4 @@
-"""Starts ministack, with two things as AWS has them. It is run by the interpreter that ministack is installed for.
+"""Starts ministack, with three things as AWS has them. It is run by the interpreter that ministack is installed for.
 
 Environments start a few at a time, and a request that waits for one takes another that is free before. ministack starts
 one for each request that finds none free, and a burst would start so many that nothing else gets a processor for a
@@ -6,6 +6,8 @@ minute; in Lambda they start in parallel, and the rate at which they do is limit
 
 When all of a function's environments are busy, an HTTP API answers 503, not 429 as ministack does. The Retry-After is
 an addition: it is what the functions themselves answer when they are overloaded.
+
+A function's reserved concurrency holds for calls through an alias too, of which ministack takes no notice.
 """
 
 import json
@@ -30,6 +32,7 @@ _BUSY = {
 
 _acquire = lambda_runtime.acquire_worker
 _answer = lambda_svc.lambda_execute_result_to_api_proxy_response
+_reserved_of = lambda_svc._reserved_concurrency
 _choosing = threading.Lock()
 
 
@@ -55,7 +58,13 @@ def _answer_or_busy(result: dict[str, Any]) -> Any:
     return (dict(_BUSY), None) if result.get("throttle") else _answer(result)
 
 
+def _reserved(record: dict[str, Any] | None, config: dict[str, Any]) -> Any:
+    # A version's record has no concurrency; the function's has.
+    return _reserved_of(lambda_svc._functions.get(config.get("FunctionName")) or record, config)
+
+
 lambda_svc.acquire_worker = _acquire_in_turn
+lambda_svc._reserved_concurrency = _reserved
 lambda_svc.lambda_execute_result_to_api_proxy_response = _answer_or_busy
 
 if __name__ == "__main__":

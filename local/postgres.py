@@ -40,7 +40,7 @@ StopMode = Literal["smart", "fast", "immediate"]
 _SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",  # the path of a Unix socket is limited to 107 bytes
-    "max_connections": "200",
+    "max_connections": "300",
     "shared_preload_libraries": "pg_stat_statements",
     "shared_buffers": "128MB",
     "max_wal_size": "1GB",

@@ -302,6 +302,7 @@ class Stack:
             # keeps more of them busy at once.
             "SubmitConcurrency": "60",
             "StatusConcurrency": "60",
+            "OpenaiConcurrency": "30",
             **self._parameters,
         }
         deployment = deploy.deploy(

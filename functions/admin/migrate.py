@@ -87,6 +87,7 @@ def _migrate() -> dict[str, Any]:
             connection,
             submit=settings.submit_concurrency,
             status=settings.status_concurrency,
+            openai=settings.openai_concurrency,
             worker=settings.worker_concurrency,
         )
     logger.info(

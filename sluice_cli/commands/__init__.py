@@ -1,5 +1,6 @@
 """The subcommands, a module for each subject. Each runs one operation of the admin function."""
 
+from sluice_cli.commands.aliases import aliases
 from sluice_cli.commands.audit import audit
 from sluice_cli.commands.budgets import budgets
 from sluice_cli.commands.invoice import invoice
@@ -13,4 +14,19 @@ from sluice_cli.commands.tiers import tiers
 from sluice_cli.commands.usage import usage
 from sluice_cli.commands.users import users
 
-COMMANDS = (users, keys, tiers, quotas, budgets, prices, models, requests, usage, invoice, audit, verify, rollup)
+COMMANDS = (
+    users,
+    keys,
+    tiers,
+    quotas,
+    budgets,
+    prices,
+    models,
+    aliases,
+    requests,
+    usage,
+    invoice,
+    audit,
+    verify,
+    rollup,
+)

@@ -3,13 +3,14 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, cleared, given
+from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, Null, cleared, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
-from sluice_cli.vocabulary import BACKENDS
+from sluice_cli.vocabulary import BACKENDS, MODEL_KINDS
 
 _LISTED = (
     text("model_id"),
+    text("kind"),
     text("backend"),
     text("backend_model"),
     text("endpoint"),
@@ -26,6 +27,8 @@ _MODEL = (
     number("prices.cached_prompt", "cached_prompt_price"),
     number("prices.reasoning", "reasoning_price"),
     number("overhead_tokens"),
+    number("item_tokens"),
+    number("image_tokens", null="no images"),
     text("secret_arn"),
     time("created_at"),
     time("updated_at"),
@@ -46,6 +49,7 @@ def list_models(session: Session) -> None:
 
 @models.command("set")
 @click.argument("model", metavar="MODEL")
+@click.option("--kind", type=click.Choice(MODEL_KINDS), help="What a new model does; default: chat.")
 @click.option("--backend", type=click.Choice(BACKENDS))
 @click.option("--backend-model", help="The model's name at the backend.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
@@ -55,6 +59,9 @@ def list_models(session: Session) -> None:
 @click.option("--max-tokens-default", type=COUNT, metavar="N", help="Completion tokens if a request sets no limit.")
 @click.option("--max-tokens-limit", type=COUNT, metavar="N", help="The highest limit that a request may set.")
 @click.option("--overhead-tokens", type=COUNT_OR_ZERO, metavar="N", help="Prompt tokens that the template may add.")
+@click.option("--item-tokens", type=COUNT_OR_ZERO, metavar="N", help="The same for each further message, call or tool.")
+@click.option("--image-tokens", type=COUNT_OR_ZERO, metavar="N", help="Prompt tokens that an image may count.")
+@click.option("--no-images", is_flag=True, help="Take no images.")
 @click.option("--timeout-seconds", type=COUNT, metavar="N", help="Timeout of a model call.")
 @click.option("--default/--no-default", "is_default", default=None, help="Use it for requests that name no model.")
 @click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
@@ -72,6 +79,8 @@ def set_model(
     no_endpoint: bool,
     secret_arn: str | None,
     no_secret_arn: bool,
+    image_tokens: int | None,
+    no_images: bool,
     prompt_price: str | None,
     completion_price: str | None,
     cached_prompt_price: str | None,
@@ -83,9 +92,12 @@ def set_model(
 
     A new model needs --backend and --backend-model, and --endpoint if its backend is openai.
     """
+    if no_images and image_tokens is not None:
+        raise click.UsageError("--image-tokens and --no-images cannot be combined.")
     changes = given(
         endpoint=cleared("endpoint", endpoint, no_endpoint),
         secret_arn=cleared("secret-arn", secret_arn, no_secret_arn),
+        image_tokens=Null.NULL if no_images else image_tokens,
         prices=given(
             prompt=prompt_price,
             cached_prompt=cached_prompt_price,

@@ -3,12 +3,13 @@
 import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sluice.backends.registry import BACKENDS
 from sluice.domain.documents import FINISH_REASONS
+from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES
 from sluice.services.admin.administer import OPERATIONS
@@ -33,9 +34,10 @@ WITHOUT_COMMAND: dict[str, str] = {}
         (vocabulary.PERIODS, PERIODS),
         (vocabulary.RESET_FREQUENCIES, FREQUENCIES),
         (vocabulary.BACKENDS, BACKENDS),
+        (vocabulary.MODEL_KINDS, get_args(ModelKind)),
         (vocabulary.ROLLUP_TASKS, TASKS),
     ],
-    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task"],
 )
 def test_words_are_those_of_the_service(words: Sequence[str], defined: Sequence[str]) -> None:
     assert sorted(words) == sorted(defined)
@@ -54,9 +56,10 @@ def test_periods_are_the_fields_of_limits() -> None:
         (vocabulary.PERIODS, ("quotas", "clear")),
         (vocabulary.RESET_FREQUENCIES, ("tiers", "set")),
         (vocabulary.BACKENDS, ("models", "set")),
+        (vocabulary.MODEL_KINDS, ("models", "set")),
         (vocabulary.ROLLUP_TASKS, ("rollup",)),
     ],
-    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task"],
 )
 def test_help_and_documentation_name_every_word(words: Sequence[str], command: Sequence[str]) -> None:
     shown = run(*command, "--help").stdout

@@ -165,5 +165,5 @@ def test_the_defaults_of_a_new_model_are_those_of_the_database() -> None:
     sql = (ROOT / "layers/shared/sluice/sql/functions/admin/models.sql").read_text(encoding="utf-8")
     new = dict(re.findall(r'"(\w+)": (\w+)', sql))
     assert rows["`max_tokens_default`, `max_tokens_limit`"] == f"{new['max_tokens_default']}, {new['max_tokens_limit']}"
-    for name in ("overhead_tokens", "timeout_seconds", "is_default", "is_active"):
+    for name in ("overhead_tokens", "item_tokens", "image_tokens", "timeout_seconds", "is_default", "is_active"):
         assert rows[f"`{name}`"] == new[name]

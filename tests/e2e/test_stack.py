@@ -2,8 +2,10 @@
 
 import json
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from operator import mul
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from local.llm import EMBEDDING_MODEL_NAME
 from local.stack import Stack, StackInfo
 
 from .conftest import Client
@@ -85,9 +88,22 @@ def test_history_models_and_health(client: Client, info: StackInfo) -> None:
     page = client.get("/requests?limit=2").body
     following = client.get(f"/requests?limit=1&cursor={page['next_cursor']}").body
     assert [entry["request_id"] for entry in page["requests"] + following["requests"]] == ids[::-1]
-    models = {model["model"]: model["is_default"] for model in client.get("/models").body["models"]}
-    assert models["smollm2-135m-instruct"] is True
+    models = {model["model"]: model for model in client.get("/models").body["models"]}
+    assert models["smollm2-135m-instruct"]["is_default"] is True
+    assert models["smollm2-135m-embeddings"]["kind"] == "embedding"
     assert Client(info.api_url, None).get("/health").body == {"status": "ok", "database": "ok"}
+
+
+def test_the_model_server_embeds_texts_too(info: StackInfo) -> None:
+    texts = ["A cat sits on the mat.", "A kitten lies on a rug.", "The stock market fell sharply today."]
+    body = json.dumps({"model": EMBEDDING_MODEL_NAME, "input": texts}).encode()
+    asked = urllib.request.Request(f"{info.llm_url}/embeddings", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=60) as response:
+        answer = json.loads(response.read())
+    assert answer["usage"]["prompt_tokens"] > len(texts)
+    cat, kitten, market = (each["embedding"] for each in answer["data"])
+    assert sum(map(mul, cat, cat)) == pytest.approx(1)
+    assert sum(map(mul, cat, kitten)) > sum(map(mul, cat, market))
 
 
 def test_direct_inserts_are_sent_by_the_schedule(client: Client, database: Database) -> None:

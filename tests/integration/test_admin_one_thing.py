@@ -18,9 +18,12 @@ FULL: dict[str, Any] = {
     "max_tokens_default": 100,
     "max_tokens_limit": 2000,
     "overhead_tokens": 7,
+    "item_tokens": 5,
+    "image_tokens": 765,
     "timeout_seconds": 33,
     "is_default": True,
     "is_active": True,
+    "kind": "chat",
     "prices": {"prompt": "0.5", "completion": "1.5"},
 }
 OTHER = {"model_id": "other", "backend": "bedrock", "backend_model": "other"}
@@ -38,6 +41,9 @@ def described(model: dict[str, Any]) -> dict[str, Any]:
         {"endpoint": "https://elsewhere.example.com/v1"},
         {"secret_arn": None},
         {"overhead_tokens": 0},
+        {"item_tokens": 0},
+        {"image_tokens": None},
+        {"kind": "chat"},
         {"timeout_seconds": 60},
         {"backend_model": "org/fuller"},
         {"is_default": True},
@@ -48,6 +54,17 @@ def described(model: dict[str, Any]) -> dict[str, Any]:
 def test_a_model_keeps_what_is_not_named(admin: Admin, change: dict[str, Any]) -> None:
     assert described(admin("model.set", **FULL)) == FULL
     assert described(admin("model.set", model_id="full", **change)) == FULL | change
+
+
+def test_a_model_keeps_its_kind(admin: Admin) -> None:
+    embedding = FULL | {"model_id": "vectors", "kind": "embedding", "is_default": False, "image_tokens": None}
+    assert described(admin("model.set", **embedding)) == embedding
+    problem = administer("model.set", model_id="vectors", kind="chat")["problem"]
+    assert (problem["code"], problem["status"]) == ("model_kind_fixed", 409)
+    assert administer("model.set", model_id="vectors", is_default=True)["problem"]["code"] == "invalid_input"
+    assert described(admin("model.set", model_id="vectors", kind="embedding", timeout_seconds=9)) == embedding | {
+        "timeout_seconds": 9
+    }
 
 
 @pytest.mark.parametrize("token_class", ["prompt", "completion"])
@@ -67,9 +84,12 @@ def test_a_new_model_gets_defaults(admin: Admin) -> None:
         "max_tokens_default": 256,
         "max_tokens_limit": 1024,
         "overhead_tokens": 64,
+        "item_tokens": 16,
+        "image_tokens": None,
         "timeout_seconds": 60,
         "is_default": False,
         "is_active": True,
+        "kind": "chat",
         "prices": {},
     }
     assert made["warnings"] == []

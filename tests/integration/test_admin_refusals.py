@@ -14,6 +14,7 @@ UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 PAST = "2020-01-01T00:00:00Z"
 PERIOD = {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}
 MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
+EMBEDDING = MODEL | {"backend": "openai", "endpoint": "https://models.example/v1", "kind": "embedding"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,18 @@ MODEL = {"model_id": "m", "backend": "bedrock", "backend_model": "m"}
         ),
         ("model.set", MODEL | {"max_tokens_default": 9999}, "invalid_input"),
         ("model.set", MODEL | {"prices": {"prompt": "-1"}}, "invalid_input"),
+        ("model.set", MODEL | {"kind": "embedding"}, "invalid_input"),
+        ("model.set", MODEL | {"kind": "image"}, "invalid_input"),
+        ("model.set", MODEL | {"item_tokens": None}, "invalid_input"),
+        ("model.set", EMBEDDING | {"is_default": True}, "invalid_input"),
+        ("model.set", {"model_id": "nova-micro", "kind": "embedding"}, "model_kind_fixed"),
+        ("model.set", MODEL | {"model_id": "other-name"}, "name_taken"),
+        ("alias.list", {"all": True}, "invalid_input"),
+        ("alias.set", {"alias": "x"}, "invalid_input"),
+        ("alias.set", {"alias": "a b", "model_id": "nova-micro"}, "invalid_input"),
+        ("alias.set", {"alias": "x", "model_id": "other-name"}, "model_unknown"),
+        ("alias.set", {"alias": "nova-micro", "model_id": "nova-micro"}, "name_taken"),
+        ("alias.remove", {"alias": "x"}, "alias_unknown"),
         ("price.list", {"price_list": "none"}, "price_list_unknown"),
         ("price.list", {"on": "2026-13-01"}, "invalid_input"),
         ("price.set", {"model_id": "nova-micro"}, "invalid_input"),
@@ -178,13 +191,14 @@ def test_refused_administration_changes_nothing_and_is_audited(
     service.owner.execute("UPDATE users SET email = user_id || '@example.com'")
     service.owner.execute("UPDATE api_keys SET revoked_at = created_at WHERE user_id = 'bob'")
     keys = {row["user_id"]: str(row["key_id"]) for row in service.rows("SELECT user_id, key_id FROM api_keys")}
+    service.act("alias.set", alias="other-name", model_id="nova-micro")
     ended = service.submit(alice)
     service.claim(ended)
     service.settle(completed(ended))
     known_ids = {"LIVE": keys["alice"], "DEAD": keys["bob"], "ENDED": str(ended)}
     given = arguments | {name: known_ids[value] for name, value in arguments.items() if value in tuple(known_ids)}
     tables = (
-        *("users", "api_keys", "models", "prices", "price_lists", "billing_terms"),
+        *("users", "api_keys", "models", "model_aliases", "prices", "price_lists", "billing_terms"),
         *("tiers", "tier_limits", "quotas", "quota_plans"),
         *("requests", "inflight"),
     )

@@ -323,7 +323,7 @@ def test_migrations_at_the_same_time_do_not_disturb_each_other(owner: Connection
         with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
             for turn in range(5):
                 barrier.wait()
-                limit_connections(connection, submit=10 + number + turn, status=20, worker=5)
+                limit_connections(connection, submit=10 + number + turn, status=20, openai=10, worker=5)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(change, range(6)))
@@ -343,7 +343,7 @@ def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pos
     dsn = server.url("sluice", user="small_owner", password=PASSWORD)
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         migrate(connection)
-        limit_connections(connection, submit=20, status=20, worker=5)
+        limit_connections(connection, submit=20, status=20, openai=10, worker=5)
     yield server, dsn
     server.destroy()
 

@@ -149,7 +149,14 @@ def test_models_lists_the_active_models(service: Service, alice: bytes) -> None:
     )
     assert service.models(alice) == {
         "models": [
-            {"model": "nova-micro", "is_default": True, "max_tokens_default": 512, "max_tokens_limit": 5000},
+            {
+                "model": "nova-micro",
+                "is_default": True,
+                "max_tokens_default": 512,
+                "max_tokens_limit": 5000,
+                "kind": "chat",
+                "aliases": [],
+            },
         ]
     }
 

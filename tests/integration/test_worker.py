@@ -342,3 +342,9 @@ def test_equal_questions_have_equal_fingerprints(service: Service, alice: bytes)
     prints = [row["fingerprint"] for row in rows]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+def test_a_claim_has_the_bounds_of_its_model(service: Service, alice: bytes) -> None:
+    service.act("model.set", model_id="nova-micro", item_tokens=7, image_tokens=765)
+    (claim,) = service.ledger("worker").claim([service.submit(alice)], 30)
+    assert (claim.kind, claim.overhead_tokens, claim.item_tokens, claim.image_tokens) == ("chat", 64, 7, 765)

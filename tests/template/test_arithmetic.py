@@ -69,7 +69,7 @@ def test_connection_counts_are_the_same_in_template_and_docs(environments: dict[
     text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
     terms = " + ".join(f"{name.lower()} {number}" for name, number in environments.items())
     total = sum(environments.values())
-    assert f"{terms} = {total} by default, under 80 less a reserve of {RESERVE}" in text
+    assert f"{terms} = {total} by default, under 100 less a reserve of {RESERVE}" in text
     operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
     assert f"By default that makes {total}: {terms}." in operations
 
@@ -84,7 +84,7 @@ def limits(stack: Stack, max_connections: int) -> ConnectionLimits:
     return connection_limits(**concurrency, max_connections=max_connections)
 
 
-CONCURRENT = ("submit", "status", "worker")
+CONCURRENT = ("submit", "status", "openai", "worker")
 
 
 def test_limits_of_the_roles_fit_every_database_class(created: Stack, source: dict[str, Any]) -> None:
@@ -109,18 +109,18 @@ def test_an_own_database_needs_as_many_connections_as_the_docs_say(own: Stack) -
 
 def test_every_role_that_a_function_logs_in_as_has_a_limit(stack: Stack, source: dict[str, Any]) -> None:
     users = {row["DatabaseUser"] for row in source["Mappings"]["Functions"].values()}
-    assert set(limits(stack, 80).limits) == users - {"sluice_owner"}
+    assert set(limits(stack, 100).limits) == users - {"sluice_owner"}
 
 
 def test_limits_are_never_below_the_environments(stack: Stack, environments: dict[str, int]) -> None:
-    given = limits(stack, 80).limits
+    given = limits(stack, 100).limits
     for name, number in environments.items():
         if name != "Migrate":
             assert given[f"sluice_{name.lower()}"] >= number, name
 
 
 def test_limits_are_the_same_in_template_and_docs(stack: Stack) -> None:
-    given = {role.removeprefix("sluice_"): limit for role, limit in limits(stack, 80).limits.items()}
+    given = {role.removeprefix("sluice_"): limit for role, limit in limits(stack, 100).limits.items()}
     terms = " + ".join(f"{name} {limit}" for name, limit in [*given.items(), ("migrate", OWNER_CONNECTIONS)])
     text = re.sub(r"\s+#\s+", " ", (ROOT / "template.yaml").read_text())
     assert f"{terms} = {sum(given.values()) + OWNER_CONNECTIONS}." in text
@@ -146,7 +146,7 @@ def test_auto_reserves_for_what_follows_the_traffic(processed: dict[str, Any]) -
     asked = auto.resources["Concurrency"]["Properties"]["Reservations"]
     assert {each["Function"]["Ref"]: each["Environments"] for each in asked} == {
         f"{name.capitalize()}Function": held[f"{name.capitalize()}Function"]["ReservedConcurrentExecutions"]
-        for name in CONCURRENT
+        for name in (*CONCURRENT, "foreground")
     }
     assert auto.resources["Concurrency"]["DependsOn"] == "MigratePolicy"
     operations = " ".join((ROOT / "docs" / "operations.md").read_text().split())
@@ -162,7 +162,10 @@ def test_reserved_concurrency_is_a_choice(processed: dict[str, Any]) -> None:
     assert {name: function[concurrency] for name, function in held.items() if concurrency in function} == {
         "SubmitFunction": {"Ref": "SubmitConcurrency"},
         "StatusFunction": {"Ref": "StatusConcurrency"},
+        "OpenaiFunction": {"Ref": "OpenaiConcurrency"},
         "WorkerFunction": {"Ref": "WorkerConcurrency"},
+        # One for each that waits.
+        "ForegroundFunction": {"Ref": "OpenaiConcurrency"},
         "RollupFunction": 2,
         "AdminFunction": 2,
     }

@@ -8,13 +8,14 @@ from tests.template.stack import FUNCTIONS, Stack, walk
 
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+FOREGROUND = {"Fn::GetAtt": ["ForegroundFunction", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
 RESERVED = [
     {
         "Fn::Sub": "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:${AWS::StackName}-"
         + name.lower()
     }
-    for name in ("Submit", "Status", "Worker")
+    for name in ("Submit", "Status", "Openai", "Worker", "Foreground")
 ]
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
@@ -24,6 +25,12 @@ MODEL_CREDENTIALS = {
 GRANTS: dict[str, dict[str, list[object]]] = {
     "Submit": {"sqs:SendMessage": [QUEUE]},
     "Status": {},
+    "Openai": {"sqs:SendMessage": [QUEUE], "lambda:InvokeFunction": [FOREGROUND]},
+    "Foreground": {
+        "sqs:SendMessage": [QUEUE],
+        "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
+        "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+    },
     "Worker": {
         "sqs:ReceiveMessage": [QUEUE],
         "sqs:DeleteMessage": [QUEUE],

@@ -1,4 +1,4 @@
-"""Versions of submit and status: the API calls the newest one, which has the settings of the deployment."""
+"""Versions of the API's functions: it calls the newest one, which has the settings of the deployment."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tests.template.stack import Stack, walk
 
-VERSIONED = ("Submit", "Status")
+VERSIONED = ("Submit", "Status", "Openai")
 # What a function refers to and what keeps its identity.
 KEPT = {"AWS::StackName", "SubnetA", "SubnetB", "FunctionSecurityGroup"} | {
     kept for name in VERSIONED for kept in (f"{name}Role.Arn", f"{name}Logs")

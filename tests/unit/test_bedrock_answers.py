@@ -85,6 +85,24 @@ def test_what_is_booked_and_flagged(
     assert (found.doubt.flag if found.doubt else None) == flag
 
 
+@pytest.mark.parametrize(
+    ("reported", "cached"),
+    [
+        (usage(11, 5, 16), 0),
+        (usage(11, 5, 516, cacheReadInputTokens=300, cacheWriteInputTokens=200), 300),
+        (usage(11, 5, 216, cacheWriteInputTokens=200), 0),
+        (usage(900_000_000, 5, 900_000_005, cacheReadInputTokens=300), 0),
+    ],
+)
+def test_tokens_read_from_the_cache_are_told_apart(
+    server: ScriptedServer, bedrock: Bedrock, reported: dict[str, int], cached: int
+) -> None:
+    server.replies(Reply(body=answer(usage=reported)))
+    found = bedrock.complete()
+    # Converse does not tell the tokens of reasoning.
+    assert (found.cached_tokens, found.reasoning_tokens) == (cached, 0)
+
+
 def test_unreadable_answer_tells_its_tokens(server: ScriptedServer, bedrock: Bedrock) -> None:
     server.replies(Reply(body=answer({"text": 5})), GOOD)
     failed = bedrock.failure()

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,7 +70,11 @@ def test_answer_is_the_text_of_all_blocks(
     server: ScriptedServer, bedrock: Bedrock, content: list[Any], text: str
 ) -> None:
     server.replies(Reply(body=answer(*content)))
-    assert bedrock.complete() == Completion.of_text(text, 11, 5, "stop")
+    found, expected = bedrock.complete(), Completion.of_text(text, 11, 5, "stop")
+    # Beside it there may be reasoning and calls.
+    assert found.output.items[0] == expected.output.items[0]
+    assert replace(found, output=expected.output) == expected
+    assert (found.output.finish_reason, found.output.empty_reason) == ("stop", expected.output.empty_reason)
 
 
 def test_answer_without_blocks_is_empty(server: ScriptedServer, bedrock: Bedrock) -> None:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
-from sluice.domain.documents import FinishReason, Output, OutputMessage
+from sluice.domain.documents import FinishReason, Output, OutputMessage, ToolCall
 from sluice.domain.requests import Completion
 from tests.support.openai_backend import PATIENT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
@@ -31,8 +31,6 @@ def message(finish_reason: Any = "stop", **fields: Any) -> dict[str, Any]:
         [{"text": WORDS}],
         [WORDS[:5], {"type": "text", "text": WORDS[5:]}],
         [{"type": "text", "text": {"value": WORDS, "annotations": []}}],
-        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": WORDS}],
-        [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": WORDS}],
         [{"type": "text", "text": WORDS}, {"type": "reference", "reference_ids": [1]}],
         [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": WORDS}],
         [{"type": "message", "content": [{"type": "output_text", "text": WORDS}]}],
@@ -53,11 +51,43 @@ def test_text_is_read_in_every_form(server: ScriptedServer, backend: OpenAIBacke
         {"text": WORDS, "finish_reason": "stop"},
         {"message": None, "text": WORDS, "finish_reason": "stop"},
         {"delta": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"},
-        message(content=WORDS, reasoning_content="hm", refusal=None, tool_calls=None, audio=None),
+        message(content=WORDS, reasoning_content=None, refusal=None, tool_calls=None, audio=None),
     ],
 )
 def test_choice_is_read_in_every_form(server: ScriptedServer, backend: OpenAIBackend, choice: dict[str, Any]) -> None:
     assert output(server, backend, choice) == Output.of_text(WORDS, "stop")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"thinking": "hm"},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "c2ln"}]},
+        {
+            "reasoning_details": [
+                {"type": "reasoning.encrypted", "data": "c2VjcmV0"},
+                {"type": "reasoning.text", "text": "hm"},
+            ]
+        },
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        # Twice, under two names.
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"text": WORDS}]},
+        {"content": [{"type": "reasoning", "text": "hm"}, {"type": "text", "text": WORDS}]},
+        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}, {"text": WORDS}]},
+    ],
+)
+def test_reasoning_is_kept_apart(server: ScriptedServer, backend: OpenAIBackend, fields: dict[str, Any]) -> None:
+    assert output(server, backend, message(**{"content": WORDS} | fields)) == Output.of_text(
+        WORDS, "stop", reasoning="hm"
+    )
+
+
+def test_reasoning_that_is_no_text_is_not_kept(server: ScriptedServer, backend: OpenAIBackend) -> None:
+    encrypted = message(content=None, reasoning_details=[{"type": "reasoning.encrypted", "data": "c2VjcmV0"}])
+    assert output(server, backend, encrypted) == Output.of_text("", "stop", empty_reason="reasoning")
 
 
 def stream(*events: Any) -> Reply:
@@ -80,7 +110,10 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
             [piece(role="assistant", content=""), piece(content=WORDS[:5]), piece(content=WORDS[5:]), piece("length")],
             Output.of_text(WORDS, "length"),
         ),
-        ([piece(reasoning_content="hm"), piece("length")], Output.of_text("", "length", empty_reason="reasoning")),
+        (
+            [piece(reasoning_content="h"), piece(reasoning_content="m"), piece("length")],
+            Output.of_text("", "length", empty_reason="reasoning", reasoning="hm"),
+        ),
         (
             [piece(refusal="I "), piece(refusal="cannot."), piece("stop")],
             Output.of_text("", "refusal", refusal="I cannot."),
@@ -239,7 +272,7 @@ def test_refusal_is_the_result_and_is_told_apart(
 
 def test_text_beside_tool_calls_is_the_result(server: ScriptedServer, backend: OpenAIBackend) -> None:
     found = output(server, backend, message("tool_calls", content=WORDS, tool_calls=TOOL_CALLS))
-    assert found == Output.of_text(WORDS, "tool_calls")
+    assert found == Output.of_text(WORDS, "tool_calls", tool_calls=(ToolCall(id="1", name="f", arguments="{}"),))
     # The text was what it wanted to say.
     assert output(server, backend, message("stop", content=WORDS, tool_calls=TOOL_CALLS)).finish_reason == "stop"
 

@@ -1,5 +1,6 @@
 """Token reports that do not add up, are unreadable or absurd: what is booked and what is flagged."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from sluice.backends.openai import OpenAIBackend
 from sluice.backends.tokens import ALLOWANCE_TOKENS, TokenReport, counted, with_cache
-from sluice.domain.documents import Input
+from sluice.domain.documents import ImagePart, Input, Message, TextPart
 from sluice.domain.requests import Claim, Completion
 from tests.support.openai_backend import PATIENT, PROMPT, WORDS, answer, claim, failure
 from tests.unit.scripted_server import Reply, ScriptedServer
@@ -106,6 +107,52 @@ def test_what_is_booked_and_flagged(
     assert (found.doubt.flag if found.doubt else None) == flag
 
 
+@pytest.mark.parametrize(
+    ("reported", "details"),
+    [
+        (usage(11, 5), (0, 0)),
+        (usage(30, 65, 95, **cached(20), **reasoning(60)), (20, 60)),
+        (usage(30, 5, 35, prompt_cache_hit_tokens=20, prompt_cache_miss_tokens=10), (20, 0)),
+        (usage(30, 5, 35, **cached(20), prompt_cache_hit_tokens=10), (20, 0)),
+        # Beside the others, where they become part of what is booked.
+        (usage(10, 5, 35, **cached(20)), (20, 0)),
+        (usage(21, 5, 86, **reasoning(60)), (0, 60)),
+        # In part of a report that is estimated.
+        (usage(30, 0, 30, **cached(20)), (20, 0)),
+        # A report that is not believed.
+        (usage(30, 900_000_000, **cached(20)), (0, 0)),
+        (usage(900_000_000, 65, **cached(20), **reasoning(60)), (0, 0)),
+        (usage(30, 5, 900_000_000, **cached(20)), (0, 0)),
+        (usage(11, 5, **cached(900_000_000)), (0, 0)),
+        (usage(11, 5, **reasoning(900_000_000)), (0, 0)),
+        (usage(11, 5, **cached(-1), **reasoning(-1)), (0, 0)),
+    ],
+)
+def test_cached_and_reasoning_tokens_are_parts_of_what_is_booked(
+    server: ScriptedServer,
+    backend: OpenAIBackend,
+    asked: Claim,
+    reported: dict[str, Any],
+    details: tuple[int, int],
+) -> None:
+    found = booked(server, backend, asked, reported)
+    assert (found.cached_tokens, found.reasoning_tokens) == details
+
+
+@pytest.mark.parametrize(("more", "flag"), [(0, None), (1, "implausible")])
+def test_messages_and_images_may_count_what_was_reserved_for_them(
+    server: ScriptedServer, backend: OpenAIBackend, asked: Claim, more: int, flag: str | None
+) -> None:
+    image = ImagePart(type="image", url="https://example.com/a.png")
+    pictured = Message(role="user", content=(TextPart(text=PROMPT), image))
+    conversation = replace(asked, input=Input(messages=(pictured, pictured)), item_tokens=100, image_tokens=1000)
+    share = 2 * len(PROMPT) + 64 + 100 + 2 * 1000
+    assert conversation.prompt_tokens_most == share
+    found = booked(server, backend, conversation, usage(share + ALLOWANCE_TOKENS + more, 5))
+    assert found.prompt_tokens == (share if more else share + ALLOWANCE_TOKENS)
+    assert (found.doubt.flag if found.doubt else None) == flag
+
+
 def test_a_doubt_has_what_was_reported(server: ScriptedServer, backend: OpenAIBackend, asked: Claim) -> None:
     doubt = booked(server, backend, asked, usage(11, 900_000_000)).doubt
     assert doubt is not None
@@ -181,9 +228,9 @@ def test_tokens_of_a_failure_are_bounded_but_never_estimated(
 
 def test_cached_tokens_beside_the_prompt_are_added() -> None:
     report = TokenReport(prompt=10, completion=5, total=15)
-    assert with_cache(report, 20, 30) == TokenReport(prompt=60, completion=5, total=65)
+    assert with_cache(report, 20, 30) == TokenReport(prompt=60, completion=5, total=65, cached=20)
     whole = TokenReport(prompt=10, completion=5, total=65)
-    assert with_cache(whole, 20, 30) == TokenReport(prompt=60, completion=5, total=65)
+    assert with_cache(whole, 20, 30) == TokenReport(prompt=60, completion=5, total=65, cached=20)
     assert with_cache(report, None, 0) == report
 
 
@@ -210,6 +257,8 @@ def test_whatever_is_reported_what_is_booked_is_plausible(
         return
     assert 0 <= found.prompt <= len(prompt.encode()) + overhead + ALLOWANCE_TOKENS
     assert 0 <= found.completion <= max(max_tokens, answer_bytes or 0) + ALLOWANCE_TOKENS
+    assert 0 <= found.cached <= found.prompt
+    assert 0 <= found.reasoning <= found.completion
     # PostgreSQL's integer holds their sum.
     assert found.prompt + found.completion < 2**31
     if not answer_bytes and answer_bytes is not None:

@@ -145,9 +145,11 @@ def test_cursor_of_a_page_is_its_last_request() -> None:
 
 
 def test_model_is_shown_without_its_address() -> None:
-    assert model_view(ModelOffer("ok", "small", True, 256, 1024)) == {
+    assert model_view(ModelOffer("ok", "small", True, 256, 1024, "chat", NOW, ["gpt-4o-mini"])) == {
         "model": "small",
         "is_default": True,
         "max_tokens_default": 256,
         "max_tokens_limit": 1024,
+        "kind": "chat",
+        "aliases": ["gpt-4o-mini"],
     }

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
@@ -17,6 +18,7 @@ from sluice.backends.registry import BACKENDS
 from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
+from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.services import tasks
@@ -117,6 +119,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "api_keys_scopes_known": SCOPES,
     "prices_token_class_known": TOKEN_CLASSES,
     "requests_finish_reason_known": FINISH_REASONS,
+    "models_kind_known": get_args(ModelKind),
 }
 
 

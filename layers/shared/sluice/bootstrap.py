@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sluice.messaging import Queue
     from sluice.services.admin.operation import AdminContext
     from sluice.services.cancel import Canceller
+    from sluice.services.erase import Eraser
+    from sluice.services.foreground import Foreground
     from sluice.services.process import Worker
     from sluice.services.read import Reader
     from sluice.services.submit import Submitter
@@ -71,6 +73,34 @@ def canceller() -> "Canceller":
     from sluice.services.cancel import Canceller
 
     return Canceller(ledger=ledger(), queue=queue())
+
+
+@cache
+def foreground() -> "Foreground":
+    """Answers requests while their clients wait."""
+    from sluice.handover import LambdaRunner
+    from sluice.services.foreground import Foreground
+    from sluice.services.wait import LONGEST_SECONDS
+
+    current = settings()
+    client = _client("lambda", **_without_retries(LONGEST_SECONDS))
+    return Foreground(
+        ledger=ledger(),
+        queue=queue(),
+        limits=request_limits(),
+        runner=LambdaRunner(client, current.require("foreground_function")),
+        # From the moment of the claim: until the run has begun, all of its time, and a margin as for a worker.
+        lease_seconds=LONGEST_SECONDS + current.worker_timeout + current.lease_margin_seconds,
+        wait_seconds=LONGEST_SECONDS,
+    )
+
+
+@cache
+def eraser() -> "Eraser":
+    """Erases the content of requests."""
+    from sluice.services.erase import Eraser
+
+    return Eraser(ledger=ledger(), queue=queue())
 
 
 @cache

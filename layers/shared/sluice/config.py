@@ -23,6 +23,7 @@ class Settings(BaseModel):
     queue_url: str = ""
     dead_letter_queue_url: str = ""
     rollup_function: str = ""
+    foreground_function: str = ""
 
     max_prompt_bytes: int = Field(default=32_768, gt=0)
     request_ttl_seconds: int = Field(default=86_400, gt=0)
@@ -32,10 +33,13 @@ class Settings(BaseModel):
     flush_milliseconds: int = Field(default=200, ge=0)
     retry_base_seconds: float = Field(default=10, gt=0)
     lease_margin_seconds: float = Field(default=30, gt=0)
+    worker_timeout: int = Field(default=120, gt=0)
+    """Seconds that a run of a model's request has in all."""
     redispatch_grace_seconds: int = Field(default=60, gt=0)
 
     submit_concurrency: int = Field(default=20, ge=1)
     status_concurrency: int = Field(default=20, ge=1)
+    openai_concurrency: int = Field(default=10, ge=1)
     worker_concurrency: int = Field(default=5, ge=1)
     """Environments of each function that may run at once, for which the migration makes room in the database."""
 

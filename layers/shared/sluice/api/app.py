@@ -33,19 +33,51 @@ class _Resolver(APIGatewayHttpResolver):
         return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>.+)", rule) + r"\Z", re.DOTALL)
 
 
+def answer_problem(error: SluiceError) -> Response[str]:
+    """An error as problem details (RFC 9457)."""
+    problem = problem_details(error)
+    headers = HEADERS | rate_limit_headers(error.quotas)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if problem["status"] == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="sluice"'
+    return Response(problem["status"], "application/problem+json", json.dumps(problem, default=str), headers)
+
+
 def api_app(
-    *routers: APIGatewayHttpRouter, unknown_keys: Callable[[], UnknownKeys] | None = None
+    *routers: APIGatewayHttpRouter,
+    unknown_keys: Callable[[], UnknownKeys] | None = None,
+    answer_error: Callable[[SluiceError], Response[str]] = answer_problem,
 ) -> APIGatewayHttpResolver:
-    """An app with these routers, whose errors are answered as problem details (RFC 9457).
+    """An app with these routers.
 
     Args:
         unknown_keys: provides what this environment remembers of unknown keys; None: nothing is remembered.
+        answer_error: what an error is to its client.
     """
     app = _Resolver()
     app.use(middlewares=[_around_a_route(unknown_keys)])
-    app.exception_handler(SluiceError)(_refused)
-    app.exception_handler(NotFoundError)(_route_not_found)
-    app.exception_handler(Exception)(_unexpected)
+
+    def refused(error: SluiceError) -> Response[str]:
+        answer = answer_error(error)
+        milliseconds = round((time.monotonic() - _reached.get()) * 1000, 1)
+        logger.info("refused", extra={"code": error.code, "status": answer.status_code, "milliseconds": milliseconds})
+        return answer
+
+    def route_not_found(_: NotFoundError) -> Response[str]:
+        return answer_error(SluiceError("route_not_found", "There is nothing under this method and path."))
+
+    def unexpected(error: Exception) -> Response[str]:
+        # Where it happened, without the message, which may quote what the client sent.
+        places = [
+            f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        logger.error("unexpected error", extra={"error": type(error).__name__, "places": places[-10:]})
+        return answer_error(SluiceError("internal_error", "Something went wrong on our side; it was logged."))
+
+    app.exception_handler(SluiceError)(refused)
+    app.exception_handler(NotFoundError)(route_not_found)
+    app.exception_handler(Exception)(unexpected)
     for router in routers:
         app.include_router(router)
     return app
@@ -54,16 +86,6 @@ def api_app(
 def new_router() -> APIGatewayHttpRouter:
     """A router for api_app()."""
     return APIGatewayHttpRouter()  # type: ignore[no-untyped-call]  # Powertools has no types here
-
-
-def _answer_problem(error: SluiceError) -> Response[str]:
-    problem = problem_details(error)
-    headers = HEADERS | rate_limit_headers(error.quotas)
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    if problem["status"] == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="sluice"'
-    return Response(problem["status"], "application/problem+json", json.dumps(problem, default=str), headers)
 
 
 def _around_a_route(unknown_keys: Callable[[], UnknownKeys] | None) -> Callable[..., Response[Any]]:
@@ -78,21 +100,3 @@ def _around_a_route(unknown_keys: Callable[[], UnknownKeys] | None) -> Callable[
             raise
 
     return around
-
-
-def _refused(error: SluiceError) -> Response[str]:
-    answer = _answer_problem(error)
-    milliseconds = round((time.monotonic() - _reached.get()) * 1000, 1)
-    logger.info("refused", extra={"code": error.code, "status": answer.status_code, "milliseconds": milliseconds})
-    return answer
-
-
-def _route_not_found(_: NotFoundError) -> Response[str]:
-    return _answer_problem(SluiceError("route_not_found", "There is nothing under this method and path."))
-
-
-def _unexpected(error: Exception) -> Response[str]:
-    # Where it happened, without the message, which may quote what the client sent.
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    logger.error("unexpected error", extra={"error": type(error).__name__, "places": places[-10:]})
-    return _answer_problem(SluiceError("internal_error", "Something went wrong on our side; it was logged."))

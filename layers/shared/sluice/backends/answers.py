@@ -1,11 +1,11 @@
-"""A model's answer, whichever protocol it came by: its text, why it stopped, why there is no text, its tokens."""
+"""A model's answer, whichever protocol it came by: what it wrote, why it stopped, why there is no text, its tokens."""
 
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, counted
-from sluice.domain.documents import EmptyReason, FinishReason, Output
+from sluice.domain.documents import EmptyReason, FinishReason, Output, ToolCall
 from sluice.domain.requests import Claim, Completion
 
 # The words of OpenAI, vLLM, SGLang, TGI, Mistral, Cohere, Anthropic, Gemini, Bedrock and others, in lower case.
@@ -34,8 +34,10 @@ class Answer:
 
     Attributes:
         refusal: what it said instead of an answer.
-        hidden_bytes: length of what it wrote that is not for the client: reasoning and calls of tools.
-        is_reasoned, calls_tools: it reasoned; it asked for tools.
+        hidden_bytes: length of what it wrote beside text and refusal: reasoning, calls of tools, and what is not kept.
+        is_reasoned, calls_tools: it reasoned; it asked for tools. Both also where nothing of that could be read.
+        reasoning: what it thought before it answered, as far as that is text.
+        tool_calls: the calls that could be read.
     """
 
     text: str = ""
@@ -43,6 +45,8 @@ class Answer:
     hidden_bytes: int = 0
     is_reasoned: bool = False
     calls_tools: bool = False
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __add__(self, other: "Answer") -> "Answer":
         return Answer(
@@ -51,6 +55,8 @@ class Answer:
             self.hidden_bytes + other.hidden_bytes,
             self.is_reasoned or other.is_reasoned,
             self.calls_tools or other.calls_tools,
+            self.reasoning + other.reasoning,
+            self.tool_calls + other.tool_calls,
         )
 
     @property
@@ -77,18 +83,35 @@ def completion(claim: Claim, answer: Answer, finish_word: Any, report: TokenRepo
     word = finish_word.strip().lower().replace("-", "_").replace(" ", "_") if isinstance(finish_word, str) else ""
     if word in _BROKEN_OFF:
         raise failed_call(ModelError("model_unavailable"), claim, report)
-    counts = counted(report, claim, answer.byte_length)
-    if counts is None:
-        raise ModelError("model_usage_missing")
     finish_reason = _FINISH_REASONS.get(word, "other") if finish_word else None
     if answer.refusal and finish_reason in ("stop", "other", None):
         finish_reason = "refusal"
     elif answer.calls_tools and not answer.text and finish_reason in ("stop", "other", None):
         finish_reason = "tool_calls"
     output = Output.of_text(
-        answer.text, finish_reason, refusal=answer.refusal, empty_reason=_empty_reason(answer, finish_reason)
+        answer.text,
+        finish_reason,
+        refusal=answer.refusal,
+        empty_reason=_empty_reason(answer, finish_reason),
+        reasoning=answer.reasoning,
+        tool_calls=answer.tool_calls,
     )
-    return Completion(output, counts.prompt, counts.completion, counts.doubt)
+    return booked(claim, output, answer.byte_length, report)
+
+
+def booked(claim: Claim, output: Output, written_bytes: int, report: TokenReport) -> Completion:
+    """An answer with the tokens that are booked for it.
+
+    Args:
+        written_bytes: length of all that the model wrote.
+
+    Raises:
+        ModelError: model_usage_missing, a request cannot be accounted for without token counts.
+    """
+    counts = counted(report, claim, written_bytes)
+    if counts is None:
+        raise ModelError("model_usage_missing")
+    return Completion(output, counts.prompt, counts.completion, counts.doubt, counts.cached, counts.reasoning)
 
 
 def _empty_reason(answer: Answer, finish_reason: FinishReason | None) -> EmptyReason:

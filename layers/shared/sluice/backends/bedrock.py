@@ -15,20 +15,15 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from sluice.backends.answers import Answer, byte_length, completion, failed_call
+from sluice.backends.calls import arguments_text, made_call
+from sluice.backends.converse import converse_request
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, count, with_cache
 from sluice.backends.upstream import reported_failure
-from sluice.domain.documents import Input, RefusalPart, TextPart
 from sluice.domain.requests import Claim, Completion
 
 # What the SDK and this module raise for an answer that is not Converse's JSON.
 _UNREADABLE: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError, ResponseParserError)
-_PARAMETERS: Final = {
-    "max_tokens": "maxTokens",
-    "temperature": "temperature",
-    "top_p": "topP",
-    "stop": "stopSequences",
-}
 
 # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html, "Errors": what they are by HTTP's
 # meaning, where they are answered with another status.
@@ -48,7 +43,7 @@ _STATUSES: Final = {
 
 
 class BedrockBackend:
-    """Calls Converse. A seed is not passed on: Converse has no such parameter.
+    """Calls Converse; converse_request() says what it has no parameter for.
 
     Args:
         client: returns a bedrock-runtime client whose calls give up after so many seconds.
@@ -58,13 +53,11 @@ class BedrockBackend:
         self._client = client
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
-        inference = {theirs: claim.parameters[ours] for ours, theirs in _PARAMETERS.items() if ours in claim.parameters}
+        request = converse_request(claim)
         try:
             # By the model's own limit, so that there is a client per model and not per call. The worker stops waiting
             # after `timeout` by itself.
-            answer = self._client(claim.timeout_seconds).converse(
-                modelId=claim.backend_model, inferenceConfig=inference, **_conversation(claim.input)
-            )
+            answer = self._client(claim.timeout_seconds).converse(**request)
         except (ReadTimeoutError, ConnectTimeoutError):
             raise ModelError("model_timeout") from None
         except ClientError as error:
@@ -98,12 +91,20 @@ def _block(block: Any) -> Answer:
         return Answer(_text((block["guardContent"].get("text") or {}).get("text", "")))
     if "reasoningContent" in block:
         thought = block["reasoningContent"]
-        size = byte_length(_text((thought.get("reasoningText") or {}).get("text", "")))
-        return Answer(hidden_bytes=size + len(thought.get("redactedContent") or b""), is_reasoned=True)
+        text = _text((thought.get("reasoningText") or {}).get("text", ""))
+        size = byte_length(text) + len(thought.get("redactedContent") or b"")
+        return Answer(hidden_bytes=size, is_reasoned=True, reasoning=text)
     if "toolUse" in block:
-        return Answer(hidden_bytes=byte_length(str(block["toolUse"].get("input", ""))), calls_tools=True)
+        return _call(block["toolUse"])
     # A kind that this version does not know, or without text, as an image.
     return Answer(hidden_bytes=len(block))
+
+
+def _call(use: Any) -> Answer:
+    name, arguments = _text(use.get("name", "")), use.get("input", {})
+    # Without a name nobody could answer it.
+    calls = (made_call(_text(use.get("toolUseId", "")), name, arguments_text(arguments)),) if name else ()
+    return Answer(hidden_bytes=byte_length(str(arguments)), calls_tools=True, tool_calls=calls)
 
 
 def _text(value: Any) -> str:
@@ -124,20 +125,6 @@ def _report(answer: Any) -> TokenReport:
     )
     # Converse counts these beside inputTokens.
     return with_cache(report, count(usage.get("cacheReadInputTokens")), count(usage.get("cacheWriteInputTokens")))
-
-
-def _conversation(conversation: Input) -> dict[str, Any]:
-    """The messages as Converse takes them: those of the system apart."""
-    system = [{"text": m.text} for m in conversation.messages if m.role == "system"]
-    messages = [
-        {
-            "role": m.role,
-            "content": [{"text": part.text} for part in m.content if isinstance(part, TextPart | RefusalPart)],
-        }
-        for m in conversation.messages
-        if m.role != "system"
-    ]
-    return {"messages": messages} | ({"system": system} if system else {})
 
 
 def _failure(error: ClientError) -> ModelError:

@@ -1,22 +1,25 @@
-"""Any endpoint with OpenAI's chat completions: vLLM, TGI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
+"""Any endpoint with OpenAI's API: vLLM, TGI, TEI, Ollama, llama.cpp, LiteLLM, OpenAI itself, Bedrock's own."""
 
 import json
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import urllib3
 from urllib3 import exceptions
 
-from sluice.backends.answers import completion, failed_call
+from sluice.backends.answers import booked, completion, failed_call
 from sluice.backends.deadline import DeadlinePoolManager, until
-from sluice.backends.parts import UnreadableError, joined_stream, read_choice
+from sluice.backends.openai_requests import chat_body, embeddings_body
+from sluice.backends.parts import UnreadableError, read_choice
 from sluice.backends.protocol import ModelError
+from sluice.backends.stream import joined_stream
 from sluice.backends.tokens import TokenReport, count
 from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
-from sluice.domain.documents import Input
+from sluice.backends.vectors import read_vectors
 from sluice.domain.errors import ConfigurationError
 from sluice.domain.requests import Claim, Completion
 
@@ -32,7 +35,7 @@ _NOT_TLS: Final = frozenset(
 
 
 class OpenAIBackend:
-    """Calls POST {endpoint}/chat/completions.
+    """Calls POST {endpoint}/chat/completions, or /embeddings.
 
     Args:
         api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
@@ -53,16 +56,12 @@ class OpenAIBackend:
                 headers["Authorization"] = f"Bearer {self._api_key(claim.secret_arn)}"
             except ConfigurationError:
                 raise ModelError("model_unauthorized") from None
-        body = dict(claim.parameters) | {
-            "model": claim.backend_model,
-            "messages": _messages(claim.input),
-            "stream": False,
-        }
+        path, body = _request(claim)
         try:
             response = self._pool.request(
                 "POST",
-                f"{(claim.endpoint or '').rstrip('/')}/chat/completions",
-                body=json.dumps(body),
+                (claim.endpoint or "").rstrip("/") + path,
+                body=body,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, timeout), read=timeout),
                 preload_content=False,
@@ -108,8 +107,21 @@ class OpenAIBackend:
         return b"".join(chunks)
 
 
-def _messages(conversation: Input) -> list[dict[str, Any]]:
-    return [{"role": message.role, "content": message.text} for message in conversation.messages]
+def _request(claim: Claim) -> tuple[str, str]:
+    """Where to send the request, and its body.
+
+    Raises:
+        ModelError: model_rejected, it cannot be written.
+    """
+    if claim.kind == "embedding":
+        path, body = "/embeddings", embeddings_body(claim)
+    else:
+        path, body = "/chat/completions", chat_body(claim)
+    try:
+        return path, json.dumps(body, allow_nan=False)
+    except ValueError:
+        # A number in a schema that is too large for Python; no server would read what it becomes.
+        raise ModelError("model_rejected") from None
 
 
 def _is_misaddressed(error: Exception) -> bool:
@@ -133,15 +145,27 @@ def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Com
         # Cut off, or not the model's: the page of a proxy, for example.
         raise ModelError("model_bad_response")
     report = _report(document)
+    if claim.kind == "embedding":
+        return _embedding(claim, document, report)
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if (found := error_inside(choice)) is not None:
         raise failed_call(reported_failure(found[0], headers, found[1]), claim, report)
     try:
         answer = read_choice(choice)
-    except UnreadableError:
+    except (UnreadableError, RecursionError):
         raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
     return completion(claim, answer, choice.get("finish_reason") if isinstance(choice, dict) else None, report)
+
+
+def _embedding(claim: Claim, document: dict[str, Any], report: TokenReport) -> Completion:
+    # Most servers report no completion tokens, and there are none.
+    report = replace(report, completion=report.completion or 0)
+    try:
+        output = read_vectors(document, len(claim.input.messages))
+    except UnreadableError:
+        raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
+    return booked(claim, output, 0, report)
 
 
 def _report(document: Any) -> TokenReport:
@@ -157,10 +181,12 @@ def _report(document: Any) -> TokenReport:
         inside = [usage[group] for group in groups if isinstance(usage.get(group), dict)]
         return next((found for each in (*inside, usage) if (found := count(each.get(name))) is not None), None)
 
+    cached = detail("cached_tokens", "prompt_tokens_details", "input_tokens_details")
     return TokenReport(
         prompt=first("prompt_tokens", "input_tokens"),
         completion=first("completion_tokens", "output_tokens"),
         total=first("total_tokens"),
         reasoning=detail("reasoning_tokens", "completion_tokens_details", "output_tokens_details"),
-        cached=detail("cached_tokens", "prompt_tokens_details", "input_tokens_details"),
+        # DeepSeek's name.
+        cached=first("prompt_cache_hit_tokens") if cached is None else cached,
     )

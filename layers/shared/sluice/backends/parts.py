@@ -1,16 +1,18 @@
-"""The text in a chat completion, in every form in which OpenAI-compatible servers give it."""
+"""What a model wrote in a chat completion, in every form in which OpenAI-compatible servers give it."""
 
 import json
-import re
+from dataclasses import replace
 from typing import Any, Final
 
 from sluice.backends.answers import Answer, byte_length
+from sluice.backends.calls import read_calls
 
-_LAST_EVENT: Final = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
 # Servers nest parts in parts twice at most.
 _DEEPEST: Final = 5
-_REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
-_MESSAGE_FIELDS: Final = ("role", "content", "refusal", "tool_calls", "function_call", *_REASONING_FIELDS)
+# The pieces of a stream are a list around that.
+_DEEPEST_THOUGHT: Final = 8
+REASONING_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
+_MESSAGE_FIELDS: Final = ("role", "content", "refusal", "tool_calls", "function_call", *REASONING_FIELDS)
 
 
 class UnreadableError(Exception):
@@ -37,52 +39,6 @@ def read_choice(choice: Any) -> Answer:
     raise UnreadableError
 
 
-def joined_stream(payload: bytes) -> Any:
-    """A completion from the events of a stream, which some servers send although none is asked for; None if it is none.
-
-    An event that reports an error stands for the whole. A stream that breaks off, with neither a reason why the model
-    stopped nor the last event, is none.
-    """
-    if not payload.lstrip().startswith((b"data:", b"event:", b":")):
-        return None
-    joined: dict[str, Any] = {}
-    choices: list[dict[str, Any]] = []
-    for line in payload.decode("utf-8", "replace").splitlines():
-        name, _, data = line.partition(":")
-        try:
-            event = json.loads(data) if name == "data" else None
-        except (ValueError, RecursionError):
-            # The last one is no JSON.
-            continue
-        if not isinstance(event, dict):
-            continue
-        if event.get("error"):
-            return event
-        joined |= {member: value for member, value in event.items() if value is not None}
-        if isinstance(event.get("choices"), list):
-            choices += [choice for choice in event["choices"] if isinstance(choice, dict) and not choice.get("index")]
-    if choices:
-        joined["choices"] = [_joined_choice(choices)]
-        if joined["choices"][0]["finish_reason"] is None and _LAST_EVENT.search(payload) is None:
-            return None
-    return joined
-
-
-def _joined_choice(choices: list[dict[str, Any]]) -> dict[str, Any]:
-    """One choice of the pieces of one: each kind of content is a list of its pieces."""
-    pieces = [choice["delta"] for choice in choices if isinstance(choice.get("delta"), dict)]
-    message = {
-        name: [piece[name] for piece in pieces if piece.get(name)]
-        for name in ("content", *_REASONING_FIELDS, "tool_calls", "function_call")
-    }
-    refusals = [piece["refusal"] for piece in pieces if isinstance(piece.get("refusal"), str)]
-    reasons = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
-    joined = {"finish_reason": reasons[-1] if reasons else None}
-    if not pieces and (texts := [choice["text"] for choice in choices if isinstance(choice.get("text"), str)]):
-        return joined | {"text": "".join(texts)}
-    return joined | {"message": message | {"refusal": "".join(refusals)}}
-
-
 def _message(message: Any) -> Answer:
     if not isinstance(message, dict) or not any(name in message for name in _MESSAGE_FIELDS):
         raise UnreadableError
@@ -90,9 +46,16 @@ def _message(message: Any) -> Answer:
     if isinstance(message.get("refusal"), str):
         answer += Answer(refusal=message["refusal"])
     # The same reasoning may be there twice, under the names of two servers.
-    reasoning = max((_size(message[name]) for name in _REASONING_FIELDS if message.get(name)), default=0)
-    if reasoning:
-        answer += Answer(hidden_bytes=reasoning, is_reasoned=True)
+    if thoughts := [message[name] for name in REASONING_FIELDS if message.get(name)]:
+        answer += Answer(
+            hidden_bytes=max(_size(thought) for thought in thoughts),
+            is_reasoned=True,
+            reasoning=max((_thought(thought) for thought in thoughts), key=len),
+        )
+    # So may the calls.
+    calls = read_calls(message.get("tool_calls")) or read_calls([message.get("function_call")])
+    if calls:
+        answer = replace(answer, tool_calls=calls)
     for name in ("tool_calls", "function_call"):
         if message.get(name):
             answer += Answer(hidden_bytes=_size(message[name]), calls_tools=True)
@@ -115,9 +78,9 @@ def _part(part: dict[str, Any], depth: int) -> Answer:
     kind = part.get("type")
     kind = kind if isinstance(kind, str) else ""
     if "think" in kind or "reason" in kind:
-        return Answer(hidden_bytes=_size(part), is_reasoned=True)
+        return Answer(hidden_bytes=_size(part), is_reasoned=True, reasoning=_thought(part))
     if "tool" in kind or "function" in kind:
-        return Answer(hidden_bytes=_size(part), calls_tools=True)
+        return Answer(hidden_bytes=_size(part), calls_tools=True, tool_calls=read_calls(part))
     if kind == "refusal" or (not kind and isinstance(part.get("refusal"), str)):
         said = part.get("refusal", part.get("text"))
         return Answer(refusal=said if isinstance(said, str) else "")
@@ -128,6 +91,18 @@ def _part(part: dict[str, Any], depth: int) -> Answer:
         # An image, a reference and the like: no text.
         return Answer(hidden_bytes=_size(part))
     raise UnreadableError
+
+
+def _thought(value: Any, depth: int = 0) -> str:
+    """The text of what a model thought; empty where it is encrypted, for example."""
+    if isinstance(value, str):
+        return value
+    if depth < _DEEPEST_THOUGHT and isinstance(value, list):
+        return "".join(_thought(each, depth + 1) for each in value)
+    if depth < _DEEPEST_THOUGHT and isinstance(value, dict):
+        members = (value.get(name) for name in ("text", "thinking", "reasoning", "summary", "content"))
+        return next((text for member in members if (text := _thought(member, depth + 1))), "")
+    return ""
 
 
 def _size(value: Any) -> int:

@@ -33,11 +33,19 @@ class TokenReport:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """The tokens to be booked; doubt: why they are not what was reported, or what else was wrong with the report."""
+    """The tokens to be booked.
+
+    Attributes:
+        doubt: why they are not what was reported, or what else was wrong with the report.
+        cached: those of the prompt that came from a cache; 0: none, unknown, or the report was not believed.
+        reasoning: those of the completion that were reasoning; 0 likewise.
+    """
 
     prompt: int
     completion: int
     doubt: UsageDoubt | None = None
+    cached: int = 0
+    reasoning: int = 0
 
 
 def count(value: Any) -> int | None:
@@ -57,6 +65,7 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     A part that is missing is what the total leaves for it. What the total has beyond the sum of the parts is counted
     too: servers that report reasoning or cached tokens beside the others do charge for them. No tokens at all for a
     text that is there are replaced by an estimate, and more than can be true by the share of the request's reservation.
+    A model of embeddings writes nothing: all of its tokens are the prompt's.
 
     Args:
         answer_bytes: length of all that the model wrote, reasoning included, in bytes of UTF-8; None: there is no
@@ -69,13 +78,15 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     if whole is None:
         return None
     input_bytes, max_tokens = claim.input.byte_length, claim.parameters.get("max_tokens", answer_bytes or 0)
-    prompt_share = input_bytes + claim.overhead_tokens
+    prompt_share = claim.prompt_tokens_most
     most_prompt = prompt_share + ALLOWANCE_TOKENS
     most_completion = max(max_tokens, answer_bytes or 0) + ALLOWANCE_TOKENS
     flag: UsageFlag | None = (
         None if whole == (report.prompt, report.completion) and _adds_up(report) else "inconsistent"
     )
     prompt, completion = whole
+    if claim.kind == "embedding" and completion:
+        prompt, completion, flag = prompt + completion, 0, "inconsistent"
     if report.prompt is not None and report.completion is not None:
         # Parts that are plausible count more than a total that is not.
         if prompt > most_prompt >= report.prompt:
@@ -91,7 +102,12 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
         prompt, flag = prompt_share, "implausible"
     if completion > most_completion:
         completion, flag = max_tokens, "implausible"
-    return TokenCounts(prompt, completion, UsageDoubt(flag, report.prompt, report.completion) if flag else None)
+    doubt = UsageDoubt(flag, report.prompt, report.completion) if flag else None
+    if flag == "implausible":
+        return TokenCounts(prompt, completion, doubt)
+    return TokenCounts(
+        prompt, completion, doubt, min(report.cached or 0, prompt), min(report.reasoning or 0, completion)
+    )
 
 
 def _estimate(length: int) -> int:
@@ -125,11 +141,12 @@ def _completed(report: TokenReport) -> tuple[int, int] | None:
     return prompt, completion + max(missing, beside, 0)
 
 
-def with_cache(report: TokenReport, *beside: int | None) -> TokenReport:
-    """The report with cached tokens that its server counts beside the prompt, and may leave out of the total."""
-    extra = sum(each or 0 for each in beside)
+def with_cache(report: TokenReport, read: int | None, written: int | None) -> TokenReport:
+    """The report with tokens read from and written to a cache that its server counts beside the prompt, and may leave
+    out of the total."""
+    extra = (read or 0) + (written or 0)
     if not extra or report.prompt is None:
         return report
     bare = None if report.completion is None else report.prompt + report.completion
     total = report.total + extra if report.total is not None and report.total == bare else report.total
-    return replace(report, prompt=report.prompt + extra, total=total)
+    return replace(report, prompt=report.prompt + extra, total=total, cached=read)

@@ -107,7 +107,7 @@ _SENTENCES: Final[dict[str, re.Pattern[str]]] = {
 _EXCEEDED_QUOTA: Final = re.compile(r"exceeded (your|the) (current |monthly )?quota", re.IGNORECASE)
 _SENTENCE_LENGTH: Final = 10_000
 # Parameters that this service itself always sends: if one is refused, the model does not fit this service.
-_OURS: Final = frozenset({"max_tokens", "stream", "model", "messages"})
+_OURS: Final = frozenset({"max_tokens", "stream", "model", "messages", "input", "encoding_format"})
 _PARAMETER_WORDS: Final = frozenset({"unsupported_parameter", "unknown_parameter", "unsupported_value"})
 _INVALID: Final = frozenset(
     {"invalid_request_error", "badrequesterror", "bad_request", "invalid_argument", "validation"}

@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
+from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 
 
@@ -68,6 +69,20 @@ class Model:
     is_default: bool
     is_active: bool
     prices: Mapping[str, str]
+    created_at: datetime
+    updated_at: datetime
+    kind: ModelKind
+    item_tokens: int
+    image_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name of a model; is_active: of the model."""
+
+    alias: str
+    model_id: str
+    is_active: bool
     created_at: datetime
     updated_at: datetime
 
@@ -172,6 +187,10 @@ class Administration:
     def models(self) -> list[Model]:
         """Every model, offered or not."""
         return self._database.rows(Model, "model_list", repeatable=True)
+
+    def aliases(self) -> list[Alias]:
+        """Every alias."""
+        return self._database.rows(Alias, "alias_list", repeatable=True)
 
     def requests(
         self,

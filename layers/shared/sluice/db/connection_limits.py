@@ -51,16 +51,24 @@ class ConnectionLimits:
         return f"{told} It is too small for what the parameters ask for: {wanted}."
 
 
-def connection_limits(*, submit: int, status: int, worker: int, max_connections: int) -> ConnectionLimits:
+def connection_limits(*, submit: int, status: int, openai: int, worker: int, max_connections: int) -> ConnectionLimits:
     """Give each role its connections.
 
-    If they are more than the server has, those of submit, status and worker are reduced in proportion, to one at least.
+    If they are more than the server has, those whose number follows the traffic are reduced in proportion, to one at
+    least.
 
     Args:
-        submit, status, worker: environments of each function that may run at once.
+        submit, status, openai, worker: environments of each function that may run at once; of foreground, as many as of
+            openai.
         max_connections: the server's own.
     """
-    by_load = {"sluice_submit": submit, "sluice_status": status, "sluice_worker": 2 * worker}
+    by_load = {
+        "sluice_submit": submit,
+        "sluice_status": status,
+        "sluice_worker": 2 * worker,
+        "sluice_openai": openai,
+        "sluice_foreground": openai,
+    }
     fixed = {"sluice_rollup": ROLLUP_CONNECTIONS, "sluice_admin": ADMIN_CONNECTIONS}
     left = max_connections - RESERVE - OWNER_CONNECTIONS - sum(fixed.values())
     # One for each in any case; what is beyond that is shared.
@@ -69,7 +77,9 @@ def connection_limits(*, submit: int, status: int, worker: int, max_connections:
     return ConnectionLimits(limits=given | fixed, wanted=by_load | fixed, max_connections=max_connections)
 
 
-def limit_connections(connection: Connection, *, submit: int, status: int, worker: int) -> ConnectionLimits:
+def limit_connections(
+    connection: Connection, *, submit: int, status: int, openai: int, worker: int
+) -> ConnectionLimits:
     """Set the limit of each role, as the owner. What is set already is not written again.
 
     Raises:
@@ -78,7 +88,9 @@ def limit_connections(connection: Connection, *, submit: int, status: int, worke
     with connection.transaction():
         connection.execute(LOCK)
         setting = connection.execute(_MAX_CONNECTIONS).fetchone() or {}
-        found = connection_limits(submit=submit, status=status, worker=worker, max_connections=setting["most"])
+        found = connection_limits(
+            submit=submit, status=status, openai=openai, worker=worker, max_connections=setting["most"]
+        )
         rows = connection.execute(_LIMITS, {"roles": list(found.limits)}).fetchall()
         present = {row["rolname"]: row["rolconnlimit"] for row in rows}
         for role, limit in found.limits.items():

@@ -24,9 +24,11 @@ from sluice.domain.requests import (
     ModelOffer,
     Outcome,
     QueueState,
+    RequestDetail,
     RequestLimits,
     RequestState,
     RequestSummary,
+    Run,
     Settled,
     Submission,
 )
@@ -50,6 +52,29 @@ class Ledger:
             Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits))
         )
 
+    def run(self, key_hash: bytes, submission: Submission, limits: RequestLimits, lease_seconds: float) -> Run:
+        """Accept one request and claim it where it may run at once: one statement, one commit."""
+        return self._database.row(
+            Run,
+            "request_run",
+            key_hash=key_hash,
+            submission=Jsonb(_submission(submission, limits)),
+            lease_seconds=lease_seconds,
+        )
+
+    def ended(self, request_id: UUID) -> bool:
+        """Whether a request is no longer unfinished; the cheapest look there is."""
+        return bool(self._database.value("request_ended", repeatable=True, request_id=request_id))
+
+    def begin_waiting(self) -> int | None:
+        """Take one of the slots in which callers may wait; None: all are taken."""
+        slot: int | None = self._database.value("wait_begin")
+        return slot
+
+    def end_waiting(self, slot: int) -> None:
+        """Give a slot back. One whose connection was lost is free already."""
+        self._database.value("wait_end", slot=slot)
+
     def cancel(self, key_hash: bytes, request_id: UUID | None) -> Cancellation:
         """Cancel one request of the caller, now or when its worker answers."""
         return self._database.row(
@@ -68,6 +93,27 @@ class Ledger:
             "request_show",
             repeatable=True,
             readers={"status": Status, "output": Output.model_validate, "queue": _queue_state},
+            key_hash=key_hash,
+            request_id=request_id,
+        )
+
+    def detail(self, key_hash: bytes, request_id: UUID | None) -> RequestDetail:
+        """One request of the caller, with what was asked; an erased one is not found."""
+        return self._database.row(
+            RequestDetail,
+            "request_detail",
+            repeatable=True,
+            readers={"status": Status, "output": Output.model_validate, "input": Input.model_validate},
+            key_hash=key_hash,
+            request_id=request_id,
+        )
+
+    def erase(self, key_hash: bytes, request_id: UUID | None) -> Cancellation:
+        """Erase the content of one request of the caller; cancels it first if it is unfinished."""
+        return self._database.row(
+            Cancellation,
+            "request_erase",
+            readers={"status": Status},
             key_hash=key_hash,
             request_id=request_id,
         )
@@ -137,7 +183,7 @@ class Ledger:
             Settled,
             "request_settle",
             repeatable=True,
-            outcomes=Jsonb([_outcome(outcome) for outcome in outcomes]),
+            outcomes=Jsonb([outcome.to_json() for outcome in outcomes]),
             actor=actor,
         )
 
@@ -176,14 +222,6 @@ def _submission(submission: Submission, limits: RequestLimits) -> dict[str, Any]
     }
     if submission.idempotency_key is not None:
         content["body_hash"] = submission_digest(submission).hex()
-    return content
-
-
-def _outcome(outcome: Outcome) -> dict[str, Any]:
-    content = {name: value for name, value in vars(outcome).items() if value is not None}
-    content["request_id"] = str(outcome.request_id)
-    if outcome.output is not None:
-        content["output"] = outcome.output.to_json()
     return content
 
 

@@ -1,4 +1,4 @@
-"""The tiers and models that are shipped: inserted where no row has their name."""
+"""The tiers and models that are shipped: inserted where nothing has their name."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,8 @@ _TIER_LIMIT: Final = """
     VALUES (%(tier)s, %(quota_period)s, %(max_requests)s, %(max_tokens)s)"""
 _MODEL: Final = """
     SELECT model_set(%(description)s, 'migrate')
-    WHERE NOT EXISTS (SELECT FROM models m WHERE m.model_id = %(description)s->>'model_id')"""
+    WHERE NOT EXISTS (SELECT FROM models m WHERE m.model_id = %(description)s->>'model_id')
+      AND NOT EXISTS (SELECT FROM model_aliases a WHERE a.alias = %(description)s->>'model_id')"""
 
 
 def seed(connection: Connection, directory: Path) -> None:

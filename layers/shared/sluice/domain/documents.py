@@ -184,9 +184,10 @@ class Input(Document):
 
     @property
     def byte_length(self) -> int:
-        """Length of all that the model reads, in bytes of UTF-8, without images; input_bytes() in the database counts the same.
+        """Length of all that the model reads, in bytes of UTF-8, without images.
 
-        Ids of tokens count as a byte each: it is the number of tokens that is bounded by this.
+        input_bytes() in the database counts the same. Ids of tokens count as a byte each: it is the number of tokens
+        that is bounded by this.
         """
         return sum(len(text.encode()) for text in self._texts()) + sum(
             len(part.tokens) for message in self.messages for part in message.content if isinstance(part, TokensPart)
@@ -194,9 +195,9 @@ class Input(Document):
 
     @property
     def extra_items(self) -> int:
-        """How many messages, calls and tools there are beyond the first message; each costs a model's template some tokens.
+        """How many messages, calls and tools there are beyond the first message.
 
-        input_extra_items() in the database counts the same.
+        Each costs a model's template some tokens. input_extra_items() in the database counts the same.
         """
         calls = sum(len(message.tool_calls or ()) for message in self.messages)
         told = (self.instructions is not None) + (self.response_format is not None)
@@ -245,7 +246,7 @@ class OutputEmbedding(Document):
     """The embedding of one text.
 
     Attributes:
-        vector: its numbers as 32-bit floats, little-endian, in base64: OpenAI's own form, a third of the size of JSON's.
+        vector: its numbers as 32-bit floats, little-endian, in base64: OpenAI's own form, a third of JSON's size.
     """
 
     type: Literal["embedding"] = "embedding"
@@ -319,7 +320,27 @@ class Output(Document):
     @property
     def text(self) -> str:
         """All of its text, without reasoning and calls."""
-        return "".join(part.text for item in self.items if isinstance(item, OutputMessage) for part in item.content)
+        return "".join(part.text for part in self._parts())
+
+    @property
+    def answer_text(self) -> str:
+        """Its text without what the model said instead of an answer."""
+        return "".join(part.text for part in self._parts() if isinstance(part, TextPart))
+
+    @property
+    def refusal(self) -> str:
+        """What the model said instead of an answer."""
+        return "".join(part.text for part in self._parts() if isinstance(part, RefusalPart))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered, as far as it told."""
+        return "".join(item.text for item in self.items if isinstance(item, OutputReasoning))
+
+    def _parts(self) -> Iterator[TextPart | RefusalPart]:
+        for item in self.items:
+            if isinstance(item, OutputMessage):
+                yield from item.content
 
     @property
     def tool_calls(self) -> tuple[OutputToolCall, ...]:

@@ -111,6 +111,11 @@ def id_of(text: str) -> UUID | None:
     return UUID(text) if _ID.fullmatch(text) else None
 
 
+def time_of(request_id: UUID) -> datetime:
+    """When a request was accepted: the milliseconds since 1970 with which its id begins (UUIDv7, RFC 9562, 5.7)."""
+    return datetime.fromtimestamp((request_id.int >> 80) / 1000, UTC)
+
+
 def _id(value: Any) -> UUID:
     found = id_of(value) if isinstance(value, str) else None
     if found is None:

@@ -1,13 +1,16 @@
 """A request from submission to settlement, as the database and the services exchange it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
 from sluice.domain.documents import Document, FinishReason, Input, Output
 from sluice.domain.states import Status
+
+ModelKind = Literal["chat", "embedding"]
+"""What a model does: it answers a conversation, or turns texts into vectors."""
 
 # Submitting -----------------------------------------------------------------------------------------------------------
 
@@ -28,6 +31,22 @@ class RequestLimits:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """How a call is recognised that its client's library sends again because the answer did not come in time.
+
+    Attributes:
+        digest: SHA-256, in hexadecimal, of who asks and what; equal for a repeat.
+        is_retry: the client says that it is one.
+        after_seconds: from this age of the first one on, an equal call counts as a repeat without the client saying so:
+            whoever sent the first one has been sent away by then.
+    """
+
+    digest: str
+    is_retry: bool
+    after_seconds: float
+
+
+@dataclass(frozen=True)
 class Submission:
     """A request to be accepted.
 
@@ -36,6 +55,10 @@ class Submission:
         parameters: sampling parameters, in the words of OpenAI's chat completions.
         ttl_seconds, expires_at: how long, or until when, it may wait to be started; not both.
         idempotency_key: a submission with the same key and content is answered with the first one's id for 24 hours.
+        surface: the API that it came by, where that was not POST /generate: `api`, its name, and `echo`, what it shows
+            again to the client without using it.
+        repeat: how a repeat of it is recognised; not together with an idempotency key.
+        kind: what its model has to do; None: answer a conversation.
     """
 
     input: Input
@@ -46,6 +69,9 @@ class Submission:
     expires_at: datetime | None = None
     not_before: datetime | None = None
     idempotency_key: str | None = None
+    surface: Mapping[str, Any] | None = None
+    repeat: Repeat | None = None
+    kind: ModelKind | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -69,6 +95,17 @@ class Admission:
     model_id: str | None
     send: Sequence[UUID]
     detail: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Run(Admission):
+    """An admission whose request may already be claimed.
+
+    Attributes:
+        claim: the row of the claim as the database gives it; None: the request goes through the queue.
+    """
+
+    claim: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +134,8 @@ def _json(value: Any) -> Any:
     match value:
         case Document():
             return value.to_json()
+        case Repeat():
+            return asdict(value)
         case datetime():
             return value.isoformat()
         case Mapping():
@@ -106,9 +145,6 @@ def _json(value: Any) -> Any:
 
 
 # Processing -----------------------------------------------------------------------------------------------------------
-
-ModelKind = Literal["chat", "embedding"]
-"""What a model does: it answers a conversation, or turns texts into vectors."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +181,17 @@ class Claim:
     item_tokens: int = 0
     image_tokens: int | None = None
     kind: ModelKind = "chat"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """The claim that the database gave as JSON; members that are not known here are ignored.
+
+        Raises:
+            KeyError, ValueError: it is no claim.
+        """
+        known = {each.name: row[each.name] for each in fields(cls) if each.name in row}
+        known |= {"request_id": UUID(row["request_id"]), "input": Input.model_validate(row["input"])}
+        return cls(**known)
 
     @property
     def prompt_tokens_most(self) -> int:
@@ -233,6 +280,14 @@ class Outcome:
     usage_doubt: Mapping[str, Any] | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field that has a value."""
+        content = {name: value for name, value in vars(self).items() if value is not None}
+        content["request_id"] = str(self.request_id)
+        if self.output is not None:
+            content["output"] = self.output.to_json()
+        return content
 
 
 @dataclass(frozen=True)
@@ -339,11 +394,53 @@ class RequestState(RequestFacts):
 
 
 @dataclass(frozen=True)
+class RequestDetail:
+    """One request with what was asked; outcome as in RequestFacts.
+
+    Attributes:
+        parameters: as given, with max_tokens always.
+        surface: as in Submission.
+    """
+
+    outcome: str
+    request_id: UUID
+    model_id: str
+    status: Status
+    output: Output | None
+    error_code: str | None
+    error_message: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    finish_reason: FinishReason | None
+    metadata: Mapping[str, str] | None
+    input: Input
+    parameters: Mapping[str, Any]
+    surface: Mapping[str, Any] | None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class ModelOffer:
-    """A model that a client may name; outcome as in RequestFacts."""
+    """A model that a client may name; outcome as in RequestFacts.
+
+    Attributes:
+        aliases: its other names.
+        overhead_tokens, item_tokens, image_tokens: as in Claim.
+    """
 
     outcome: str
     model_id: str
     is_default: bool
     max_tokens_default: int
     max_tokens_limit: int
+    kind: ModelKind
+    created_at: datetime
+    aliases: Sequence[str]
+    overhead_tokens: int
+    item_tokens: int
+    image_tokens: int | None

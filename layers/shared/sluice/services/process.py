@@ -16,7 +16,7 @@ from sluice.db.ledger import Ledger
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
-from sluice.domain.requests import Claim, Completion, Outcome, UsageDoubt, UsageFlag
+from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageDoubt, UsageFlag
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.dispatch import send_or_undispatch
 
@@ -64,6 +64,7 @@ class BatchReport:
         finish_reasons: completed requests by why their models stopped; unknown: the model did not say.
         doubts: token reports that were doubted, by what was wrong.
         repairs: attempts that failed for a reason that the operator has to repair, by model and error code.
+        settled: outcomes with what the database made of them, by request.
     """
 
     failed_message_ids: list[str] = field(default_factory=list)
@@ -71,6 +72,7 @@ class BatchReport:
     finish_reasons: Counter[str] = field(default_factory=Counter)
     doubts: Counter[UsageFlag] = field(default_factory=Counter)
     repairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    settled: dict[UUID, tuple[Outcome, Settled]] = field(default_factory=dict)
 
 
 class Worker:
@@ -119,6 +121,15 @@ class Worker:
             return report
         for request_id in self._answer(claims, report):
             report.failed_message_ids += message_ids[request_id]
+        return report
+
+    def run(self, claim: Claim) -> BatchReport:
+        """Work on one request that was claimed for this invocation; raises nothing.
+
+        If it could not be settled, its lease runs out, and the recovery task takes over.
+        """
+        report = BatchReport()
+        self._answer([claim], report)
         return report
 
     def _answer(self, claims: Sequence[Claim], report: BatchReport) -> list[UUID]:
@@ -270,6 +281,8 @@ class Worker:
 
     def _settle_call(self, outcomes: Sequence[Outcome], report: BatchReport) -> None:
         settled = self._ledger.settle(outcomes)
+        by_id = {one.request_id: one for one in settled if one.kind != "dispatch"}
+        report.settled |= {one.request_id: (one, by_id[one.request_id]) for one in outcomes if one.request_id in by_id}
         answered = {one.request_id for one in settled if (one.kind, one.status) == ("settled", "completed")}
         report.finish_reasons.update(
             one.output.finish_reason or "unknown" for one in outcomes if one.output and one.request_id in answered

@@ -8,7 +8,7 @@ from uuid import UUID
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
 from sluice.domain.history import HistoryQuery
-from sluice.domain.requests import ModelOffer, RequestState, RequestSummary
+from sluice.domain.requests import ModelOffer, RequestDetail, RequestState, RequestSummary
 from sluice.services.access import refuse_unless_allowed
 
 T = TypeVar("T")
@@ -71,6 +71,22 @@ class Reader:
         if state.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
         return state
+
+    def detail(self, key_hash: bytes, request_id: UUID | None) -> RequestDetail:
+        """One request of the caller, with what was asked.
+
+        Args:
+            request_id: as in request().
+
+        Raises:
+            SluiceError: request_not_found, also for another user's and an erased one; what key_check finds;
+                database_unavailable.
+        """
+        found = self.ledger.detail(key_hash, request_id)
+        refuse_unless_allowed(found.outcome)
+        if found.outcome == "request_not_found":
+            raise SluiceError("request_not_found", "You have no request with this id.")
+        return found
 
     def history(self, key_hash: bytes, query: HistoryQuery) -> History:
         """A page of those of the caller's requests that a query asks for.

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
-from sluice.domain.requests import QuotaCounter, RequestLimits, Submission
+from sluice.domain.requests import Admission, QuotaCounter, RequestLimits, Submission
 from sluice.domain.states import Status
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
@@ -22,6 +22,7 @@ class Accepted:
         replayed: an idempotency key was seen before; the id is the first request's.
         quotas: the state of the user's quota by period, where it was looked at.
         status: its present one; of a replay it may be final.
+        model_id: the model that is to answer; None of a replay.
     """
 
     request_id: UUID
@@ -29,6 +30,7 @@ class Accepted:
     replayed: bool
     quotas: Sequence[QuotaCounter]
     status: Status = Status.QUEUED
+    model_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,43 @@ class Submitter:
         Raises:
             SluiceError: it was refused, and nothing was written; or database_unavailable.
         """
-        size, limit = submission.input.byte_length, self.limits.max_prompt_bytes
-        if size > limit:
-            raise SluiceError(
-                "prompt_too_long",
-                f"The prompt is {size} bytes long in UTF-8; at most {limit} are accepted.",
-                max_prompt_bytes=limit,
-            )
+        check_size(submission, self.limits)
         admission = self.ledger.submit(key_hash, submission, self.limits)
-        detail = admission.detail or {}
-        quotas = [QuotaCounter(**counter) for counter in detail.get("quotas", ())]
-        if admission.outcome not in ("accepted", "replayed"):
-            raise _refusal(admission.outcome, submission, detail, quotas)
-        # An accepted request has both.
-        request_id, user_id = UUID(str(admission.request_id)), str(admission.user_id)
-        send_or_undispatch(self.ledger, self.queue, [Message(next_id, user_id) for next_id in admission.send])
-        status = Status(detail.get("status", Status.QUEUED))
-        return Accepted(request_id, user_id, admission.outcome == "replayed", quotas, status)
+        accepted = accepted_or_refused(admission, submission)
+        messages = [Message(next_id, accepted.user_id) for next_id in admission.send]
+        send_or_undispatch(self.ledger, self.queue, messages)
+        return accepted
+
+
+def check_size(submission: Submission, limits: RequestLimits) -> None:
+    """Refuse an input that is too long before the database sees it.
+
+    Raises:
+        SluiceError: prompt_too_long.
+    """
+    size, limit = submission.input.byte_length, limits.max_prompt_bytes
+    if size > limit:
+        raise SluiceError(
+            "prompt_too_long",
+            f"The prompt is {size} bytes long in UTF-8; at most {limit} are accepted.",
+            max_prompt_bytes=limit,
+        )
+
+
+def accepted_or_refused(admission: Admission, submission: Submission) -> Accepted:
+    """What the database made of a submission, for its client.
+
+    Raises:
+        SluiceError: it was refused.
+    """
+    detail = admission.detail or {}
+    quotas = [QuotaCounter(**counter) for counter in detail.get("quotas", ())]
+    if admission.outcome not in ("accepted", "replayed"):
+        raise _refusal(admission.outcome, submission, detail, quotas)
+    # An accepted request has both.
+    request_id, user_id = UUID(str(admission.request_id)), str(admission.user_id)
+    status = Status(detail.get("status", Status.QUEUED))
+    return Accepted(request_id, user_id, admission.outcome == "replayed", quotas, status, admission.model_id)
 
 
 def _refusal(
@@ -75,6 +97,11 @@ def _refusal(
             return SluiceError(outcome, f"There is no model {submission.model!r}. GET /models lists those there are.")
         case "model_missing":
             return SluiceError(outcome, "No default model is set: name one. GET /models lists those there are.")
+        case "model_kind_differs":
+            can = "embeds texts" if submission.kind != "embedding" else "answers conversations"
+            return SluiceError(outcome, f"This model only {can}. GET /models says what each model does.")
+        case "images_not_taken":
+            return SluiceError(outcome, "This model takes no images. Send text only, or name a model that does.")
         case "max_tokens_exceeded":
             limit = detail["max_tokens_limit"]
             return SluiceError(outcome, f"This model writes at most {limit} tokens.", max_tokens_limit=limit)

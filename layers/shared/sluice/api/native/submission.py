@@ -1,28 +1,39 @@
 """POST /generate accepts a request; POST /requests/{request_id}/cancel cancels one."""
 
+import json
 from collections.abc import Callable
-from typing import Final
+from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from sluice.api.app import new_router
-from sluice.api.exchange import POLL_AFTER_SECONDS, Nothing, answer, body_text, caller_key, read_query
+from sluice.api.exchange import (
+    POLL_AFTER_SECONDS,
+    Nothing,
+    answer,
+    body_text,
+    caller_key,
+    idempotency_key,
+    preferred_wait,
+    read_query,
+)
 from sluice.api.native.bodies import GenerateRequest
+from sluice.api.native.views import request_view
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import id_of
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
+from sluice.services.read import Reader
 from sluice.services.submit import Submitter
+from sluice.services.wait import wait_in_a_slot
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
 
-IDEMPOTENCY_KEY_MAX: Final = 255
-
 
 def submission_routes(
-    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller]
+    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller], reader: Callable[[], Reader]
 ) -> APIGatewayHttpRouter:
     """The routes; the providers are asked for their services when a request arrives."""
     router = new_router()
@@ -34,11 +45,13 @@ def submission_routes(
             key_hash = caller_key(event)
             read_query(event, Nothing)
             body = parse_json(GenerateRequest, body_text(event))
-            answered = generate(submitter(), key_hash, body, _idempotency_key(event.headers.get("idempotency-key")))
+            answered = generate(submitter(), key_hash, body, idempotency_key(event))
         except BaseException:
             metrics.add_metric("RequestsRefused", MetricUnit.Count, 1)
             raise
         metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
+        if wait := preferred_wait(event):
+            return waited(reader(), key_hash, answered, wait)
         return answered
 
     @router.post("/requests/<request_id>/cancel")
@@ -53,11 +66,9 @@ def submission_routes(
     return router
 
 
-def generate(
-    submitter: Submitter, key_hash: bytes, body: GenerateRequest, idempotency_key: str | None
-) -> Response[str]:
+def generate(submitter: Submitter, key_hash: bytes, body: GenerateRequest, idempotency: str | None) -> Response[str]:
     """Accept a request: 202 with its id. A replay of one that has ended: 200 with how it ended."""
-    accepted = submitter.submit(key_hash, body.submission(idempotency_key))
+    accepted = submitter.submit(key_hash, body.submission(idempotency))
     logger.info(
         "replayed" if accepted.replayed else "accepted",
         extra={"request_id": str(accepted.request_id), "user_id": accepted.user_id},
@@ -74,6 +85,26 @@ def generate(
     )
 
 
+def waited(reader: Reader, key_hash: bytes, accepted: Response[str], seconds: int) -> Response[str]:
+    """The answer to an accepted request whose client would wait: 200 with the request if it has ended by then.
+
+    Otherwise what the client would have got at once: also if the key may not read, or if too many wait already.
+    """
+    request_id = id_of(json.loads(str(accepted.body))["request_id"])
+    try:
+        if accepted.status_code == 202 and not wait_in_a_slot(reader.ledger, UUID(str(request_id)), seconds):
+            return accepted
+        state = reader.request(key_hash, request_id)
+    except SluiceError as error:
+        # It is accepted, whatever reading it brings.
+        logger.info("not waited", extra={"code": error.code})
+        return accepted
+    if not state.status.is_final:
+        return accepted
+    kept = {name: str(value) for name, value in accepted.headers.items() if name != "Retry-After"}
+    return answer(200, request_view(state), kept | {"Preference-Applied": "wait"})
+
+
 def cancel(canceller: Canceller, key_hash: bytes, request_id: str) -> Response[str]:
     """Cancel a request: 200 if it is cancelled, 202 if it will be when its worker has answered."""
     status = canceller.cancel(key_hash, id_of(request_id))
@@ -82,16 +113,3 @@ def cancel(canceller: Canceller, key_hash: bytes, request_id: str) -> Response[s
     if status is Status.CANCELLED:
         return answer(200, body)
     return answer(202, body, {"Location": f"/status/{request_id}", "Retry-After": str(POLL_AFTER_SECONDS)})
-
-
-def _idempotency_key(given: str | None) -> str | None:
-    if given is None:
-        return None
-    key = given.strip(" \t")  # space around a header's value is no part of it (RFC 9110, 5.5)
-    # API Gateway joins the values of a repeated header with commas: a comma could be two keys.
-    if not (1 <= len(key) <= IDEMPOTENCY_KEY_MAX and key.isascii() and key.isprintable()) or "," in key:
-        raise SluiceError(
-            "invalid_input",
-            f"Idempotency-Key must be given once: 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters but no comma.",
-        )
-    return key

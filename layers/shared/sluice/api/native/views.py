@@ -40,6 +40,8 @@ def model_view(offer: ModelOffer) -> dict[str, Any]:
         "is_default": offer.is_default,
         "max_tokens_default": offer.max_tokens_default,
         "max_tokens_limit": offer.max_tokens_limit,
+        "kind": offer.kind,
+        "aliases": offer.aliases,
     }
 
 

@@ -1,4 +1,4 @@
-"""Operations on models and prices."""
+"""Operations on models, their aliases, and prices."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from sluice.backends.registry import BACKENDS
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
+from sluice.domain.requests import ModelKind
 from sluice.domain.vocabulary import TOKEN_CLASSES
 from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 
@@ -22,7 +23,10 @@ class Prices(Strict):
 
 
 class ModelSet(Change):
-    """What is left out stays as it is; null clears an endpoint or a secret. The database has a new model's defaults."""
+    """What is left out stays as it is; null clears an endpoint, a secret or image_tokens.
+
+    The database has a new model's defaults.
+    """
 
     model_id: Identifier
     backend: Annotated[str, one_of(BACKENDS)] = ""
@@ -36,6 +40,9 @@ class ModelSet(Change):
     timeout_seconds: int = Field(default=60, ge=1, le=900)
     is_default: bool = False
     is_active: bool = True
+    kind: ModelKind = "chat"
+    item_tokens: int = Field(default=16, ge=0, le=10**5)
+    image_tokens: int | None = Field(default=None, ge=0, le=10**5)
     prices: Prices = Prices()
     force: bool = False
 
@@ -50,6 +57,16 @@ class ModelSet(Change):
         if self.is_default and not self.is_active:
             raise ValueError("the default model must be active")
         return self
+
+
+class AliasNamed(Strict):
+    alias: Identifier
+
+
+class AliasSet(AliasNamed):
+    """Makes another name of a model, or gives one to another model."""
+
+    model_id: Identifier
 
 
 class PriceList(Strict):
@@ -86,6 +103,10 @@ def list_models(context: AdminContext, _: NoArguments) -> list[dict[str, Any]]:
     return [asdict(model) for model in context.administration.models()]
 
 
+def list_aliases(context: AdminContext, _: NoArguments) -> list[dict[str, Any]]:
+    return [asdict(alias) for alias in context.administration.aliases()]
+
+
 def set_model(context: AdminContext, given: ModelSet) -> Any:
     arguments = given.model_dump(mode="json", exclude_unset=True)
     prices = given.prices.model_dump(mode="json", exclude_none=True)
@@ -108,4 +129,7 @@ OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "price.set": database_operation("price.set", PriceSet),
     "model.list": Operation(NoArguments, list_models),
     "model.set": Operation(ModelSet, set_model),
+    "alias.list": Operation(NoArguments, list_aliases),
+    "alias.set": database_operation("alias.set", AliasSet),
+    "alias.remove": database_operation("alias.remove", AliasNamed),
 }

@@ -23,6 +23,11 @@ REFUSALS: Final = {
     "models_openai_has_endpoint": ("invalid_input", "A model of the openai backend needs an endpoint."),
     "models_max_tokens_in_order": ("invalid_input", "max_tokens_default must not exceed max_tokens_limit."),
     "models_default_is_active": ("invalid_input", "The default model must be active."),
+    "models_bedrock_only_chats": ("invalid_input", "A model of the bedrock backend can only be of the kind chat."),
+    "models_default_chats": ("invalid_input", "The default model must be of the kind chat."),
+    "model_kind_fixed": ("model_kind_fixed", "A model keeps the kind that it was made with. Make another model."),
+    "name_taken": ("name_taken", "This name is taken: no model and alias have the same one."),
+    "alias_unknown": ("alias_unknown", "There is no alias of this name."),
     "default_model_needed": (
         "default_model_needed",
         "Requests that name no model would be refused: make another model the default, or repeat this with force.",

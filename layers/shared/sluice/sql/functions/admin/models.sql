@@ -1,8 +1,11 @@
 -- Administrative operations on models.
 
--- Every model with today's prices from the standard list: per million tokens, by token class.
+-- Every model with today's prices from the standard list: per million tokens, by token class. A view keeps the order of
+-- its columns: new ones come last.
 CREATE OR REPLACE VIEW model_registry AS
-    SELECT m.*, coalesce(p.prices, '{}') AS prices
+    SELECT m.model_id, m.backend, m.backend_model, m.endpoint, m.secret_arn, m.max_tokens_default, m.max_tokens_limit,
+           m.overhead_tokens, m.timeout_seconds, m.is_default, m.is_active, m.created_at, m.updated_at,
+           coalesce(p.prices, '{}') AS prices, m.kind, m.item_tokens, m.image_tokens
     FROM models m
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(r.token_class, r.price_per_million::text) AS prices
@@ -14,21 +17,22 @@ CREATE OR REPLACE VIEW model_registry AS
 CALL define_type('model_view', $$
     model_id text, backend text, backend_model text, endpoint text, secret_arn text, max_tokens_default integer,
     max_tokens_limit integer, overhead_tokens integer, timeout_seconds integer, is_default boolean, is_active boolean,
-    prices jsonb, created_at timestamptz, updated_at timestamptz
+    prices jsonb, created_at timestamptz, updated_at timestamptz, kind text, item_tokens integer, image_tokens integer
 $$);
 
 CREATE OR REPLACE FUNCTION model_list() RETURNS SETOF model_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT m.model_id::text, m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.max_tokens_default,
            m.max_tokens_limit, m.overhead_tokens, m.timeout_seconds, m.is_default, m.is_active, m.prices, m.created_at,
-           m.updated_at
+           m.updated_at, m.kind::text, m.item_tokens, m.image_tokens
     FROM model_registry m ORDER BY m.model_id;
 $$;
 COMMENT ON FUNCTION model_list() IS 'Every model, active or not, with its current prices in the standard list.';
 
 -- Makes a model, or changes those of its fields that are among the arguments; null clears one that is optional. If it
 -- becomes the default, the previous default loses that mark. A price that differs from today's applies from today on.
--- Without `force`, the default is not taken away from requests that name no model.
+-- Without `force`, the default is not taken away from requests that name no model. A model never changes its kind:
+-- requests of the old kind may wait for it.
 CREATE OR REPLACE FUNCTION model_set(p_description jsonb, p_actor text) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -39,6 +43,7 @@ DECLARE
     after    jsonb;
     replaced text;
     waiting  bigint;
+    aliases  text;
     warnings text[] := '{}';
 BEGIN
     PERFORM set_config('sluice.actor', p_actor, true);
@@ -50,11 +55,17 @@ BEGIN
         IF NOT p_description ?& '{backend,backend_model}'
            OR (p_description->>'backend' = 'openai' AND p_description->>'endpoint' IS NULL) THEN
             PERFORM admin_refuse('model_incomplete');
+        ELSIF EXISTS (SELECT FROM model_aliases a WHERE a.alias = id) THEN
+            PERFORM admin_refuse('name_taken');
         END IF;
         old := jsonb_populate_record(NULL::models, '{"max_tokens_default": 256, "max_tokens_limit": 1024,
-            "overhead_tokens": 64, "timeout_seconds": 60, "is_default": false, "is_active": true}');
+            "overhead_tokens": 64, "timeout_seconds": 60, "is_default": false, "is_active": true,
+            "kind": "chat", "item_tokens": 16, "image_tokens": null}');
     END IF;
     new := jsonb_populate_record(old, p_description);
+    IF new.kind <> old.kind AND before IS NOT NULL THEN
+        PERFORM admin_refuse('model_kind_fixed');
+    END IF;
 
     IF new.is_default THEN
         UPDATE models m SET is_default = false, updated_at = clock_now()
@@ -71,15 +82,17 @@ BEGIN
     END IF;
     INSERT INTO models AS m
         (model_id, backend, backend_model, endpoint, secret_arn, max_tokens_default, max_tokens_limit,
-         overhead_tokens, timeout_seconds, is_default, is_active)
+         overhead_tokens, timeout_seconds, is_default, is_active, kind, item_tokens, image_tokens)
     VALUES (id, new.backend, new.backend_model, new.endpoint, new.secret_arn, new.max_tokens_default,
-            new.max_tokens_limit, new.overhead_tokens, new.timeout_seconds, new.is_default, new.is_active)
+            new.max_tokens_limit, new.overhead_tokens, new.timeout_seconds, new.is_default, new.is_active, new.kind,
+            new.item_tokens, new.image_tokens)
     ON CONFLICT (model_id) DO UPDATE SET
         backend = EXCLUDED.backend, backend_model = EXCLUDED.backend_model, endpoint = EXCLUDED.endpoint,
         secret_arn = EXCLUDED.secret_arn, max_tokens_default = EXCLUDED.max_tokens_default,
         max_tokens_limit = EXCLUDED.max_tokens_limit, overhead_tokens = EXCLUDED.overhead_tokens,
         timeout_seconds = EXCLUDED.timeout_seconds, is_default = EXCLUDED.is_default,
-        is_active = EXCLUDED.is_active, updated_at = clock_now();
+        is_active = EXCLUDED.is_active, kind = EXCLUDED.kind, item_tokens = EXCLUDED.item_tokens,
+        image_tokens = EXCLUDED.image_tokens, updated_at = clock_now();
     PERFORM price_put('standard', id, p.key, utc_today(), p.value::numeric)
     FROM jsonb_each_text(coalesce(p_description->'prices', '{}')) AS p;
     PERFORM budgets_reprice('standard', id);
@@ -93,6 +106,10 @@ BEGIN
         FROM inflight i JOIN requests r ON r.request_id = i.request_id WHERE r.model_id = id;
         IF waiting > 0 THEN
             warnings := warnings || format('The %s unfinished requests for %s are still processed.', waiting, id);
+        END IF;
+        SELECT string_agg(a.alias, ', ' ORDER BY a.alias) INTO aliases FROM model_aliases a WHERE a.model_id = id;
+        IF aliases IS NOT NULL THEN
+            warnings := warnings || format('Requests for its other names are refused too: %s.', aliases);
         END IF;
     END IF;
     SELECT to_jsonb(m) INTO after FROM model_registry m WHERE m.model_id = id;

@@ -54,6 +54,9 @@ BEGIN
     FOR finder IN SELECT * FROM (VALUES
         ('prompt_find', 'prompts', 'request_id', 'OUT input jsonb, OUT parameters jsonb',
          'SELECT q.input, q.parameters INTO input, parameters'),
+        ('asked_find', 'prompts', 'request_id',
+         'OUT input jsonb, OUT parameters jsonb, OUT surface jsonb, OUT erased_at timestamptz',
+         'SELECT q.input, q.parameters, q.surface, q.erased_at INTO input, parameters, surface, erased_at'),
         ('metadata_find', 'prompts', 'request_id', 'OUT metadata jsonb', 'SELECT q.metadata INTO metadata'),
         -- A page of whole prompts could be larger than a Lambda response may be.
         ('prompt_beginning', 'prompts', 'request_id', 'OUT prompt text', 'SELECT left(q.prompt, 1000) INTO prompt'),

@@ -16,6 +16,8 @@ BEGIN
                     THEN 'request_archived' ELSE 'request_not_found' END;
     ELSIF r.status <> 'failed' THEN
         RETURN 'request_not_failed';
+    ELSIF (SELECT a.erased_at IS NOT NULL FROM asked_find(p_request_id) AS a) THEN
+        RETURN 'request_erased';
     ELSIF NOT EXISTS (SELECT FROM users u WHERE u.user_id = r.user_id AND u.is_active) THEN
         RETURN 'user_inactive';
     ELSIF NOT EXISTS (SELECT FROM models m WHERE m.model_id = r.model_id AND m.is_active) THEN
@@ -55,4 +57,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_redrive(uuid, interval, integer, boolean) IS
     'redriven (in a dry run: found), or the reason why not: request_not_found, request_archived, request_not_failed, '
-    'user_inactive, model_unknown, quota_exceeded, budget_exceeded.';
+    'request_erased, user_inactive, model_unknown, quota_exceeded, budget_exceeded.';

@@ -263,7 +263,9 @@ COMMENT ON FUNCTION request_history(bytea, uuid, integer) IS
     'The user''s requests older than the given one, newest first, with the first 1,000 characters of their prompts.';
 
 CALL define_type('model_offer', $$
-    outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer
+    outcome text, model_id text, is_default boolean, max_tokens_default integer, max_tokens_limit integer,
+    kind text, created_at timestamptz, aliases text[], overhead_tokens integer, item_tokens integer,
+    image_tokens integer
 $$);
 
 CREATE OR REPLACE FUNCTION model_offers(p_key_hash bytea) RETURNS SETOF model_offer
@@ -278,7 +280,10 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY
-        SELECT 'ok', m.model_id::text, m.is_default, m.max_tokens_default, m.max_tokens_limit
+        SELECT 'ok', m.model_id::text, m.is_default, m.max_tokens_default, m.max_tokens_limit, m.kind::text,
+               m.created_at,
+               ARRAY(SELECT a.alias::text FROM model_aliases a WHERE a.model_id = m.model_id ORDER BY a.alias),
+               m.overhead_tokens, m.item_tokens, m.image_tokens
         FROM models m WHERE m.is_active ORDER BY m.model_id;
 END $$;
-COMMENT ON FUNCTION model_offers(bytea) IS 'The models that a client may name.';
+COMMENT ON FUNCTION model_offers(bytea) IS 'The models that a client may name, with their other names.';

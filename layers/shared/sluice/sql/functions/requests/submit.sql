@@ -39,9 +39,9 @@ BEGIN
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
-    'p_submission: input, model, parameters, metadata, idempotency_key, body_hash (hexadecimal), ttl_seconds, '
-    'expires_at, not_before, longest_seconds (the longest lifetime, also the default), max_attempts. See '
-    'request_admit.';
+    'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
+    'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
+    'longest lifetime, also the default), max_attempts. See request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
 CREATE OR REPLACE FUNCTION request_admit(
@@ -52,6 +52,7 @@ CREATE OR REPLACE FUNCTION request_admit(
 DECLARE
     m          models;
     bytes      integer;
+    images     integer;
     completion integer;
     reserved   integer;
     now_is     text;
@@ -76,6 +77,13 @@ BEGIN
             result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()), 'status', now_is);
             RETURN result;
         END IF;
+    ELSIF p_submission ? 'repeat' THEN
+        SELECT f.request_id, f.status INTO result.request_id, now_is FROM repeat_find(plan.user_id, p_submission) AS f;
+        IF result.request_id IS NOT NULL THEN
+            result.outcome := 'replayed';
+            result.detail := jsonb_build_object('quotas', quota_counters(plan.user_id, clock_now()), 'status', now_is);
+            RETURN result;
+        END IF;
     END IF;
 
     result.model_id := p_submission->>'model';
@@ -83,6 +91,10 @@ BEGIN
         SELECT * INTO m FROM models t WHERE t.is_default AND t.is_active;
     ELSE
         SELECT * INTO m FROM models t WHERE t.model_id = result.model_id AND t.is_active;
+        IF NOT FOUND THEN
+            SELECT t.* INTO m FROM model_aliases n JOIN models t ON t.model_id = n.model_id
+            WHERE n.alias = result.model_id AND t.is_active;
+        END IF;
     END IF;
     IF NOT FOUND THEN
         result.outcome := CASE WHEN result.model_id IS NULL THEN 'model_missing' ELSE 'model_unknown' END;
@@ -90,8 +102,13 @@ BEGIN
         RETURN result;
     END IF;
     result.model_id := m.model_id;
+    IF m.kind <> coalesce(p_submission->>'kind', 'chat') THEN
+        result.outcome := 'model_kind_differs';
+        RETURN result;
+    END IF;
 
-    completion := coalesce((p_submission #>> '{parameters,max_tokens}')::integer, m.max_tokens_default);
+    completion := CASE m.kind WHEN 'chat' THEN
+        coalesce((p_submission #>> '{parameters,max_tokens}')::integer, m.max_tokens_default) ELSE 0 END;
     IF completion > m.max_tokens_limit THEN
         result.outcome := 'max_tokens_exceeded';
         result.detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
@@ -100,6 +117,15 @@ BEGIN
     -- An upper limit, because no tokenizer makes more tokens than there are bytes.
     bytes := input_bytes(p_submission->'input');
     reserved := bytes + m.overhead_tokens + completion;
+    IF NOT input_is_plain(p_submission->'input') THEN
+        images := input_image_count(p_submission->'input');
+        IF images > 0 AND m.image_tokens IS NULL THEN
+            result.outcome := 'images_not_taken';
+            RETURN result;
+        END IF;
+        reserved := reserved + input_extra_items(p_submission->'input') * m.item_tokens
+                    + images * coalesce(m.image_tokens, 0);
+    END IF;
 
     result.request_id := request_id_now();
     LOOP
@@ -183,11 +209,11 @@ BEGIN
             -- For people: about four bytes per token, and the whole completion.
             least((bytes + 3) / 4 + m.overhead_tokens + completion, reserved), reserved);
 
-    INSERT INTO prompts (request_id, input, parameters, metadata)
+    INSERT INTO prompts (request_id, input, parameters, metadata, surface)
     VALUES (result.request_id, p_submission->'input',
             coalesce(nullif(p_submission->'parameters', 'null'), '{}')
-                || jsonb_build_object('max_tokens', completion),
-            nullif(p_submission->'metadata', 'null'));
+                || CASE m.kind WHEN 'chat' THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
+            nullif(p_submission->'metadata', 'null'), p_submission->'surface');
 
     -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
     -- waits.
@@ -206,12 +232,15 @@ BEGIN
     END IF;
     IF p_submission->>'idempotency_key' IS NOT NULL THEN
         PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
+    ELSIF p_submission ? 'repeat' THEN
+        PERFORM repeat_keep(plan.user_id, p_submission, result.request_id, at);
     END IF;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_admit IS
-    'accepted; replayed (the idempotency key was used before; detail has the status of its request); or a refusal: '
-    'model_missing, model_unknown, max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
+    'accepted; replayed (the idempotency key was used before, or this is a repeat; detail has the status of that '
+    'request); or a refusal: model_missing, model_unknown, model_kind_differs, images_not_taken, '
+    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
     'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
     'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
 
@@ -256,21 +285,6 @@ BEGIN
     ON CONFLICT (user_id, key) DO UPDATE
     SET body_hash = EXCLUDED.body_hash, request_id = EXCLUDED.request_id, expires_at = EXCLUDED.expires_at;
 END $$;
-
-CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
-    LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN
-    IF jsonb_array_length(p_input->'messages') > 0 IS NOT TRUE THEN
-        RAISE EXCEPTION 'an input without messages' USING ERRCODE = 'check_violation';
-    ELSIF jsonb_array_length(p_input->'messages') = 1 AND jsonb_array_length(p_input #> '{messages,0,content}') = 1 THEN
-        -- Most inputs; it takes a tenth of the time.
-        RETURN coalesce(octet_length(p_input #>> '{messages,0,content,0,text}'), 0);
-    END IF;
-    RETURN (SELECT coalesce(sum(octet_length(part->>'text')), 0)
-            FROM jsonb_array_elements(p_input->'messages') AS message
-            CROSS JOIN LATERAL jsonb_array_elements(message->'content') AS part);
-END $$;
-COMMENT ON FUNCTION input_bytes(jsonb) IS 'Length of all texts of an input, in bytes of UTF-8.';
 
 -- The lifetime: the time during which a request may be started. refusal says what is wrong: begins_late, ends_past,
 -- ends_early, ends_late.

@@ -31,12 +31,15 @@ GRANT USAGE ON SCHEMA sluice TO sluice_definer;
 GRANT SELECT ON ALL TABLES IN SCHEMA sluice TO sluice_definer;
 REVOKE ALL ON schema_migrations, schema_functions FROM sluice_definer;
 GRANT INSERT, UPDATE ON
-    users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, prices, price_lists, requests,
-    inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute, adjustments_due,
-    request_stats, rollup_watermarks
+    users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
+    price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
+    adjustments_due, request_stats, rollup_watermarks
     TO sluice_definer;
 GRANT INSERT ON prompts, results, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
-GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due TO sluice_definer;
+-- What a request asked and was answered can be erased.
+GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
+GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
+GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.
@@ -74,10 +77,16 @@ BEGIN
     FOR r IN SELECT * FROM (VALUES
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
-        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_history', 'request_history_v2', 'model_offers',
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
+                                      'request_ended', 'wait_begin', 'wait_end']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
+                                        'request_history_v2', 'model_offers',
                                         'usage_show', 'usage_show_v2', 'usage_show_v3']),
+        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_settle', 'request_undispatch',
+                                      'request_detail', 'request_ended', 'request_cancel', 'request_erase',
+                                      'model_offers']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
+        ('sluice_foreground', '20s', ARRAY['request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
                                         'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
@@ -87,10 +96,10 @@ BEGIN
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
-                                      'quota_report', 'price_list', 'price_list_exists', 'model_list', 'request_list',
-                                      'usage_report', 'usage_report_v2', 'usage_report_v3', 'statement_show',
-                                      'statement_show_v2', 'statement_close',
-                                      'tier_analysis', 'audit_list'])
+                                      'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
+                                      'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
+                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
+                                      'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
         -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner

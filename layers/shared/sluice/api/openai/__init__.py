@@ -1,0 +1,1 @@
+"""The HTTP interface of OpenAI's clients; docs/openai.md describes it."""
