@@ -49,6 +49,8 @@ _DETAILS = (
     number("reserved_tokens"),
     number("prompt_tokens"),
     number("completion_tokens"),
+    number("cached_tokens"),
+    number("reasoning_tokens"),
 )
 _CANCELLED = (text("request_id"), text("user_id"), text("status"))
 _TOTAL = (text("outcome"), number("requests"))
