@@ -14,8 +14,8 @@ from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
 
 MAX_IMAGES_BYTES: Final = 5_500_000
-"""Of all images of a conversation, in base64: with the rest of it, less than the 6 MB that Lambda takes and gives. A body
-cannot have more, but a conversation that is continued could."""
+"""Of all images of a conversation, in base64: with the rest of it, less than the 6 MB that Lambda takes and gives.
+A body cannot have more, but a conversation that is continued could."""
 
 
 @dataclass(frozen=True)
