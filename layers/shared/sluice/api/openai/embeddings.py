@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from sluice.api.openai.shapes import Label, Text
+from sluice.api.openai.shapes import Label
 from sluice.domain.documents import Input, Message, OutputEmbedding, TextPart, TokensPart
-from sluice.domain.fields import Identifier, Strict
+from sluice.domain.fields import Identifier, Storable, Strict
 from sluice.domain.requests import RequestDetail, Submission
 
 API: Final = "embeddings"
@@ -17,7 +17,7 @@ MAX_TEXTS: Final = 2048
 """As OpenAI's API has it."""
 UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {}
 
-_Said = Annotated[Text, Field(min_length=1)]
+_Said = Annotated[str, Field(min_length=1), Storable]
 _Token = Annotated[int, Field(ge=0, lt=2**31)]
 _Tokens = Annotated[list[_Token], Field(min_length=1)]
 

@@ -116,8 +116,7 @@ def _what(error: ValueError) -> str:
 
 def _error_of(error: ValidationError, given: Any) -> SluiceError:
     found = error.errors(include_url=False, include_context=True, include_input=False)
-    # Of the forms that a value may have, the one that the client meant is the one that went furthest.
-    first = max(found, key=lambda each: (len(_path(each["loc"], given, each["type"])), each["type"] != "missing"))
+    first = max(found, key=lambda each: _helpfulness(each["type"], _path(each["loc"], given, each["type"])))
     kind, path = first["type"], _path(first["loc"], given, first["type"])
     param = param_of(path)
     if kind == "json_invalid":
@@ -138,6 +137,16 @@ def _error_of(error: ValidationError, given: Any) -> SluiceError:
     if kind == "missing":
         return invalid(f"Missing required parameter: {param!r}.", param, "missing_required_parameter")
     return invalid(f"Invalid value for {param!r}: {message}.", param, _CODES.get(kind, _type_code(kind)))
+
+
+def _helpfulness(kind: str, path: tuple[Any, ...]) -> tuple[bool, int, int]:
+    """How much an error says about what the client meant; the most counts.
+
+    Of the forms that a value may have, it is the one whose type is right and that went furthest; and where it is the
+    word that decides between forms which is wrong, the members of the other form are no errors.
+    """
+    weight = {"literal_error": 2, "missing": 0, "extra_forbidden": 0}.get(kind, 1)
+    return not kind.endswith("_type"), len(path), weight
 
 
 def _type_code(kind: str) -> str:
