@@ -1,6 +1,7 @@
 """The API of OpenAI's clients as they see it: the handler, a foreground function in this process, and a scripted model."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from sluice.db.ledger import Ledger
 from sluice.domain.documents import Output, OutputEmbedding
 from sluice.domain.requests import Claim, Completion
 from sluice.services.process import Worker, WorkerSettings
+from sluice.services.wait import wait_until_ended
 from tests.support.functions import KEYED, Context, event, load
 from tests.support.service import Service
 
@@ -167,6 +169,11 @@ class Api:
 
     def embed(self, asked: Any = "hello", headers: Mapping[str, str] | None = None, **more: Any) -> Reply:
         return self.post("/v1/embeddings", {"model": "embedder", "input": asked} | more, headers)
+
+
+def wait_a_moment(ledger: Ledger, request_id: UUID, deadline: float) -> bool:
+    """Instead of wait_until_ended: nobody waits long in tests."""
+    return wait_until_ended(ledger, request_id, min(deadline, time.monotonic() + 0.3))
 
 
 def keyed(key: str) -> dict[str, str]:

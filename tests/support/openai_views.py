@@ -9,7 +9,7 @@ from sluice.domain.documents import Input, Output
 from sluice.domain.requests import RequestDetail
 from sluice.domain.states import Status
 
-REQUEST_ID = UUID("019ab8f3-8a00-7000-8000-000000000001")
+REQUEST_ID = UUID("019ab697-e800-7000-8000-000000000001")
 CREATED = datetime.fromtimestamp(1764000000, UTC)
 DETAIL = RequestDetail(
     outcome="ok",
