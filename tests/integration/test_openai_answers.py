@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from sluice import bootstrap
 from sluice.backends.protocol import ModelError
 from sluice.domain.documents import Output, ToolCall
+from sluice.handover import NotStartedError
 from tests.support.functions import KEYED
 from tests.support.ledger import assert_books_balance
 from tests.support.openai_api import MINIMAL, Api
-from tests.support.service import Service
+from tests.support.service import Service, failed
 
 CALL = ToolCall(id="call_1", name="look", arguments='{"at": "it"}')
 STATEMENTS = """
@@ -26,7 +28,7 @@ def test_a_chat_completion_is_answered(api: Api, service: Service, alice: bytes)
     reply = api.chat("Which capital?", max_tokens=32, temperature=0.5, metadata={"project": "apollo"})
 
     assert reply.status == 200
-    message = {"role": "assistant", "content": "Oslo", "refusal": None, "annotations": []}
+    message: Any = {"role": "assistant", "content": "Oslo", "refusal": None, "annotations": []}
     body = reply.body
     assert body["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
     assert (body["id"], body["object"]) == (f"chatcmpl-{reply.request_id.hex}", "chat.completion")
@@ -97,7 +99,7 @@ def test_streams_are_sent_whole(api: Api, alice: bytes) -> None:
 
     response = api.respond(stream=True)
     whole = response.events[-2]["response"]
-    resumed = api.get(f"/v1/responses/{whole['id']}", stream="true", starting_after="3")
+    resumed = api.get(f"/v1/responses/{whole['id']}", {"stream": "true", "starting_after": "3"})
     assert [e["sequence_number"] for e in resumed.events[:-1]] == list(range(4, len(response.events) - 1))
     assert resumed.events[:-2] == response.events[4:-2]
 
@@ -116,9 +118,11 @@ def test_a_full_window_sends_the_request_through_the_queue(api: Api, service: Se
     assert waiting.error["response_id"] == f"resp_{waiting.request_id.hex}"
     assert (api.runs, api.model.claims) == ([], [])
     service.claim(first)
-    (dispatch,) = [row for row in service.settle(failed_of(first)) if row["kind"] == "dispatch"]
+    (dispatch,) = [row for row in service.settle(failed(first)) if row["kind"] == "dispatch"]
     assert dispatch["request_id"] == waiting.request_id
-    api.sqs.send_message(QueueUrl=queue_url(), MessageBody=json.dumps({"request_id": str(waiting.request_id)}))
+    api.sqs.send_message(
+        QueueUrl=bootstrap.settings().queue_url, MessageBody=json.dumps({"request_id": str(waiting.request_id)})
+    )
     assert api.work() == 1
 
     repeated = api.chat("second", {"x-stainless-retry-count": "1"})
@@ -128,21 +132,8 @@ def test_a_full_window_sends_the_request_through_the_queue(api: Api, service: Se
     assert_books_balance(service)
 
 
-def failed_of(request_id: Any) -> dict[str, Any]:
-    from tests.support.service import failed
-
-    return failed(request_id)
-
-
-def queue_url() -> str:
-    from sluice import bootstrap
-
-    return bootstrap.settings().queue_url
-
-
 def test_an_answer_from_the_queue_is_waited_for(api: Api, service: Service, alice: bytes) -> None:
     """The run could not begin: the request is in the queue, and a worker answers while the client waits."""
-    from sluice.handover import NotStartedError
 
     def not_started(_: Any) -> None:
         raise NotStartedError
@@ -152,8 +143,6 @@ def test_an_answer_from_the_queue_is_waited_for(api: Api, service: Service, alic
         return ended(request_id)
 
     api.runner = not_started
-    from sluice import bootstrap
-
     ledger = bootstrap.ledger()
     ended = ledger.ended
     ledger.ended = look_and_work  # type: ignore[method-assign]  # between two looks

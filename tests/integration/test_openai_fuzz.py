@@ -21,10 +21,39 @@ FUZZ = settings(
 )
 MARK = "zebra" * 100
 """A text that an error must not repeat."""
-NAMES = (
-    "role content type text model input messages tools tool_calls id name function parameters stream store stop image_url"
-    " url user metadata output call_id arguments summary n schema format strict json_schema instructions reasoning"
-).split()
+NAMES = [
+    "role",
+    "content",
+    "type",
+    "text",
+    "model",
+    "input",
+    "messages",
+    "tools",
+    "tool_calls",
+    "id",
+    "name",
+    "function",
+    "parameters",
+    "stream",
+    "store",
+    "stop",
+    "image_url",
+    "url",
+    "user",
+    "metadata",
+    "output",
+    "call_id",
+    "arguments",
+    "summary",
+    "n",
+    "schema",
+    "format",
+    "strict",
+    "json_schema",
+    "instructions",
+    "reasoning",
+]
 TEXTS = st.sampled_from(
     ["", "a", MARK, "\x00", "user", "assistant", "tool", "function", "message", "text", "input_text"]
 )

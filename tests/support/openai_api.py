@@ -158,8 +158,8 @@ class Api:
     def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Reply:
         return self.call("POST", path, body, headers)
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None, **query: str) -> Reply:
-        return self.call("GET", path, None, headers, query)
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Reply:
+        return self.call("GET", path, query=query)
 
     def chat(self, content: Any = "hello", headers: Mapping[str, str] | None = None, **more: Any) -> Reply:
         return self.post("/v1/chat/completions", {"messages": [{"role": "user", "content": content}]} | more, headers)

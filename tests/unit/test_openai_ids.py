@@ -53,7 +53,7 @@ ZERO = "0" * 32
         f"resp_{ZERO}\n",
         f"RESP_{ZERO}",
         f"resp_{'A' * 32}",
-        f"resp_{'٠' * 32}",
+        "resp_" + "\u0660" * 32,
         f"msg_{ZERO}0000",
     ],
 )

@@ -290,7 +290,7 @@ def test_the_states_of_a_response() -> None:
         view = response_view(replace(DETAIL, **changes))
         return {name: view[name] for name in ("status", "error", "completed_at", "output", "usage")}
 
-    empty = {"error": None, "completed_at": None, "output": [], "usage": None}
+    empty: dict[str, Any] = {"error": None, "completed_at": None, "output": [], "usage": None}
     assert part() == {"status": "queued"} | empty
     assert part(status=Status.PROCESSING) == {"status": "in_progress"} | empty
     assert part(status=Status.CANCELLED) == {"status": "cancelled"} | empty
