@@ -18,6 +18,7 @@ KNOWN = {
     "GET /usage": ("by_key", "by_tag", "end", "start"),
     "GET /models": (),
     "GET /health": (),
+    "GET /openapi.json": (),
 }
 
 
