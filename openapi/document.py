@@ -52,6 +52,11 @@ HEADERS: Final[dict[str, Schema]] = {
         "description": "The request's id on Sluice's own routes.",
         "schema": {"type": "string", "format": "uuid"},
     },
+    "Preference-Applied": {"description": "The answer was waited for.", "schema": {"const": "wait"}},
+    "openai-poll-after-ms": {
+        "description": "Milliseconds to wait before asking for an unfinished response again.",
+        "schema": {"type": "integer"},
+    },
     "x-should-retry": {
         "description": "Tells OpenAI's clients whether sending it again makes sense.",
         "schema": {"enum": ["true", "false"]},
@@ -77,6 +82,10 @@ _SENT: Final[dict[str, Schema]] = {
     "Idempotency-Key": {
         "description": "The same key with the same body is answered with the first request.",
         "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-+\\--~ ]+$"},
+    },
+    "Prefer": {
+        "description": "`wait=N`: to wait for the answer for up to so many seconds (RFC 7240).",
+        "schema": {"type": "string"},
     },
     "x-stainless-retry-count": {
         "description": "Sent by OpenAI's clients: above 0, the call is taken for a repeat of an equal one.",
@@ -146,9 +155,13 @@ def _models() -> list[type[BaseModel]]:
     models: list[type[BaseModel]] = [Problem, ErrorEnvelope]
     for operation in OPERATIONS:
         given = [operation.body, operation.query]
-        given += [model for result in operation.results for model in (result.body, result.events)]
+        given += [model for result in operation.results for model in (*_bodies(result), result.events)]
         models += [model for model in given if model is not None and model not in models]
     return models
+
+
+def _bodies(result: Result) -> tuple[type[BaseModel], ...]:
+    return result.body if isinstance(result.body, tuple) else () if result.body is None else (result.body,)
 
 
 def _error_code() -> Schema:
@@ -238,7 +251,8 @@ def statuses_of(code: str, *, is_openai: bool) -> set[int]:
 
 
 def _result(result: Result) -> dict[str, Any]:
-    schema = {"type": "object"} if result.body is None else _reference(result.body)
+    bodies = [_reference(body) for body in _bodies(result)] or [{"type": "object"}]
+    schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if result.events is not None:
         content["text/event-stream"] = {

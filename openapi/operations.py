@@ -69,6 +69,7 @@ RATE_LIMITS: Final = tuple(
 EVERYWHERE: Final = ("Cache-Control", "X-Content-Type-Options")
 OPENAI_ERRORS: Final = ("x-should-retry", "Retry-After", "retry-after-ms")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *RATE_LIMITS)
+_POLL: Final = "openai-poll-after-ms"
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class Result:
     """An answer that is no error.
 
     Attributes:
-        body: a model; None: the body is this document.
+        body: a model, or several of which it is one; None: the body is this document.
         events: the model of an event, where it may also be a stream.
     """
 
     status: int
     description: str
-    body: type[BaseModel] | None
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None
     headers: tuple[str, ...] = ()
     events: type[BaseModel] | None = None
 
@@ -163,14 +164,14 @@ OPERATIONS: Final = (
             ),
             Result(
                 200,
-                "The call repeats that of a request that has ended.",
-                native.Accepted,
-                ("Location", "Idempotent-Replayed", *RATE_LIMITS),
+                "The call repeats that of a request that has ended; or, with `Prefer: wait`, the request, which has ended.",
+                (native.Accepted, native.Request),
+                ("Location", "Idempotent-Replayed", "Preference-Applied", *RATE_LIMITS),
             ),
         ),
         errors=_REFUSALS,
         body=GenerateRequest,
-        headers=("Idempotency-Key",),
+        headers=("Idempotency-Key", "Prefer"),
         summary="Accept a request",
     ),
     Operation(
@@ -182,6 +183,7 @@ OPERATIONS: Final = (
         "read",
         (Result(200, "The request; `Retry-After` while it is unfinished.", native.Request, ("Retry-After",)),),
         errors=("invalid_input", "request_not_found"),
+        query=reading.StatusQuery,
     ),
     Operation(
         "POST",
@@ -270,7 +272,11 @@ OPERATIONS: Final = (
         "submit",
         (
             Result(
-                200, "The response; with `background`, as it is now.", openai.Response, _ASKED, openai.ResponseEvent
+                200,
+                "The response; with `background`, as it is now.",
+                openai.Response,
+                (*_ASKED, _POLL),
+                openai.ResponseEvent,
             ),
         ),
         errors=_ANSWERED,
@@ -285,7 +291,7 @@ OPERATIONS: Final = (
         routes.retrieve_response,
         _RESPONSES,
         "read",
-        (Result(200, "The response as it is now.", openai.Response, ("x-request-id",), openai.ResponseEvent),),
+        (Result(200, "The response as it is now.", openai.Response, ("x-request-id", _POLL), openai.ResponseEvent),),
         errors=("invalid_input", "request_not_found"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",

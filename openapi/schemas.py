@@ -10,11 +10,13 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from openapi.answers import Answer
+from sluice.api.native.reading import StatusQuery
 from sluice.api.openai import chat, embeddings, responses
 from sluice.domain.failures import FAILURES
 from sluice.domain.fields import TIME_MAX_LENGTH, Day, Id, Time
 from sluice.domain.history import MAX_PAGE, HistoryQuery
 from sluice.domain.states import Status
+from sluice.services.wait import LONGEST_SECONDS
 
 Schema = dict[str, Any]
 PREFIX: Final = "#/components/schemas/"
@@ -41,6 +43,7 @@ _FORMS: Final[dict[Any, Schema]] = {
     _validator(Day): {"type": "string", "format": "date", "description": "A day in UTC."},
     _validator(Id): {"type": "string", "format": "uuid"},
     _of_field(HistoryQuery, "limit"): {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+    _of_field(StatusQuery, "wait"): {"type": "integer", "minimum": 0, "maximum": LONGEST_SECONDS},
 }
 _STATUSES: Final = {"type": "array", "items": {"type": "string", "enum": [each.value for each in Status]}, "minItems": 1}
 # By model and field: what is added to what pydantic says.
@@ -65,6 +68,7 @@ _FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("HistoryQuery", "model"): {"description": "Those of this model."},
     ("HistoryQuery", "start"): {"description": "Accepted from this time on."},
     ("HistoryQuery", "end"): {"description": "Accepted before this time."},
+    ("StatusQuery", "wait"): {"description": "For how many seconds to wait for its end."},
     ("UsageQuery", "start"): {"description": "The first day; by default the first of this month."},
     ("UsageQuery", "end"): {"description": "The last day, included; by default today."},
     ("UsageQuery", "by_key"): {"description": "Also the figures of each API key; not together with `by_tag`."},

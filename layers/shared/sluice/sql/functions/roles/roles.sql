@@ -77,8 +77,9 @@ BEGIN
     FOR r IN SELECT * FROM (VALUES
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
-        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_ended']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'request_history', 'request_history_v2', 'model_offers',
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
+                                      'request_ended', 'wait_begin', 'wait_end']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history', 'request_history_v2', 'model_offers',
                                         'usage_show', 'usage_show_v2']),
         ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_settle', 'request_undispatch',
                                       'request_detail', 'request_ended', 'request_cancel', 'request_erase',
