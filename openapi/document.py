@@ -32,11 +32,11 @@ ROOT: Final = Path(__file__).parents[1]
 FILE: Final = ROOT / "layers/shared/sluice/api/openapi.json"
 
 _INTRODUCTION: Final = """\
-Requests to language models, each accounted for. Sluice's own routes accept a prompt and are asked for its answer later; \
-the routes under /v1 are those of OpenAI's clients, most of whom wait for their answers.
+Requests to language models, each accounted for. Sluice's own routes accept a prompt and are asked for its answer \
+later; the routes under /v1 are those of OpenAI's clients, most of whom wait for their answers.
 
-API Gateway answers some errors itself, with a body of {"message": "…"}: 404 for a method and path that is no route, 429 \
-when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not answer."""
+API Gateway answers some errors itself, with a body of {"message": "…"}: 404 for a method and path that is no route, \
+429 when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not answer."""
 
 HEADERS: Final[dict[str, Schema]] = {
     "Cache-Control": {"description": "`no-store`; of this document `public`.", "schema": {"type": "string"}},
@@ -269,8 +269,8 @@ def _error(status: int, codes: Iterable[str], *, is_openai: bool) -> dict[str, A
         limited = {"properties": {"error": {"properties": {"sluice_code": {"enum": listed}}}}}
         content = {"application/json": {"schema": {"allOf": [_reference(ErrorEnvelope), limited]}}}
     else:
-        limited = {"properties": {"code": {"enum": listed}, "status": {"const": status}}}
-        content = {"application/problem+json": {"schema": {"allOf": [_reference(Problem), limited]}}}
+        named = {"code": {"enum": listed}, "status": {"const": status}}
+        content = {"application/problem+json": {"schema": {"allOf": [_reference(Problem), {"properties": named}]}}}
     headers: list[str] = []
     if is_openai:
         headers += OPENAI_ERRORS

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from openapi import native_answers as native
 from openapi import openai_answers as openai
+from sluice.api.exchange import Nothing
 from sluice.api.native import reading, submission
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.openai import routes
@@ -164,7 +165,7 @@ OPERATIONS: Final = (
             ),
             Result(
                 200,
-                "The call repeats that of a request that has ended; or, with `Prefer: wait`, the request, which has ended.",
+                "The call repeats that of a request that has ended; or, with `Prefer: wait`, the request itself.",
                 (native.Accepted, native.Request),
                 ("Location", "Idempotent-Replayed", "Preference-Applied", *RATE_LIMITS),
             ),
@@ -202,7 +203,7 @@ OPERATIONS: Final = (
             ),
         ),
         errors=("body_not_json", "invalid_input", "request_not_found", "request_finished"),
-        body=submission.Nothing,
+        body=Nothing,
         body_needed=False,
         summary="Cancel a request",
     ),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from openapi.document import FILE as DOCUMENT
 from openapi.document import ROOT
 from openapi.operations import ALWAYS, EVERYWHERE, KEYED, OPENAI_ERRORS
-from openapi.schemas import PREFIX, Schema
+from openapi.schemas import PREFIX, UNSUPPORTED, Schema
 from sluice.api.problems import STATUSES
 from sluice.domain.errors import ERRORS
 
@@ -36,8 +36,8 @@ class _Page:
         yield ""
         yield "<!-- Written by `make openapi`. -->"
         yield ""
-        yield f"Made from the OpenAPI document, [{DOCUMENT.name}](../{DOCUMENT.relative_to(ROOT)}), which the service answers at"
-        yield "`GET /openapi.json`. What it all means is in [api.md](api.md)."
+        yield f"Made from the OpenAPI document, [{DOCUMENT.name}](../{DOCUMENT.relative_to(ROOT)}), which the service"
+        yield "answers at `GET /openapi.json`. What it all means is in [api.md](api.md) and [openai.md](openai.md)."
         for tag in self.document["tags"]:
             operations = [each for each in self._operations() if tag["name"] in each[2]["tags"]]
             yield from ("", f"## {tag['name']}", "", tag["description"], "", "| route | scope | |", "|---|---|---|")
@@ -75,7 +75,8 @@ class _Page:
             yield from self._response(status, self.components["responses"][name] if name else response)
 
     def _response(self, status: str, response: dict[str, Any]) -> Iterator[str]:
-        bodies, codes = [], []
+        bodies: list[str] = []
+        codes: list[str] = []
         for content in response["content"].values():
             bodies.append(self._form(content["schema"]))
             if "x-event-schema" in content:
@@ -91,7 +92,13 @@ class _Page:
         yield f"| {status} | {_cell(', '.join(bodies))} | {', '.join(named)} | {_cell(told)} |"
 
     def _errors(self) -> Iterator[str]:
-        yield from ("", "## Error codes", "", "Each is explained in [api.md](api.md#errors). Every route may answer these:", "")
+        yield from (
+            "",
+            "## Error codes",
+            "",
+            "Each is explained in [api.md](api.md#errors). Every route may answer these:",
+            "",
+        )
         for status, codes in _by_status(_COMMON):
             yield f"- {status}: {', '.join(f'`{code}`' for code in codes)}"
         headers = ", ".join(f"`{name}`" for name in OPENAI_ERRORS)
@@ -106,19 +113,30 @@ class _Page:
         if "properties" not in schema:
             yield f"{self._form(schema)}."
             return
-        required, members = schema.get("required", ()), schema["properties"]
+        required, members = schema.get("required", ()), dict(schema["properties"])
+        ignored = [member for member, form in members.items() if form.get("description") == UNSUPPORTED]
+        for member in ignored:
+            del members[member]
+        is_asked = schema.get("additionalProperties") is False
         if len(members) <= _FEW and not any("description" in each for each in members.values()):
-            told = [
-                f"`{member}`{'' if member in required else '?'} {self._form(form)}{_default(form)}"
+            parts = [
+                f"`{member}`{'' if member in required else '?'} {self._member(form, is_asked=is_asked)}"
                 for member, form in members.items()
             ]
-            yield f"{'; '.join(told) or 'No members'}."
+            yield f"{'; '.join(parts) or 'No members'}."
             return
         yield from ("| member | form | |", "|---|---|---|")
         for member, form in members.items():
-            needed = "" if member in required else "?"
-            described = _cell(form.get("description", ""))
-            yield f"| `{member}`{needed} | {_cell(self._form(form) + _default(form))} | {described} |"
+            told = f"`{member}`{'' if member in required else '?'} | {_cell(self._member(form, is_asked=is_asked))}"
+            yield f"| {told} | {_cell(form.get('description', ''))} |"
+        if ignored:
+            named = ", ".join(f"`{member}`" for member in ignored)
+            yield from ("", f"Not supported; null, and values that ask for nothing, are accepted: {named}.")
+
+    def _member(self, schema: Schema, *, is_asked: bool) -> str:
+        # In what is asked, null stands for what is left out.
+        told = self._form(schema)
+        return (told.removesuffix(" or null") if is_asked else told) + _default(schema)
 
     # Forms --------------------------------------------------------------------------------------------------------
 
@@ -140,16 +158,16 @@ class _Page:
             case "array":
                 if schema.get("maxItems") == 0:
                     return "empty list"
-                sizes = _sizes(schema, "minItems", "maxItems", "of")
-                return f"list{sizes}{':' if sizes else ' of'} {self._form(schema['items'])}"
+                items = self._form(schema["items"])
+                return f"list of {f'({items})' if ' or ' in items else items}{_sizes(schema, 'minItems', 'maxItems')}"
             case "object":
                 values = schema.get("additionalProperties")
                 of = f" of {self._form(values)}" if isinstance(values, dict) else ""
-                return f"object{of}{_sizes(schema, 'minProperties', 'maxProperties', 'of')}"
+                return f"object{of}{_sizes(schema, 'minProperties', 'maxProperties')}"
             case "string":
                 pattern = f", `{schema['pattern']}`" if "pattern" in schema else ""
                 kind = {"uuid": "UUID", "date-time": "time", "date": "day"}.get(schema.get("format", ""), "string")
-                return f"{kind}{_sizes(schema, 'minLength', 'maxLength', 'of length')}{pattern}"
+                return f"{kind}{_sizes(schema, 'minLength', 'maxLength', 'length ')}{pattern}"
             case None:
                 return "anything"
             case kind:
@@ -174,11 +192,13 @@ def _by_status(codes: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         yield status, [code for code in named if STATUSES[ERRORS[code][0]] == status]
 
 
-def _sizes(schema: Schema, least: str, most: str, word: str) -> str:
+def _sizes(schema: Schema, least: str, most: str, word: str = "") -> str:
     low, high = schema.get(least), schema.get(most)
     if low is None and high is None:
         return ""
-    return f" {word} {'up to ' if low is None else f'{low} to ' if high is not None else f'at least {low}'}{high or ''}"
+    if high is None:
+        return f" ({word}at least {low})"
+    return f" ({word}{'up to' if low is None else f'{low} to'} {high})"
 
 
 def _bounds(schema: Schema) -> str:

@@ -20,6 +20,7 @@ from sluice.services.wait import LONGEST_SECONDS
 
 Schema = dict[str, Any]
 PREFIX: Final = "#/components/schemas/"
+UNSUPPORTED: Final = "Not supported: only what asks for nothing is accepted."
 
 
 def _validator(form: Any) -> Any:
@@ -45,7 +46,11 @@ _FORMS: Final[dict[Any, Schema]] = {
     _of_field(HistoryQuery, "limit"): {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
     _of_field(StatusQuery, "wait"): {"type": "integer", "minimum": 0, "maximum": LONGEST_SECONDS},
 }
-_STATUSES: Final = {"type": "array", "items": {"type": "string", "enum": [each.value for each in Status]}, "minItems": 1}
+_STATUSES: Final = {
+    "type": "array",
+    "items": {"type": "string", "enum": [each.value for each in Status]},
+    "minItems": 1,
+}
 # By model and field: what is added to what pydantic says.
 _FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("GenerateRequest", "prompt"): {"description": "At most as many bytes of UTF-8 as the operator allows; no U+0000."},
@@ -121,8 +126,8 @@ def schemas_of(models: Sequence[type[BaseModel]]) -> dict[str, Schema]:
 
 def _complete(schema: Schema, more: Schema, *, is_answer: bool) -> None:
     schema |= more
-    if schema.get("default", ...) is None or is_answer:
-        # Null stands for what is left out.
+    if schema.get("default", ...) is None or isinstance(schema.get("default"), dict) or is_answer:
+        # Null stands for what is left out; an object's members have their own defaults.
         schema.pop("default", None)
     if "description" in schema:
         schema["description"] = _one_line(schema["description"])
@@ -131,7 +136,7 @@ def _complete(schema: Schema, more: Schema, *, is_answer: bool) -> None:
 def _accept_what_asks_for_nothing(schema: Schema, unsupported: Mapping[str, tuple[Any, ...]]) -> None:
     for name, harmless in unsupported.items():
         values = [*harmless, None]
-        schema["properties"].setdefault(name, {"enum": values, "description": "Not supported."})
+        schema["properties"].setdefault(name, {"enum": values, "description": UNSUPPORTED})
 
 
 def _one_line(text: str) -> str:

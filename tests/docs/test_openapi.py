@@ -54,8 +54,7 @@ def test_the_document_has_the_structure_of_openapi() -> None:
 
 
 def _schemas() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, schema in DOCUMENT["components"]["schemas"].items():
-        yield name, schema
+    yield from DOCUMENT["components"]["schemas"].items()
     for path, value in walk(DOCUMENT["paths"]):
         if path and path[-1] in ("schema", "x-event-schema"):
             yield "/".join(path), value
