@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from openapi.answers import ErrorEnvelope, Problem
 from openapi.operations import (
     EVERYWHERE,
-    KEYED,
     NO_ROUTE,
     OPENAI_ERRORS,
     OPERATIONS,
@@ -36,7 +35,8 @@ Requests to language models, each accounted for. Sluice's own routes accept a pr
 later; the routes under /v1 are those of OpenAI's clients, most of whom wait for their answers.
 
 API Gateway answers some errors itself, with a body of {"message": "…"}: 404 for a method and path that is no route, \
-429 when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not answer."""
+429 when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not \
+answer."""
 
 HEADERS: Final[dict[str, Schema]] = {
     "Cache-Control": {"description": "`no-store`; of this document `public`.", "schema": {"type": "string"}},
@@ -282,9 +282,7 @@ def _error(status: int, codes: Iterable[str], *, is_openai: bool) -> dict[str, A
         headers.append("WWW-Authenticate")
     if status == 429:
         headers += RATE_LIMITS
-    description = "; ".join(ERRORS[code][1] for code in listed if code not in KEYED) or "The API key is not accepted"
-    if {"database_unavailable"} & set(listed):
-        description = "; ".join(ERRORS[code][1] for code in listed)
+    description = "; ".join(ERRORS[code][1] for code in listed)
     return {"description": f"{description}.", "headers": _headers(headers), "content": content}
 
 
