@@ -1,4 +1,4 @@
-"""Whether what a function answers is what the OpenAPI document says: status, headers and body.
+"""Whether what a function answers is what the OpenAPI document says: status, headers and body; and what it accepts.
 
 The document leaves answers open, since later versions may add members. Here each answer is closed: what is added to an
 answer must be added to its model in openapi/ too.
@@ -6,7 +6,9 @@ answer must be added to its model in openapi/ too.
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -21,6 +23,7 @@ DOCUMENT: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
 NO_ROUTE = "route_not_found"
 _PARAMETER = re.compile(r"\{\w+\}")
 
+FORMATS = FormatChecker()
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 
 
@@ -28,12 +31,20 @@ class ConformanceError(AssertionError):
     """An answer is not what the document says. It does not quote the answer's values."""
 
 
+@FORMATS.checks("date-time", ValueError)  # type: ignore[untyped-decorator]  # jsonschema has no types
+def _is_time(value: Any) -> bool:
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
 def checked(handler: Handler) -> Handler:
-    """A handler of HTTP events, each of whose answers is checked."""
+    """A handler of HTTP events, each of whose answers is checked, and each body that it accepts."""
 
     def call(event: dict[str, Any], context: Any) -> dict[str, Any]:
         answer = handler(event, context)
-        check(event["requestContext"]["http"]["method"], event["rawPath"], answer)
+        method, path = event["requestContext"]["http"]["method"], event["rawPath"]
+        check(method, path, answer)
+        if answer["statusCode"] < 400 and (body := event.get("body")):
+            check_accepted(method, path, b64decode(body).decode() if event.get("isBase64Encoded") else body)
         return answer
 
     return call
@@ -46,6 +57,21 @@ def check(method: str, path: str, answer: Mapping[str, Any]) -> None:
         ConformanceError: it is not what the document says.
     """
     check_answer(route_of(method, path), path, answer["statusCode"], answer["headers"], answer["body"])
+
+
+def check_accepted(method: str, path: str, body: str) -> None:
+    """Check a body that was accepted: what the document forbids must not be accepted.
+
+    Raises:
+        ConformanceError: the document forbids it.
+    """
+    route = route_of(method, path)
+    assert route is not None
+    asked = _operation(route).get("requestBody")
+    if asked is not None and body.strip():
+        schema = {**asked["content"]["application/json"]["schema"], "components": DOCUMENT["components"]}
+        # Times may be written in more ways than the format says.
+        _checker(schema, formats=None)(f"{route} accepted something else", json.loads(body))
 
 
 def check_response(route: str, response: Response[str]) -> None:
@@ -101,9 +127,7 @@ def route_of(method: str, path: str) -> str | None:
 
 def responses(route: str) -> dict[str, Any]:
     """The documented answers of a route, by status."""
-    method, path = route.split(" ")
-    operation = DOCUMENT["paths"][path][method.lower()]
-    return {status: _resolved(response) for status, response in operation["responses"].items()}
+    return {status: _resolved(response) for status, response in _operation(route)["responses"].items()}
 
 
 def events(body: str) -> Iterator[Any]:
@@ -111,6 +135,12 @@ def events(body: str) -> Iterator[Any]:
     for line in body.splitlines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))
+
+
+def _operation(route: str) -> dict[str, Any]:
+    method, path = route.split(" ")
+    found: dict[str, Any] = DOCUMENT["paths"][path][method.lower()]
+    return found
 
 
 def _resolved(value: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +175,8 @@ def _validator(route: str, status: str, kind: str, member: str) -> Callable[[str
     return _checker({**schema, "components": _closed()})
 
 
-def _checker(schema: dict[str, Any]) -> Callable[[str, Any], None]:
-    validator = Draft202012Validator(schema, format_checker=FormatChecker())
+def _checker(schema: dict[str, Any], formats: FormatChecker | None = FORMATS) -> Callable[[str, Any], None]:
+    validator = Draft202012Validator(schema, format_checker=formats)
 
     def check_value(where: str, value: Any) -> None:
         error = best_match(validator.iter_errors(value))

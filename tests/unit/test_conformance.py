@@ -1,16 +1,18 @@
 """The check of answers against the OpenAPI document finds what it should."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from sluice.api.app import answer_problem
+from sluice.api.exchange import answer
 from sluice.api.openai.errors import answer_error, invalid
 from sluice.api.openai.routes import model_views
 from sluice.domain.errors import SluiceError
 from sluice.domain.requests import ModelOffer
-from tests.support.conformance import ConformanceError, check, check_response, route_of
+from tests.support.conformance import ConformanceError, check, check_accepted, check_response, route_of
 
 HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 HEALTHY = {"status": "ok", "database": "ok"}
@@ -25,7 +27,7 @@ def test_an_answer_as_documented_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("given", "found"),
     [
         (health(201), "answered 201, which is not documented"),
         (health(body={"status": "ok"}), "'database' is a required property"),
@@ -36,9 +38,9 @@ def test_an_answer_as_documented_passes() -> None:
         (health() | {"headers": HEADERS | {"Content-Type": "text/html"}}, "content type text/html"),
     ],
 )
-def test_anything_else_is_found(answer: dict[str, Any], found: str) -> None:
+def test_anything_else_is_found(given: dict[str, Any], found: str) -> None:
     with pytest.raises((ConformanceError, ValueError)) as error:
-        check("GET", "/health", answer)
+        check("GET", "/health", given)
     assert found in str(error.value)
 
 
@@ -73,10 +75,22 @@ def test_errors_have_the_codes_of_their_route() -> None:
         check_response("GET /status/{request_id}", answer_problem(SluiceError("model_unpriced", "x")))
 
 
+def test_an_accepted_body_is_checked() -> None:
+    for body in (
+        '{"prompt": "x", "model_id": "m", "parameters": {"stop": "."}}',
+        '{"prompt": "x", "expires_at": "soon"}',
+    ):
+        check_accepted("POST", "/generate", body)
+    for body in ('{"prompt": "x", "n": 1}', '{"prompt": "x", "parameters": {"stop": []}}', "[]"):
+        with pytest.raises(ConformanceError):
+            check_accepted("POST", "/generate", body)
+    check_accepted(
+        "POST", "/v1/chat/completions", '{"messages": [{"role": "user", "content": "x"}], "n": 1, "seed": null}'
+    )
+    with pytest.raises(ConformanceError):
+        check_accepted("POST", "/v1/chat/completions", '{"messages": [{"role": "user", "content": "x"}], "n": 2}')
+
+
 def test_models_are_checked() -> None:
-    from datetime import UTC, datetime
-
-    from sluice.api.exchange import answer
-
     offer = ModelOffer("ok", "m", True, 1, 2, "chat", datetime(2030, 1, 1, tzinfo=UTC), ["gpt"], 0, 0, None)
     check_response("GET /v1/models", answer(200, {"object": "list", "data": model_views([offer])}))
