@@ -10,18 +10,15 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from openapi.answers import ErrorEnvelope, Problem
+from openapi.headers import EVERYWHERE, HEADERS, OPENAI_ERRORS, RATE_LIMITS, SENT
 from openapi.operations import (
-    EVERYWHERE,
     NO_ROUTE,
-    OPENAI_ERRORS,
     OPERATIONS,
-    RATE_LIMITS,
     TAGS,
     Operation,
     Result,
 )
 from openapi.schemas import PREFIX, Schema, schemas_of
-from sluice.api.exchange import IDEMPOTENCY_KEY_MAX
 from sluice.api.openai.errors import answer_error
 from sluice.api.problems import STATUSES
 from sluice.domain.errors import ERRORS, SluiceError
@@ -38,60 +35,6 @@ API Gateway answers some errors itself, with a body of {"message": "…"}: 404 f
 429 when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not \
 answer."""
 
-HEADERS: Final[dict[str, Schema]] = {
-    "Cache-Control": {"description": "`no-store`; of this document `public`.", "schema": {"type": "string"}},
-    "X-Content-Type-Options": {"description": "`nosniff`", "schema": {"const": "nosniff"}},
-    "Location": {"description": "Where the request is, relative to the base URL.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}},
-    "Idempotent-Replayed": {
-        "description": "This is the answer to a repeat; absent otherwise.",
-        "schema": {"const": "true"},
-    },
-    "WWW-Authenticate": {"description": "How to send the key.", "schema": {"const": 'Bearer realm="sluice"'}},
-    "x-request-id": {
-        "description": "The request's id on Sluice's own routes.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    "Preference-Applied": {"description": "The answer was waited for.", "schema": {"const": "wait"}},
-    "openai-poll-after-ms": {
-        "description": "Milliseconds to wait before asking for an unfinished response again.",
-        "schema": {"type": "integer"},
-    },
-    "x-should-retry": {
-        "description": "Tells OpenAI's clients whether sending it again makes sense.",
-        "schema": {"enum": ["true", "false"]},
-    },
-    "retry-after-ms": {
-        "description": "Milliseconds to wait before sending it again.",
-        "schema": {"type": "integer"},
-    },
-    **{
-        name: {
-            "description": {
-                "limit": "The limit of the period that is nearest to it",
-                "remaining": "What is left of it",
-                "reset": "Seconds until it resets",
-            }[name.split("-")[2]]
-            + f" ({name.split('-')[3]}); absent where nothing is limited.",
-            "schema": {"type": "integer"},
-        }
-        for name in RATE_LIMITS
-    },
-}
-_SENT: Final[dict[str, Schema]] = {
-    "Idempotency-Key": {
-        "description": "The same key with the same body is answered with the first request.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-+\\--~ ]+$"},
-    },
-    "Prefer": {
-        "description": "`wait=N`: to wait for the answer for up to so many seconds (RFC 7240).",
-        "schema": {"type": "string"},
-    },
-    "x-stainless-retry-count": {
-        "description": "Sent by OpenAI's clients: above 0, the call is taken for a repeat of an equal one.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-}
 _PATH_PARAMETERS: Final[dict[str, Schema]] = {
     "request_id": {"description": "As it was given out.", "schema": {"type": "string", "format": "uuid"}},
     "response_id": {"description": "As it was given out.", "schema": {"type": "string"}},
@@ -224,7 +167,7 @@ def _query_parameter(name: str, schema: Schema, *, is_required: bool) -> Schema:
 
 
 def _header_parameters(operation: Operation) -> list[Schema]:
-    return [{"name": name, "in": "header", "required": False, **_SENT[name]} for name in operation.headers]
+    return [{"name": name, "in": "header", "required": False, **SENT[name]} for name in operation.headers]
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

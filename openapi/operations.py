@@ -8,6 +8,9 @@ from pydantic import BaseModel
 
 from openapi import native_answers as native
 from openapi import openai_answers as openai
+from openapi import response_answers as response
+from openapi.headers import RATE_LIMITS
+from openapi.response_events import ResponseEvent
 from sluice.api.exchange import Nothing
 from sluice.api.native import reading, submission
 from sluice.api.native.bodies import GenerateRequest
@@ -64,11 +67,6 @@ NO_ROUTE: Final = "route_not_found"
 
 # Headers --------------------------------------------------------------------------------------------------------------
 
-RATE_LIMITS: Final = tuple(
-    f"x-ratelimit-{fact}-{kind}" for kind in ("requests", "tokens") for fact in ("limit", "remaining", "reset")
-)
-EVERYWHERE: Final = ("Cache-Control", "X-Content-Type-Options")
-OPENAI_ERRORS: Final = ("x-should-retry", "Retry-After", "retry-after-ms")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 
@@ -275,9 +273,9 @@ OPERATIONS: Final = (
             Result(
                 200,
                 "The response; with `background`, as it is now.",
-                openai.Response,
+                response.Response,
                 (*_ASKED, _POLL),
-                openai.ResponseEvent,
+                ResponseEvent,
             ),
         ),
         errors=_ANSWERED,
@@ -292,7 +290,7 @@ OPERATIONS: Final = (
         routes.retrieve_response,
         _RESPONSES,
         "read",
-        (Result(200, "The response as it is now.", openai.Response, ("x-request-id", _POLL), openai.ResponseEvent),),
+        (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
         errors=("invalid_input", "request_not_found"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",
@@ -305,7 +303,7 @@ OPERATIONS: Final = (
         routes.delete_response,
         _RESPONSES,
         "submit",
-        (Result(200, "It is erased; what it used and cost stays.", openai.DeletedResponse),),
+        (Result(200, "It is erased; what it used and cost stays.", response.DeletedResponse),),
         errors=("request_not_found",),
     ),
     Operation(
@@ -315,7 +313,7 @@ OPERATIONS: Final = (
         routes.cancel_response,
         _RESPONSES,
         "submit",
-        (Result(200, "The response as it is now.", openai.Response, ("x-request-id",)),),
+        (Result(200, "The response as it is now.", response.Response, ("x-request-id",)),),
         errors=("request_not_found",),
         description="A key needs the scope `read` too. While a worker has it, its status is still `in_progress`.",
     ),
@@ -326,7 +324,7 @@ OPERATIONS: Final = (
         routes.list_input_items,
         _RESPONSES,
         "read",
-        (Result(200, "The page.", openai.InputItems),),
+        (Result(200, "The page.", response.InputItems),),
         errors=("invalid_input", "request_not_found"),
         query=routes.PageQuery,
     ),
@@ -337,7 +335,7 @@ OPERATIONS: Final = (
         routes.count_input,
         _RESPONSES,
         "read",
-        (Result(200, "The number of tokens.", openai.InputTokens),),
+        (Result(200, "The number of tokens.", response.InputTokens),),
         errors=("body_not_json", "invalid_input", "parameter_unsupported", "model_unknown"),
         body=ResponseRequest,
         summary="The most tokens that an input can have",
