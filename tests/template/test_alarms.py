@@ -18,8 +18,6 @@ OWN_METRICS = {
     "ModelRepairAlarm": ("worker", "Sum"),
     "TokenReportAlarm": ("worker", "Sum"),
 }
-# Those of them that add up what both functions count that call models.
-ADDED = {"ModelRepairAlarm", "TokenReportAlarm"}
 METRICS = {
     "AWS/Lambda": {"Errors"},
     "AWS/SQS": {"ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"},
@@ -66,22 +64,7 @@ def test_alarms_notify_the_topic_if_there_is_one(processed: dict[str, Any]) -> N
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
 
 
-@pytest.mark.parametrize("name", sorted(ADDED))
-def test_alarms_on_models_add_up_both_functions_that_call_them(stack: Stack, name: str) -> None:
-    added, *each = stack.resources[name]["Properties"]["Metrics"]
-    assert added["Expression"] == "FILL(worker, 0) + FILL(foreground, 0)"
-    assert [metric["Id"] for metric in each] == ["worker", "foreground"]
-    assert not any(metric["ReturnData"] for metric in each)
-    for metric in each:
-        variables = stack.variables(f"{metric['Id'].capitalize()}Function")
-        watched = metric["MetricStat"]["Metric"]
-        assert watched["Namespace"] == variables["POWERTOOLS_METRICS_NAMESPACE"]
-        assert watched["Dimensions"] == [{"Name": "service", "Value": variables["POWERTOOLS_SERVICE_NAME"]}]
-        assert f'"{watched["MetricName"]}"' in (ROOT / "functions/worker/app.py").read_text()
-        assert metric["MetricStat"]["Stat"] == OWN_METRICS[name][1]
-
-
-@pytest.mark.parametrize("name", sorted(set(OWN_METRICS) - ADDED))
+@pytest.mark.parametrize("name", OWN_METRICS)
 def test_alarms_on_our_own_metrics_use_the_functions_names(stack: Stack, name: str) -> None:
     function, statistic = OWN_METRICS[name]
     alarm = stack.resources[name]["Properties"]
