@@ -65,8 +65,6 @@ class Problem(Facts):
     """A word of the list ErrorCode."""
     retry_after: int = Nothing
     """Equals the header Retry-After."""
-    param: str = Nothing
-    """The parameter at fault, where there is one."""
 
 
 class OpenAIError(Facts):

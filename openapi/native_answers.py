@@ -44,6 +44,10 @@ class TokenUsage(Answer):
     prompt_tokens: int | None
     completion_tokens: int | None
     total_tokens: int | None
+    cached_tokens: int | None
+    """Those of the prompt that came from a cache."""
+    reasoning_tokens: int | None
+    """Those of the completion from before the answer."""
 
 
 class Cost(Answer):
@@ -210,6 +214,8 @@ class Figures(Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
     costs: list[CurrencyAmount]
     unpriced_tokens: int
     """Tokens of models that had no price that day: they are in no cost."""
