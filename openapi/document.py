@@ -29,7 +29,8 @@ FILE: Final = ROOT / "layers/shared/sluice/api/openapi.json"
 
 _INTRODUCTION: Final = """\
 Requests to language models, each accounted for. Sluice's own routes accept a prompt and are asked for its answer \
-later; the routes under /v1 are those of OpenAI's clients, most of whom wait for their answers.
+later; the routes under /v1 are those of OpenAI's clients, most of whom wait for their answers; in \
+their bodies, a member that is null counts as left out.
 
 API Gateway answers some errors itself, with a body of {"message": "…"}: 404 for a method and path that is no route, \
 429 when the stack's limits are exceeded, 413 for a body that is too large, 500 or 503 when a function does not \
