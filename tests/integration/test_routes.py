@@ -12,12 +12,13 @@ from tests.support.service import Service
 
 KNOWN = {
     "POST /generate": (),
-    "GET /status/{request_id}": (),
+    "GET /status/{request_id}": ("wait",),
     "POST /requests/{request_id}/cancel": (),
     "GET /requests": ("cursor", "end", "error_code", "limit", "model", "start", "status"),
     "GET /usage": ("by_key", "by_tag", "end", "start"),
     "GET /models": (),
     "GET /health": (),
+    "GET /openapi.json": (),
 }
 
 
