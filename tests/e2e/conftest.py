@@ -21,11 +21,12 @@ FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the shared stack run one after the other in one process."""
+    """Tests of the shared stack run one after the other in one process; a file with a stack of its own says so."""
     for item in items:
         if "/e2e/" in item.path.as_posix():
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("stack"))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @dataclass

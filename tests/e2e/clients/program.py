@@ -44,7 +44,7 @@ def _one(order: dict[str, Any]) -> Any:
             with answer as stream:
                 return {"events": [_plain(event) for event in stream], "final": _plain(_final(stream))}
         # A stream, or a page that asks for the next one; a model iterates over its fields.
-        if hasattr(answer, "__iter__") and not isinstance(answer, BaseModel) or hasattr(answer, "iter_pages"):
+        if hasattr(answer, "iter_pages") or (hasattr(answer, "__iter__") and not isinstance(answer, BaseModel)):
             return [_plain(each) for each in answer]
         return _plain(answer)
 
@@ -98,8 +98,8 @@ def _plain(value: Any) -> Any:
     for name in ("output_text", "output_parsed"):
         if hasattr(value, name):
             plain[name] = _plain(getattr(value, name))
-    if getattr(value, "_request_id", None):
-        plain["_request_id"] = value._request_id  # noqa: SLF001  (what OpenAI documents, for all its underscore)
+    if request_id := getattr(value, "_request_id", None):
+        plain["_request_id"] = request_id
     return plain
 
 
