@@ -175,8 +175,12 @@ class FaultInjector:
         roles = rng.choices(list(_CUT_ROLES), weights=list(_CUT_ROLES.values()))[0]
         if not self._ledger.waiting or not self._is_model_busy():
             return False
-        running = list(function_processes(self._stack))
-        killed = [self._kill(role, [pid for pid, of in running if of == role]) for role in roles]
+        pids: dict[str, list[int]] = {role: [] for role in roles}
+        for pid, role in function_processes(self._stack):
+            pids.get(role, []).append(pid)
+        if not all(pids.values()):
+            return False
+        killed = [self._kill(role, found) for role, found in pids.items()]
         return all(killed)
 
     def _kill(self, role: str, pids: Sequence[int]) -> bool:

@@ -37,12 +37,14 @@ class Ledger:
         self.answers: Counter[str] = Counter()
         self.waiting = 0  # clients that wait for an answer now
         self._accepted = 0
+        self._progress = 0  # requests accepted, or begun to be waited for
         self._over = False
         self._changed = Condition()
 
     def accept(self, order: Order, request_id: str) -> None:
         with self._changed:
             self._accepted += not self.ids[order.number]
+            self._progress += not self.ids[order.number] and not order.waits
             self.ids[order.number].add(request_id)
             self._changed.notify_all()
 
@@ -51,6 +53,8 @@ class Ledger:
         """A client waits for its answer meanwhile."""
         with self._changed:
             self.waiting += 1
+            self._progress += 1
+            self._changed.notify_all()
         try:
             yield
         finally:
@@ -63,10 +67,10 @@ class Ledger:
             self._over = True
             self._changed.notify_all()
 
-    def wait_for(self, accepted: int) -> None:
-        """Wait until so many requests have been accepted, or the clients have finished."""
+    def wait_for(self, progress: int) -> None:
+        """Wait until so many requests have been accepted or are waited for, or the clients have finished."""
         with self._changed:
-            self._changed.wait_for(lambda: self._over or self._accepted >= accepted)
+            self._changed.wait_for(lambda: self._over or self._progress >= progress)
 
     @property
     def accepted(self) -> int:
@@ -122,7 +126,7 @@ class Api:
 
 
 class Clients:
-    """Threads that carry out the plan's orders; as many again wait for their answers."""
+    """Threads that carry out the plan's orders; four times as many wait for answers, which takes longer."""
 
     def __init__(self, plan: Plan, url: str, keys: Mapping[int, str], ledger: Ledger, threads: int) -> None:
         self._plan = plan
@@ -134,7 +138,7 @@ class Clients:
         self._stopped = Event()
         self._threads = [
             Thread(target=work, name=f"client-{n}", daemon=True)
-            for work in (self._work, self._wait_for_answers)
+            for work in (self._work, *[self._wait_for_answers] * 4)
             for n in range(threads)
         ]
 

@@ -1,4 +1,4 @@
-"""The plan of a run, derived from its seed: the requests, and after how many accepted requests each fault happens.
+"""The plan of a run, derived from its seed: the requests, and after how many of them each fault happens.
 
 The plan of a seed is always the same; its execution depends on the timing of threads, processes and sockets. So a
 repetition does the same in the same order, and usually, but not always, finds the same errors.
@@ -41,7 +41,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its kind, its random seed, and after how many accepted requests it happens."""
+    """A fault: its kind, its random seed, and after how many requests it happens (Ledger.wait_for)."""
 
     kind: str
     after: int
