@@ -3,7 +3,7 @@
 On a local stack of its own, whose model takes the same time for each answer. All of it is on one machine: the emulator,
 not Lambda, starts and calls the functions, and its processors are shared by clients, functions and PostgreSQL.
 
-    python -m benchmarks.waiting [--rounds 5] [--callers 20]
+    PYTHONPATH=layers/shared python -m benchmarks.waiting [--rounds 5] [--callers 20]
 """
 
 import argparse
