@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, NoReturn, TypeVar
+from uuid import UUID
 
 import click
 
@@ -14,6 +15,7 @@ from sluice_cli.vocabulary import PERIODS, RESET_FREQUENCIES
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # Digits are ASCII's: int() and Decimal() would take those of other scripts too.
 _WHOLE: Final = re.compile(r"[0-9]+")
+_RESPONSE_ID: Final = re.compile(r"(?:resp_|chatcmpl-)([0-9a-f]{32})")
 _DURATION: Final = re.compile(r"([0-9]+)([smhd])")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
@@ -89,6 +91,16 @@ class Word(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return Null.NULL if value == self._word else self._values.convert(value, param, ctx)
+
+
+class RequestId(click.ParamType):
+    """The id of a request, also as OpenAI's clients know it. What is neither is left to the service, which says so."""
+
+    name = "id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        found = _RESPONSE_ID.fullmatch(value)
+        return str(UUID(found[1])) if found else value
 
 
 class Date(Format):
@@ -172,6 +184,7 @@ class Price(Format):
 LIMIT: Final = Word(Whole(0), "unlimited")
 AMOUNT: Final = Word(Price(), "unlimited")
 TIME_OR_NEVER: Final = Word(Time(), "never")
+REQUEST_ID: Final = RequestId()
 DATE: Final = Date()
 MONTH: Final = Month()
 TIME: Final = Time()

@@ -10,7 +10,8 @@ from sluice.api.native.submission import submission_routes
 from sluice.telemetry import logger, metrics
 
 app = api_app(
-    submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller), unknown_keys=bootstrap.unknown_keys
+    submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller, reader=bootstrap.reader),
+    unknown_keys=bootstrap.unknown_keys,
 )
 bootstrap.prepare(bootstrap.submitter, connect=True)
 

@@ -19,6 +19,9 @@ _METRICS = {
     "superseded": "RequestsSuperseded",
 }
 
+# Of worker and foreground alike, under one name: an alarm watches one metric.
+_MODELS = "worker"
+
 bootstrap.prepare(bootstrap.queue, bootstrap.backends, connect=False)
 
 
@@ -53,9 +56,9 @@ def _count(report: BatchReport) -> None:
         metrics.add_metric(_METRICS[outcome], MetricUnit.Count, count)
     # A report that does not add up is a server's habit, and no cause for an alarm.
     if doubted := report.doubts["implausible"] + report.doubts["estimated"]:
-        metrics.add_metric("TokenReportsDoubted", MetricUnit.Count, doubted)
+        count_with_dimensions("TokenReportsDoubted", doubted, service=_MODELS)
     if report.repairs:
-        metrics.add_metric("ModelRepairsNeeded", MetricUnit.Count, report.repairs.total())
+        count_with_dimensions("ModelRepairsNeeded", report.repairs.total(), service=_MODELS)
     for reason, count in report.finish_reasons.items():
         count_with_dimensions("RequestsCompletedBy", count, finish_reason=reason)
     for (model, code), count in report.repairs.items():

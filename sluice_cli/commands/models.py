@@ -24,6 +24,8 @@ _LISTED = (
 )
 _MODEL = (
     *_LISTED,
+    number("prices.cached_prompt", "cached_prompt_price"),
+    number("prices.reasoning", "reasoning_price"),
     number("overhead_tokens"),
     number("item_tokens"),
     number("image_tokens", null="no images"),
@@ -65,6 +67,8 @@ def list_models(session: Session) -> None:
 @click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
 @click.option("--prompt-price", type=PRICE, help="Per million prompt tokens, in the standard list from today.")
 @click.option("--completion-price", type=PRICE, help="Per million completion tokens, likewise.")
+@click.option("--cached-prompt-price", type=PRICE, help="Of prompt tokens from a cache; without it, the prompt's.")
+@click.option("--reasoning-price", type=PRICE, help="Of reasoning tokens; without it, the completion's.")
 @click.option("--force", is_flag=True, help="Remove the default mark even if no other model has it.")
 @pass_session
 def set_model(
@@ -79,6 +83,8 @@ def set_model(
     no_images: bool,
     prompt_price: str | None,
     completion_price: str | None,
+    cached_prompt_price: str | None,
+    reasoning_price: str | None,
     force: bool,
     **description: object,
 ) -> None:
@@ -92,7 +98,12 @@ def set_model(
         endpoint=cleared("endpoint", endpoint, no_endpoint),
         secret_arn=cleared("secret-arn", secret_arn, no_secret_arn),
         image_tokens=Null.NULL if no_images else image_tokens,
-        prices=given(prompt=prompt_price, completion=completion_price),
+        prices=given(
+            prompt=prompt_price,
+            cached_prompt=cached_prompt_price,
+            completion=completion_price,
+            reasoning=reasoning_price,
+        ),
         **description,
     )
     if not changes:

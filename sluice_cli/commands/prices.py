@@ -36,31 +36,27 @@ def list_prices(session: Session, price_list: str | None, model: str | None, on:
 @prices.command("set")
 @click.argument("model", metavar="MODEL")
 @click.option("--prompt", type=PRICE, help="Per million prompt tokens.")
+@click.option("--cached-prompt", type=PRICE, help="Per million of those from a cache; without it, as --prompt.")
 @click.option("--completion", type=PRICE, help="Per million completion tokens.")
+@click.option("--reasoning", type=PRICE, help="Per million of those for reasoning; without it, as --completion.")
 @click.option("--price-list", help="Default: standard.")
 @click.option("--from", "valid_from", type=DATE, help="The first day, in UTC; default: today.")
 @click.option("--currency", help="Currency of a new list; default: USD.")
 @pass_session
 def set_prices(
     session: Session,
+    /,
     model: str,
-    prompt: str | None,
-    completion: str | None,
     price_list: str | None,
     valid_from: str | None,
     currency: str | None,
+    **by_class: str | None,
 ) -> None:
     """Set the price of a model's tokens from a day on."""
-    if prompt is None and completion is None:
-        raise click.UsageError("Give a price: --prompt, --completion or both.")
-    arguments = given(
-        model_id=model,
-        prompt=prompt,
-        completion=completion,
-        price_list=price_list,
-        valid_from=valid_from,
-        currency=currency,
-    )
+    prices = given(**by_class)
+    if not prices:
+        raise click.UsageError("Give a price: --prompt, --cached-prompt, --completion, --reasoning.")
+    arguments = given(model_id=model, **prices, price_list=price_list, valid_from=valid_from, currency=currency)
     session.show("price.set", arguments, _show)
 
 

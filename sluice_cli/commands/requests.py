@@ -5,7 +5,7 @@ from collections import Counter
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import AT_MOST, TIME, given
+from sluice_cli.options import AT_MOST, REQUEST_ID, TIME, given
 from sluice_cli.paging import fetch_with, pages, show_pages
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, number, record, table, text, time
@@ -30,6 +30,7 @@ _DETAILS = (
     text("user_id"),
     text("key_id"),
     text("model_id"),
+    text("api"),
     text("status"),
     text("finish_reason"),
     text("empty_reason"),
@@ -45,10 +46,13 @@ _DETAILS = (
     time("expires_at"),
     time("started_at"),
     time("completed_at"),
+    time("erased_at"),
     number("processing_time_ms"),
     number("reserved_tokens"),
     number("prompt_tokens"),
     number("completion_tokens"),
+    number("cached_tokens"),
+    number("reasoning_tokens"),
 )
 _CANCELLED = (text("request_id"), text("user_id"), text("status"))
 _TOTAL = (text("outcome"), number("requests"))
@@ -71,7 +75,7 @@ def requests() -> None:
 )
 @click.option("--from", "start", type=TIME, help="Only requests accepted at this time or later.")
 @click.option("--to", "end", type=TIME, help="Only requests accepted before this time.")
-@click.option("--after", metavar="ID", help="Start after this request, with older ones.")
+@click.option("--after", metavar="ID", type=REQUEST_ID, help="Start after this request, with older ones.")
 @click.option("--limit", type=AT_MOST, metavar="N", help="Show at most this many.")
 @pass_session
 def list_requests(
@@ -96,7 +100,7 @@ def list_requests(
 
 
 @requests.command()
-@click.argument("request_id", metavar="ID")
+@click.argument("request_id", metavar="ID", type=REQUEST_ID)
 @pass_session
 def show(session: Session, request_id: str) -> None:
     """Show a request, archived or not, without its prompt and its result.
@@ -107,7 +111,7 @@ def show(session: Session, request_id: str) -> None:
 
 
 @requests.command()
-@click.argument("request_id", metavar="ID")
+@click.argument("request_id", metavar="ID", type=REQUEST_ID)
 @pass_session
 def cancel(session: Session, request_id: str) -> None:
     """Cancel a request that is not finished."""
@@ -117,7 +121,7 @@ def cancel(session: Session, request_id: str) -> None:
 
 
 @requests.command()
-@click.argument("request_id", metavar="[ID]", required=False)
+@click.argument("request_id", metavar="[ID]", required=False, type=REQUEST_ID)
 @click.option("--reason", metavar="CODE", help="All requests that failed for this reason, like model_unavailable.")
 @click.option("--from", "start", type=TIME, help="Only requests that failed at this time or later.")
 @click.option("--to", "end", type=TIME, help="Only requests that failed before this time.")

@@ -129,10 +129,17 @@ def _show(usage: Row, split: str | None) -> str:
     for spans, name in (("days", "day"), ("months", "month")):
         rows = usage.get(spans, [])
         if split is None:
-            parts.append(table((text(name), *_TOKENS, *_COSTS), rows))
+            parts.append(table((text(name), *_tokens(rows), *_COSTS), rows))
         else:
-            parts.append(table((text(name), _SPLITS[split], *_TOKENS, *_COSTS), _parts(rows, name, split)))
+            lines = _parts(rows, name, split)
+            parts.append(table((text(name), _SPLITS[split], *_tokens(lines), *_COSTS), lines))
     return "\n\n".join(parts)
+
+
+def _tokens(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Their columns; those of the prompt from a cache and for reasoning only if there are any."""
+    known = (name for name in ("cached_tokens", "reasoning_tokens") if any(row.get(name) for row in rows))
+    return (*_TOKENS, *map(number, known))
 
 
 def _parts(spans: Sequence[Row], name: str, split: str) -> list[Row]:

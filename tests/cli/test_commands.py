@@ -141,6 +141,11 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         {"model_id": "nova-micro", "prompt": "0.035", "completion": "0.14", "valid_from": "2027-01-01"},
     ),
     (
+        "prices set nova-micro --cached-prompt 0.01 --reasoning 0",
+        "price.set",
+        {"model_id": "nova-micro", "cached_prompt": "0.01", "reasoning": "0"},
+    ),
+    (
         "prices set nova-micro --completion 1e-3 --price-list euro --currency EUR",
         "price.set",
         {"model_id": "nova-micro", "completion": "0.001", "price_list": "euro", "currency": "EUR"},
@@ -155,7 +160,7 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         (
             "models set small --backend openai --backend-model org/small --endpoint http://127.0.0.1/v1 --secret-arn arn:s"
             " --max-tokens-default 1 --max-tokens-limit 2 --overhead-tokens 0 --timeout-seconds 4 --default --inactive"
-            " --prompt-price 0.10 --completion-price 0.200"
+            " --prompt-price 0.10 --completion-price 0.200 --cached-prompt-price 0.01 --reasoning-price 0"
         ),
         "model.set",
         {
@@ -170,7 +175,7 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
             "timeout_seconds": 4,
             "is_default": True,
             "is_active": False,
-            "prices": {"prompt": "0.10", "completion": "0.200"},
+            "prices": {"prompt": "0.10", "cached_prompt": "0.01", "completion": "0.200", "reasoning": "0"},
         },
     ),
     (

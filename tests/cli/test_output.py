@@ -190,6 +190,14 @@ def test_usage_shows_totals_or_models(deployment: Deployment) -> None:
     ]
 
 
+def test_usage_shows_cached_and_reasoning_tokens_if_there_are_any(deployment: Deployment) -> None:
+    answer = usage_answer()
+    answer["days"][0] |= {"cached_tokens": 12, "reasoning_tokens": 0}
+    _, _, days, months = deployment.run("usage", "show", "alice", answers=answer).stdout.split("\n\n")
+    assert lines(days)[1][:6] == ["2027-01-01", "3", "20", "10", "30", "12"]
+    assert ("cached_tokens" in days, "reasoning_tokens" in days, "cached_tokens" in months) == (True, False, False)
+
+
 def test_tier_comparison_has_a_column_per_tier(deployment: Deployment) -> None:
     compared = {"user_id": "alice", "tier": "gold", "months": 12, "max_requests": 5, "max_tokens": 9}
     tiers = [

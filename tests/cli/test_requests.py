@@ -85,6 +85,14 @@ def test_shows_how_an_answer_ended(deployment: Deployment) -> None:
     assert fields(deployment.run("requests", "show", ID.format(1), answers=older).stdout)["finish_reason"] == "-"
 
 
+@pytest.mark.parametrize("prefix", ["resp_", "chatcmpl-"])
+def test_an_id_of_openais_clients_names_the_request(deployment: Deployment, prefix: str) -> None:
+    known = REQUEST | {"api": "chat", "erased_at": None}
+    shown = deployment.run("requests", "show", prefix + ID.format(1).replace("-", ""), answers=known)
+    assert fields(shown.stdout)["api"] == "chat"
+    assert deployment.asked[-1].arguments == {"request_id": ID.format(1)}
+
+
 def test_reads_requests_by_cursor(deployment: Deployment) -> None:
     pages = (ok(listed(WAITING, cursor=ID.format(2))), ok(listed(REQUEST, cursor=None)))
     shown = deployment.run("requests", "list", "--status", "failed", answers=pages)

@@ -46,6 +46,14 @@ def routes() -> set[str]:
 
 
 @cache
+def openai_routes() -> set[str]:
+    """Those of OpenAI's API, which share a route of the template."""
+    text = (LAYER / "api/openai/routes.py").read_text()
+    found = re.findall(r'@router\.(get|post|delete)\("([^"]+)"\)', text)
+    return {f"{method.upper()} {path.replace('<', '{').replace('>', '}')}" for method, path in found}
+
+
+@cache
 def sql() -> str:
     """All SQL functions, without comments."""
     text = "\n".join(path.read_text() for path in sorted((LAYER / "sql/functions").rglob("*.sql")))

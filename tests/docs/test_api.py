@@ -22,10 +22,16 @@ def test_each_route_has_a_section() -> None:
     assert sections == facts.routes()
 
 
+def test_the_page_on_openais_clients_has_every_route_of_theirs() -> None:
+    spans = {span for row in table(page("docs/openai.md").prose, "route") for span in code_spans(row[0])}
+    documented = {re.sub(r"\{\w+\}", "{}", span if " " in span else f"GET {span}") for span in spans}
+    assert documented == {re.sub(r"\{\w+\}", "{}", route) for route in facts.openai_routes()}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_routes_that_pages_name_exist(page: Page) -> None:
     """A parameter at the end may be left out, and its name is free: `GET /status` is the route with the id."""
-    known = {re.sub(r"\{\w+\}", "{}", route) for route in facts.routes()}
+    known = {re.sub(r"\{\w+\}", "{}", route) for route in facts.routes() | facts.openai_routes()}
     known |= {route.removesuffix("/{}") for route in known}
     named = [span for span in page.spans if re.fullmatch(r"(GET|POST|PUT|PATCH|DELETE) /[\w{}/?=&]*", span)]
     unknown = [span for span in named if re.sub(r"\{\w+\}", "{}", span.partition("?")[0]) not in known]

@@ -197,7 +197,7 @@ def test_an_unreadable_answer_that_tells_its_tokens_is_paid_once(
     shown = service.status(alice, request_id)
     assert (shown["status"], shown["error"]["code"]) == ("failed", "model_bad_response")
     assert shown["error"]["fault"] == "provider"
-    assert shown["usage"] == {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+    assert (shown["usage"]["prompt_tokens"], shown["usage"]["completion_tokens"]) == (11, 5)
     assert_books_balance(service)
 
 

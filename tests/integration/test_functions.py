@@ -207,7 +207,13 @@ def test_a_request_from_beginning_to_end(
     deploy("status")
     status, _, body = get(f"/status/{request_id}", KEYED)
     assert (status, body["status"], body["result"]) == (200, "completed", "arbez")
-    assert body["usage"] == {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    assert body["usage"] == {
+        "prompt_tokens": 2,
+        "completion_tokens": 1,
+        "total_tokens": 3,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
+    }
     assert [r["request_id"] for r in get("/requests", KEYED, limit="5")[2]["requests"]] == [request_id]
 
     deploy("rollup")

@@ -134,6 +134,8 @@ class LedgerMachine(Machine):
             spent = data.draw(st.integers(0, request.reserved))
             spent = request.reserved + 1 + 10 * spent if kind == "overrun" else spent
             reported |= {"prompt_tokens": spent // 2, "completion_tokens": spent - spent // 2}
+            # They have no prices of their own here, so they cost what the others cost.
+            reported |= {"cached_tokens": spent // 3, "reasoning_tokens": spent // 4}
         if kind in {"completed", "overrun"}:
             return reported | {"outcome": "completed", "output": ANSWER, "fingerprint": "00" * 32}
         if kind in {"cancelled", "released"}:

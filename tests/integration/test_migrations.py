@@ -94,6 +94,40 @@ def test_shipped_rows_are_inserted_once_and_may_be_edited(dsn: str) -> None:
         assert connection.execute("SELECT count(*) FROM prices").fetchone() == before
 
 
+def test_the_step_of_the_token_classes_leaves_rows_as_they_are(empty_dsn: str) -> None:
+    before = [step for step in migrations() if step.version < 7]
+    with connect(empty_dsn) as connection:
+        connection.execute("CREATE SCHEMA sluice")
+        for step in before:
+            connection.execute(step.sql)
+        connection.execute(
+            "CREATE TABLE requests_all_time PARTITION OF requests DEFAULT;"
+            " INSERT INTO users (user_id) VALUES ('ann');"
+            " INSERT INTO models (model_id, backend, backend_model, max_tokens_default, max_tokens_limit)"
+            " VALUES ('m', 'bedrock', 'm', 1, 1);"
+            " INSERT INTO prices (model_id, token_class, valid_from, price_per_million) VALUES ('m', 'prompt', now(), 1);"
+            " INSERT INTO usage_by_model (user_id, model_id, period, period_start, prompt_tokens)"
+            " VALUES ('ann', 'm', 'daily', now(), 7);"
+            " INSERT INTO requests (user_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens, prompt_tokens)"
+            " VALUES ('ann', 'm', now(), now(), 9, 9, 7)"
+        )
+
+        connection.execute(migrations()[6].sql)
+
+        counts = "SELECT prompt_tokens, cached_tokens, reasoning_tokens FROM "
+        assert connection.execute(counts + "requests_all").fetchall() == [
+            {"prompt_tokens": 7, "cached_tokens": None, "reasoning_tokens": None}
+        ]
+        assert connection.execute(counts + "usage_by_model").fetchall() == [
+            {"prompt_tokens": 7, "cached_tokens": 0, "reasoning_tokens": 0}
+        ]
+        put = "INSERT INTO prices (model_id, token_class, valid_from, price_per_million) VALUES ('m', %s, now(), 1)"
+        for token_class in ("cached_prompt", "completion", "reasoning"):
+            connection.execute(put, (token_class,))
+        with pytest.raises(psycopg.errors.CheckViolation):
+            connection.execute(put, ("thinking",))
+
+
 @pytest.mark.parametrize("name", ["1_short.sql", "0001_no_header.sql", "0002_gap.sql"])
 def test_invalid_migration_files_are_refused(tmp_path: Path, name: str) -> None:
     header = "" if "header" in name else "-- min_compatible_version: 1\n"

@@ -1,197 +1,196 @@
-"""A refusal says what is in the way: what is used, until the reset; or what unfinished requests hold, until they end."""
+"""Waiting for an answer: Prefer: wait on POST /generate, and wait in GET /status/{request_id}."""
 
+import itertools
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from sluice.api.ratelimit import rate_limit_headers
-from sluice.domain.errors import SluiceError
-from tests.support.functions import KEYED, get, post
-from tests.support.ledger import assert_books_balance, set_clock, stop_the_clock
-from tests.support.service import Service, completed, retry
+from sluice import bootstrap
+from sluice.db.ledger import Ledger
+from sluice.services import wait
+from tests.support.functions import KEYED, call, get
+from tests.support.service import Service, completed
 
-NOON = datetime(2031, 2, 10, 12, 0, 30, tzinfo=UTC)
-OVERHEAD = 64
-UNTIL = {"minute": 30, "daily": 12 * 3600 - 30, "monthly": 18 * 86_400 + 12 * 3600 - 30}
-PERIODS = ("minute", "daily", "monthly")
-# A prompt of 100 bytes and an answer of up to 36 tokens.
-SIZE = 100 + OVERHEAD + 36
+BODY = json.dumps({"prompt": "hello"})
+PREFER = KEYED | {"prefer": "wait=20"}
+
+
+def finish_all(service: Service) -> None:
+    """What a worker does."""
+    claims = service.claim(*(row["request_id"] for row in service.rows("SELECT request_id FROM inflight")))
+    service.settle(*(completed(claim["request_id"], content="the answer") for claim in claims))
+
+
+@contextmanager
+def answered_soon(service: Service) -> Iterator[None]:
+    """A worker that answers what is there after a while, on a connection of its own."""
+
+    def work() -> None:
+        time.sleep(0.6)
+        finish_all(service)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.join()
 
 
 @pytest.fixture
-def clock(service: Service) -> Callable[[timedelta], None]:
-    """Stops the clock at noon, and moves it on."""
-    stop_the_clock(service.owner, NOON)
-    now = [NOON]
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When the database was looked at."""
+    times: list[float] = []
+    look = Ledger.ended
 
-    def move(by: timedelta) -> None:
-        now[0] += by
-        set_clock(service.owner, now[0])
+    def ended(ledger: Any, request_id: Any) -> bool:
+        times.append(time.monotonic())
+        return look(ledger, request_id)
 
-    return move
-
-
-def ask(service: Service, key: bytes, **given: Any) -> Any:
-    return service.submit(key, "x" * 100, parameters={"max_tokens": 36}, **given)
+    monkeypatch.setattr(Ledger, "ended", ended)
+    return times
 
 
-def refused(service: Service, key: bytes, **given: Any) -> SluiceError:
-    with pytest.raises(SluiceError) as refusal:
-        ask(service, key, **given)
-    assert refusal.value.retry_after is not None
-    return refusal.value
-
-
-@pytest.mark.parametrize("period", PERIODS)
-def test_what_unfinished_requests_hold_comes_back_when_they_end(
-    service: Service, clock: Callable[[timedelta], None], period: str
-) -> None:
-    limits: dict[str, Any] = {period: {"max_tokens": 2 * SIZE + 100}}
-    key = service.add_user(**limits)
-    first, second = ask(service, key), ask(service, key)
-
-    refusal = refused(service, key)
-
-    assert (refusal.code, refusal.retry_after) == ("quota_reserved", 5)
-    assert refusal.extra == {
-        "period": period,
-        "limit": "tokens",
-        "maximum": 2 * SIZE + 100,
-        "used": 0,
-        "reserved": 2 * SIZE,
-        "tokens_needed": SIZE,
-    }
-    assert "used up" not in refusal.detail
-    headers = rate_limit_headers(refusal.quotas)
-    assert headers["x-ratelimit-limit-tokens"] == str(2 * SIZE + 100)
-    assert (headers["x-ratelimit-remaining-tokens"], headers["x-ratelimit-reset-tokens"]) == ("100", "5")
-    assert headers["x-ratelimit-reset-requests"] == str(UNTIL[period]), "requests are not what is reserved"
-
-    service.claim(first, second)
-    service.settle(completed(first, prompt_tokens=30, completion_tokens=10))
-    ask(service, key)
-    assert_books_balance(service)
-
-
-@pytest.mark.parametrize("period", PERIODS)
-def test_what_is_used_comes_back_with_the_reset(
-    service: Service, clock: Callable[[timedelta], None], period: str
-) -> None:
-    limits: dict[str, Any] = {period: {"max_tokens": 2 * SIZE}}
-    key = service.add_user(**limits)
-    first = ask(service, key)
-    service.claim(first)
-    service.settle(completed(first, prompt_tokens=SIZE, completion_tokens=1))
-
-    refusal = refused(service, key)
-
-    assert (refusal.code, refusal.retry_after) == ("quota_exceeded", UNTIL[period])
-    assert (refusal.extra["period"], refusal.extra["used"], refusal.extra["reserved"]) == (period, SIZE + 1, 0)
-    assert "used up" in refusal.detail
-    clock(timedelta(seconds=UNTIL[period]))
-    service.owner.execute("SELECT partitions_ensure()")
-    ask(service, key)
-
-
-def test_requests_are_used_up_whatever_is_unfinished(service: Service, clock: Callable[[timedelta], None]) -> None:
-    key = service.add_user(daily={"max_requests": 1})
-    ask(service, key)
-    refusal = refused(service, key)
-    assert (refusal.code, refusal.retry_after, refusal.extra["limit"]) == ("quota_exceeded", UNTIL["daily"], "requests")
-
-
-def test_the_longest_wait_decides(service: Service, clock: Callable[[timedelta], None]) -> None:
-    """The minute has no requests left, and unfinished requests hold the month."""
-    key = service.add_user(minute={"max_requests": 1}, monthly={"max_tokens": SIZE + 1})
-    ask(service, key)
-    refusal = refused(service, key)
-    assert (refusal.code, refusal.retry_after, refusal.extra["period"]) == ("quota_exceeded", 30, "minute")
-
-
-def test_a_request_that_waits_holds_its_reservation_until_it_may_start(
-    service: Service, clock: Callable[[timedelta], None]
-) -> None:
-    key = service.add_user(monthly={"max_tokens": 2 * SIZE})
-    ask(service, key, not_before=(NOON + timedelta(minutes=20)).isoformat())
-    ask(service, key, not_before=(NOON + timedelta(minutes=10)).isoformat())
-    assert refused(service, key).retry_after == 600 + 5
-    # Two must end before there is room for both.
-    service.act("quota.set", user_id="alice", limits={"monthly": {"max_tokens": 2 * SIZE - 100}})
-    with pytest.raises(SluiceError) as refusal:
-        service.submit(key, "x" * 101, parameters={"max_tokens": 36})
-    assert refusal.value.retry_after == 1200 + 5
-
-
-def test_a_retry_that_pauses_holds_its_reservation(service: Service, clock: Callable[[timedelta], None]) -> None:
-    key = service.add_user(monthly={"max_tokens": SIZE})
-    request_id = ask(service, key)
-    service.claim(request_id)
-    service.settle(retry(request_id, after=900))
-    assert refused(service, key).retry_after == 905
-
-
-def test_the_wait_ends_with_the_period_at_the_latest(service: Service, clock: Callable[[timedelta], None]) -> None:
-    key = service.add_user(minute={"max_tokens": SIZE})
-    ask(service, key, not_before=(NOON + timedelta(minutes=50)).isoformat())
-    refusal = refused(service, key)
-    assert (refusal.code, refusal.retry_after) == ("quota_reserved", 30)
-
-
-def test_the_wait_is_at_the_rate_at_which_requests_ended(service: Service) -> None:
-    """With the real clock, as the audit log has it: five requests ended in the last minute."""
-    key = service.add_user(monthly={"max_tokens": 7 * SIZE})
-    ids = [ask(service, key) for _ in range(7)]
-    service.claim(*ids)
-    service.settle(*[completed(request_id, prompt_tokens=SIZE, completion_tokens=0) for request_id in ids[:5]])
-    # As if the two that are left had been accepted a minute ago.
-    service.owner.execute("UPDATE inflight SET not_before = clock_timestamp() - interval '60 seconds'")
-
-    refusal = refused(service, key)
-
-    assert (refusal.code, refusal.extra["used"], refusal.extra["reserved"]) == ("quota_reserved", 5 * SIZE, 2 * SIZE)
-    # 60 s / 5, and as the test itself takes time, a little more.
-    assert refusal.retry_after is not None
-    assert 12 <= refusal.retry_after < 120
-
-
-def test_too_many_unfinished_requests_wait_for_the_first(service: Service, clock: Callable[[timedelta], None]) -> None:
-    key = service.add_user()
-    service.act("quota.set", user_id="alice", max_unfinished=1)
-    ask(service, key, not_before=(NOON + timedelta(minutes=20)).isoformat())
-    refusal = refused(service, key)
-    assert (refusal.code, refusal.retry_after) == ("unfinished_exceeded", 1205)
-
-
-def test_the_view_says_what_is_in_the_way(service: Service, clock: Callable[[timedelta], None]) -> None:
-    key = service.add_user(monthly={"max_tokens": SIZE})
-    ask(service, key)
-    with pytest.raises(psycopg.Error) as refusal:
-        service.owner.execute(
-            "INSERT INTO submissions (user_id, prompt, parameters) VALUES ('alice', %s, '{\"max_tokens\": 36}')",
-            ("x" * 100,),
-        )
-    assert (refusal.value.sqlstate, refusal.value.diag.constraint_name) == ("SL429", "quota_reserved")
-    detail = json.loads(refusal.value.diag.message_detail or "")
-    assert (detail["period"], detail["used"], detail["reserved"], detail["retry_after"]) == ("monthly", 0, SIZE, 5)
-
-
-def test_over_http(service: Service, deploy: Any) -> None:
-    service.add_user(tier="basic")
-    service.act("quota.set", user_id="alice", limits={"minute": {"max_tokens": None}, "daily": {"max_tokens": None}})
-    service.act("quota.set", user_id="alice", limits={"monthly": {"max_tokens": 50_000}})
+def test_a_client_that_would_wait_gets_the_answer(deploy: Any, service: Service, alice: bytes) -> None:
     deploy("submit")
-    body = {"prompt": "x" * 20_000, "parameters": {"max_tokens": 64}}
-    assert [post(json.dumps(body), KEYED)[0] for _ in range(2)] == [202, 202]
+    with answered_soon(service):
+        status, headers, body = call("submit.app", "submit", headers=PREFER, body=BODY)
+    assert (status, body["status"], body["result"]) == (200, "completed", "the answer")
+    assert headers["Preference-Applied"] == "wait"
+    assert headers["Location"] == f"/status/{body['request_id']}"
+    assert headers["x-ratelimit-remaining-requests"] == "2999"
+    assert "Retry-After" not in headers
 
-    status, headers, problem = post(json.dumps(body), KEYED)
 
-    assert (status, problem["code"], headers["Retry-After"]) == (429, "quota_reserved", "5")
-    assert (problem["period"], problem["used"], problem["reserved"]) == ("monthly", 0, 2 * 20_128)
-    assert headers["x-ratelimit-reset-tokens"] == "5"
+def test_a_status_is_waited_for(deploy: Any, service: Service, alice: bytes, looks: list[float]) -> None:
+    deploy("submit")
+    _, _, accepted = call("submit.app", "submit", headers=KEYED, body=BODY)
     deploy("status")
-    monthly = get("/usage", KEYED)[2]["limits"][2]
-    assert (monthly["tokens_used"], monthly["tokens_reserved"], monthly["tokens_remaining"]) == (0, 40_256, 9_744)
+    with answered_soon(service):
+        status, headers, body = get(f"/status/{accepted['request_id']}", KEYED, wait="20")
+    assert (status, body["status"], body["result"]) == (200, "completed", "the answer")
+    assert "Retry-After" not in headers
+    pauses = [after - before for before, after in itertools.pairwise(looks)]
+    assert pauses
+    assert min(pauses) >= wait.LOOK_SECONDS * 0.9, "at most a look every quarter of a second"
+
+
+def test_who_waits_in_vain_gets_what_the_others_get(
+    deploy: Any, service: Service, alice: bytes, looks: list[float]
+) -> None:
+    deploy("submit")
+    status, headers, body = call("submit.app", "submit", headers=KEYED | {"prefer": "respond-async, wait=1"}, body=BODY)
+    assert (status, set(body), headers["Retry-After"]) == (202, {"request_id", "status"}, "1")
+    assert "Preference-Applied" not in headers
+    deploy("status")
+    seen = len(looks)
+    status, headers, body = get(f"/status/{body['request_id']}", KEYED, wait="1")
+    assert (status, body["status"], headers["Retry-After"]) == (200, "queued", "1")
+    assert 2 <= len(looks) - seen <= 6
+
+
+@pytest.mark.parametrize("prefer", ["", "wait", "wait=", "wait=x", "wait=-1", "wait=0", "waits=5", "return=minimal"])
+def test_what_is_no_preference_is_ignored(
+    deploy: Any, service: Service, alice: bytes, looks: list[float], prefer: str
+) -> None:
+    deploy("submit")
+    assert call("submit.app", "submit", headers=KEYED | {"prefer": prefer}, body=BODY)[0] == 202
+    assert not looks
+
+
+@pytest.mark.parametrize("seconds", ["", "26", "-1", "1.5", "x", "\u0661", "999999999999"])
+def test_a_wait_that_cannot_be_is_refused(deploy: Any, service: Service, alice: bytes, seconds: str) -> None:
+    deploy("status")
+    status, _, body = get("/status/01a209c5-cf43-7b5f-8f22-667403834749", KEYED, wait=seconds)
+    assert (status, body["code"], body["errors"][0]["pointer"]) == (422, "invalid_input", "/wait")
+
+
+def test_an_ended_request_is_not_waited_for(deploy: Any, service: Service, alice: bytes, looks: list[float]) -> None:
+    deploy("submit")
+    _, _, accepted = call("submit.app", "submit", headers=KEYED, body=BODY)
+    finish_all(service)
+    deploy("status")
+    assert get(f"/status/{accepted['request_id']}", KEYED, wait="20")[2]["status"] == "completed"
+    assert not looks
+
+
+def test_a_replay_of_an_ended_request_is_the_answer(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit")
+    headers = KEYED | {"idempotency-key": "once"}
+    call("submit.app", "submit", headers=headers, body=BODY)
+    finish_all(service)
+    status, answered, body = call("submit.app", "submit", headers=headers | {"prefer": "wait=5"}, body=BODY)
+    assert (status, body["result"], answered["Idempotent-Replayed"]) == (200, "the answer", "true")
+
+
+def test_a_key_that_may_not_read_gets_no_answer(deploy: Any, service: Service, alice: bytes) -> None:
+    service.owner.execute("UPDATE api_keys SET scopes = '{submit}'")
+    deploy("submit")
+    with answered_soon(service):
+        status, _, body = call("submit.app", "submit", headers=PREFER, body=BODY)
+    assert (status, set(body)) == (202, {"request_id", "status"})
+
+
+# Others need these functions too --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(service: Service) -> Iterator[None]:
+    """Roles with four connections each, so that two callers may wait."""
+    for role in ("sluice_submit", "sluice_status"):
+        service.owner.execute(f"ALTER ROLE {role} CONNECTION LIMIT 4")
+    yield
+    for role in ("sluice_submit", "sluice_status"):
+        service.owner.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+
+
+def slots(connection: psycopg.Connection[Any], role: str) -> int | None:
+    connection.execute("SELECT set_config('role', %s, false)", (role,))
+    (slot,) = connection.execute("SELECT sluice.wait_begin()").fetchone() or (None,)
+    return None if slot is None else int(slot)
+
+
+def test_half_of_a_roles_connections_may_wait(dsn: str, service: Service, limited: None) -> None:
+    first, second, third, other = (psycopg.connect(dsn, autocommit=True) for _ in range(4))
+    with first, second, third, other:
+        assert [slots(each, "sluice_status") for each in (first, second, third)] == [1, 2, None]
+        assert slots(other, "sluice_submit") == 1, "each role has slots of its own"
+        assert first.execute("SELECT sluice.wait_end(1)").fetchone() == (True,)
+        assert slots(third, "sluice_status") == 1
+        second.close()
+        assert _eventually(lambda: slots(first, "sluice_status") == 2), "a session that ends gives its slot back"
+
+
+def test_without_a_slot_nobody_waits(
+    deploy: Any, service: Service, alice: bytes, dsn: str, limited: None, looks: list[float]
+) -> None:
+    first, second = (psycopg.connect(dsn, autocommit=True) for _ in range(2))
+    with first, second:
+        assert slots(first, "sluice_submit")
+        assert slots(second, "sluice_submit")
+        deploy("submit")
+        assert call("submit.app", "submit", headers=PREFER, body=BODY)[0] == 202
+    assert not looks
+
+
+def test_a_slot_is_given_back(deploy: Any, service: Service, alice: bytes) -> None:
+    deploy("submit")
+    with answered_soon(service):
+        call("submit.app", "submit", headers=PREFER, body=BODY)
+    assert bootstrap.database().value("request_ended", request_id=None) is True
+    assert service.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2") == 0
+
+
+def _eventually(holds: Any) -> bool:
+    until = time.monotonic() + 10
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True

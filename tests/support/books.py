@@ -108,7 +108,8 @@ def make_history(books: Books) -> None:
     books.claim("tagged")
     service.settle(completed(books.ids["tagged"]))
     books.answer("answered", "alice")
-    books.answer("overrun", "alice", model="small", prompt_tokens=20, completion_tokens=30)
+    parts: dict[str, Any] = {"cached_tokens": 5, "reasoning_tokens": 6}
+    books.answer("overrun", "alice", model="small", prompt_tokens=20, completion_tokens=30, **parts)
     books.accept("expired", "alice")
     books.answer("refused", "bob", failed)
     books.answer(
@@ -153,7 +154,7 @@ def make_history(books: Books) -> None:
     set_clock(service.owner, NOON)
     books.answer("spent", "erin")
     assert tasks_close(service.tasks()) == {"closed": 4, "open": 0}
-    books.answer("today", "alice", model="small")
+    books.answer("today", "alice", model="small", cached_tokens=2, reasoning_tokens=1)
     books.accept("waiting", "alice")
     books.accept("running", "bob")
     books.claim("running")

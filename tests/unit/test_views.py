@@ -44,6 +44,8 @@ STATE = RequestState(
     completed_at=None,
     processing_time_ms=None,
     finish_reason=None,
+    cached_tokens=None,
+    reasoning_tokens=None,
     metadata=None,
     cost=None,
     queue=QUEUE,
@@ -81,6 +83,15 @@ def test_times_are_utc_with_milliseconds() -> None:
     view = request_view(STATE)
     assert (view["created_at"], view["started_at"]) == ("2030-01-01T12:00:00.123Z", None)
     assert view["queue"]["expires_at"] == "2030-01-02T12:00:00.123Z"
+
+
+def test_usage_has_no_parts_before_it_is_known_and_then_at_least_none() -> None:
+    ended = replace(STATE, prompt_tokens=9, completion_tokens=5, total_tokens=14, cached_tokens=8)
+    parts = [
+        (view["usage"]["cached_tokens"], view["usage"]["reasoning_tokens"])
+        for view in map(request_view, (STATE, ended))
+    ]
+    assert parts == [(None, None), (8, 0)]
 
 
 def test_finished_request_has_its_text_and_no_queue() -> None:

@@ -24,10 +24,10 @@ from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.budgets import Amounts
-from sluice.services.admin.models import Prices
+from sluice.services.admin.models import Prices, PriceSet
 from sluice.services.admin.refusals import REFUSALS
 from sluice.services.admin.tiers import PeriodLimits
-from sluice.services.billing import COMPLETION, PROMPT
+from sluice.services.billing import CACHED, COMPLETION, PROMPT, REASONING
 from sluice.services.tasks import run
 
 PACKAGE = Path(sluice.__path__[0])
@@ -96,7 +96,10 @@ def test_periods_are_the_fields_of_limits() -> None:
 
 
 def test_token_classes_are_the_fields_of_prices() -> None:
-    assert tuple(Prices.model_fields) == (PROMPT, COMPLETION) == TOKEN_CLASSES
+    assert tuple(Prices.model_fields) == (PROMPT, CACHED, COMPLETION, REASONING) == TOKEN_CLASSES
+    assert set(TOKEN_CLASSES) < set(PriceSet.model_fields)
+    (listed,) = re.findall(r"FUNCTION token_classes\(\).*?ARRAY\[(.*?)\]", SQL, re.DOTALL)
+    assert tuple(re.findall(r"\w+", listed)) == TOKEN_CLASSES
 
 
 # The schema -----------------------------------------------------------------------------------------------------------

@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 # What template.yaml gives RollupFunction, and a little more.
 ROLLUP_SECONDS: Final = 310
-# API Gateway gives up after 30 s, and starting an environment may be a part of them.
-WAIT_SECONDS: Final = 25
 # A rotated credential is used within this time.
 _SECRET_SECONDS: Final = 300
 
@@ -82,17 +80,18 @@ def foreground() -> "Foreground":
     """Answers requests while their clients wait."""
     from sluice.handover import LambdaRunner
     from sluice.services.foreground import Foreground
+    from sluice.services.wait import LONGEST_SECONDS
 
     current = settings()
-    client = _client("lambda", **_without_retries(WAIT_SECONDS))
+    client = _client("lambda", **_without_retries(LONGEST_SECONDS))
     return Foreground(
         ledger=ledger(),
         queue=queue(),
         limits=request_limits(),
         runner=LambdaRunner(client, current.require("foreground_function")),
         # From the moment of the claim: until the run has begun, all of its time, and a margin as for a worker.
-        lease_seconds=WAIT_SECONDS + current.worker_timeout + current.lease_margin_seconds,
-        wait_seconds=WAIT_SECONDS,
+        lease_seconds=LONGEST_SECONDS + current.worker_timeout + current.lease_margin_seconds,
+        wait_seconds=LONGEST_SECONDS,
     )
 
 

@@ -1,6 +1,7 @@
 """One HTTP exchange: the caller's key, the query, the body, and the answer."""
 
 import json
+import re
 from collections import Counter
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Strict
 from sluice.domain.keys import digest, is_well_formed
 from sluice.services.access import UnknownKeys, refuse_unless_allowed
+from sluice.services.wait import LONGEST_SECONDS
 from sluice.validation import invalid_input, parse_object
 
 Q = TypeVar("Q", bound=BaseModel)
@@ -21,6 +23,7 @@ Q = TypeVar("Q", bound=BaseModel)
 # For clients whose request is not finished: most requests take longer, so polling sooner is useless.
 POLL_AFTER_SECONDS: Final = 1
 IDEMPOTENCY_KEY_MAX: Final = 255
+_WAIT: Final = re.compile(r"""(?:^|[,\s])wait\s*=\s*"?(\d{1,6})"?\s*(?:[,;]|$)""", re.ASCII | re.IGNORECASE)
 # Those of the environment that answers the current request; None where nothing is remembered.
 current_unknown_keys: ContextVar[UnknownKeys | None] = ContextVar("current_unknown_keys", default=None)
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -97,6 +100,15 @@ def idempotency_key(event: APIGatewayProxyEventV2) -> str | None:
             f"Idempotency-Key must be given once: 1 to {IDEMPOTENCY_KEY_MAX} printable ASCII characters but no comma.",
         )
     return key
+
+
+def preferred_wait(event: APIGatewayProxyEventV2) -> int:
+    """For how many seconds the client would wait for an answer: Prefer: wait=N (RFC 7240, 4.3); 0 if it would not.
+
+    A preference that cannot be read is no preference.
+    """
+    found = _WAIT.search(event.headers.get("prefer") or "")
+    return min(int(found[1]), LONGEST_SECONDS) if found else 0
 
 
 class Nothing(Strict):

@@ -66,6 +66,15 @@ class Ledger:
         """Whether a request is no longer unfinished; the cheapest look there is."""
         return bool(self._database.value("request_ended", repeatable=True, request_id=request_id))
 
+    def begin_waiting(self) -> int | None:
+        """Take one of the slots in which callers may wait; None: all are taken."""
+        slot: int | None = self._database.value("wait_begin")
+        return slot
+
+    def end_waiting(self, slot: int) -> None:
+        """Give a slot back. One whose connection was lost is free already."""
+        self._database.value("wait_end", slot=slot)
+
     def cancel(self, key_hash: bytes, request_id: UUID | None) -> Cancellation:
         """Cancel one request of the caller, now or when its worker answers."""
         return self._database.row(
@@ -135,7 +144,7 @@ class Ledger:
         """
         return self._database.row(
             UsageReport,
-            "usage_show_v2",
+            "usage_show_v3",
             repeatable=True,
             readers={"usage": priced_usage},
             key_hash=key_hash,

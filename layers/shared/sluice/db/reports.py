@@ -19,6 +19,7 @@ class PricedUsage:
     Attributes:
         day: YYYY-MM-DD, UTC.
         requests: accepted on that day; the same number for each token class.
+        token_class: a day has rows of prompt and completion, and of other classes that have tokens.
         price_per_million: exact, as text; None where there was no price.
         value: of the attribute that was asked for; None: the rest, or none was asked for.
     """
@@ -128,7 +129,7 @@ class Reports:
         """
         return self._database.row(
             UsageReport,
-            "usage_report_v2",
+            "usage_report_v3",
             repeatable=True,
             readers={"usage": priced_usage},
             user_id=user_id,
@@ -182,7 +183,7 @@ class Statements:
             attribute: a row of usage for each value of it, as in Reports.usage(); empty: none.
         """
         return self._database.row(
-            Statement, "statement_show", repeatable=True, user_id=user_id, month=month, attribute=attribute
+            Statement, "statement_show_v2", repeatable=True, user_id=user_id, month=month, attribute=attribute
         )
 
     def close(

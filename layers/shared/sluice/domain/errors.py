@@ -49,7 +49,6 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "request_not_failed": (Kind.CONFLICT, "Request not failed"),
     "request_archived": (Kind.CONFLICT, "Request archived"),
     "request_erased": (Kind.CONFLICT, "Request erased"),
-    "request_unfinished": (Kind.CONFLICT, "Request unfinished"),
     "key_dead": (Kind.CONFLICT, "The API key is revoked or expired"),
     "default_model_needed": (Kind.CONFLICT, "The default model is needed"),
     "currencies_mixed": (Kind.CONFLICT, "Prices in several currencies"),

@@ -347,6 +347,8 @@ class RequestFacts:
 
     Attributes:
         outcome: ok, request_not_found, or what key_check found.
+        cached_tokens, reasoning_tokens: those of prompt_tokens from a cache, those of completion_tokens from before the
+            answer; None: none that are known.
     """
 
     outcome: str
@@ -363,6 +365,8 @@ class RequestFacts:
     completed_at: datetime | None
     processing_time_ms: int | None
     finish_reason: FinishReason | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ Scope = Literal["submit", "read"]
 """Of API keys."""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-TokenClass = Literal["prompt", "completion"]
-"""Of prices, in the order of invoices."""
+TokenClass = Literal["prompt", "cached_prompt", "completion", "reasoning"]
+"""Of prices, in the order of invoices. Each token is of one class: prompt is what was not cached, completion what was
+no reasoning."""
 TOKEN_CLASSES: Final[tuple[TokenClass, ...]] = get_args(TokenClass)

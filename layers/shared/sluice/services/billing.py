@@ -12,13 +12,16 @@ from typing import Any, Final
 from sluice.db.ledger import Ledger
 from sluice.db.reports import PricedUsage, Reports, TierCandidate, UsageReport
 from sluice.domain.errors import SluiceError
-from sluice.domain.vocabulary import TokenClass
+from sluice.domain.vocabulary import TOKEN_CLASSES, TokenClass
 from sluice.services.access import refuse_unless_allowed
 
 MILLION: Final = 1_000_000
 CENT: Final = Decimal("0.01")
 PROMPT: Final[TokenClass] = "prompt"
+CACHED: Final[TokenClass] = "cached_prompt"
 COMPLETION: Final[TokenClass] = "completion"
+REASONING: Final[TokenClass] = "reasoning"
+_CLASS_ORDER: Final[Mapping[str, int]] = {kind: n for n, kind in enumerate(TOKEN_CLASSES)}
 # Tokens of 15 digits times a price of 20: a product is never rounded.
 _DIGITS: Final = 60
 
@@ -55,7 +58,9 @@ def usage_csv(document: Mapping[str, Any], attribute: str | None) -> str:
     name = "model" if attribute is None else value_name(attribute)
     text = io.StringIO()
     fields = ("user_id", "day", name, "requests", "prompt_tokens", "completion_tokens", "currency", "amount")
-    writer = csv.DictWriter(text, (*fields, "unpriced_tokens"), extrasaction="ignore")
+    writer = csv.DictWriter(
+        text, (*fields, "unpriced_tokens", "cached_tokens", "reasoning_tokens"), extrasaction="ignore"
+    )
     writer.writeheader()
     for day in document["days"]:
         for part in day["models" if attribute is None else _parts_name(attribute)]:
@@ -194,13 +199,16 @@ def _value_order(row: PricedUsage) -> tuple[bool, str]:
 
 
 def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
-    tokens = {kind: sum(row.tokens for row in rows if row.token_class == kind) for kind in (PROMPT, COMPLETION)}
+    tokens = {kind: sum(row.tokens for row in rows if row.token_class == kind) for kind in TOKEN_CLASSES}
+    prompt, completion = tokens[PROMPT] + tokens[CACHED], tokens[COMPLETION] + tokens[REASONING]
     currencies = sorted({row.currency for row in rows if row.currency is not None})
     return {
         "requests": requests_count(rows),
-        "prompt_tokens": tokens[PROMPT],
-        "completion_tokens": tokens[COMPLETION],
-        "total_tokens": tokens[PROMPT] + tokens[COMPLETION],
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "cached_tokens": tokens[CACHED],
+        "reasoning_tokens": tokens[REASONING],
         "costs": [
             {"currency": currency, "amount": format_amount(_cost(row for row in rows if row.currency == currency))}
             for currency in currencies
@@ -211,7 +219,7 @@ def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
 
 def requests_count(rows: Iterable[PricedUsage]) -> int:
     """How many requests were accepted."""
-    # Each is in two rows, one for its prompt tokens and one for its completion tokens.
+    # Each is in a row of every class; only those of the prompt and of the completion are always there.
     return sum(row.requests for row in rows if row.token_class == PROMPT)
 
 
@@ -238,16 +246,14 @@ def invoice_lines(rows: Sequence[PricedUsage], month: str, attribute: str | None
         month: YYYY-MM; rows of earlier days are adjustments.
     """
 
-    def kind(row: PricedUsage) -> tuple[str, tuple[bool, str], str, bool, str, bool, Decimal]:
+    def kind(row: PricedUsage) -> tuple[str, tuple[bool, str], str, int, str, bool, Decimal]:
         price = row.price_per_million
         adjusts = row.day[:7] if row.day < month else ""
-        # Prompt before completion, as everywhere.
-        is_completion = row.token_class != PROMPT
         return (
             adjusts,
             _value_order(row),
             row.model,
-            is_completion,
+            _CLASS_ORDER[row.token_class],
             row.price_list or "",
             price is None,
             Decimal(price or 0),

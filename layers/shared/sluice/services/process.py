@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -174,18 +174,19 @@ class Worker:
             # Only its type: a traceback's last line may quote what was sent.
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
             return self._failure(claim, ModelError("worker_error"), report)
+        # What is more than its whole is no part of it. Mostly there are none, which need not be sent.
+        cached = min(completion.cached_tokens, completion.prompt_tokens) or None
+        reasoning = min(completion.reasoning_tokens, completion.completion_tokens) or None
         text = completion.output.text
         if len(text.encode()) > self._settings.max_result_bytes or not _fits_an_answer(text):
-            return self._failure(
-                claim,
-                ModelError(
-                    "result_too_large",
-                    prompt_tokens=completion.prompt_tokens,
-                    completion_tokens=completion.completion_tokens,
-                    doubt=completion.doubt,
-                ),
-                report,
+            too_large = ModelError(
+                "result_too_large",
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                doubt=completion.doubt,
             )
+            failure = self._failure(claim, too_large, report)
+            return replace(failure, cached_tokens=cached, reasoning_tokens=reasoning)
         return Outcome(
             claim.request_id,
             claim.attempt,
@@ -197,6 +198,8 @@ class Worker:
             cached_tokens=completion.cached_tokens or None,
             reasoning_tokens=completion.reasoning_tokens or None,
             usage_doubt=self._note_doubt(claim, completion.doubt, report),
+            cached_tokens=cached,
+            reasoning_tokens=reasoning,
         )
 
     def _failure(self, claim: Claim, error: ModelError, report: BatchReport) -> Outcome:

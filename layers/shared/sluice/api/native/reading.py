@@ -3,24 +3,43 @@
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
+from pydantic import PlainValidator
 
 from sluice.api.app import new_router
 from sluice.api.exchange import POLL_AFTER_SECONDS, Nothing, answer, caller_key, read_query
 from sluice.api.native.views import history_view, model_view, request_view
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
-from sluice.domain.fields import id_of
+from sluice.domain.fields import Strict, id_of
 from sluice.domain.history import HistoryQuery
 from sluice.services import billing
 from sluice.services.read import Reader
+from sluice.services.wait import LONGEST_SECONDS, wait_in_a_slot
 
 # How long the result of a health check is kept: checks may come often, and anyone may make them.
 HEALTH_SECONDS: Final = 5
+
+
+def _seconds(text: Any) -> int:
+    is_number = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 2
+    if not is_number or int(text) > LONGEST_SECONDS:
+        raise ValueError(f"must be a whole number of seconds from 0 to {LONGEST_SECONDS}")
+    return int(text)
+
+
+class StatusQuery(Strict):
+    """The query of GET /status/{request_id}.
+
+    Attributes:
+        wait: for how many seconds the answer may be waited for.
+    """
+
+    wait: Annotated[int, PlainValidator(_seconds)] = 0
 
 
 class UsageQuery(Days, Breakdown):
@@ -33,8 +52,8 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
 
     @router.get("/status/<request_id>")
     def _request(request_id: str) -> Response[str]:
-        key_hash, _ = caller_key(router.current_event), read_query(router.current_event, Nothing)
-        return get_request(reader(), key_hash, id_of(request_id))
+        key_hash, query = caller_key(router.current_event), read_query(router.current_event, StatusQuery)
+        return get_request(reader(), key_hash, id_of(request_id), query.wait)
 
     @router.get("/requests")
     def _history() -> Response[str]:
@@ -59,9 +78,11 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     return router
 
 
-def get_request(reader: Reader, key_hash: bytes, request_id: UUID | None) -> Response[str]:
-    """One request of the caller."""
+def get_request(reader: Reader, key_hash: bytes, request_id: UUID | None, wait: int = 0) -> Response[str]:
+    """One request of the caller; waits up to so many seconds for its end."""
     state = reader.request(key_hash, request_id)
+    if wait and not state.status.is_final and wait_in_a_slot(reader.ledger, state.request_id, wait):
+        state = reader.request(key_hash, request_id)
     headers = {"Retry-After": str(POLL_AFTER_SECONDS)} if not state.status.is_final else None
     return answer(200, request_view(state), headers)
 

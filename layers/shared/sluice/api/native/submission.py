@@ -1,6 +1,8 @@
 """POST /generate accepts a request; POST /requests/{request_id}/cancel cancels one."""
 
+import json
 from collections.abc import Callable
+from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
@@ -13,20 +15,25 @@ from sluice.api.exchange import (
     body_text,
     caller_key,
     idempotency_key,
+    preferred_wait,
     read_query,
 )
 from sluice.api.native.bodies import GenerateRequest
+from sluice.api.native.views import request_view
 from sluice.api.ratelimit import rate_limit_headers
+from sluice.domain.errors import SluiceError
 from sluice.domain.fields import id_of
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
+from sluice.services.read import Reader
 from sluice.services.submit import Submitter
+from sluice.services.wait import wait_in_a_slot
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
 
 
 def submission_routes(
-    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller]
+    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller], reader: Callable[[], Reader]
 ) -> APIGatewayHttpRouter:
     """The routes; the providers are asked for their services when a request arrives."""
     router = new_router()
@@ -43,6 +50,8 @@ def submission_routes(
             metrics.add_metric("RequestsRefused", MetricUnit.Count, 1)
             raise
         metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
+        if wait := preferred_wait(event):
+            return waited(reader(), key_hash, answered, wait)
         return answered
 
     @router.post("/requests/<request_id>/cancel")
@@ -74,6 +83,26 @@ def generate(submitter: Submitter, key_hash: bytes, body: GenerateRequest, idemp
         {"request_id": str(accepted.request_id), "status": accepted.status},
         headers,
     )
+
+
+def waited(reader: Reader, key_hash: bytes, accepted: Response[str], seconds: int) -> Response[str]:
+    """The answer to an accepted request whose client would wait: 200 with the request if it has ended by then.
+
+    Otherwise what the client would have got at once: also if the key may not read, or if too many wait already.
+    """
+    request_id = id_of(json.loads(str(accepted.body))["request_id"])
+    try:
+        if accepted.status_code == 202 and not wait_in_a_slot(reader.ledger, UUID(str(request_id)), seconds):
+            return accepted
+        state = reader.request(key_hash, request_id)
+    except SluiceError as error:
+        # It is accepted, whatever reading it brings.
+        logger.info("not waited", extra={"code": error.code})
+        return accepted
+    if not state.status.is_final:
+        return accepted
+    kept = {name: str(value) for name, value in accepted.headers.items() if name != "Retry-After"}
+    return answer(200, request_view(state), kept | {"Preference-Applied": "wait"})
 
 
 def cancel(canceller: Canceller, key_hash: bytes, request_id: str) -> Response[str]:

@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from pydantic import Field
 
 from sluice.api.app import new_router
-from sluice.api.exchange import HEADERS, answer, body_text, caller_key, idempotency_key
+from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
 from sluice.api.openai import chat, embeddings, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
@@ -146,7 +146,8 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
             if accepted.replayed
             else detail_of(accepted, submission)
         )
-        return answer(200, response_view(detail), _headers(accepted))
+        metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
+        return answer(200, response_view(detail), _headers(accepted) | _poll_headers(detail))
     try:
         done = _answered(services, event, key_hash, submission)
     except SluiceError as error:
@@ -251,7 +252,8 @@ def retrieve_response(services: Services, key_hash: bytes, response_id: str, que
     """One response of the caller; as a stream, when it has ended."""
     detail = _stored(services, key_hash, response_id)
     if not query.stream:
-        return answer(200, response_view(detail), {"x-request-id": str(detail.request_id)})
+        headers = {"x-request-id": str(detail.request_id)} | _poll_headers(detail)
+        return answer(200, response_view(detail), headers)
     if not detail.status.is_final:
         deadline = time.monotonic() + services.foreground().wait_seconds
         wait_until_ended(services.reader().ledger, detail.request_id, deadline)
@@ -335,6 +337,11 @@ def _query(event: APIGatewayProxyEventV2, model: Any) -> Any:
 def _headers(accepted: Accepted) -> dict[str, str]:
     headers = {"x-request-id": str(accepted.request_id), **rate_limit_headers(accepted.quotas)}
     return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
+
+
+def _poll_headers(detail: RequestDetail) -> dict[str, str]:
+    """When to ask for an unfinished response again; the polling helpers of OpenAI's clients read it."""
+    return {} if detail.status.is_final else {"openai-poll-after-ms": str(POLL_AFTER_SECONDS * 1000)}
 
 
 def _event_stream(text: str, headers: dict[str, str]) -> Response[str]:

@@ -9,6 +9,7 @@ from sluice.backends.registry import BACKENDS
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.domain.requests import ModelKind
+from sluice.domain.vocabulary import TOKEN_CLASSES
 from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 
 
@@ -16,7 +17,9 @@ class Prices(Strict):
     """Per million tokens, in the currency of the standard list."""
 
     prompt: Price | None = None
+    cached_prompt: Price | None = None
     completion: Price | None = None
+    reasoning: Price | None = None
 
 
 class ModelSet(Change):
@@ -75,15 +78,17 @@ class PriceList(Strict):
 class PriceSet(Strict):
     model_id: Identifier
     prompt: Price | None = None
+    cached_prompt: Price | None = None
     completion: Price | None = None
+    reasoning: Price | None = None
     price_list: Identifier = "standard"
     valid_from: Day | None = None
     currency: Currency | None = None
 
     @model_validator(mode="after")
     def _has_a_price(self) -> Self:
-        if self.prompt is None and self.completion is None:
-            raise ValueError("give at least one of prompt, completion")
+        if all(getattr(self, kind) is None for kind in TOKEN_CLASSES):
+            raise ValueError(f"give at least one of {', '.join(TOKEN_CLASSES)}")
         return self
 
 

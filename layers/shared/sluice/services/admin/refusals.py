@@ -36,6 +36,7 @@ REFUSALS: Final = {
     "request_finished": ("request_finished", "The request has ended and cannot be cancelled."),
     "request_not_failed": ("request_not_failed", "Only a request that failed can be queued again."),
     "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
+    "request_erased": ("request_erased", "The request's content was erased: there is nothing to ask again."),
     "user_inactive": ("user_inactive", "The request's user is deactivated."),
     "quota_exceeded": ("quota_exceeded", "The user's quota of the request's period has no room for it."),
     "budget_exceeded": ("budget_exceeded", "A budget of the request's period has no room for it."),

@@ -24,4 +24,6 @@ DROP FUNCTION IF EXISTS
     settlements_end(settlement[], text, timestamptz), settlements_requeue(settlement[], text, timestamptz),
     outcomes_late(outcome[], integer[], text), unfinished_count(text, integer), quota_store(quotas[]),
     request_cost(requests), request_summaries(uuid[]), history_find(text, jsonb), tokens_needed(jsonb, models),
-    request_id_after(quota_plans);
+    request_id_after(quota_plans), price_on(text, text, text, date),
+    tokens_amount(bigint, numeric, bigint, numeric), tokens_cost(text, text, date, bigint, bigint),
+    request_cost(text, text, date, integer, integer), usage_text(numeric, numeric, numeric);

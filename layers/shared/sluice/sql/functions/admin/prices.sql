@@ -21,7 +21,7 @@ CREATE OR REPLACE FUNCTION price_list(p_price_list text, p_model_id text, p_on d
     WHERE (p_price_list IS NULL OR r.price_list = p_price_list)
       AND (p_model_id IS NULL OR r.model_id = p_model_id)
       AND (p_on IS NULL OR r.valid_from <= p_on AND coalesce(r.valid_until, 'infinity') > p_on)
-    ORDER BY r.price_list, r.model_id, r.token_class DESC, r.valid_from;
+    ORDER BY r.price_list, r.model_id, array_position(token_classes(), r.token_class::text), r.valid_from;
 $$;
 COMMENT ON FUNCTION price_list(text, text, date) IS 'All prices, or only those of a list, of a model, or on a day.';
 
@@ -45,7 +45,8 @@ BEGIN
     IF old.price_per_million = p_price THEN
         RETURN;
     END IF;
-    IF p_valid_from < utc_today() AND old.valid_from IS NOT NULL THEN
+    IF p_valid_from < utc_today() AND (old.valid_from IS NOT NULL OR has_fallback_price(
+           p_price_list, p_model_id, p_token_class, p_valid_from)) THEN
         -- Days that are over may have been billed already. They can still be priced again by another list.
         PERFORM admin_refuse('price_in_past');
     END IF;
@@ -64,6 +65,22 @@ BEGIN
                            'price_per_million', trim_scale(p_price)::text, 'valid_from', p_valid_from));
 END $$;
 
+-- Whether a first price from this day on would replace the price of another class on days that are over.
+CREATE OR REPLACE FUNCTION has_fallback_price(
+    p_price_list text, p_model_id text, p_token_class text, p_valid_from date
+)
+    RETURNS boolean
+    LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM prices f
+        WHERE f.price_list = p_price_list AND f.model_id = p_model_id
+          AND f.token_class = fallback_class(p_token_class)
+          AND f.valid_from < least(utc_today(), (
+              SELECT min(n.valid_from) FROM prices n
+              WHERE n.price_list = p_price_list AND n.model_id = p_model_id AND n.token_class = p_token_class
+                AND n.valid_from > p_valid_from)));
+$$;
+
 -- Whether a price from this day on would give a price to tokens that a statement has billed without one.
 CREATE OR REPLACE FUNCTION is_billed_unpriced(
     p_price_list text, p_model_id text, p_token_class text, p_valid_from date
@@ -72,13 +89,11 @@ CREATE OR REPLACE FUNCTION is_billed_unpriced(
     LANGUAGE sql STABLE AS $$
     SELECT EXISTS (
         SELECT FROM billed_usage u
-        WHERE u.attribute = '' AND u.price_list = p_price_list AND u.model_id = p_model_id
-          AND CASE p_token_class WHEN 'prompt' THEN u.prompt_tokens ELSE u.completion_tokens END <> 0
-          AND u.day >= p_valid_from
-          AND u.day < coalesce((
-              SELECT min(n.valid_from) FROM prices n
-              WHERE n.price_list = p_price_list AND n.model_id = p_model_id AND n.token_class = p_token_class
-                AND n.valid_from > p_valid_from), 'infinity'));
+        CROSS JOIN LATERAL class_usage_on(p_price_list, p_model_id, u.day, u.prompt_tokens, u.completion_tokens,
+                                          u.cached_tokens, u.reasoning_tokens) AS c
+        WHERE u.attribute = '' AND u.price_list = p_price_list AND u.model_id = p_model_id AND u.day >= p_valid_from
+          AND p_token_class IN (c.token_class, fallback_class(c.token_class))
+          AND c.tokens <> 0 AND c.price_per_million IS NULL);
 $$;
 
 -- Who changes prices takes this lock exclusively, before any user lock. Who counts, closes or begins something by
@@ -118,10 +133,12 @@ BEGIN
     IF (SELECT l.currency <> a->>'currency' FROM price_lists l WHERE l.price_list = list) THEN
         PERFORM admin_refuse('currency_differs');
     END IF;
+    -- Parts first: once the whole has a price on days that are over, that is theirs too, and stays.
     PERFORM price_put(list, a->>'model_id', c.class, day, (a->>c.class)::numeric)
-    FROM unnest(ARRAY['prompt', 'completion']) AS c (class) WHERE a->>c.class IS NOT NULL;
+    FROM unnest(token_classes()) AS c (class) WHERE a->>c.class IS NOT NULL
+    ORDER BY fallback_class(c.class) IS NULL;
     PERFORM budgets_reprice(list, a->>'model_id');
     RETURN (SELECT jsonb_agg(to_jsonb(r) || jsonb_build_object('price_per_million', r.price_per_million::text)
-                             ORDER BY r.token_class DESC, r.valid_from)
+                             ORDER BY array_position(token_classes(), r.token_class::text), r.valid_from)
             FROM price_registry r WHERE r.price_list = list AND r.model_id = a->>'model_id');
 END $$;

@@ -49,8 +49,10 @@ BEGIN
     RETURN to_jsonb(r) || jsonb_build_object(
         'waits_for', w.waits_for, 'waits_until', w.until, 'failed_attempts', i.failed_attempts,
         'max_attempts', i.max_attempts, 'last_error', i.last_error, 'expires_at', i.expires_at,
-        'empty_reason', (SELECT s.output->>'empty_reason' FROM results s WHERE s.result_id = r.result_id))
+        'empty_reason', (SELECT s.output->>'empty_reason' FROM results s WHERE s.result_id = r.result_id),
+        'api', coalesce(p.surface->>'api', 'generate'), 'erased_at', p.erased_at)
     FROM (SELECT) AS one
+    LEFT JOIN prompts p ON p.request_id = id
     LEFT JOIN LATERAL request_waits(i) AS w ON i.request_id IS NOT NULL AND r.completed_at IS NULL;
 END $$;
 

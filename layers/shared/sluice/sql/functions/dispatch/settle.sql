@@ -10,15 +10,19 @@
 --   retry_after               retry: seconds to wait; the outcome becomes failed if no attempts or lifetime are left
 --   usage_doubt               what is audited of a token report that was not booked as it came, or did not add up:
 --                             usage_flag, reported_prompt_tokens, reported_completion_tokens
+--   cached_tokens, reasoning_tokens    those of prompt_tokens from a cache, and those of completion_tokens from before
+--                             the answer; what would be more than the whole is cut off
 CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
-    completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb
+    completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb,
+    cached_tokens integer, reasoning_tokens integer
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
-    retry_after double precision, status_before text, usage_doubt jsonb, position bigint
+    retry_after double precision, status_before text, usage_doubt jsonb, position bigint, cached_tokens integer,
+    reasoning_tokens integer
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -98,7 +102,10 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamp
                WHEN i.failed_attempts + 1 >= i.max_attempts
                    THEN format(' It was tried %s times.', i.failed_attempts + 1)
                ELSE ' Its lifetime would have ended before the next attempt.' END END,
-           o.retry_after, i.status::text, o.usage_doubt, o.ordinality
+           o.retry_after, i.status::text, o.usage_doubt, o.ordinality,
+           -- From 0 to the count of which they are a part, NULL for none. greatest() and least() pass over NULL.
+           nullif(least(greatest(o.cached_tokens, 0), greatest(o.prompt_tokens, 0)), 0),
+           nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0)
     FROM unnest(p_outcomes) WITH ORDINALITY AS o
     JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
     CROSS JOIN LATERAL (
@@ -141,6 +148,7 @@ BEGIN
                 least(extract(epoch FROM greatest(p_at, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
             prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
             total_tokens = s.prompt_tokens + s.completion_tokens,
+            cached_tokens = s.cached_tokens, reasoning_tokens = s.reasoning_tokens,
             result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
             finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
         FROM gone s
@@ -165,6 +173,7 @@ BEGIN
                jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
                jsonb_strip_nulls(jsonb_build_object(
                    'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                   'cached_tokens', s.cached_tokens, 'reasoning_tokens', s.reasoning_tokens,
                    'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
                    'finish_reason', f.finish_reason,
                    'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))

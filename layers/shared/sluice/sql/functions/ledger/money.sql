@@ -59,7 +59,7 @@ $$;
 CREATE OR REPLACE FUNCTION attributes_kept(p_days date[]) RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.user_id::text, u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count,
-           u.prompt_tokens, u.completion_tokens
+           u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens
     FROM usage_by_attribute u WHERE p_days IS NULL OR u.day = ANY (p_days)
     UNION ALL
     SELECT e.* FROM rollup_watermarks w
@@ -76,11 +76,13 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH wanted AS (
-            SELECT u.user_id, u.day, u.model_id, u.requests_count AS requests, u.prompt_tokens, u.completion_tokens
+            SELECT u.user_id, u.day, u.model_id, u.requests_count AS requests, u.prompt_tokens, u.completion_tokens,
+                   u.cached_tokens, u.reasoning_tokens
             FROM usage_kept(CASE WHEN NOT p_full THEN days END) AS u
         ), kept AS (
             SELECT a.user_id, a.day, a.model_id, sum(a.requests_count) AS requests,
-                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens
+                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
+                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute = 'key'
             GROUP BY 1, 2, 3
@@ -88,25 +90,31 @@ BEGIN
             SELECT coalesce(w.user_id, k.user_id) AS user_id, coalesce(w.day, k.day) AS day,
                    coalesce(w.model_id, k.model_id) AS model_id,
                    coalesce(k.requests, 0) AS requests, coalesce(k.prompt_tokens, 0) AS prompt_tokens,
-                   coalesce(k.completion_tokens, 0) AS completion_tokens
+                   coalesce(k.completion_tokens, 0) AS completion_tokens,
+                   coalesce(k.cached_tokens, 0) AS cached_tokens, coalesce(k.reasoning_tokens, 0) AS reasoning_tokens
             FROM wanted w
             FULL JOIN kept k ON (k.user_id, k.day, k.model_id) = (w.user_id, w.day, w.model_id)
-            WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
-                  <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+            WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
+                   coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0))
+                  <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
+                      coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
         )
         SELECT d.user_id::text, NULL::uuid, format('%s %s', d.day, d.model_id),
-               usage_text(r.requests, r.prompt_tokens, r.completion_tokens),
-               usage_text(d.requests, d.prompt_tokens, d.completion_tokens)
+               usage_text(r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens),
+               usage_text(d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens)
         FROM differing d
         CROSS JOIN LATERAL (
             SELECT count(*) AS requests, coalesce(sum(q.prompt_tokens), 0) AS prompt_tokens,
-                   coalesce(sum(q.completion_tokens), 0) AS completion_tokens
+                   coalesce(sum(q.completion_tokens), 0) AS completion_tokens,
+                   coalesce(sum(q.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(q.reasoning_tokens), 0) AS reasoning_tokens
             FROM requests_all q
             WHERE q.user_id = d.user_id AND q.model_id = d.model_id
               AND q.request_id >= uuidv7_floor(d.day::timestamp AT TIME ZONE 'UTC')
               AND q.request_id < uuidv7_floor((d.day + 1)::timestamp AT TIME ZONE 'UTC')
         ) AS r
-        WHERE (d.requests, d.prompt_tokens, d.completion_tokens) <> (r.requests, r.prompt_tokens, r.completion_tokens)
+        WHERE (d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens)
+              <> (r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens)
         LIMIT 100;
 END $$;
 
@@ -120,7 +128,9 @@ BEGIN
         WITH wanted AS (
             SELECT r.user_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, a.attribute, r.model_id,
                    count(*) AS requests, coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
-                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens
+                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
+                   coalesce(sum(r.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens
             FROM requests_all r
             JOIN prompts p ON p.request_id = r.request_id AND p.metadata IS NOT NULL
             CROSS JOIN LATERAL request_attributes(r.key_id, p.metadata) AS a
@@ -131,7 +141,8 @@ BEGIN
             GROUP BY 1, 2, 3, 4
         ), kept AS (
             SELECT a.user_id, a.day, a.attribute, a.model_id, sum(a.requests_count) AS requests,
-                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens
+                   sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
+                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute <> 'key'
             GROUP BY 1, 2, 3, 4
@@ -139,12 +150,16 @@ BEGIN
         -- Without the tag's name, which is the client's text.
         SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
                format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
-               usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0)),
-               usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+               usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
+                          coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0)),
+               usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
+                          coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
         FROM wanted w
         FULL JOIN kept k ON (k.user_id, k.day, k.attribute, k.model_id) = (w.user_id, w.day, w.attribute, w.model_id)
-        WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0))
-              <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0))
+        WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
+               coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0))
+              <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
+                  coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
         LIMIT 100;
 END $$;
 
@@ -171,17 +186,24 @@ BEGIN
            OR (encode(statement_digest(s.document), 'hex'), s.user_id, to_char(s.month, 'YYYY-MM'))
               IS DISTINCT FROM (a.after->>'digest', a.user_id, a.after->>'month')
         UNION ALL
-        SELECT s.user_id::text, NULL::uuid, to_char(s.month, 'YYYY-MM'), format('tokens %s', d.tokens),
-               format('tokens %s', b.tokens)
+        SELECT s.user_id::text, NULL::uuid, to_char(s.month, 'YYYY-MM'),
+               format('tokens %s, cached %s, reasoning %s', d.tokens, d.cached_tokens, d.reasoning_tokens),
+               format('tokens %s, cached %s, reasoning %s', b.tokens, b.cached_tokens, b.reasoning_tokens)
         FROM statements s
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum((l->>'tokens')::bigint), 0) AS tokens
+            -- A document of the version that knew two classes only has no lines of the others.
+            SELECT coalesce(sum((l->>'tokens')::bigint), 0) AS tokens,
+                   sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'cached_prompt') AS cached_tokens,
+                   sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'reasoning') AS reasoning_tokens
             FROM jsonb_array_elements(s.document->'lines') AS l
         ) AS d
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum(u.prompt_tokens + u.completion_tokens), 0) AS tokens
+            SELECT coalesce(sum(u.prompt_tokens + u.completion_tokens), 0) AS tokens,
+                   coalesce(sum(u.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(u.reasoning_tokens), 0) AS reasoning_tokens
             FROM billed_usage u WHERE u.statement_id = s.statement_id AND u.attribute = ''
         ) AS b
-        WHERE s.statement_id >= oldest AND d.tokens <> b.tokens
+        WHERE s.statement_id >= oldest
+          AND (d.tokens <> b.tokens OR d.cached_tokens <> b.cached_tokens OR d.reasoning_tokens <> b.reasoning_tokens)
         LIMIT 100;
 END $$;

@@ -56,31 +56,41 @@ BEGIN
                    coalesce(sum((t.before->>'prompt_tokens')::integer) FILTER (WHERE t.redriven), 0)
                        AS undone_prompt_tokens,
                    coalesce(sum((t.before->>'completion_tokens')::integer) FILTER (WHERE t.redriven), 0)
-                       AS undone_completion_tokens
+                       AS undone_completion_tokens,
+                   coalesce(sum((t.after->>'cached_tokens')::integer), 0)
+                       - coalesce(sum((t.before->>'cached_tokens')::integer) FILTER (WHERE t.redriven), 0)
+                       AS cached_tokens,
+                   coalesce(sum((t.after->>'reasoning_tokens')::integer), 0)
+                       - coalesce(sum((t.before->>'reasoning_tokens')::integer) FILTER (WHERE t.redriven), 0)
+                       AS reasoning_tokens
             FROM entries t
             GROUP BY t.request_id
         )
         SELECT coalesce(r.user_id, a.user_id)::text, coalesce(r.request_id, a.request_id), NULL::text,
                CASE WHEN a.request_id IS NULL THEN 'audited' ELSE
-                   format('accepted %s, ended %s, as %s; %s, key %s, %s, reserved %s, tokens %s + %s',
+                   format('accepted %s, ended %s, as %s; %s, key %s, %s, reserved %s, tokens %s + %s '
+                          '(cached %s, reasoning %s)',
                           a.accepted, a.ended, a.status, a.user_id, a.key_id, a.model_id, a.reserved_tokens,
-                          a.prompt_tokens, a.completion_tokens) END,
+                          a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens) END,
                CASE WHEN r.request_id IS NULL THEN 'no request' ELSE
-                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s', r.status, r.user_id, r.key_id, r.model_id,
-                          r.reserved_tokens, r.prompt_tokens, r.completion_tokens) END
+                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s (cached %s, reasoning %s)', r.status,
+                          r.user_id, r.key_id, r.model_id, r.reserved_tokens, r.prompt_tokens, r.completion_tokens,
+                          coalesce(r.cached_tokens, 0), coalesce(r.reasoning_tokens, 0)) END
         FROM requests_to_verify(p_full, p_today, p_touched) r
         FULL JOIN audited a ON a.request_id = r.request_id
         WHERE (p_full OR r.request_id IS NOT NULL)
           AND (r.request_id IS NULL
                OR (a.accepted, a.ended, a.user_id, a.other_user_id, a.key_id, a.model_id, a.reserved_tokens,
-                   coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens)
+                   coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens, a.cached_tokens,
+                   a.reasoning_tokens)
                   IS DISTINCT FROM
                   (1, CASE WHEN r.completed_at IS NULL THEN 0 ELSE 1 END, r.user_id, r.user_id, r.key_id::text,
                    r.model_id, r.reserved_tokens, r.status,
                    CASE WHEN a.redriven = 0 THEN r.prompt_tokens
                         ELSE nullif(coalesce(r.prompt_tokens, 0) + a.undone_prompt_tokens, 0) END,
                    CASE WHEN a.redriven = 0 THEN r.completion_tokens
-                        ELSE nullif(coalesce(r.completion_tokens, 0) + a.undone_completion_tokens, 0) END))
+                        ELSE nullif(coalesce(r.completion_tokens, 0) + a.undone_completion_tokens, 0) END,
+                   coalesce(r.cached_tokens, 0), coalesce(r.reasoning_tokens, 0)))
         LIMIT 100;
 END $$;
 

@@ -38,8 +38,9 @@ BEGIN
     RETURN QUERY
         SELECT r.request_id, r.user_id::text, key_original(r.key_id), r.model_id::text, r.created_at,
                r.completed_at IS NOT NULL, l.currency::text,
-               coalesce(tokens_cost(d.list, r.model_id, t.day, r.reserved_tokens - m.max_tokens, m.max_tokens), 0),
-               coalesce(tokens_cost(d.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens), 0)
+               coalesce(tokens_cost_most(d.list, r.model_id, t.day, r.reserved_tokens - m.max_tokens, m.max_tokens), 0),
+               coalesce(tokens_cost(d.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
+                                    r.reasoning_tokens), 0)
         FROM requests_all r
         JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (p_ids)
         CROSS JOIN LATERAL (SELECT (p.parameters->>'max_tokens')::integer AS max_tokens) AS m
@@ -66,7 +67,7 @@ DECLARE
     day      date := (p_at AT TIME ZONE 'UTC')::date;
     list     text := billing_list(p_user_id, day);
     currency text := (SELECT l.currency FROM price_lists l WHERE l.price_list = list);
-    needed   numeric := tokens_cost(list, p_model_id, day, p_prompt_tokens, p_completion_tokens);
+    needed   numeric := tokens_cost_most(list, p_model_id, day, p_prompt_tokens, p_completion_tokens);
     b        budgets;
     missing  obstacle;
     longest  obstacle;
@@ -180,17 +181,21 @@ BEGIN
     FOREACH b IN ARRAY p_budgets LOOP
         RETURN QUERY
             SELECT b.budget_id, (
-                SELECT coalesce(sum(tokens_cost(t.list, g.model_id, g.day, g.prompt_tokens, g.completion_tokens)), 0)
+                SELECT coalesce(sum(tokens_cost(t.list, g.model_id, g.day, g.prompt_tokens, g.completion_tokens,
+                                                g.cached_tokens, g.reasoning_tokens)), 0)
                 FROM (
                     SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day, r.model_id::text, r.key_id,
                            sum(r.prompt_tokens)::bigint AS prompt_tokens,
-                           sum(r.completion_tokens)::bigint AS completion_tokens
+                           sum(r.completion_tokens)::bigint AS completion_tokens,
+                           sum(r.cached_tokens)::bigint AS cached_tokens,
+                           sum(r.reasoning_tokens)::bigint AS reasoning_tokens
                     FROM requests_all r
                     WHERE r.user_id = b.user_id AND r.request_id >= uuidv7_floor(b.period_start)
                       AND r.request_id < uuidv7_floor(b.reset_at) AND r.completed_at IS NOT NULL
                       AND r.created_at >= b.period_start AND r.created_at < b.reset_at
                     -- A request with tokens of a class that has no price costs nothing: see budget_shares.
-                    GROUP BY 1, 2, 3, r.prompt_tokens > 0, r.completion_tokens > 0
+                    GROUP BY 1, 2, 3, r.prompt_tokens > coalesce(r.cached_tokens, 0), r.cached_tokens > 0,
+                             r.completion_tokens > coalesce(r.reasoning_tokens, 0), r.reasoning_tokens > 0
                 ) AS g
                 CROSS JOIN LATERAL (SELECT billing_list(b.user_id, g.day) AS list) AS t
                 WHERE budget_applies(b, key_original(g.key_id), g.model_id) AND list_currency(t.list) = b.currency

@@ -37,6 +37,8 @@ BEGIN
     result.input := asked.input;
     result.parameters := asked.parameters;
     result.surface := asked.surface;
+    result.cached_tokens := s.cached_tokens;
+    result.reasoning_tokens := s.reasoning_tokens;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_detail(bytea, uuid) IS

@@ -41,7 +41,8 @@ BEGIN
     UPDATE requests q SET
         status = 'queued', attempts = q.attempts + 1, updated_at = at,
         started_at = NULL, completed_at = NULL, processing_time_ms = NULL,
-        prompt_tokens = NULL, completion_tokens = NULL, total_tokens = NULL, error_code = NULL, error_message = NULL
+        prompt_tokens = NULL, completion_tokens = NULL, total_tokens = NULL, cached_tokens = NULL,
+        reasoning_tokens = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = p_request_id;
     INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at)
     VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl);
@@ -49,7 +50,8 @@ BEGIN
         'request.redriven', r.user_id, NULL, p_request_id,
         jsonb_strip_nulls(jsonb_build_object(
             'status', r.status, 'attempt', r.attempts, 'error_code', r.error_code, 'prompt_tokens', r.prompt_tokens,
-            'completion_tokens', r.completion_tokens, 'processing_time_ms', r.processing_time_ms)),
+            'completion_tokens', r.completion_tokens, 'cached_tokens', r.cached_tokens,
+            'reasoning_tokens', r.reasoning_tokens, 'processing_time_ms', r.processing_time_ms)),
         jsonb_build_object('status', 'queued', 'wasted_tokens', coalesce(r.total_tokens, 0)))::audit_entry]);
     RETURN 'redriven';
 END $$;

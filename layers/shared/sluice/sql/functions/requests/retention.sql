@@ -27,6 +27,8 @@ BEGIN
                          + CASE WHEN idempotency_counts(r.completed_at) THEN coalesce(r.completed_at, at) ELSE at END
         FROM requests_all r
         WHERE e.ctid = ANY (rows) AND r.request_id = e.request_id AND r.request_id = ANY (ids)
+          -- A repeat of a call comes soon, if it comes (repeat_find).
+          AND e.key NOT LIKE 'repeat,%'
           AND (idempotency_counts(r.completed_at)
                OR r.status = 'failed' AND EXISTS (SELECT FROM requests q WHERE q.request_id = r.request_id));
         DELETE FROM idempotency_keys e WHERE e.ctid = ANY (rows) AND e.expires_at <= at;

@@ -53,7 +53,8 @@ CALL define_type('request_state', $$
     outcome text, request_id uuid, model_id text, status text, output jsonb, error_code text, error_message text,
     estimated_tokens integer, reserved_tokens integer, prompt_tokens integer, completion_tokens integer,
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
-    processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text
+    processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
+    reasoning_tokens integer
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -101,6 +102,8 @@ BEGIN
     result.prompt_tokens := r.prompt_tokens;
     result.completion_tokens := r.completion_tokens;
     result.total_tokens := r.total_tokens;
+    result.cached_tokens := r.cached_tokens;
+    result.reasoning_tokens := r.reasoning_tokens;
     result.created_at := r.created_at;
     result.started_at := r.started_at;
     result.completed_at := r.completed_at;
@@ -112,7 +115,7 @@ BEGIN
     result.metadata := metadata_find(p_request_id);
     IF r.completed_at IS NOT NULL THEN
         result.cost := request_cost(r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date, r.prompt_tokens,
-                                    r.completion_tokens);
+                                    r.completion_tokens, r.cached_tokens, r.reasoning_tokens);
     END IF;
     RETURN result;
 END $$;
@@ -123,7 +126,8 @@ COMMENT ON FUNCTION request_show(bytea, uuid) IS
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
     prompt_tokens integer, completion_tokens integer, total_tokens integer, created_at timestamptz,
-    started_at timestamptz, completed_at timestamptz, processing_time_ms integer, finish_reason text
+    started_at timestamptz, completed_at timestamptz, processing_time_ms integer, finish_reason text,
+    cached_tokens integer, reasoning_tokens integer
 $$);
 
 -- With the first 1,000 characters of their prompts.
@@ -133,7 +137,8 @@ BEGIN
     RETURN QUERY
         SELECT 'ok', r.request_id, prompt_beginning(r.request_id), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
-               r.created_at, r.started_at, r.completed_at, r.processing_time_ms, r.finish_reason::text
+               r.created_at, r.started_at, r.completed_at, r.processing_time_ms, r.finish_reason::text,
+               r.cached_tokens, r.reasoning_tokens
         FROM unnest(p_page) AS r;
 END $$;
 

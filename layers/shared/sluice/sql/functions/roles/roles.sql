@@ -77,9 +77,11 @@ BEGIN
     FOR r IN SELECT * FROM (VALUES
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
-        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_ended']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'request_history', 'request_history_v2', 'model_offers',
-                                        'usage_show', 'usage_show_v2']),
+        ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
+                                      'request_ended', 'wait_begin', 'wait_end']),
+        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
+                                        'request_history_v2', 'model_offers',
+                                        'usage_show', 'usage_show_v2', 'usage_show_v3']),
         ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_settle', 'request_undispatch',
                                       'request_detail', 'request_ended', 'request_cancel', 'request_erase',
                                       'model_offers']),
@@ -87,15 +89,17 @@ BEGIN
         ('sluice_foreground', '20s', ARRAY['request_settle', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
-                                        'statements_due', 'statement_show', 'statement_close', 'statement_skip',
+                                        'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
+                                        'statement_skip',
                                         'partitions_ensure',
                                         'archive_months', 'idempotency_expire', 'audit_seal', 'audit_verify',
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
-                                      'request_list', 'usage_report', 'usage_report_v2', 'statement_show',
-                                      'statement_close', 'tier_analysis', 'audit_list'])
+                                      'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
+                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
+                                      'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
         -- LOGIN without a password: only IAM can log in as this role. Without IAM, a connection logs in as the owner

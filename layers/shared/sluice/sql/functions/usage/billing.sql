@@ -13,25 +13,27 @@ CREATE OR REPLACE FUNCTION usage_priced(
     RETURNS SETOF priced_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.day, u.model_id, u.requests_count, c.token_class, c.tokens, t.list, l.currency::text,
-           price_on(t.list, u.model_id, c.token_class, u.day), u.value
+           c.price_per_million, u.value
     FROM (
-        SELECT n.day, n.model_id, NULL::text AS value, n.requests_count, n.prompt_tokens, n.completion_tokens
+        SELECT n.day, n.model_id, NULL::text AS value, n.requests_count, n.prompt_tokens, n.completion_tokens,
+               n.cached_tokens, n.reasoning_tokens
         FROM usage_now(p_user_id, p_first_day, p_last_day) AS n
         WHERE p_attribute IS NULL
         UNION ALL
-        SELECT n.day, n.model_id, n.value, n.requests_count, n.prompt_tokens, n.completion_tokens
+        SELECT n.day, n.model_id, n.value, n.requests_count, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
+               n.reasoning_tokens
         FROM attribute_usage_now(p_user_id, p_first_day, p_last_day, p_attribute) AS n
         WHERE p_attribute IS NOT NULL
     ) AS u
-    CROSS JOIN LATERAL (VALUES
-        ('prompt', u.prompt_tokens), ('completion', u.completion_tokens)
-    ) AS c (token_class, tokens)
-    CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list) AS t
+    -- OFFSET 0: the list is looked up once, not for each place where it is used.
+    CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list OFFSET 0) AS t
+    CROSS JOIN LATERAL class_usage_on(t.list, u.model_id, u.day, u.prompt_tokens, u.completion_tokens,
+                                      u.cached_tokens, u.reasoning_tokens) AS c
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
 COMMENT ON FUNCTION usage_priced(text, date, date, text, text) IS
-    'A user''s tokens by day, model and class with the price of that day: from the list named, or from the list of the '
-    'user''s own terms.';
+    'A user''s tokens by day, model and class with the price of that day, as class_usage_on() has them: from the list '
+    'named, or from the list of the user''s own terms.';
 
 CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -45,7 +47,7 @@ CALL define_type('usage_report', $$
 $$);
 
 -- Everything about one user's usage, in one call and one snapshot.
-CREATE OR REPLACE FUNCTION usage_report_v2(
+CREATE OR REPLACE FUNCTION usage_report_v3(
     p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
 )
     RETURNS usage_report
@@ -54,7 +56,8 @@ CREATE OR REPLACE FUNCTION usage_report_v2(
            (SELECT coalesce(jsonb_agg(
                        priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
                                                     ELSE jsonb_build_object('value', u.value) END
-                       ORDER BY u.day, u.value NULLS LAST, u.model_id, u.token_class DESC), '[]')
+                       ORDER BY u.day, u.value NULLS LAST, u.model_id,
+                                array_position(token_classes(), u.token_class)), '[]')
             FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u),
            t.list, (SELECT l.currency::text FROM price_lists l WHERE l.price_list = t.list),
            (SELECT count(*) FROM inflight i
@@ -63,12 +66,12 @@ CREATE OR REPLACE FUNCTION usage_report_v2(
               AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC'))
     FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
 $$;
-COMMENT ON FUNCTION usage_report_v2(text, date, date, text, text) IS
+COMMENT ON FUNCTION usage_report_v3(text, date, date, text, text) IS
     'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(); with p_attribute ("key", '
     '"tag:NAME"), a row for each value of it, in the member value. price_list, currency: the list named, or that of '
     'the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
 
-CREATE OR REPLACE FUNCTION usage_show_v2(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
+CREATE OR REPLACE FUNCTION usage_show_v3(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
     RETURNS usage_report
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -79,9 +82,44 @@ BEGIN
         result.outcome := caller.outcome;
         RETURN result;
     END IF;
-    RETURN usage_report_v2(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
+    RETURN usage_report_v3(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
 END $$;
-COMMENT ON FUNCTION usage_show_v2(bytea, date, date, text) IS 'The caller''s own usage_report_v2().';
+COMMENT ON FUNCTION usage_show_v3(bytea, date, date, text) IS 'The caller''s own usage_report_v3().';
+
+-- For the version of the code that knows two classes of tokens, and adds up the rows of each.
+CREATE OR REPLACE FUNCTION usage_report_v2(
+    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
+)
+    RETURNS usage_report
+    LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    result usage_report := usage_report_v3(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
+BEGIN
+    result.usage := usage_of_two_classes(result.usage);
+    RETURN result;
+END $$;
+
+CREATE OR REPLACE FUNCTION usage_show_v2(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
+    RETURNS usage_report
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    result usage_report := usage_show_v3(p_key_hash, p_first_day, p_last_day, p_attribute);
+BEGIN
+    result.usage := usage_of_two_classes(result.usage);
+    RETURN result;
+END $$;
+
+-- Cached tokens as further prompt tokens, reasoning as further completion tokens, of no further requests: amounts and
+-- sums stay as they are.
+CREATE OR REPLACE FUNCTION usage_of_two_classes(p_usage jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT coalesce(jsonb_agg(
+               CASE WHEN f.class IS NULL THEN u.priced
+                    ELSE u.priced || jsonb_build_object('token_class', f.class, 'requests', 0) END
+               ORDER BY u.n), '[]')
+    FROM jsonb_array_elements(p_usage) WITH ORDINALITY AS u (priced, n)
+    CROSS JOIN LATERAL (SELECT fallback_class(u.priced->>'token_class') AS class) AS f;
+$$;
 
 -- For the version of the code that knows no attributes.
 CREATE OR REPLACE FUNCTION usage_report(
@@ -99,7 +137,8 @@ $$;
 
 -- What a request that has ended cost. The amount is NULL if there was no price, and 0 if no tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(
-    p_user_id text, p_model_id text, p_day date, p_prompt_tokens integer, p_completion_tokens integer
+    p_user_id text, p_model_id text, p_day date, p_prompt_tokens integer, p_completion_tokens integer,
+    p_cached_tokens integer, p_reasoning_tokens integer
 )
     RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
@@ -107,14 +146,13 @@ DECLARE
     cost jsonb;
 BEGIN
     SELECT jsonb_build_object(
-               'amount', trim_scale(tokens_amount(p_prompt_tokens, p.price_per_million,
-                                                  p_completion_tokens, c.price_per_million))::text,
+               'amount', trim_scale(tokens_amount(p_prompt_tokens, p_completion_tokens, p_cached_tokens,
+                                                  p_reasoning_tokens, p))::text,
                'currency', l.currency, 'price_list', l.price_list)
     INTO cost
     FROM billing_terms_on(p_user_id, p_day) AS t
     JOIN price_lists l ON l.price_list = t.price_list
-    LEFT JOIN LATERAL prices_on(t.price_list, p_model_id, 'prompt', p_day) AS p ON true
-    LEFT JOIN LATERAL prices_on(t.price_list, p_model_id, 'completion', p_day) AS c ON true;
+    CROSS JOIN LATERAL class_prices_on(t.price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens) AS p;
     RETURN cost;
 END $$;
 
@@ -159,11 +197,10 @@ CREATE OR REPLACE FUNCTION tier_analysis(
         SELECT sum(x.tokens * x.price / 1000000) AS cost,
                sum(x.tokens) FILTER (WHERE x.price IS NULL)::bigint AS unpriced_tokens
         FROM (
-            SELECT y.tokens, price_on(t.price_list, d.model_id, y.class, d.period_start) AS price
+            SELECT y.tokens, y.price_per_million AS price
             FROM usage_by_model d
-            CROSS JOIN LATERAL (VALUES
-                ('prompt', d.prompt_tokens), ('completion', d.completion_tokens)
-            ) AS y (class, tokens)
+            CROSS JOIN LATERAL class_usage_on(t.price_list, d.model_id, d.period_start, d.prompt_tokens,
+                                              d.completion_tokens, d.cached_tokens, d.reasoning_tokens) AS y
             WHERE d.user_id = m.user_id AND d.period = 'daily'
               AND d.period_start >= p_first_month AND d.period_start < p_last_month + interval '1 month'
         ) AS x

@@ -36,24 +36,27 @@ CALL define_type('open_month', $$month date, currency text$$);
 CREATE OR REPLACE FUNCTION valued_usage_unbilled(p_user_id text) RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$
     SELECT p_user_id, d.day, d.attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
-           sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint
+           sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint, sum(d.cached_tokens)::bigint,
+           sum(d.reasoning_tokens)::bigint
     FROM (
         SELECT u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count, u.prompt_tokens,
-               u.completion_tokens
+               u.completion_tokens, u.cached_tokens, u.reasoning_tokens
         FROM usage_by_attribute u WHERE u.user_id = p_user_id
         UNION ALL
-        SELECT e.day, e.attribute, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens
+        SELECT e.day, e.attribute, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens,
+               e.cached_tokens, e.reasoning_tokens
         FROM rollup_watermarks w
         CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
         WHERE w.task = 'attributes'
         UNION ALL
         SELECT b.day, b.attribute::text, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens,
-               -b.completion_tokens
+               -b.completion_tokens, -b.cached_tokens, -b.reasoning_tokens
         FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute <> ''
     ) AS d
     WHERE d.value IS NOT NULL
     GROUP BY d.day, d.attribute, d.value, d.model_id
-    HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens)) <> (0, 0, 0);
+    HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens), sum(d.cached_tokens),
+            sum(d.reasoning_tokens)) <> (0, 0, 0, 0, 0);
 $$;
 
 -- What no statement has billed yet, of all months; with an attribute, by its values. A row without a value holds the
@@ -62,36 +65,43 @@ CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETU
     LANGUAGE sql STABLE AS $$
     WITH whole AS (
         SELECT d.day, d.model_id, sum(d.requests_count) AS requests_count, sum(d.prompt_tokens) AS prompt_tokens,
-               sum(d.completion_tokens) AS completion_tokens
+               sum(d.completion_tokens) AS completion_tokens, sum(d.cached_tokens) AS cached_tokens,
+               sum(d.reasoning_tokens) AS reasoning_tokens
         FROM (
-            SELECT u.day, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
+            SELECT u.day, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
+                   u.reasoning_tokens
             FROM usage_now(p_user_id, '-infinity', 'infinity') AS u
             UNION ALL
-            SELECT b.day, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens
+            SELECT b.day, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens,
+                   -b.cached_tokens, -b.reasoning_tokens
             FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = ''
         ) AS d
         GROUP BY d.day, d.model_id
     ), parts AS (
         SELECT d.day, d.value, d.model_id, sum(d.requests_count) AS requests_count,
-               sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens
+               sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens,
+               sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens
         FROM valued_usage_unbilled(p_user_id) AS d WHERE d.attribute = p_attribute
         GROUP BY d.day, d.value, d.model_id
     )
     SELECT p_user_id, f.day, p_attribute, f.value, f.model_id, f.requests_count::bigint, f.prompt_tokens::bigint,
-           f.completion_tokens::bigint
+           f.completion_tokens::bigint, f.cached_tokens::bigint, f.reasoning_tokens::bigint
     FROM (
         SELECT * FROM parts
         UNION ALL
         SELECT w.day, NULL, w.model_id, w.requests_count - coalesce(p.requests_count, 0),
-               w.prompt_tokens - coalesce(p.prompt_tokens, 0), w.completion_tokens - coalesce(p.completion_tokens, 0)
+               w.prompt_tokens - coalesce(p.prompt_tokens, 0), w.completion_tokens - coalesce(p.completion_tokens, 0),
+               w.cached_tokens - coalesce(p.cached_tokens, 0), w.reasoning_tokens - coalesce(p.reasoning_tokens, 0)
         FROM whole w
         LEFT JOIN (
             SELECT x.day, x.model_id, sum(x.requests_count) AS requests_count, sum(x.prompt_tokens) AS prompt_tokens,
-                   sum(x.completion_tokens) AS completion_tokens
+                   sum(x.completion_tokens) AS completion_tokens, sum(x.cached_tokens) AS cached_tokens,
+                   sum(x.reasoning_tokens) AS reasoning_tokens
             FROM parts x GROUP BY x.day, x.model_id
         ) AS p ON p.day = w.day AND p.model_id = w.model_id
     ) AS f
-    WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens) <> (0, 0, 0);
+    WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens, f.cached_tokens, f.reasoning_tokens)
+          <> (0, 0, 0, 0, 0);
 $$;
 
 -- The month whose statement bills the adjustments of a closed month that are in this currency: the next open one with
@@ -152,21 +162,25 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
         WHERE s.user_id = p_user_id AND s.month = p_month AND b.attribute IN ('', p_attribute)
     ), parts AS (
         SELECT b.day, b.model_id, sum(b.requests_count) AS requests_count, sum(b.prompt_tokens) AS prompt_tokens,
-               sum(b.completion_tokens) AS completion_tokens
+               sum(b.completion_tokens) AS completion_tokens, sum(b.cached_tokens) AS cached_tokens,
+               sum(b.reasoning_tokens) AS reasoning_tokens
         FROM billed b WHERE b.attribute <> '' GROUP BY b.day, b.model_id
     )
     SELECT p_user_id, b.day, p_attribute, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens,
-           b.completion_tokens
+           b.completion_tokens, b.cached_tokens, b.reasoning_tokens
     FROM billed b WHERE b.attribute <> ''
     UNION ALL
     SELECT p_user_id, b.day, p_attribute, NULL, b.model_id::text,
            (b.requests_count - coalesce(p.requests_count, 0))::bigint,
            (b.prompt_tokens - coalesce(p.prompt_tokens, 0))::bigint,
-           (b.completion_tokens - coalesce(p.completion_tokens, 0))::bigint
+           (b.completion_tokens - coalesce(p.completion_tokens, 0))::bigint,
+           (b.cached_tokens - coalesce(p.cached_tokens, 0))::bigint,
+           (b.reasoning_tokens - coalesce(p.reasoning_tokens, 0))::bigint
     FROM billed b LEFT JOIN parts p ON p.day = b.day AND p.model_id = b.model_id
     WHERE b.attribute = ''
-      AND (b.requests_count, b.prompt_tokens, b.completion_tokens)
-          <> (coalesce(p.requests_count, 0), coalesce(p.prompt_tokens, 0), coalesce(p.completion_tokens, 0));
+      AND (b.requests_count, b.prompt_tokens, b.completion_tokens, b.cached_tokens, b.reasoning_tokens)
+          <> (coalesce(p.requests_count, 0), coalesce(p.prompt_tokens, 0), coalesce(p.completion_tokens, 0),
+              coalesce(p.cached_tokens, 0), coalesce(p.reasoning_tokens, 0));
 $$;
 
 -- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
@@ -174,30 +188,27 @@ CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attrib
     LANGUAGE sql STABLE AS $$
     SELECT coalesce(jsonb_agg(
                priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
-                                  list_currency(t.list), price_on(t.list, n.model_id, c.token_class, n.day),
-                                  n.value)::priced_usage) || jsonb_build_object('value', n.value)
-               ORDER BY n.day, n.value NULLS LAST, n.model_id, c.token_class DESC), '[]')
+                                  list_currency(t.list), c.price_per_million, n.value)::priced_usage)
+                   || jsonb_build_object('value', n.value)
+               ORDER BY n.day, n.value NULLS LAST, n.model_id, array_position(token_classes(), c.token_class)), '[]')
     FROM (
-        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
-        FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
+        SELECT * FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
         UNION ALL
-        SELECT u.day, u.value, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens
-        FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
+        SELECT * FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
         UNION ALL
-        SELECT b.day, b.value, b.model_id, b.requests_count, b.prompt_tokens, b.completion_tokens
-        FROM statement_billed(p_user_id, p_month, p_attribute) AS b
+        SELECT * FROM statement_billed(p_user_id, p_month, p_attribute) AS b
     ) AS n
-    CROSS JOIN LATERAL (VALUES
-        ('prompt', n.prompt_tokens), ('completion', n.completion_tokens)
-    ) AS c (token_class, tokens)
-    CROSS JOIN LATERAL (SELECT billing_list(p_user_id, n.day) AS list) AS t;
+    -- OFFSET 0: the list is looked up once, not for each place where it is used.
+    CROSS JOIN LATERAL (SELECT billing_list(p_user_id, n.day) AS list OFFSET 0) AS t
+    CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
+                                      n.reasoning_tokens) AS c;
 $$;
 
 CALL define_type('statement_view', $$
     is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint
 $$);
 
-CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
+CREATE OR REPLACE FUNCTION statement_show_v2(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT EXISTS (SELECT FROM users u WHERE u.user_id = p_user_id),
            (SELECT s.document || jsonb_build_object(
@@ -207,10 +218,20 @@ CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attrib
            utc_today() > month_end(p_month), requests_unfinished_in(p_user_id, p_month)
     FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t;
 $$;
-COMMENT ON FUNCTION statement_show(text, date, text) IS
+COMMENT ON FUNCTION statement_show_v2(text, date, text) IS
     'The statement of a user''s month. document: as it was given out, NULL while the month is open. usage: what it '
     'bills (see usage_report), days before the month being adjustments; p_attribute: "" or an attribute. is_over: the '
     'month has ended. unfinished: requests accepted in it whose tokens are not known yet.';
+
+-- For the version of the code that knows two classes of tokens.
+CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
+    LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+DECLARE
+    result statement_view := statement_show_v2(p_user_id, p_month, p_attribute);
+BEGIN
+    result.usage := usage_of_two_classes(result.usage);
+    RETURN result;
+END $$;
 
 -- Notes whether adjustments of a user are still to be billed: those in another currency are looked at again in the next
 -- month.
@@ -236,6 +257,7 @@ CREATE OR REPLACE FUNCTION statement_close(
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     id    uuid := uuidv7();
+    shown jsonb;
     due   attribute_usage[];
     parts attribute_usage[];
 BEGIN
@@ -243,8 +265,9 @@ BEGIN
     PERFORM prices_hold();
     PERFORM user_lock(p_user_id);
     IF NOT is_closed(p_user_id, p_month) THEN
+        shown := statement_rows(p_user_id, p_month, '');
         IF utc_today() <= month_end(p_month) OR requests_unfinished_in(p_user_id, p_month) > 0
-           OR statement_rows(p_user_id, p_month, '') <> p_usage THEN
+           OR p_usage NOT IN (shown, usage_of_two_classes(shown)) THEN
             RETURN NULL;
         END IF;
         due := ARRAY(SELECT u FROM statement_usage(p_user_id, p_month) AS u);
@@ -253,9 +276,9 @@ BEGIN
         INSERT INTO statements (statement_id, user_id, month, document, digest, closed_at)
         VALUES (id, p_user_id, p_month, p_document, statement_digest(p_document), clock_now());
         INSERT INTO billed_usage (statement_id, user_id, day, attribute, value, model_id, price_list, requests_count,
-                                  prompt_tokens, completion_tokens)
+                                  prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens)
         SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id, billing_list(p_user_id, u.day),
-               u.requests_count, u.prompt_tokens, u.completion_tokens
+               u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens
         FROM unnest(due || parts) AS u;
         PERFORM adjustments_billed(p_user_id);
         PERFORM audit_write(p_actor, ARRAY[ROW(
@@ -264,10 +287,10 @@ BEGIN
                                'total', p_document->'total', 'currency', p_document->'currency',
                                'digest', encode(statement_digest(p_document), 'hex')))::audit_entry]);
     END IF;
-    RETURN (statement_show(p_user_id, p_month, '')).document;
+    RETURN (SELECT s.document FROM statement_show_v2(p_user_id, p_month, '') AS s);
 END $$;
 COMMENT ON FUNCTION statement_close(text, date, jsonb, jsonb, text, uuid) IS
-    'p_usage: the member usage of statement_show() from which p_document was made.';
+    'p_usage: the member usage of statement_show_v2(), or of statement_show(), from which p_document was made.';
 
 CALL define_type('due_statement', $$user_id text, month date$$);
 

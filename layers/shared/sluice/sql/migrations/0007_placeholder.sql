@@ -1,3 +1,0 @@
--- min_compatible_version: 1
--- Nothing: the number belongs to another change.
-SELECT;
