@@ -27,6 +27,7 @@ from uuid import uuid4
 import psycopg
 
 from benchmarks.report import Table, listed, surroundings
+from local.errors import LocalError
 from local.processes import stopping_on_signals
 from local.stack import Stack
 
@@ -165,18 +166,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--callers", type=int, default=20, help="how many clients call at once (20)")
     options = parser.parse_args(arguments)
     print("benchmarks: starting a stack", file=sys.stderr)
-    with stopping_on_signals(), running_stack() as stack:
-        key = stack.admin("key.create", user_id=MODEL)["api_key"]
-        with psycopg.connect(stack.info.database_url) as database:
-            (postgres,) = database.execute("SELECT split_part(version(), ' on ', 1)").fetchone() or ("",)
-        table = measure([Caller(stack.info.api_url, key) for _ in range(options.callers)], options.rounds)
-        rounds = f"{options.rounds}, after two that are not counted; the ways take turns, in alternating order"
-        load = (
-            f"{getloadavg()[0]:.1f} processes that run or want to, on average of the last minute; these are among them"
-        )
-        print(listed(surroundings(postgres) | {"rounds": rounds, "load": load}))
-        print(f"\n{table.markdown()}")
+    try:
+        with stopping_on_signals(), running_stack() as stack:
+            print(report(stack, options.callers, options.rounds))
+    except LocalError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def report(stack: Stack, callers: int, rounds: int) -> str:
+    """Measure; returns where and with what, and the table."""
+    key = stack.admin("key.create", user_id=MODEL)["api_key"]
+    with psycopg.connect(stack.info.database_url) as database:
+        (postgres,) = database.execute("SELECT split_part(version(), ' on ', 1)").fetchone() or ("",)
+    table = measure([Caller(stack.info.api_url, key) for _ in range(callers)], rounds)
+    facts = surroundings(postgres) | {
+        "rounds": f"{rounds}, after two that are not counted; the ways take turns, in alternating order",
+        "load": f"{getloadavg()[0]:.1f} processes that run or want to, on average of the last minute; these are among them",
+    }
+    return f"{listed(facts)}\n\n{table.markdown()}"
 
 
 if __name__ == "__main__":

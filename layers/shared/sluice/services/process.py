@@ -195,8 +195,6 @@ class Worker:
             fingerprint=question_fingerprint(claim),
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
-            cached_tokens=completion.cached_tokens or None,
-            reasoning_tokens=completion.reasoning_tokens or None,
             usage_doubt=self._note_doubt(claim, completion.doubt, report),
             cached_tokens=cached,
             reasoning_tokens=reasoning,
