@@ -183,7 +183,7 @@ def report(stack: Stack, callers: int, rounds: int) -> str:
     table = measure([Caller(stack.info.api_url, key) for _ in range(callers)], rounds)
     facts = surroundings(postgres) | {
         "rounds": f"{rounds}, after two that are not counted; the ways take turns, in alternating order",
-        "load": f"{getloadavg()[0]:.1f} processes that run or want to, on average of the last minute; these are among them",
+        "load": f"{getloadavg()[0]:.1f} processes at once on average of the last minute, these among them",
     }
     return f"{listed(facts)}\n\n{table.markdown()}"
 
