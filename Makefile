@@ -27,6 +27,8 @@ sam := $(bin)/python -m samcli
 # The emulator pins botocore to the patch, so it has an environment of its own. It runs the functions with its interpreter;
 # apart from the development packages, a dependency missing from the layer has less to hide behind.
 emulator := .ministack-venv
+# OpenAI's client, for the end-to-end tests: both of its majors are in use, and one environment cannot hold both.
+clients := .openai2-venv .openai3-venv
 locks := requirements/dev.txt requirements/model.txt
 python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks openapi tests
 
@@ -36,7 +38,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(venv)/.cli $(emulator)/.complete  ## install what developing needs, in .venv and .ministack-venv
+setup: $(venv)/.cli $(emulator)/.complete $(clients:=/.complete)  ## install what developing needs, in four environments
 	@:
 
 # The stamp is written last: an interrupted installation is started over, and a finished one costs nothing until its lock
@@ -67,6 +69,12 @@ $(emulator)/.complete: requirements/ministack.txt
 	@echo "setup: installing the AWS emulator of requirements/ministack.txt"
 	@$(emulator)/bin/$(install) --requirement requirements/ministack.txt
 	@touch $@ && rm $(emulator)/.unfinished
+
+.openai%-venv/.complete: requirements/openai%.txt
+	@$(call make_venv,$(@D))
+	@echo "setup: installing OpenAI's client of $<"
+	@$(@D)/bin/$(install) --requirement $<
+	@touch $@ && rm $(@D)/.unfinished
 
 # The locks are complete, so nothing is left to resolve.
 install := python -m pip install -qq --no-deps --no-compile --require-hashes
@@ -181,6 +189,8 @@ lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
 		--output-file requirements/dev.txt
 	@$(compile) --constraint requirements/dev.txt layers/shared/requirements.in --output-file layers/shared/requirements.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group ministack --output-file requirements/ministack.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group openai2 --output-file requirements/openai2.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group openai3 --output-file requirements/openai3.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --no-deps --group model --output-file requirements/model.txt
 
 .PHONY: validate

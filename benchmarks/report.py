@@ -106,6 +106,21 @@ def machine(server: BenchmarkServer, rounds: int) -> str:
     """Where and with what the figures were measured."""
     row = server.admin.execute("SELECT split_part(version(), ' on ', 1) AS version").fetchone()
     assert row is not None
+    return listed(
+        surroundings(row["version"])
+        | {
+            "rounds": f"{rounds}, after one that is not counted; each round measures every side, in alternating order",
+            "settings": ", ".join(f"`{name} = {value}`" for name, value in SETTINGS.items()),
+        }
+    )
+
+
+def surroundings(postgres: str) -> dict[str, str]:
+    """Date, code, machine and versions.
+
+    Args:
+        postgres: the server's name and version.
+    """
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],
         cwd=PAGE.parent,
@@ -113,14 +128,16 @@ def machine(server: BenchmarkServer, rounds: int) -> str:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    facts = {
+    return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "Sluice": f"commit {commit or 'unknown'}",
         "machine": f"{_processor()}, {cpu_count()} processors, {platform.system()} {platform.release()}",
-        "versions": f"{row['version']}, Python {platform.python_version()}, psycopg {version('psycopg')}",
-        "rounds": f"{rounds}, after one that is not counted; each round measures every side, in alternating order",
-        "settings": ", ".join(f"`{name} = {value}`" for name, value in SETTINGS.items()),
+        "versions": f"{postgres}, Python {platform.python_version()}, psycopg {version('psycopg')}",
     }
+
+
+def listed(facts: Mapping[str, str]) -> str:
+    """Facts as a list."""
     return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
 
 

@@ -156,12 +156,12 @@ class SluiceSide(Compared):
         return database
 
     def submit(self, user: int) -> UUID:
-        admission = self.front.submit(self.keys[user], _submission(), self.limits)
+        admission = self.front.submit(self.keys[user], submission(), self.limits)
         assert admission.request_id is not None, admission.outcome
         return admission.request_id
 
     def refuse(self, user: int) -> None:
-        admission = self.front.submit(self.keys[user], _submission(), self.limits)
+        admission = self.front.submit(self.keys[user], submission(), self.limits)
         assert admission.outcome == "quota_exceeded", admission.outcome
 
     def leave_tokens(self, user: int, tokens: int) -> None:
@@ -214,7 +214,8 @@ class SluiceSide(Compared):
             database.close()
 
 
-def _submission() -> Submission:
+def submission() -> Submission:
+    """A request with PROMPT."""
     return Submission(input=Input.of_prompt(PROMPT), parameters={"max_tokens": MAX_TOKENS})
 
 

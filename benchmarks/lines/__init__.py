@@ -8,7 +8,19 @@ from typing import Final
 
 from benchmarks import cold_starts, handlers
 from benchmarks.bench import Bench
-from benchmarks.lines import archive, batches, depth, lifecycle, peers, plans, refusals, storage, throughput, upkeep
+from benchmarks.lines import (
+    archive,
+    batches,
+    depth,
+    foreground,
+    lifecycle,
+    peers,
+    plans,
+    refusals,
+    storage,
+    throughput,
+    upkeep,
+)
 from benchmarks.report import Table
 
 LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
@@ -16,6 +28,7 @@ LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "peers": peers.run,
     "throughput": throughput.run,
     "batches": batches.run,
+    "foreground": foreground.run,
     "depth": depth.run,
     "rollups": depth.rollups,
     "plans": plans.run,

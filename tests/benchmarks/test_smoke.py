@@ -46,6 +46,17 @@ def test_counts_are_those_of_the_designs(bench: Bench) -> None:
         assert table.row("WAL, bytes").values["Sluice"][0] > 1000
 
 
+@pytest.mark.slow
+def test_a_client_that_waits_costs_one_statement_less(bench: Bench) -> None:
+    (table,) = LINES["foreground"](bench)
+    # Of each request: accepted and claimed, settled; accepted, claimed, settled; accepted, a tenth of both.
+    for name in ("statements", "commits"):
+        found = {side: values[0] for side, values in table.row(name).values.items()}
+        assert found == pytest.approx(
+            {"foreground": 2, "the queue, batches of 1": 3, "the queue, batches of 10": 1.2}, abs=0.02
+        )
+
+
 def test_the_table_has_medians_spreads_and_ratios_of_the_same_round() -> None:
     table = Table("T", ["a", "b"])
     for ours, theirs in ((1, 2), (2, 8), (9, 12)):

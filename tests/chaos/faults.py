@@ -4,10 +4,9 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -17,13 +16,16 @@ from local.errors import LocalError
 from local.stack import Stack
 from tests.chaos.load import Ledger
 from tests.chaos.plan import Fault, Plan
+from tests.support.processes import function_processes
 
 # Errors that the injector's own calls may get while other faults are active.
 UNAVAILABLE = (BotoCoreError, ClientError, LocalError)
 
 _PAUSE_SECONDS = 0.1
 _INJECT_SECONDS = 60.0  # for a fault to find what it needs: a process to kill, messages to reorder
-_KILLED_ROLES = {"worker": 12, "submit": 4, "rollup": 3, "status": 1}
+_KILLED_ROLES = {"worker": 12, "submit": 4, "openai": 3, "foreground": 3, "rollup": 3, "status": 1}
+# What a waiting client depends on: the function that holds its connection, and the one that asks the model.
+_CUT_ROLES: dict[tuple[str, ...], int] = {("openai",): 2, ("foreground",): 2, ("openai", "foreground"): 1}
 
 
 class Aws:
@@ -103,6 +105,7 @@ class FaultInjector:
         self._restarts = Lock()  # one restart at a time: stack.json has one writer
         self._faults: dict[str, Callable[[random.Random], bool]] = {
             "kill": self.kill,
+            "cut": self.cut,
             "postgres": self.postgres,
             "emulator": self.emulator,
             "duplicate": self.duplicate,
@@ -156,17 +159,33 @@ class FaultInjector:
 
     def kill(self, rng: random.Random) -> bool:
         """SIGKILL one or all processes of a function, mostly of a busy worker."""
-        running = list(self._function_processes())
+        running = list(function_processes(self._stack))
         weights = {role: weight for role, weight in _KILLED_ROLES.items() if any(of == role for _, of in running)}
         if not weights:
             return False
         role = rng.choices(list(weights), weights=list(weights.values()))[0]
         kill_all = rng.random() < 0.25
-        if role == "worker" and not self._is_model_busy():
+        if role in {"worker", "foreground"} and not self._is_model_busy():
             return False
         pids = [pid for pid, of in running if of == role]
+        return self._kill(role, pids if kill_all else [rng.choice(pids)])
+
+    def cut(self, rng: random.Random) -> bool:
+        """SIGKILL all processes that run something for clients that wait."""
+        roles = rng.choices(list(_CUT_ROLES), weights=list(_CUT_ROLES.values()))[0]
+        if not self._ledger.waiting or not self._is_model_busy():
+            return False
+        pids: dict[str, list[int]] = {role: [] for role in roles}
+        for pid, role in function_processes(self._stack):
+            pids.get(role, []).append(pid)
+        if not all(pids.values()):
+            return False
+        killed = [self._kill(role, found) for role, found in pids.items()]
+        return all(killed)
+
+    def _kill(self, role: str, pids: Sequence[int]) -> bool:
         has_killed = False
-        for pid in pids if kill_all else [rng.choice(pids)]:
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -244,20 +263,6 @@ class FaultInjector:
 
     def collect_dead_letters(self) -> None:
         self.dead += self._aws.dead_letters()
-
-    def _function_processes(self) -> Iterator[tuple[int, str]]:
-        """Process id and role of the running functions; the emulator's command line contains their folder."""
-        emulator = self._stack.emulator.process
-        if emulator is None:
-            return
-        listing = subprocess.run(
-            ["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True, env={"PATH": os.defpath}
-        )
-        names = {f"-{name}-": role for role, name in self._stack.info.functions.items()}
-        for line in listing.stdout.splitlines():
-            pid, parent, command = line.split(maxsplit=2)
-            if int(parent) == emulator.pid:
-                yield from ((int(pid), role) for name, role in names.items() if name in command)
 
 
 class RecoveryLoop:

@@ -94,6 +94,7 @@ def judge(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], ma
     return [
         *_accepted_once(plan, ledger, books),
         *_finished(plan, ledger, books, calls, max_attempts),
+        *_told(plan, ledger, books),
         *_booked(books),
         *(f"request {row['request_id']} is still in flight, {row['status']}" for row in books.inflight),
     ]
@@ -137,6 +138,23 @@ def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int]
             yield f"request {name} is {status} ({row['error_code']}), attempts {row['attempts']}: {why}"
         if order.number in ledger.cancelled and status != "cancelled":
             yield f"request {name} was cancelled by its client, which was confirmed, and is {status} ({row['error_code']})"
+
+
+def _told(plan: Plan, ledger: Ledger, books: Books) -> Iterator[str]:
+    """Answers and tokens that a client was told while it waited, and that are not those that were booked."""
+    rows = {row["id"]: row for row in books.requests}
+    for order in plan.orders:
+        for request_id in ledger.ids.get(order.number, ()) if order.waits else ():
+            row, told = rows.get(request_id), ledger.told.get(order.number)
+            if row is None:
+                continue
+            booked = (
+                next(iter(books.results.get(request_id, ())), None),
+                row["prompt_tokens"],
+                row["completion_tokens"],
+            )
+            if told != (booked if row["status"] == "completed" else None):
+                yield f"request {request_id} is {row['status']} with {booked}, and its client, which waited, was told {told}"
 
 
 def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The plan of a run, derived from its seed: the requests, and after how many accepted requests each fault happens.
+"""The plan of a run, derived from its seed: the requests, and after how many of them each fault happens.
 
 The plan of a seed is always the same; its execution depends on the timing of threads, processes and sockets. So a
 repetition does the same in the same order, and usually, but not always, finds the same errors.
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 # Each is a method of FaultInjector in faults.py.
-KINDS = ("kill", "postgres", "emulator", "duplicate", "reorder", "rollup", "unreadable")
+KINDS = ("kill", "cut", "postgres", "emulator", "duplicate", "reorder", "rollup", "unreadable")
 
 # Dispatch windows of users: with small ones many requests wait in the database.
 DISPATCH_WINDOWS = (50, 20, 5)
 
+_WAITING_SHARE = 0.2
 _TOPICS = ("rivers", "mountains", "engines", "letters", "spices", "planets", "bridges", "clocks", "ferries", "bees")
 
 
@@ -26,6 +27,7 @@ class Order:
         number: its position in the plan; with the seed, its idempotency key.
         repeated: whether the client sends it again after it was accepted.
         cancelled_after: how many further requests its client submits before cancelling it; None: it is not cancelled.
+        waits: its client waits for the answer, through /v1/chat/completions; it neither cancels nor sends a key.
     """
 
     number: int
@@ -34,11 +36,12 @@ class Order:
     ttl_seconds: int | None
     repeated: bool
     cancelled_after: int | None
+    waits: bool
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its kind, its random seed, and after how many accepted requests it happens."""
+    """A fault: its kind, its random seed, and after how many requests it happens (Ledger.wait_for)."""
 
     kind: str
     after: int
@@ -69,18 +72,25 @@ def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
     # A few users make most of the requests.
     weights = list(accumulate(1 / (4 + user) for user in range(users)))
     orders = [
-        Order(
-            number=number,
-            user=rng.choices(range(users), cum_weights=weights)[0],
-            prompt=f"Seed {seed}, question {number}: what is to be said about {rng.choice(_TOPICS)}?",
-            ttl_seconds=rng.randint(1, 5) if rng.random() < 0.03 else None,
-            repeated=rng.random() < 0.05,
-            cancelled_after=rng.choice((0, 0, 1, 4)) if rng.random() < 0.05 else None,
-        )
-        for number in range(requests)
+        _order(rng, seed, number, rng.choices(range(users), cum_weights=weights)[0]) for number in range(requests)
     ]
     faults_by_kind = {kind: _faults_of_kind(rng, seed, kind, requests, faults) for kind in KINDS}
     return Plan(seed, users, orders, faults_by_kind)
+
+
+def _order(rng: random.Random, seed: int, number: int, user: int) -> Order:
+    prompt = f"Seed {seed}, question {number}: what is to be said about {rng.choice(_TOPICS)}?"
+    if rng.random() < _WAITING_SHARE:
+        return Order(number, user, prompt, ttl_seconds=None, repeated=False, cancelled_after=None, waits=True)
+    return Order(
+        number,
+        user,
+        prompt,
+        ttl_seconds=rng.randint(1, 5) if rng.random() < 0.03 else None,
+        repeated=rng.random() < 0.05,
+        cancelled_after=rng.choice((0, 0, 1, 4)) if rng.random() < 0.05 else None,
+        waits=False,
+    )
 
 
 def _faults_of_kind(rng: random.Random, seed: int, kind: str, requests: int, faults: int) -> list[Fault]:

@@ -5,9 +5,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
 from typing import Any
 
 import psycopg
@@ -15,16 +14,19 @@ import pytest
 from psycopg.rows import dict_row
 
 from local.stack import Stack, StackInfo
+from tests.support.openai_clients import MAJORS, ClientProcess, OpenAI
+from tests.support.scripted_model import ScriptedModel
 
 FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the shared stack run one after the other in one process."""
+    """Tests of the shared stack run one after the other in one process; a file with a stack of its own says so."""
     for item in items:
         if "/e2e/" in item.path.as_posix():
             item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.xdist_group("stack"))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @dataclass
@@ -79,53 +81,6 @@ class Client:
         pytest.fail(f"not finished after {seconds} s: {answer}")
 
 
-class ScriptedModel:
-    """An OpenAI-compatible server that does what the prompt says: {"status": 429, "body": ..., "headers": ...}."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.released = Event()
-        scripted = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                scripted.calls += 1
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                script = json.loads(asked["messages"][0]["content"])
-                if script.get("hang"):
-                    scripted.released.wait(60)
-                body = script["body"] if "body" in script else scripted.completion(script.get("text", "fine"))
-                payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-                try:
-                    self.send_response(script.get("status", 200))
-                    for name, value in script.get("headers", {}).items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(payload)))
-                    self.end_headers()
-                    self.wfile.write(payload)
-                except OSError:
-                    pass  # the caller has given up
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def completion(text: str) -> dict[str, Any]:
-        return {
-            "choices": [{"message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-        }
-
-    def stop(self) -> None:
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture(scope="session")
 def scripted_model() -> Iterator[ScriptedModel]:
     model = ScriptedModel()
@@ -142,6 +97,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedMode
         with stack:
             model = {"backend": "openai", "backend_model": "x", "timeout_seconds": 3}
             stack.admin("model.set", model_id="scripted", endpoint=scripted_model.url, **model)
+            stack.admin("model.set", model_id="seeing", endpoint=scripted_model.url, **model, image_tokens=100)
             stack.admin("model.set", model_id="away", endpoint="http://127.0.0.1:9/v1", **model)
             yield stack
     finally:
@@ -165,3 +121,20 @@ def database(info: StackInfo) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     with psycopg.connect(info.database_url, autocommit=True, row_factory=dict_row) as connection:
         connection.execute("SET timezone = 'UTC'")
         yield connection
+
+
+@pytest.fixture(scope="session")
+def client_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, ClientProcess]]:
+    """OpenAI's client in each of its majors."""
+    log = tmp_path_factory.mktemp("clients") / "errors.log"
+    with ExitStack() as running:
+        yield {major: running.enter_context(ClientProcess(major, log)) for major in MAJORS}
+
+
+@pytest.fixture(
+    params=[(major, kind) for major in MAJORS for kind in ("sync", "async")], ids=lambda each: f"{each[1]}{each[0]}"
+)
+def openai(request: pytest.FixtureRequest, client_processes: dict[int, ClientProcess], info: StackInfo) -> OpenAI:
+    """The demo user with OpenAI's client: each major, synchronous and asynchronous."""
+    major, kind = request.param
+    return OpenAI(client_processes[major], info.api_url, info.api_key, asynchronous=kind == "async")

@@ -17,7 +17,9 @@ def test_connections_are_limited_as_the_parameters_say(database: Database) -> No
     assert limits == {
         "submit": 60,
         "status": 60,
+        "openai": 30,
         "worker": 10,
+        "foreground": 30,
         "rollup": 4,
         "admin": 5,
         "definer": -1,
@@ -44,9 +46,10 @@ def test_concurrency_is_reserved_where_the_quota_allows(stack: Stack) -> None:
     functions, names = stack.client("lambda"), stack.info.functions
     reserved = {
         role: functions.get_function_concurrency(FunctionName=names[role]).get("ReservedConcurrentExecutions")
-        for role in ("submit", "status", "worker", "rollup", "admin", "migrate")
+        for role in ("submit", "status", "openai", "worker", "foreground", "rollup", "admin", "migrate")
     }
-    assert reserved == {"submit": 60, "status": 60, "worker": 5, "rollup": None, "admin": None, "migrate": None}
+    unreserved = dict.fromkeys(("rollup", "admin", "migrate"))
+    assert reserved == {"submit": 60, "status": 60, "openai": 30, "worker": 5, "foreground": 30, **unreserved}
 
 
 def test_callers_are_told_when_all_environments_are_busy(stack: Stack, client: Client) -> None:

@@ -1,0 +1,91 @@
+"""A model whose answers are in its prompts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+
+class ScriptedModel:
+    """An OpenAI-compatible server that does what the first message of the user says, as JSON.
+
+    {"status": 429, "headers": {}, "body": ..., "seconds": 2}, or {"text": "an answer"}, or {"message": {"content": ...}}
+    with {"finish_reason", "usage"} beside it. {"turns": [...]} has one of these for each answer of the conversation.
+
+    Attributes:
+        asked: the bodies that it was sent, in order.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.released = Event()
+        scripted = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                scripted.asked.append(asked)
+                script = script_of(asked["messages"])
+                scripted.released.wait(60 if script.get("hang") else script.get("seconds", 0))
+                body = script["body"] if "body" in script else completion(**script)
+                payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                try:
+                    self.send_response(script.get("status", 200))
+                    for name, value in script.get("headers", {}).items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(payload)))
+                    self.end_headers()
+                    self.wfile.write(payload)
+                except OSError:
+                    pass  # the caller has given up
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 100
+
+            def handle_error(self, *_: Any) -> None:
+                """Ignore callers that were killed."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def asked_about(self, word: str) -> list[dict[str, Any]]:
+        """The bodies with this word in their messages."""
+        return [body for body in self.asked if word in json.dumps(body["messages"])]
+
+    def stop(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def script_of(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is to be done in answer to a conversation."""
+    content = next(message["content"] for message in messages if message["role"] == "user")
+    script: dict[str, Any] = json.loads(content if isinstance(content, str) else content[0]["text"])
+    if "turns" not in script:
+        return script
+    turn: dict[str, Any] = script["turns"][sum(message["role"] == "assistant" for message in messages)]
+    return turn
+
+
+def completion(
+    text: str = "fine",
+    message: Mapping[str, Any] | None = None,
+    finish_reason: str | None = None,
+    usage: Mapping[str, Any] | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """A chat completion with seven tokens of a prompt and three of an answer."""
+    choice: dict[str, Any] = {"message": {"role": "assistant", "content": text, **(message or {})}}
+    if finish_reason is not None:
+        choice["finish_reason"] = finish_reason
+    return {
+        "choices": [choice],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **(usage or {})},
+    }
