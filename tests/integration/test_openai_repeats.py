@@ -91,6 +91,17 @@ def test_an_equal_call_is_a_repeat_when_the_first_must_have_been_sent_away(
     assert requests(service) == 2
 
 
+def test_a_retry_in_the_background_is_the_same_request(api: Api, service: Service, alice: bytes) -> None:
+    stop_the_clock(service.owner, NOON)
+    first = api.respond(background=True)
+    again = api.respond(background=True, headers=AGAIN)
+    assert (first.status, again.status, again.body["id"]) == (200, 200, first.body["id"])
+    # A client that does not say so wants another one, however late it asks.
+    set_clock(service.owner, NOON + timedelta(seconds=60))
+    assert api.respond(background=True).body["id"] != first.body["id"]
+    assert requests(service) == 2
+
+
 def test_an_answer_that_came_in_time_is_not_given_to_another_call(api: Api, service: Service, alice: bytes) -> None:
     """However late the other one comes: the first client has its answer."""
     stop_the_clock(service.owner, NOON)

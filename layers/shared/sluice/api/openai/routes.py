@@ -142,7 +142,8 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     submission = body.submission(earlier, referred_items(find))
     if body.background and not body.stream:
-        accepted = services.submitter().submit(key_hash, replace(submission, idempotency_key=idempotency_key(event)))
+        # Equal responses in the background are different ones, unless the client says that it repeats.
+        accepted = services.submitter().submit(key_hash, _repeatable(event, key_hash, submission, None))
         _log(accepted)
         detail = (
             services.reader().detail(key_hash, accepted.request_id)
@@ -221,12 +222,9 @@ def _answered(services: Services, event: APIGatewayProxyEventV2, key_hash: bytes
     """
     began = time.monotonic()
     foreground = services.foreground()
-    if (idempotency := idempotency_key(event)) is not None:
-        submission = replace(submission, idempotency_key=idempotency)
-    else:
-        submission = replace(submission, repeat=_repeat(event, key_hash, submission, foreground.wait_seconds))
+    after_seconds = foreground.wait_seconds - _REPEAT_MARGIN_SECONDS
     try:
-        done = foreground.answer(key_hash, submission)
+        done = foreground.answer(key_hash, _repeatable(event, key_hash, submission, after_seconds))
     except SluiceError as error:
         name = "AnswersPending" if error.code == "answer_pending" else "RequestsRefused"
         metrics.add_metric(name, MetricUnit.Count, 1)
@@ -245,14 +243,20 @@ def _answered(services: Services, event: APIGatewayProxyEventV2, key_hash: bytes
     return done
 
 
-def _repeat(event: APIGatewayProxyEventV2, key_hash: bytes, submission: Submission, wait_seconds: float) -> Repeat:
+def _repeatable(
+    event: APIGatewayProxyEventV2, key_hash: bytes, submission: Submission, after_seconds: float | None
+) -> Submission:
+    """The submission with what a repeat of it is recognised by.
+
+    Raises:
+        SluiceError: invalid_input: the idempotency key.
+    """
+    if (idempotency := idempotency_key(event)) is not None:
+        return replace(submission, idempotency_key=idempotency)
     asked = json.dumps([key_hash.hex(), submission.to_json()], sort_keys=True).encode()
     given = event.headers.get("x-stainless-retry-count") or "0"
-    return Repeat(
-        digest=hashlib.sha256(asked).hexdigest(),
-        is_retry=given.isascii() and given.isdigit() and given.strip("0") != "",
-        after_seconds=wait_seconds - _REPEAT_MARGIN_SECONDS,
-    )
+    is_retry = given.isascii() and given.isdigit() and given.strip("0") != ""
+    return replace(submission, repeat=Repeat(hashlib.sha256(asked).hexdigest(), is_retry, after_seconds))
 
 
 # Stored responses -----------------------------------------------------------------------------------------------------
