@@ -239,6 +239,16 @@ def test_what_lambda_does_not_start_goes_through_the_queue(api: Api, service: Se
     assert_books_balance(service)
 
 
+def test_what_repeats_are_recognised_by_is_not_kept_for_long(api: Api, service: Service, unfinished: Reply) -> None:
+    """Unlike an idempotency key, which counts for a day."""
+    api.chat(headers={"idempotency-key": "mine"})
+    for minutes, left in ((59, 2), (61, 1)):
+        set_clock(service.owner, NOON + timedelta(minutes=minutes))
+        service.database("rollup").value("idempotency_expire", limit=100)
+        assert service.value("SELECT count(*) FROM idempotency_keys") == left
+    assert service.value("SELECT key FROM idempotency_keys") == "mine"
+
+
 def test_a_repeat_of_what_was_erased_is_a_new_request(api: Api, service: Service, alice: bytes) -> None:
     first = api.respond()
     assert api.call("DELETE", f"/v1/responses/{first.body['id']}").status == 200

@@ -3,7 +3,7 @@
 
 -- Looks at the keys whose expires_at has passed, and at no others. A key that still counts gets the next time at which
 -- it may not. So does the key of a request that failed, for as long as an operator could redrive it: the key of a
--- redriven request counts again.
+-- redriven request counts again. What repeats are recognised by goes at its time: see repeat_find.
 CREATE OR REPLACE FUNCTION idempotency_expire(p_limit integer) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -27,7 +27,6 @@ BEGIN
                          + CASE WHEN idempotency_counts(r.completed_at) THEN coalesce(r.completed_at, at) ELSE at END
         FROM requests_all r
         WHERE e.ctid = ANY (rows) AND r.request_id = e.request_id AND r.request_id = ANY (ids)
-          -- A repeat of a call comes soon, if it comes (repeat_find).
           AND e.key NOT LIKE 'repeat,%'
           AND (idempotency_counts(r.completed_at)
                OR r.status = 'failed' AND EXISTS (SELECT FROM requests q WHERE q.request_id = r.request_id));

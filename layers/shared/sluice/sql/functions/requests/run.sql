@@ -54,17 +54,22 @@ CREATE OR REPLACE FUNCTION repeat_find(p_user_id text, p_submission jsonb, OUT r
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     patience interval := make_interval(secs => (p_submission #>> '{repeat,after_seconds}')::double precision);
+    earlier  uuid;
 BEGIN
-    SELECT r.request_id, r.status INTO request_id, status
-    FROM idempotency_keys k JOIN requests r ON r.request_id = k.request_id
-    WHERE k.user_id = p_user_id AND k.key = repeat_key(p_submission)
+    SELECT k.request_id INTO earlier FROM idempotency_keys k
+    WHERE k.user_id = p_user_id AND k.key = repeat_key(p_submission);
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT r.request_id, r.status INTO request_id, status FROM requests r
+    WHERE r.request_id = earlier
       AND coalesce(r.completed_at + interval '150 seconds' > clock_now(), true)
       AND ((p_submission #>> '{repeat,is_retry}')::boolean
-           OR coalesce(r.completed_at, clock_now()) >= r.created_at + patience)
-      AND NOT EXISTS (SELECT FROM prompts p WHERE p.request_id = k.request_id AND p.erased_at IS NOT NULL);
+           OR coalesce(r.completed_at, clock_now()) >= r.created_at + patience);
 END $$;
 
--- No client can send such an idempotency key: a comma separates the values of a repeated header.
+-- No client can send such an idempotency key: a comma separates the values of a repeated header. idempotency_expire
+-- knows these by their beginning: they are of no use after their hour.
 CREATE OR REPLACE FUNCTION repeat_key(p_submission jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 'repeat,' || (p_submission #>> '{repeat,digest}');
