@@ -30,7 +30,7 @@ emulator := .ministack-venv
 # OpenAI's client, for the end-to-end tests: both of its majors are in use, and one environment cannot hold both.
 clients := .openai2-venv .openai3-venv
 locks := requirements/dev.txt requirements/model.txt
-python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks tests
+python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks openapi tests
 
 .PHONY: help
 help:  ## list the targets
@@ -150,6 +150,10 @@ bench: setup  ## measure, beside other designs (options: make bench QUICK=1 BENC
 scale: setup  ## calculate docs/scale.md from the figures and prices (options: make scale SCALE=--write)
 	@PYTHONPATH=layers/shared $(bin)/python -m benchmarks.scale $(SCALE)
 
+.PHONY: openapi
+openapi: setup  ## write the OpenAPI document and docs/openapi.md from the models
+	@PYTHONPATH=layers/shared $(bin)/python -m openapi
+
 .PHONY: lint
 lint: lint-python lint-types lint-template lint-sql lint-text  ## check style, types, imports, the template, SQL and text
 
@@ -207,4 +211,4 @@ deploy: build  ## deploy into your AWS account, asking what it needs to know
 .PHONY: clean
 clean:  ## remove builds and caches; keeps the environments and the local stack's data
 	@rm -rf .aws-sam .build-cache .mypy_cache .pytest_cache .ruff_cache .grimp_cache .import_linter_cache .hypothesis .coverage .coverage.*
-	@find functions layers local sluice_cli benchmarks tests -depth -name __pycache__ -exec rm -r {} \;
+	@find functions layers local sluice_cli benchmarks openapi tests -depth -name __pycache__ -exec rm -r {} \;

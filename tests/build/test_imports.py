@@ -42,7 +42,7 @@ def test_shipped_code_does_not_import_the_local_stack_or_the_tests() -> None:
     shipped = [*(ROOT / "functions").rglob("*.py"), *(ROOT / "layers/shared/sluice").rglob("*.py")]
     for path in shipped:
         for module in imported(path):
-            assert module.partition(".")[0] not in {"local", "tests", "benchmarks", "functions"}, path
+            assert module.partition(".")[0] not in {"local", "tests", "benchmarks", "openapi", "functions"}, path
 
 
 def test_only_the_configuration_reads_the_environment() -> None:

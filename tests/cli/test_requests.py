@@ -165,6 +165,7 @@ def test_redrive_one_request(deployment: Deployment) -> None:
         "request_archived",
         "request_not_failed",
         "user_inactive",
+        "request_erased",
         "model_unknown",
         "quota_exceeded",
     ],

@@ -16,6 +16,7 @@ from tests.support.books import KEYS, Books, make_history
 from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
+from tests.support.openai_api import EMBEDDER, Api, wait_a_moment
 from tests.support.seed import SEED_VIEWS
 from tests.support.service import Service
 
@@ -87,6 +88,17 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return sqs
 
     return configure
+
+
+@pytest.fixture
+def api(deploy: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """The API of OpenAI's clients, with a model of each kind; nobody waits long."""
+    service.act("model.set", **EMBEDDER)
+    for waits in ("sluice.services.foreground", "sluice.api.openai.routes"):
+        monkeypatch.setattr(f"{waits}.wait_until_ended", wait_a_moment)
+    made = Api(service, deploy("openai", FOREGROUND_FUNCTION="foreground"))
+    monkeypatch.setattr("sluice.handover.LambdaRunner", lambda client, function: made.hand_over)
+    return made
 
 
 # Books with a history -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
+from sluice.domain.documents import Output, OutputEmbedding, ToolCall
 from sluice.domain.errors import SluiceError
 from sluice.domain.requests import Claim, Completion
 from sluice.messaging import Delivery
@@ -20,7 +21,7 @@ SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.05, retry_base_
 
 
 class ScriptedModel:
-    """Answers each prompt as scripted: with a text, an error, or the result of a call."""
+    """Answers each prompt as scripted: with a text, an output, an error, or the result of a call."""
 
     def __init__(self, script: dict[str, Any] | None = None) -> None:
         self.script = script or {}
@@ -31,6 +32,8 @@ class ScriptedModel:
         answer = self.script.get(claim.input.messages[0].text, f"answer to {claim.input.messages[0].text}")
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(answer, Output):
+            return Completion(answer, 7, 3)
         return Completion.of_text(answer(timeout) if callable(answer) else answer, 7, 3)
 
 
@@ -165,6 +168,29 @@ def test_a_result_too_large_for_a_response_fails(service: Service, alice: bytes)
     new_worker(service, {"bedrock": model}, settings=settings).work(deliver(request_id))
 
     assert outcome(service, request_id)["error_code"] == "result_too_large"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        Output.of_text("x", reasoning="x" * 1000),
+        Output.of_text("x", refusal="é" * 500),
+        Output.of_text("x", tool_calls=(ToolCall(id="1", name="f", arguments="x" * 1000),)),
+        Output.of_text("x", tool_calls=tuple(ToolCall(id=str(n), name="f" * 50, arguments="") for n in range(20))),
+    ],
+)
+def test_everything_that_was_written_counts(service: Service, alice: bytes, output: Output) -> None:
+    request_id = service.submit(alice, "long")
+    work(service, ScriptedModel({"long": output}), deliver(request_id))
+    assert outcome(service, request_id)["error_code"] == "result_too_large"
+
+
+def test_vectors_are_no_text_but_must_fit_an_answer(service: Service, alice: bytes) -> None:
+    for size, status in ((100_000, "completed"), (6_000_000, "failed")):
+        request_id = service.submit(alice, "embed")
+        vectors = Output(items=(OutputEmbedding(vector="A" * size),))
+        work(service, ScriptedModel({"embed": vectors}), deliver(request_id))
+        assert outcome(service, request_id)["status"] == status
 
 
 def test_characters_that_cannot_be_stored_are_replaced(service: Service, alice: bytes) -> None:

@@ -11,11 +11,14 @@ from typing import Any, TextIO
 from sluice import aws, bootstrap
 from sluice.db import credentials
 from sluice.telemetry import logger
+from tests.support import conformance
 from tests.support.service import KEY
 
 Answer = tuple[int, dict[str, str], Any]
 KEYED = {"x-api-key": KEY}
 EVENTS = Path(__file__).parents[2] / "events"
+HTTP = ("submit.app", "status.app", "openai.app")
+_checked: set[str] = set()
 CACHED = [
     each for module in (aws, bootstrap, credentials) for each in vars(module).values() if hasattr(each, "cache_clear")
 ]
@@ -50,8 +53,12 @@ def new_environment() -> None:
 
 
 def load(name: str) -> ModuleType:
-    """A function's module: submit.app, admin.migrate, ..."""
-    return importlib.import_module(f"functions.{name}")
+    """A function's module: submit.app, admin.migrate, ... Answers over HTTP are checked against the OpenAPI document."""
+    module = importlib.import_module(f"functions.{name}")
+    if name in HTTP and name not in _checked:
+        module.handler = conformance.checked(module.handler)  # type: ignore[attr-defined]
+        _checked.add(name)
+    return module
 
 
 def log_to(stream: TextIO) -> None:

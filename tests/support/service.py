@@ -31,6 +31,7 @@ from sluice.services.read import Reader
 from sluice.services.submit import Submitter
 from sluice.services.tasks.context import TaskContext
 from sluice.validation import parse_object
+from tests.support.conformance import check_response
 from tests.support.database import RoleDatabase
 
 KEY = "sluice_" + "a" * 43
@@ -167,7 +168,9 @@ class Service:
 
     def status(self, key_hash: bytes, request_id: UUID | str) -> dict[str, Any]:
         """What GET /status answers."""
-        return body_of(reading.get_request(self.reader(), key_hash, id_of(str(request_id))))
+        response = reading.get_request(self.reader(), key_hash, id_of(str(request_id)))
+        check_response("GET /status/{request_id}", response)
+        return body_of(response)
 
     def history(
         self, key_hash: bytes, cursor: str | None = None, limit: str | None = None, **query: str
@@ -175,11 +178,15 @@ class Service:
         """What GET /requests answers."""
         given = {"cursor": cursor, "limit": limit} | query
         asked = parse_object(HistoryQuery, {name: text for name, text in given.items() if text is not None})
-        return body_of(reading.get_history(self.reader(), key_hash, asked))
+        response = reading.get_history(self.reader(), key_hash, asked)
+        check_response("GET /requests", response)
+        return body_of(response)
 
     def models(self, key_hash: bytes) -> dict[str, Any]:
         """What GET /models answers."""
-        return body_of(reading.get_models(self.reader(), key_hash))
+        response = reading.get_models(self.reader(), key_hash)
+        check_response("GET /models", response)
+        return body_of(response)
 
     def maintenance(self) -> Maintenance:
         """What the rollup function's tasks do in the database."""

@@ -152,6 +152,7 @@ def test_routes(processed: dict[str, Any]) -> None:
         "GET /usage",
         "GET /models",
         "GET /health",
+        "GET /openapi.json",
         "X-AMAZON-APIGATEWAY-ANY-METHOD /v1/{proxy+}",
     }
     for route, integration in routes.items():

@@ -47,6 +47,16 @@ def asked(server: ScriptedServer) -> Claim:
     return claim(server, kind="embedding", input=texts(TextPart(text=PROMPT), TextPart(text="more")), parameters={})
 
 
+def test_an_answer_may_have_as_many_numbers_as_can_be_kept(
+    server: ScriptedServer, backend: OpenAIBackend, asked: Claim
+) -> None:
+    """A server writes many digits; of texts, this backend takes a thousand bytes."""
+    vector = [1 / 3] * 10_000
+    server.replies(Reply(body=embedded(vector, vector)))
+    found = backend.complete(asked, PATIENT)
+    assert [len(item.vector) for item in found.output.items if isinstance(item, OutputEmbedding)] == [53_336] * 2
+
+
 # What is asked --------------------------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,17 @@ TOO_LARGE = error(
             "context_length_exceeded",
         ),
         (500, error(type="exceed_context_size_error"), "context_length_exceeded"),
+        (
+            500,
+            error(
+                code=500,
+                message="input (601 tokens) is too large to process. increase the batch size",
+                type="server_error",
+            ),
+            "model_input_too_large",
+        ),
+        (500, error(message="input is too large to process", type="server_error"), "model_input_too_large"),
+        (500, error(message="the disk is too small to process", type="server_error"), "model_unavailable"),
         (400, error(code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filtered"),
         (400, error(code="content_policy_violation"), "content_filtered"),
         (403, error(code=403, metadata={"reasons": ["x"], "flagged_input": "y"}), "content_filtered"),

@@ -145,7 +145,7 @@ def test_cursor_of_a_page_is_its_last_request() -> None:
 
 
 def test_model_is_shown_without_its_address() -> None:
-    assert model_view(ModelOffer("ok", "small", True, 256, 1024, "chat", NOW, ["gpt-4o-mini"])) == {
+    assert model_view(ModelOffer("ok", "small", True, 256, 1024, "chat", NOW, ["gpt-4o-mini"], 64, 16, None)) == {
         "model": "small",
         "is_default": True,
         "max_tokens_default": 256,

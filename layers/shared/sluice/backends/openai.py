@@ -21,13 +21,16 @@ from sluice.backends.tokens import TokenReport, count
 from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
 from sluice.backends.vectors import read_vectors
 from sluice.domain.errors import ConfigurationError
-from sluice.domain.requests import Claim, Completion
+from sluice.domain.requests import Claim, Completion, ModelKind
+from sluice.domain.sizes import MAX_ANSWER_BYTES
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK: Final = 65_536
 # JSON may escape every character of the text to six (\uXXXX); the rest of the answer is small.
 _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
+# A number of a vector takes 5 characters in base64, as it is kept, and up to 24 in JSON.
+_DIGITS: Final = 5
 # What OpenSSL calls an answer that is not TLS, or of no version that both sides know.
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
@@ -44,7 +47,10 @@ class OpenAIBackend:
 
     def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
         self._api_key = api_key
-        self._max_body_bytes = max_result_bytes * _ESCAPED + _ENVELOPE_BYTES
+        self._max_bytes: Mapping[ModelKind, int] = {
+            "chat": max_result_bytes * _ESCAPED + _ENVELOPE_BYTES,
+            "embedding": MAX_ANSWER_BYTES * _DIGITS + _ENVELOPE_BYTES,
+        }
         # No retries here: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
         self._pool = DeadlinePoolManager(maxsize=10, retries=False)
 
@@ -67,7 +73,7 @@ class OpenAIBackend:
                 preload_content=False,
                 redirect=False,
             )
-            payload = self._read(response, deadline)
+            payload = _read(response, deadline, self._max_bytes[claim.kind])
         except (exceptions.NameResolutionError, exceptions.SSLError, exceptions.LocationValueError) as error:
             raise ModelError("model_misconfigured" if _is_misaddressed(error) else "model_unavailable") from None
         except exceptions.NewConnectionError:
@@ -84,27 +90,28 @@ class OpenAIBackend:
             raise http_failure(response.status, response.headers, payload)
         return _completion(claim, response.headers, payload)
 
-    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        """The body, if it arrives before the deadline and is not larger than any answer may be.
 
-        Raises:
-            ModelError: result_too_large.
-            TimeoutError: the deadline passed.
-        """
-        chunks, size = [], 0
-        try:
-            with until(deadline, response.shutdown):
-                while chunk := response.read1(_CHUNK):
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    if size > self._max_body_bytes:
-                        raise ModelError("result_too_large")
-        except BaseException:
-            # A connection that was read half cannot be reused.
-            response.close()
-            raise
-        response.release_conn()
-        return b"".join(chunks)
+def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int) -> bytes:
+    """The body, if it arrives before the deadline and is not larger than any answer may be.
+
+    Raises:
+        ModelError: result_too_large.
+        TimeoutError: the deadline passed.
+    """
+    chunks, size = [], 0
+    try:
+        with until(deadline, response.shutdown):
+            while chunk := response.read1(_CHUNK):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > most_bytes:
+                    raise ModelError("result_too_large")
+    except BaseException:
+        # A connection that was read half cannot be reused.
+        response.close()
+        raise
+    response.release_conn()
+    return b"".join(chunks)
 
 
 def _request(claim: Claim) -> tuple[str, str]:

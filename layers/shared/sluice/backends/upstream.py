@@ -65,7 +65,12 @@ _OF_CODE: Final = {word: code for code, words in _CODES.items() for word in word
 _SENTENCES: Final[dict[str, re.Pattern[str]]] = {
     code: re.compile("|".join(sentences), re.IGNORECASE)
     for code, sentences in {
-        "model_input_too_large": (r"request[ _]too[ _]large", r"payload too large"),
+        "model_input_too_large": (
+            r"request[ _]too[ _]large",
+            r"payload too large",
+            # llama.cpp, of a text to be embedded, with status 500.
+            r"input (\(\d+ tokens\) )?is too large to process",
+        ),
         "context_length_exceeded": (
             r"maximum context length",
             r"context (length|window|size) (of|is|exceeded|limit)",
@@ -174,7 +179,7 @@ def _code_of_sentence(error: Reported, by_word: str | None) -> str | None:
         return "model_quota_exhausted" if not error.asks_pause and _EXCEEDED_QUOTA.search(sentence) else None
     if error.status in _OPEN and by_word != "model_throttled":
         return code
-    return code if error.status >= 500 and code == "context_length_exceeded" else None
+    return code if error.status >= 500 and code in ("context_length_exceeded", "model_input_too_large") else None
 
 
 def http_failure(status: int, headers: Mapping[str, str], payload: bytes) -> ModelError:

@@ -208,6 +208,11 @@ class Input(Document):
         """How many images it has."""
         return sum(len(message.images) for message in self.messages)
 
+    @property
+    def image_bytes(self) -> int:
+        """Length of its images' URLs, which are the images themselves where these are data URLs."""
+        return sum(len(image.url) for message in self.messages for image in message.images)
+
     def _texts(self) -> Iterator[str]:
         for message in self.messages:
             yield message.text
@@ -321,6 +326,12 @@ class Output(Document):
     def text(self) -> str:
         """All of its text, without reasoning and calls."""
         return "".join(part.text for part in self._parts())
+
+    @property
+    def byte_length(self) -> int:
+        """Length of all that the model wrote and that is kept, in bytes of UTF-8; embeddings are no text."""
+        calls = (part for call in self.tool_calls for part in (call.id, call.name, call.arguments))
+        return sum(len(text.encode()) for text in (self.text, self.reasoning, *calls))
 
     @property
     def answer_text(self) -> str:

@@ -38,12 +38,12 @@ class Repeat:
         digest: SHA-256, in hexadecimal, of who asks and what; equal for a repeat.
         is_retry: the client says that it is one.
         after_seconds: from this age of the first one on, an equal call counts as a repeat without the client saying so:
-            whoever sent the first one has been sent away by then.
+            whoever sent the first one has been sent away by then. None: never.
     """
 
     digest: str
     is_retry: bool
-    after_seconds: float
+    after_seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Answered:
     """An answered request, or one that ended otherwise.
 
     Attributes:
-        replayed: it is the request of an earlier call, which this one repeats.
+        accepted: what became of the submission; of a repeat, the earlier call's request.
     """
 
     detail: RequestDetail

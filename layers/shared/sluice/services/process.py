@@ -13,10 +13,12 @@ from uuid import UUID
 
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
+from sluice.domain.documents import Output
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageDoubt, UsageFlag
+from sluice.domain.sizes import fits_an_answer
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.dispatch import send_or_undispatch
 
@@ -31,8 +33,6 @@ REPAIR_FACTOR: Final = 12.0
 MAX_REPAIR_BACKOFF_SECONDS: Final = 3600.0
 # A model may ask for a longer pause than ours; more than an hour is not believed.
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-# Lambda answers with 6 MB at most, of which the answer's other members take some.
-MAX_ANSWER_BYTES: Final = 6_000_000
 _SETTLE_PAUSE_SECONDS: Final = 0.5
 
 
@@ -177,8 +177,8 @@ class Worker:
         # What is more than its whole is no part of it. Mostly there are none, which need not be sent.
         cached = min(completion.cached_tokens, completion.prompt_tokens) or None
         reasoning = min(completion.reasoning_tokens, completion.completion_tokens) or None
-        text = completion.output.text
-        if len(text.encode()) > self._settings.max_result_bytes or not _fits_an_answer(text):
+        output = completion.output
+        if output.byte_length > self._settings.max_result_bytes or not _fits_an_answer(output):
             too_large = ModelError(
                 "result_too_large",
                 prompt_tokens=completion.prompt_tokens,
@@ -191,7 +191,7 @@ class Worker:
             claim.request_id,
             claim.attempt,
             "completed",
-            output=completion.output,
+            output=output,
             fingerprint=question_fingerprint(claim),
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -328,6 +328,6 @@ def _is_paid_in_vain(claim: Claim, error: ModelError) -> bool:
     return costs and claim.last_error == error.code
 
 
-def _fits_an_answer(text: str) -> bool:
-    """Return True if Lambda can return the text: as JSON in the body of a JSON answer, it is escaped twice."""
-    return len(json.dumps(json.dumps(text, ensure_ascii=False), ensure_ascii=False).encode()) <= MAX_ANSWER_BYTES
+def _fits_an_answer(output: Output) -> bool:
+    """Return True if Lambda can return the output: as JSON in the body of a JSON answer, it is escaped twice."""
+    return fits_an_answer(json.dumps(output.to_json(), ensure_ascii=False))

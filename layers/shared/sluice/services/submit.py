@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sluice.db.ledger import Ledger
@@ -12,6 +12,10 @@ from sluice.domain.states import Status
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
+
+MAX_IMAGES_BYTES: Final = 5_500_000
+"""Of all images of a conversation, in base64: with the rest of it, less than the 6 MB that Lambda takes and gives.
+A body cannot have more, but a conversation that is continued could."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Submitter:
 
 
 def check_size(submission: Submission, limits: RequestLimits) -> None:
-    """Refuse an input that is too long before the database sees it.
+    """Refuse an input that is too large before the database sees it.
 
     Raises:
         SluiceError: prompt_too_long.
@@ -69,6 +73,11 @@ def check_size(submission: Submission, limits: RequestLimits) -> None:
             "prompt_too_long",
             f"The prompt is {size} bytes long in UTF-8; at most {limit} are accepted.",
             max_prompt_bytes=limit,
+        )
+    if (images := submission.input.image_bytes) > MAX_IMAGES_BYTES:
+        raise SluiceError(
+            "prompt_too_long",
+            f"The images of this conversation have {images} bytes in base64; at most {MAX_IMAGES_BYTES} are accepted.",
         )
 
 
@@ -102,6 +111,13 @@ def _refusal(
             return SluiceError(outcome, f"This model only {can}. GET /models says what each model does.")
         case "images_not_taken":
             return SluiceError(outcome, "This model takes no images. Send text only, or name a model that does.")
+        case "prompt_too_long":
+            return SluiceError(
+                outcome,
+                f"The request needs up to {detail['tokens_needed']} tokens, which is more than can be counted. Send "
+                "fewer messages, or lower max_tokens.",
+                tokens_needed=detail["tokens_needed"],
+            )
         case "max_tokens_exceeded":
             limit = detail["max_tokens_limit"]
             return SluiceError(outcome, f"This model writes at most {limit} tokens.", max_tokens_limit=limit)

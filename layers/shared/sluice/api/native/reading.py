@@ -1,8 +1,9 @@
-"""GET /status/{request_id}, /requests, /usage, /models, /health: what clients read."""
+"""GET /status/{request_id}, /requests, /usage, /models, /health, /openapi.json: what clients read."""
 
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from pydantic import PlainValidator
 
 from sluice.api.app import new_router
-from sluice.api.exchange import POLL_AFTER_SECONDS, Nothing, answer, caller_key, read_query
+from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, Nothing, answer, caller_key, read_query
 from sluice.api.native.views import history_view, model_view, request_view
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
@@ -23,6 +24,9 @@ from sluice.services.wait import LONGEST_SECONDS, wait_in_a_slot
 
 # How long the result of a health check is kept: checks may come often, and anyone may make them.
 HEALTH_SECONDS: Final = 5
+# Made by `make openapi`; it changes with a deployment only.
+DESCRIPTION: Final = Path(__file__).parents[1] / "openapi.json"
+DESCRIPTION_SECONDS: Final = 3600
 
 
 def _seconds(text: Any) -> int:
@@ -75,6 +79,11 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
         read_query(router.current_event, Nothing)
         return get_health(reader(), int(time.monotonic() // HEALTH_SECONDS))
 
+    @router.get("/openapi.json")
+    def _description() -> Response[str]:
+        read_query(router.current_event, Nothing)
+        return get_description()
+
     return router
 
 
@@ -107,6 +116,12 @@ def get_health(reader: Reader, period: int) -> Response[str]:
     if _database_answers(reader, period):
         return answer(200, {"status": "ok", "database": "ok"})
     return answer(503, {"status": "unavailable", "database": "unavailable"}, {"Retry-After": str(HEALTH_SECONDS)})
+
+
+def get_description() -> Response[str]:
+    """The API's description in OpenAPI 3.1."""
+    cached = {"Cache-Control": f"public, max-age={DESCRIPTION_SECONDS}"}
+    return Response(200, "application/json", DESCRIPTION.read_text(encoding="utf-8"), HEADERS | cached)
 
 
 @lru_cache(maxsize=1)

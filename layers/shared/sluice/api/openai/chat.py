@@ -74,7 +74,7 @@ class RefusalContent(Strict):
 
 
 class ImageUrl(Strict):
-    url: str
+    url: Text
     detail: Literal["auto", "low", "high"] | None = None
 
 

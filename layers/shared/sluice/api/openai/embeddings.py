@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from sluice.api.openai.shapes import Label, Text
+from sluice.api.openai.shapes import Label
 from sluice.domain.documents import Input, Message, OutputEmbedding, TextPart, TokensPart
-from sluice.domain.fields import Identifier, Strict
+from sluice.domain.fields import Identifier, Storable, Strict
 from sluice.domain.requests import RequestDetail, Submission
 
 API: Final = "embeddings"
@@ -17,7 +17,7 @@ MAX_TEXTS: Final = 2048
 """As OpenAI's API has it."""
 UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {}
 
-_Said = Annotated[str, Field(min_length=1)]
+_Said = Annotated[str, Field(min_length=1), Storable]
 _Token = Annotated[int, Field(ge=0, lt=2**31)]
 _Tokens = Annotated[list[_Token], Field(min_length=1)]
 
@@ -27,9 +27,9 @@ class EmbeddingRequest(Strict):
 
     model: Identifier | None = None
     input: (
-        Annotated[Text, Field(min_length=1)]
+        _Said
         | _Tokens
-        | Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)]
+        | Annotated[list[_Said], Field(min_length=1, max_length=MAX_TEXTS)]
         | Annotated[list[_Tokens], Field(min_length=1, max_length=MAX_TEXTS)]
     )
     encoding_format: Literal["float", "base64"] | None = None
@@ -76,6 +76,6 @@ def embeddings_view(detail: RequestDetail, encoding_format: str | None) -> dict[
 
 
 def numbers(vector: str) -> list[float]:
-    """A stored vector as numbers."""
+    """A stored vector as numbers, with as many digits as a 32-bit float has: JSON would write twice as many."""
     packed = base64.b64decode(vector)
-    return list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    return [float(f"{number:.9g}") for number in struct.unpack(f"<{len(packed) // 4}f", packed)]

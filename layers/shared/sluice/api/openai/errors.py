@@ -16,6 +16,8 @@ from sluice.domain.errors import Kind, SluiceError
 
 LONGEST_RETRY_SECONDS: Final = 120
 """OpenAI's clients honour a longer Retry-After with no retry at all."""
+_MOST_NAME: Final = 64
+_MOST_PARAM: Final = 256
 
 _STATUSES: Final[dict[Kind, tuple[int, str]]] = {
     Kind.MALFORMED: (400, "invalid_request_error"),
@@ -100,7 +102,7 @@ def _retry_headers(error: SluiceError, status: int) -> dict[str, str]:
     """When to send it again, and whether that makes sense."""
     if error.code == "answer_pending":
         # At once: the call waits here and not there.
-        return {"retry-after-ms": "1", "x-should-retry": "true"}
+        return {"Retry-After": "1", "retry-after-ms": "1", "x-should-retry": "true"}
     after = error.retry_after
     if status in (429, 503) and after is not None and after <= LONGEST_RETRY_SECONDS:
         return {"Retry-After": str(after), "retry-after-ms": str(after * 1000)}
@@ -123,6 +125,6 @@ def unsupported(param: str, why: str = "") -> SluiceError:
 
 
 def param_of(path: tuple[Any, ...]) -> str | None:
-    """A path in a body as OpenAI writes it: messages[0].content."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".") or None
+    """A path in a body as OpenAI writes it: messages[0].content. Names that a client made up are cut."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:_MOST_NAME]}" for part in path)
+    return text.removeprefix(".")[:_MOST_PARAM] or None

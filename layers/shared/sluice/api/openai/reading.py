@@ -47,10 +47,23 @@ def read_body(model: type[M], body: str, unsupported_parameters: Mapping[str, tu
             allowed = f"only {' or '.join(json.dumps(value) for value in harmless)} may be given" if harmless else ""
             raise unsupported(name, allowed)
     known = {name: value for name, value in given.items() if name not in unsupported_parameters}
+    return _read(model, known)
+
+
+def read_query(model: type[M], given: Mapping[str, Any]) -> M:
+    """Read the query of a route.
+
+    Raises:
+        SluiceError: invalid_input, with the parameter at fault in `param`.
+    """
+    return _read(model, given)
+
+
+def _read(model: type[M], given: Mapping[str, Any]) -> M:
     try:
-        return model.model_validate_json(json.dumps(known))
+        return model.model_validate_json(json.dumps(given))
     except ValidationError as error:
-        raise _error_of(error, known) from None
+        raise _error_of(error, given) from None
 
 
 def _same(given: Any, value: Any) -> bool:
@@ -61,8 +74,8 @@ def _same(given: Any, value: Any) -> bool:
 def _object(body: str) -> dict[str, Any]:
     try:
         given = json.loads(body, object_pairs_hook=_members)
-        # Halves of surrogate pairs are no text: nothing could store or send them.
-        json.dumps(given, ensure_ascii=False).encode()
+        # Halves of surrogate pairs are no text, and NaN is no JSON: nothing could store or send them.
+        json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise SluiceError(
             "body_not_json", "Some text in the body is not Unicode: it has half of a surrogate pair."
@@ -72,7 +85,7 @@ def _object(body: str) -> dict[str, Any]:
     except _RepeatedError as error:
         raise invalid(f"The member {error.name[:100]!r} is given twice.", error.name[:100]) from None
     except ValueError as error:
-        raise SluiceError("body_not_json", f"The body must be a JSON object: {_place(error)}.") from None
+        raise SluiceError("body_not_json", f"The body must be a JSON object: {_what(error)}.") from None
     if not isinstance(given, dict):
         raise SluiceError("body_not_json", "The body must be a JSON object.")
     return given
@@ -92,24 +105,26 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _place(error: ValueError) -> str:
+def _what(error: ValueError) -> str:
     # Not the message of other errors, which may quote the body.
     return (
         f"{error.msg} (line {error.lineno}, column {error.colno})"
         if isinstance(error, json.JSONDecodeError)
-        else "unreadable"
+        else "it holds a number that is too large, or NaN"
     )
 
 
 def _error_of(error: ValidationError, given: Any) -> SluiceError:
     found = error.errors(include_url=False, include_context=True, include_input=False)
-    # Of the forms that a value may have, the one that the client meant is the one that went furthest.
-    first = max(found, key=lambda each: (len(_path(each["loc"], given, each["type"])), each["type"] != "missing"))
+    first = max(found, key=lambda each: _helpfulness(each["type"], _path(each["loc"], given, each["type"])))
     kind, path = first["type"], _path(first["loc"], given, first["type"])
     param = param_of(path)
     if kind == "json_invalid":
-        return SluiceError("body_not_json", "The body is nested too deeply, or holds a number that is no JSON.")
+        return SluiceError("body_not_json", "The body is nested too deeply.")
     message = first["msg"].removeprefix("Value error, ")
+    if param is None:
+        # About the body as a whole: which of its members do not go together.
+        return invalid(f"{message[0].upper()}{message[1:]}.", None)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         # What decides between several forms: a role, a type.
         decides = str(first["ctx"]["discriminator"]).strip("'")
@@ -122,6 +137,16 @@ def _error_of(error: ValidationError, given: Any) -> SluiceError:
     if kind == "missing":
         return invalid(f"Missing required parameter: {param!r}.", param, "missing_required_parameter")
     return invalid(f"Invalid value for {param!r}: {message}.", param, _CODES.get(kind, _type_code(kind)))
+
+
+def _helpfulness(kind: str, path: tuple[Any, ...]) -> tuple[bool, int, int]:
+    """How much an error says about what the client meant; the most counts.
+
+    Of the forms that a value may have, it is the one whose type is right and that went furthest; and where it is the
+    word that decides between forms which is wrong, the members of the other form are no errors.
+    """
+    weight = {"literal_error": 2, "missing": 0, "extra_forbidden": 0}.get(kind, 1)
+    return not kind.endswith("_type"), len(path), weight
 
 
 def _type_code(kind: str) -> str:

@@ -75,7 +75,7 @@ class InputText(Strict):
 
 class InputImage(Strict):
     type: Literal["input_image"]
-    image_url: str | None = None
+    image_url: Text | None = None
     detail: Literal["auto", "low", "high", "original"] | None = None
     file_id: None = None
 
@@ -298,12 +298,12 @@ class ResponseRequest(Strict):
 
 
 def _append(messages: list[Message], message: Message) -> None:
-    """Add a message; what an assistant said and called is one message to a model."""
+    """Add a message; what an assistant said and called, in either order, is one message to a model."""
     last = messages[-1] if messages else None
-    if last is None or last.role != "assistant" or message.role != "assistant" or not message.tool_calls:
+    if last is None or {last.role, message.role} != {"assistant"} or not (last.tool_calls or message.tool_calls):
         messages.append(message)
         return
-    calls = (last.tool_calls or ()) + message.tool_calls
+    calls = (last.tool_calls or ()) + (message.tool_calls or ())
     messages[-1] = last.model_copy(update={"content": last.content + message.content, "tool_calls": calls})
 
 
@@ -311,7 +311,8 @@ def _message(item: Item, place: str, referred: Referred) -> Message | None:
     match item:
         case MessageItem():
             role: Literal["system", "user", "assistant"] = "system" if item.role == "developer" else item.role
-            return Message(role=role, content=_parts(item.content, place, is_answer=item.role == "assistant"))
+            content = _parts(item.content, f"{place}.content", is_answer=item.role == "assistant")
+            return Message(role=role, content=content)
         case FunctionCallItem():
             call = ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
             return Message(role="assistant", content=(), tool_calls=(call,))
@@ -339,7 +340,7 @@ def _parts(
 ) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (TextPart(text=content),)
-    return tuple(_part(each, f"{place}.content[{index}]", is_answer) for index, each in enumerate(content))
+    return tuple(_part(each, f"{place}[{index}]", is_answer) for index, each in enumerate(content))
 
 
 def _part(part: Content, place: str, is_answer: bool) -> Part:

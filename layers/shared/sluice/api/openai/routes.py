@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import unquote
 from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from sluice.api.app import new_router
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
@@ -21,7 +22,7 @@ from sluice.api.openai.continuation import conversation_until, is_stored, referr
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
 from sluice.api.openai.errors import invalid
 from sluice.api.openai.ids import request_of
-from sluice.api.openai.reading import read_body
+from sluice.api.openai.reading import read_body, read_query
 from sluice.api.openai.response_view import asked_items, response_view
 from sluice.api.openai.responses import ResponseRequest
 from sluice.api.openai.stream import chat_stream, response_stream
@@ -30,6 +31,7 @@ from sluice.domain.documents import Input
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Flag, Strict
 from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, Submission
+from sluice.domain.sizes import fits_an_answer
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
 from sluice.services.erase import Eraser
@@ -38,7 +40,8 @@ from sluice.services.read import Reader
 from sluice.services.submit import Accepted, Submitter
 from sluice.services.wait import wait_until_ended
 from sluice.telemetry import MetricUnit, logger, metrics
-from sluice.validation import parse_object
+
+M = TypeVar("M", bound=BaseModel)
 
 # An equal call is taken for a repeat without saying so when the first one's client must have been sent away: a second
 # less than that, since the first call began before its request.
@@ -119,11 +122,11 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
 
     @router.get("/v1/models/<model_id>")
     def _model(model_id: str) -> Response[str]:
-        offers = services.reader().models(caller_key(router.current_event))
+        offers, wanted = services.reader().models(caller_key(router.current_event)), unquote(model_id)
         for view in model_views(offers):
-            if view["id"] == model_id:
+            if view["id"] == wanted:
                 return answer(200, view)
-        raise SluiceError("model_unknown", f"The model {model_id[:64]!r} does not exist.")
+        raise SluiceError("model_unknown", f"The model {wanted[:64]!r} does not exist.")
 
     return router
 
@@ -139,7 +142,8 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     submission = body.submission(earlier, referred_items(find))
     if body.background and not body.stream:
-        accepted = services.submitter().submit(key_hash, replace(submission, idempotency_key=idempotency_key(event)))
+        # Equal responses in the background are different ones, unless the client says that it repeats.
+        accepted = services.submitter().submit(key_hash, _repeatable(event, key_hash, submission, None))
         _log(accepted)
         detail = (
             services.reader().detail(key_hash, accepted.request_id)
@@ -158,7 +162,7 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
         return _event_stream(response_stream(detail), {})
     if body.stream:
         return _event_stream(response_stream(done.detail), _headers(done.accepted))
-    return answer(200, response_view(done.detail), _headers(done.accepted))
+    return _answer(response_view(done.detail), _headers(done.accepted))
 
 
 def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -169,7 +173,7 @@ def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     headers = _headers(done.accepted)
     if body.stream:
         return _event_stream(chat_stream(done.detail, with_usage=body.includes_usage), headers)
-    return answer(200, chat_view(done.detail), headers)
+    return _answer(chat_view(done.detail), headers)
 
 
 def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -177,7 +181,8 @@ def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Resp
     key_hash = caller_key(event)
     body = read_body(EmbeddingRequest, body_text(event), embeddings.UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    return answer(200, embeddings_view(done.detail, body.encoding_format), _headers(done.accepted))
+    view = embeddings_view(done.detail, body.encoding_format)
+    return _answer(view, _headers(done.accepted), "Send fewer texts at once, or ask for encoding_format base64.")
 
 
 def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -188,6 +193,10 @@ def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     asked = body.submission(earlier, referred_items(find)).input
     offer = _offer(services.reader().models(key_hash), body.model)
+    if offer.kind != "chat":
+        raise SluiceError("model_kind_differs", "This model does not answer conversations.")
+    if asked.image_count and offer.image_tokens is None:
+        raise SluiceError("images_not_taken", "This model takes no images.")
     return answer(200, {"object": "response.input_tokens", "input_tokens": _most_tokens(asked, offer)})
 
 
@@ -200,7 +209,9 @@ def _offer(offers: Sequence[ModelOffer], name: str | None) -> ModelOffer:
     for offer in offers:
         if offer.is_default if name is None else name in (offer.model_id, *offer.aliases):
             return offer
-    raise SluiceError("model_unknown", f"The model {name!r} does not exist." if name else "Name a model.")
+    if name is None:
+        raise SluiceError("model_missing", "No default model is set: name one.")
+    raise SluiceError("model_unknown", f"The model {name!r} does not exist.")
 
 
 def _answered(services: Services, event: APIGatewayProxyEventV2, key_hash: bytes, submission: Submission) -> Answered:
@@ -211,12 +222,9 @@ def _answered(services: Services, event: APIGatewayProxyEventV2, key_hash: bytes
     """
     began = time.monotonic()
     foreground = services.foreground()
-    if (idempotency := idempotency_key(event)) is not None:
-        submission = replace(submission, idempotency_key=idempotency)
-    else:
-        submission = replace(submission, repeat=_repeat(event, key_hash, submission, foreground.wait_seconds))
+    after_seconds = foreground.wait_seconds - _REPEAT_MARGIN_SECONDS
     try:
-        done = foreground.answer(key_hash, submission)
+        done = foreground.answer(key_hash, _repeatable(event, key_hash, submission, after_seconds))
     except SluiceError as error:
         name = "AnswersPending" if error.code == "answer_pending" else "RequestsRefused"
         metrics.add_metric(name, MetricUnit.Count, 1)
@@ -235,14 +243,20 @@ def _answered(services: Services, event: APIGatewayProxyEventV2, key_hash: bytes
     return done
 
 
-def _repeat(event: APIGatewayProxyEventV2, key_hash: bytes, submission: Submission, wait_seconds: float) -> Repeat:
+def _repeatable(
+    event: APIGatewayProxyEventV2, key_hash: bytes, submission: Submission, after_seconds: float | None
+) -> Submission:
+    """The submission with what a repeat of it is recognised by.
+
+    Raises:
+        SluiceError: invalid_input: the idempotency key.
+    """
+    if (idempotency := idempotency_key(event)) is not None:
+        return replace(submission, idempotency_key=idempotency)
     asked = json.dumps([key_hash.hex(), submission.to_json()], sort_keys=True).encode()
     given = event.headers.get("x-stainless-retry-count") or "0"
-    return Repeat(
-        digest=hashlib.sha256(asked).hexdigest(),
-        is_retry=given.isascii() and given.isdigit() and given.strip("0") != "",
-        after_seconds=wait_seconds - _REPEAT_MARGIN_SECONDS,
-    )
+    is_retry = given.isascii() and given.isdigit() and given.strip("0") != ""
+    return replace(submission, repeat=Repeat(hashlib.sha256(asked).hexdigest(), is_retry, after_seconds))
 
 
 # Stored responses -----------------------------------------------------------------------------------------------------
@@ -253,7 +267,7 @@ def retrieve_response(services: Services, key_hash: bytes, response_id: str, que
     detail = _stored(services, key_hash, response_id)
     if not query.stream:
         headers = {"x-request-id": str(detail.request_id)} | _poll_headers(detail)
-        return answer(200, response_view(detail), headers)
+        return _answer(response_view(detail), headers)
     if not detail.status.is_final:
         deadline = time.monotonic() + services.foreground().wait_seconds
         wait_until_ended(services.reader().ledger, detail.request_id, deadline)
@@ -292,7 +306,8 @@ def list_input_items(services: Services, key_hash: bytes, response_id: str, quer
         items = items[ids.index(query.after) + 1 :]
     page = items[: query.limit]
     ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-    return answer(200, {"object": "list", "data": page, **ends, "has_more": len(items) > len(page)})
+    listed = {"object": "list", "data": page, **ends, "has_more": len(items) > len(page)}
+    return _answer(listed, {}, "Ask for fewer items with limit.")
 
 
 def model_views(offers: Sequence[ModelOffer]) -> list[dict[str, Any]]:
@@ -322,7 +337,7 @@ def _finder(services: Services, key_hash: bytes) -> Callable[[UUID], RequestDeta
 # Answers --------------------------------------------------------------------------------------------------------------
 
 
-def _query(event: APIGatewayProxyEventV2, model: Any) -> Any:
+def _query(event: APIGatewayProxyEventV2, model: type[M]) -> M:
     given: dict[str, Any] = dict(event.query_string_parameters)
     for name in ("limit", "starting_after"):
         text = given.get(name, "")
@@ -331,7 +346,7 @@ def _query(event: APIGatewayProxyEventV2, model: Any) -> Any:
     # What may be included is never there.
     given.pop("include", None)
     given.pop("include[]", None)
-    return parse_object(model, given)
+    return read_query(model, given)
 
 
 def _headers(accepted: Accepted) -> dict[str, str]:
@@ -344,8 +359,25 @@ def _poll_headers(detail: RequestDetail) -> dict[str, str]:
     return {} if detail.status.is_final else {"openai-poll-after-ms": str(POLL_AFTER_SECONDS * 1000)}
 
 
+def _answer(body: Any, headers: dict[str, str], advice: str = "") -> Response[str]:
+    return _sendable(answer(200, body, headers), advice)
+
+
 def _event_stream(text: str, headers: dict[str, str]) -> Response[str]:
-    return Response(200, "text/event-stream; charset=utf-8", text, HEADERS | headers)
+    made = Response(200, "text/event-stream; charset=utf-8", text, HEADERS | headers)
+    return _sendable(made, "Ask for it without stream: a stream holds it several times.")
+
+
+def _sendable(made: Response[str], advice: str) -> Response[str]:
+    """An answer, if Lambda can send it: what shows a stored answer may be many times as large.
+
+    Raises:
+        SluiceError: request_failed.
+    """
+    if fits_an_answer(made.body or ""):
+        return made
+    message = f"The answer is larger than can be sent in this form. {advice}".strip()
+    raise SluiceError("request_failed", message, failure="result_too_large")
 
 
 def _log(accepted: Accepted) -> None:

@@ -150,7 +150,7 @@ def image_part(url: str, detail: Literal["auto", "low", "high"] | None, param: s
         is_https = urlsplit(url).scheme == "https" and bool(urlsplit(url).hostname)
     except ValueError:
         is_https = False
-    if not is_https or len(url) > 2048:
+    if not is_https or len(url) > 2048 or not url.isprintable() or " " in url:
         raise invalid(
             "An image is given as an https URL of at most 2048 characters, or as a data URL.",
             param,

@@ -8,9 +8,16 @@ CREATE OR REPLACE FUNCTION request_run(p_key_hash bytea, p_submission jsonb, p_l
     RETURNS run
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    made   admission := request_submit(p_key_hash, p_submission);
+    may    text := (key_check(p_key_hash, 'read')).outcome;
+    made   admission;
     result run;
 BEGIN
+    -- Whoever waits reads the answer, now or by a repeat of the call.
+    IF may <> 'ok' THEN
+        result.outcome := may;
+        RETURN result;
+    END IF;
+    made := request_submit(p_key_hash, p_submission);
     result.outcome := made.outcome;
     result.request_id := made.request_id;
     result.user_id := made.user_id;
@@ -20,14 +27,16 @@ BEGIN
     -- If it was dispatched: the user's dispatch window had room, and nothing else waits before it.
     IF made.outcome = 'accepted' AND made.request_id = ANY (made.send) THEN
         SELECT to_jsonb(c) INTO result.claim FROM request_claim(ARRAY[made.request_id], p_lease_seconds) AS c;
-        result.send := array_remove(made.send, made.request_id);
+        IF result.claim IS NOT NULL THEN
+            result.send := array_remove(made.send, made.request_id);
+        END IF;
     END IF;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_run(bytea, jsonb, double precision) IS
-    'As request_submit, and as request_claim where the request may run at once: claim is the row of that function, and '
-    'whoever gets it has to run the request or to give it back (request_settle, released). Without a claim, it goes '
-    'through the queue like any other.';
+    'As request_submit, for a key that may also read, and as request_claim where the request may run at once: claim is '
+    'the row of that function, and whoever gets it has to run the request or to give it back (request_settle, '
+    'released). Without a claim, it goes through the queue like any other.';
 
 -- The cheapest question that a waiting caller can ask, again and again.
 CREATE OR REPLACE FUNCTION request_ended(p_request_id uuid) RETURNS boolean

@@ -55,6 +55,7 @@ DECLARE
     images     integer;
     completion integer;
     reserved   integer;
+    needed     bigint;
     now_is     text;
     life       lifetime;
     room       record;
@@ -115,17 +116,27 @@ BEGIN
         RETURN result;
     END IF;
     -- An upper limit, because no tokenizer makes more tokens than there are bytes.
-    bytes := input_bytes(p_submission->'input');
-    reserved := bytes + m.overhead_tokens + completion;
-    IF NOT input_is_plain(p_submission->'input') THEN
+    IF input_is_plain(p_submission->'input') THEN
+        -- As input_bytes does, without calling it: most requests are of one text.
+        bytes := octet_length(p_submission #>> '{input,messages,0,content,0,text}');
+        needed := bytes::bigint + m.overhead_tokens + completion;
+    ELSE
+        bytes := input_bytes(p_submission->'input');
         images := input_image_count(p_submission->'input');
         IF images > 0 AND m.image_tokens IS NULL THEN
             result.outcome := 'images_not_taken';
             RETURN result;
         END IF;
-        reserved := reserved + input_extra_items(p_submission->'input') * m.item_tokens
-                    + images * coalesce(m.image_tokens, 0);
+        needed := bytes::bigint + m.overhead_tokens + completion
+                  + input_extra_items(p_submission->'input')::bigint * m.item_tokens
+                  + images::bigint * coalesce(m.image_tokens, 0);
     END IF;
+    IF needed > reservation_most() THEN
+        result.outcome := 'prompt_too_long';
+        result.detail := jsonb_build_object('tokens_needed', needed);
+        RETURN result;
+    END IF;
+    reserved := needed;
 
     result.request_id := request_id_now();
     LOOP
@@ -240,9 +251,14 @@ END $$;
 COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the idempotency key was used before, or this is a repeat; detail has the status of that '
     'request); or a refusal: model_missing, model_unknown, model_kind_differs, images_not_taken, '
-    'max_tokens_exceeded, user_inactive, idempotency_conflict, lifetime_invalid, '
+    'max_tokens_exceeded, prompt_too_long, user_inactive, idempotency_conflict, lifetime_invalid, '
     'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
     'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
+
+-- The most tokens that a request may reserve: an integer holds them, and what a model may report beyond them.
+CREATE OR REPLACE FUNCTION reservation_most() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 2147000000;
 
 -- The steps -----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,275 @@
+"""What Sluice's own routes answer."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from openapi.answers import Amount, Answer, CalendarDay, FailureCode, Identity, Moment, Nothing
+from sluice.domain.documents import EmptyReason, FinishReason
+from sluice.domain.failures import Fault
+from sluice.domain.requests import ModelKind
+from sluice.domain.states import Status
+from sluice.domain.vocabulary import Frequency, Period
+
+WaitsFor = Literal["worker", "window", "dispatch", "not_before", "retry", "model", "recovery"]
+
+
+class Accepted(Answer):
+    """A request that was accepted, now or by the call that this one repeats."""
+
+    request_id: Identity
+    status: Status
+
+
+class CancelledRequest(Answer):
+    """What became of a cancellation."""
+
+    request_id: Identity
+    status: Literal["cancelled", "processing"]
+    cancel_requested: Literal[True]
+
+
+class RequestError(Answer):
+    """Why a request failed or expired."""
+
+    code: FailureCode
+    message: str | None
+    fault: Fault | None
+    """Who can do something about it; null of a code that is new."""
+
+
+class TokenUsage(Answer):
+    """What is charged; nulls until the model has reported."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    cached_tokens: int | None
+    """Those of the prompt that came from a cache."""
+    reasoning_tokens: int | None
+    """Those of the completion from before the answer."""
+
+
+class Cost(Answer):
+    """What a request cost."""
+
+    amount: Amount | None
+    """Null where the model had no price that day."""
+    currency: str | None
+    price_list: str | None
+
+
+class WaitBasis(Answer):
+    """What an estimate is made of: so many requests of the user were answered in so many seconds."""
+
+    answered: int
+    seconds: int
+
+
+class Queue(Answer):
+    """What an unfinished request waits for, and where it stands."""
+
+    waits_for: WaitsFor
+    until: Moment | None
+    position: int | None
+    """Rank among the caller's requests that wait to be started; 1 is the next."""
+    estimated_wait_seconds: int | None
+    estimate_basis: WaitBasis | None
+    failed_attempts: int
+    max_attempts: int
+    last_error: str | None
+    last_error_fault: Fault | None
+    expires_at: Moment
+    cancel_requested_at: Moment | None
+
+
+class RequestCommon(Answer):
+    """What lists and single requests show alike."""
+
+    request_id: Identity
+    status: Status
+    model: str
+    error: RequestError | None
+    finish_reason: FinishReason | None
+    """Why the model stopped."""
+    usage: TokenUsage
+    created_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    processing_time_ms: int | None
+
+
+class Request(RequestCommon):
+    """One request with its answer."""
+
+    estimated_tokens: int
+    reserved_tokens: int
+    cost: Cost | None
+    result: str | None
+    empty_reason: EmptyReason | None
+    queue: Queue | None
+    metadata: dict[str, str] = Nothing
+    """As submitted; absent if there was none."""
+
+
+class ListedRequest(RequestCommon):
+    """A request in a list."""
+
+    prompt: str | None
+    """Its beginning."""
+
+
+class RequestPage(Answer):
+    """A page of the caller's requests, newest first."""
+
+    requests: list[ListedRequest]
+    next_cursor: Identity | None
+    """The cursor of the next page; null on the last one."""
+
+
+class Model(Answer):
+    """A model that the caller may name."""
+
+    model: str
+    is_default: bool
+    max_tokens_default: int
+    max_tokens_limit: int
+    kind: ModelKind
+    aliases: list[str]
+    """Other names under which it may be asked for."""
+
+
+class ModelList(Answer):
+    """The models that the caller may name."""
+
+    models: list[Model]
+
+
+class Healthy(Answer):
+    """The database answers."""
+
+    status: Literal["ok"]
+    database: Literal["ok"]
+
+
+class Unhealthy(Answer):
+    """The database does not answer."""
+
+    status: Literal["unavailable"]
+    database: Literal["unavailable"]
+
+
+# Usage ----------------------------------------------------------------------------------------------------------------
+
+
+class Limit(Answer):
+    """A quota as it is now; a limit of null is none."""
+
+    period: Period
+    max_requests: int | None
+    requests_used: int
+    requests_remaining: int | None
+    max_tokens: int | None
+    tokens_used: int
+    tokens_reserved: int
+    tokens_remaining: int | None
+    period_start: Moment
+    resets_at: Moment
+    resets_in_seconds: int
+
+
+class Budget(Answer):
+    """A limit in money as it is now: of all requests, or of those with a key or to a model."""
+
+    key_id: Identity | None
+    model: str | None
+    period: Frequency
+    currency: str
+    max_amount: Amount
+    amount_used: Amount
+    amount_reserved: Amount
+    amount_remaining: Amount
+    period_start: Moment
+    resets_at: Moment
+
+
+class Unfinished(Answer):
+    """How many requests are unfinished, and how many may be."""
+
+    requests: int
+    max_requests: int | None
+
+
+class CurrencyAmount(Answer):
+    """An exact amount."""
+
+    currency: str
+    amount: Amount
+
+
+class Figures(Answer):
+    """What was used, and what it cost."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    costs: list[CurrencyAmount]
+    unpriced_tokens: int
+    """Tokens of models that had no price that day: they are in no cost."""
+
+
+class ModelFigures(Figures):
+    """Of one model."""
+
+    model: str
+
+
+class KeyFigures(Figures):
+    """Of one API key; null: the rest."""
+
+    key_id: Identity | None
+
+
+class TagFigures(Figures):
+    """Of one value of a tag; null: the rest."""
+
+    tag_value: str | None
+
+
+class Parts(Figures):
+    """With the parts that it is made of."""
+
+    models: list[ModelFigures]
+    keys: list[KeyFigures] = Nothing
+    """With `by_key`."""
+    tags: list[TagFigures] = Nothing
+    """With `by_tag`."""
+
+
+class DayFigures(Parts):
+    """Of one day."""
+
+    day: CalendarDay
+
+
+class MonthFigures(Parts):
+    """Of one month."""
+
+    month: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
+
+
+class Usage(Answer):
+    """The caller's limits, usage and cost."""
+
+    user_id: str
+    tier: str
+    limits: list[Limit]
+    budgets: list[Budget]
+    unfinished: Unfinished
+    start: CalendarDay
+    end: CalendarDay
+    days: list[DayFigures]
+    months: list[MonthFigures]

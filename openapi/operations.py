@@ -1,0 +1,390 @@
+"""The operations of the API: for each route what may be sent, what is answered, and which errors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from openapi import native_answers as native
+from openapi import openai_answers as openai
+from openapi import response_answers as response
+from openapi.headers import RATE_LIMITS
+from openapi.response_events import ResponseEvent
+from sluice.api.exchange import Nothing
+from sluice.api.native import reading, submission
+from sluice.api.native.bodies import GenerateRequest
+from sluice.api.openai import routes
+from sluice.api.openai.chat import ChatRequest
+from sluice.api.openai.embeddings import EmbeddingRequest
+from sluice.api.openai.responses import ResponseRequest
+from sluice.domain.history import HistoryQuery
+from sluice.domain.vocabulary import Scope
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+ALWAYS: Final = ("internal_error",)
+KEYED: Final = (
+    "key_missing",
+    "key_malformed",
+    "key_unknown",
+    "key_revoked",
+    "key_expired",
+    "user_inactive",
+    "scope_missing",
+    "database_unavailable",
+)
+_REFUSALS: Final = (
+    "body_not_json",
+    "invalid_input",
+    "prompt_too_long",
+    "model_unknown",
+    "model_missing",
+    "model_kind_differs",
+    "max_tokens_exceeded",
+    "lifetime_invalid",
+    "idempotency_conflict",
+    "quota_too_small",
+    "budget_too_small",
+    "model_unpriced",
+    "budget_currency_differs",
+    "quota_exceeded",
+    "quota_reserved",
+    "budget_exceeded",
+    "budget_reserved",
+    "unfinished_exceeded",
+)
+_ANSWERED: Final = (
+    *_REFUSALS,
+    "images_not_taken",
+    "parameter_unsupported",
+    "request_not_found",
+    "request_failed",
+    "answer_pending",
+)
+NO_ROUTE: Final = "route_not_found"
+"""The answer to a method and path that are no route, which belongs to no operation."""
+
+# Headers --------------------------------------------------------------------------------------------------------------
+
+_ASKED: Final = ("x-request-id", "Idempotent-Replayed", *RATE_LIMITS)
+_POLL: Final = "openai-poll-after-ms"
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer that is no error.
+
+    Attributes:
+        body: a model, or several of which it is one; None: the body is this document.
+        events: the model of an event, where it may also be a stream.
+    """
+
+    status: int
+    description: str
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None
+    headers: tuple[str, ...] = ()
+    events: type[BaseModel] | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A route.
+
+    Attributes:
+        function: whose docstring is the summary.
+        scope: that the key needs; None: no key is needed.
+        headers: that the client may send.
+        body_needed: False: there may be no body.
+    """
+
+    method: str
+    path: str
+    name: str
+    function: Callable[..., Any]
+    tag: str
+    scope: Scope | None
+    results: tuple[Result, ...]
+    errors: tuple[str, ...] = ()
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    body_needed: bool = True
+    headers: tuple[str, ...] = ()
+    summary: str | None = None
+    description: str | None = field(default=None)
+
+    @property
+    def key(self) -> str:
+        """As the template has it."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it speaks OpenAI's dialect, in which errors have another form."""
+        return self.path.startswith("/v1/")
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Of all errors that it answers."""
+        return (*(KEYED if self.scope else ()), *self.errors, *ALWAYS)
+
+
+_STREAM: Final = "With `stream: true`, the answer is an event stream. It is sent whole, when the answer is there."
+_PENDING: Final = (
+    "Waits for the answer as long as a connection may be held, then says `answer_pending`: the same call, sent again, "
+    "goes on waiting for the same request, as OpenAI's clients do by themselves."
+)
+_REQUESTS, _READING, _SERVICE = "Requests", "Reading", "Service"
+_RESPONSES, _CHAT, _EMBEDDINGS, _MODELS = "Responses", "Chat completions", "Embeddings", "OpenAI models"
+TAGS: Final = {
+    _REQUESTS: "Handing in prompts, and cancelling them.",
+    _READING: "What became of them, and what was used.",
+    _SERVICE: "The service itself; these need no key.",
+    _RESPONSES: "OpenAI's Responses API.",
+    _CHAT: "OpenAI's Chat Completions API.",
+    _EMBEDDINGS: "OpenAI's Embeddings API.",
+    _MODELS: "OpenAI's Models API.",
+}
+
+OPERATIONS: Final = (
+    Operation(
+        "POST",
+        "/generate",
+        "generate",
+        submission.generate,
+        _REQUESTS,
+        "submit",
+        (
+            Result(
+                202,
+                "It is accepted, or the call repeats that of an unfinished request.",
+                native.Accepted,
+                ("Location", "Retry-After", "Idempotent-Replayed", *RATE_LIMITS),
+            ),
+            Result(
+                200,
+                "The call repeats that of a request that has ended; or, with `Prefer: wait`, the request itself.",
+                (native.Accepted, native.Request),
+                ("Location", "Idempotent-Replayed", "Preference-Applied", *RATE_LIMITS),
+            ),
+        ),
+        errors=_REFUSALS,
+        body=GenerateRequest,
+        headers=("Idempotency-Key", "Prefer"),
+        summary="Accept a request",
+    ),
+    Operation(
+        "GET",
+        "/status/{request_id}",
+        "getRequest",
+        reading.get_request,
+        _READING,
+        "read",
+        (Result(200, "The request; `Retry-After` while it is unfinished.", native.Request, ("Retry-After",)),),
+        errors=("invalid_input", "request_not_found"),
+        query=reading.StatusQuery,
+    ),
+    Operation(
+        "POST",
+        "/requests/{request_id}/cancel",
+        "cancelRequest",
+        submission.cancel,
+        _REQUESTS,
+        "submit",
+        (
+            Result(200, "It is cancelled.", native.CancelledRequest),
+            Result(
+                202,
+                "It will be cancelled when its worker has answered.",
+                native.CancelledRequest,
+                ("Location", "Retry-After"),
+            ),
+        ),
+        errors=("body_not_json", "invalid_input", "request_not_found", "request_finished"),
+        body=Nothing,
+        body_needed=False,
+        summary="Cancel a request",
+    ),
+    Operation(
+        "GET",
+        "/requests",
+        "listRequests",
+        reading.get_history,
+        _READING,
+        "read",
+        (Result(200, "The page; there may be another one even if this one is empty.", native.RequestPage),),
+        errors=("invalid_input",),
+        query=HistoryQuery,
+    ),
+    Operation(
+        "GET",
+        "/usage",
+        "getUsage",
+        reading.get_usage,
+        _READING,
+        "read",
+        (Result(200, "Limits as of now, and usage by day and month.", native.Usage),),
+        errors=("invalid_input",),
+        query=reading.UsageQuery,
+    ),
+    Operation(
+        "GET",
+        "/models",
+        "listModels",
+        reading.get_models,
+        _READING,
+        "read",
+        (Result(200, "The models.", native.ModelList),),
+        errors=("invalid_input",),
+    ),
+    Operation(
+        "GET",
+        "/health",
+        "getHealth",
+        reading.get_health,
+        _SERVICE,
+        None,
+        (
+            Result(200, "The database answers.", native.Healthy),
+            Result(503, "The database does not answer.", native.Unhealthy, ("Retry-After",)),
+        ),
+        errors=("invalid_input",),
+        summary="Whether the service can answer requests",
+        description="The database is asked once in a few seconds; meanwhile the same finding is given out.",
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "getDescription",
+        reading.get_description,
+        _SERVICE,
+        None,
+        (Result(200, "This document.", None),),
+        errors=("invalid_input",),
+    ),
+    Operation(
+        "POST",
+        "/v1/responses",
+        "createResponse",
+        routes.create_response,
+        _RESPONSES,
+        "submit",
+        (
+            Result(
+                200,
+                "The response; with `background`, as it is now.",
+                response.Response,
+                (*_ASKED, _POLL),
+                ResponseEvent,
+            ),
+        ),
+        errors=_ANSWERED,
+        body=ResponseRequest,
+        headers=("Idempotency-Key", "x-stainless-retry-count"),
+        description=f"{_PENDING} {_STREAM} A key needs the scope `read` too for `previous_response_id`.",
+    ),
+    Operation(
+        "GET",
+        "/v1/responses/{response_id}",
+        "retrieveResponse",
+        routes.retrieve_response,
+        _RESPONSES,
+        "read",
+        (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
+        errors=("invalid_input", "request_not_found"),
+        query=routes.RetrieveQuery,
+        summary="One response of the caller",
+        description="With `stream=true`, waits for its end and answers with its events.",
+    ),
+    Operation(
+        "DELETE",
+        "/v1/responses/{response_id}",
+        "deleteResponse",
+        routes.delete_response,
+        _RESPONSES,
+        "submit",
+        (Result(200, "It is erased; what it used and cost stays.", response.DeletedResponse),),
+        errors=("request_not_found",),
+    ),
+    Operation(
+        "POST",
+        "/v1/responses/{response_id}/cancel",
+        "cancelResponse",
+        routes.cancel_response,
+        _RESPONSES,
+        "submit",
+        (Result(200, "The response as it is now.", response.Response, ("x-request-id",)),),
+        errors=("request_not_found",),
+        description="A key needs the scope `read` too. While a worker has it, its status is still `in_progress`.",
+    ),
+    Operation(
+        "GET",
+        "/v1/responses/{response_id}/input_items",
+        "listInputItems",
+        routes.list_input_items,
+        _RESPONSES,
+        "read",
+        (Result(200, "The page.", response.InputItems),),
+        errors=("invalid_input", "request_not_found"),
+        query=routes.PageQuery,
+    ),
+    Operation(
+        "POST",
+        "/v1/responses/input_tokens",
+        "countInputTokens",
+        routes.count_input,
+        _RESPONSES,
+        "read",
+        (Result(200, "The number of tokens.", response.InputTokens),),
+        errors=("body_not_json", "invalid_input", "parameter_unsupported", "model_unknown"),
+        body=ResponseRequest,
+        summary="The most tokens that an input can have",
+        description="It is what a request would reserve for its input: at most one token for each byte of text.",
+    ),
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        "createChatCompletion",
+        routes.create_chat,
+        _CHAT,
+        "submit",
+        (Result(200, "The answer.", openai.ChatCompletion, _ASKED, openai.ChatCompletionChunk),),
+        errors=_ANSWERED,
+        body=ChatRequest,
+        headers=("Idempotency-Key", "x-stainless-retry-count"),
+        description=f"{_PENDING} {_STREAM}",
+    ),
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        "createEmbeddings",
+        routes.create_embeddings,
+        _EMBEDDINGS,
+        "submit",
+        (Result(200, "The vectors.", openai.EmbeddingList, _ASKED),),
+        errors=_ANSWERED,
+        body=EmbeddingRequest,
+        headers=("Idempotency-Key", "x-stainless-retry-count"),
+        description=_PENDING,
+    ),
+    Operation(
+        "GET",
+        "/v1/models",
+        "listOpenAIModels",
+        routes.model_views,
+        _MODELS,
+        "read",
+        (Result(200, "The models.", openai.OpenAIModelList),),
+    ),
+    Operation(
+        "GET",
+        "/v1/models/{model}",
+        "retrieveOpenAIModel",
+        routes.model_views,
+        _MODELS,
+        "read",
+        (Result(200, "The model.", openai.OpenAIModel),),
+        errors=("model_unknown",),
+        summary="One model that a client may name",
+    ),
+)
