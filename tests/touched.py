@@ -59,7 +59,7 @@ LINTERS = {
 BUDGET = 55
 SECONDS = {
     "tests/integration/test_admin_refusals.py": 60,
-    "tests/benchmarks/test_smoke.py": 45,
+    "tests/benchmarks/test_smoke.py": 50,
     "tests/integration/test_worker.py": 35,
     "tests/local/test_postgres.py": 35,
     "tests/integration/test_functions.py": 25,

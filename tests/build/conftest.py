@@ -23,6 +23,7 @@ def runtime(architecture: str) -> str:
     return f"python3.{sys.version_info.minor if sys.version_info.minor in offered else 13}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:

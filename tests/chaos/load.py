@@ -224,7 +224,7 @@ class Clients:
         body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": order.prompt}]}
         body |= {"max_tokens": MAX_TOKENS, "metadata": {"project": f"project {order.number % 3}"}}
         deadline, tried = time.monotonic() + _ORDER_SECONDS, 0
-        while True:
+        while not self._stopped.is_set():
             headers = {"x-stainless-retry-count": str(tried)}
             status, told, answer = api.exchange("POST", "/v1/chat/completions", self._keys[order.user], body, headers)
             self._ledger.answers[f"{status or 'none'} to who waits"] += 1
@@ -265,4 +265,4 @@ def _pause(headers: Mapping[str, str], tried: int) -> float:
     try:
         return float(headers["retry-after-ms"]) / 1000
     except (KeyError, ValueError):
-        return float(min(0.5 * 2**tried, 8.0))
+        return float(min(0.5 * 2 ** min(tried, 4), 8.0))

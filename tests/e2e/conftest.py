@@ -20,6 +20,7 @@ from tests.support.scripted_model import ScriptedModel
 FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the shared stack run one after the other in one process; a file with a stack of its own says so."""
     for item in items:
