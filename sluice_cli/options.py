@@ -93,7 +93,7 @@ class Word(click.ParamType):
         return Null.NULL if value == self._word else self._values.convert(value, param, ctx)
 
 
-class RequestId(click.ParamType):
+class RequestId(Format):
     """The id of a request, also as OpenAI's clients know it. What is neither is left to the service, which says so."""
 
     name = "id"

@@ -119,6 +119,5 @@ def fits(capacity: Capacity, inputs: Inputs, requests_month: float, batch: float
     """Whether a class carries so many requests a month, by its processors and connections."""
     average, peak = requests_month / SECONDS, inputs.assumptions.peak
     needed = environments(inputs, average * peak, batch)
-    openai = inputs.template.default("OpenaiConcurrency")
-    limits = connection_limits(**needed, openai=openai, max_connections=capacity.connections)
+    limits = connection_limits(**needed, openai=inputs.template.waiting, max_connections=capacity.connections)
     return average <= capacity.average(peak) and limits.limits == limits.wanted

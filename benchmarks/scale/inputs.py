@@ -236,6 +236,11 @@ class Template:
         return {name: int(values["MaxConnections"]) for name, values in classes.items()}
 
     @property
+    def waiting(self) -> int:
+        """The most callers that may wait at once for answers under /v1; of a template without such callers, 0."""
+        return self.default("OpenaiConcurrency") if "OpenaiConcurrency" in self.content["Parameters"] else 0
+
+    @property
     def batch(self) -> int:
         """The most requests that a worker gets at once."""
         events = self.content["Resources"]["WorkerFunction"]["Properties"]["Events"]

@@ -184,7 +184,9 @@ def test_a_slot_is_given_back(deploy: Any, service: Service, alice: bytes) -> No
     with answered_soon(service):
         call("submit.app", "submit", headers=PREFER, body=BODY)
     assert bootstrap.database().value("request_ended", request_id=None) is True
-    assert service.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2") == 0
+    held = "locktype = 'advisory' AND objsubid = 2 AND classid = hashtext('sluice.wait sluice_submit')::oid"
+    here = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    assert service.value(f"SELECT count(*) FROM pg_locks WHERE {held} AND {here}") == 0
 
 
 def _eventually(holds: Any) -> bool:

@@ -196,7 +196,7 @@ def _check_value(where: str, schema: dict[str, Any], value: Any) -> None:
 
 
 def _check_no_route(where: str, path: str, status: int, kind: str, body: Any) -> None:
-    form, code = ("ErrorEnvelope", "sluice_code") if path.startswith("/v1/") else ("Problem", "code")
+    form, code = ("ErrorEnvelope", "sluice_code") if f"{path}/".startswith("/v1/") else ("Problem", "code")
     _checker({"$ref": f"#/components/schemas/{form}", "components": _closed()})(where, body)
     answered = (status, kind, body.get("error", body)[code])
     expected = (404, "application/json" if form == "ErrorEnvelope" else "application/problem+json", NO_ROUTE)
