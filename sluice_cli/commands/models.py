@@ -2,6 +2,7 @@
 
 import click
 
+from sluice_cli.commands.aliases import set_alias
 from sluice_cli.groups import Group
 from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, Null, cleared, given
 from sluice_cli.session import Session, pass_session
@@ -110,3 +111,7 @@ def set_model(
         raise click.UsageError("Give at least one option to change.")
     arguments = {"model_id": model, **changes, **given(force=force or None)}
     session.show("model.set", arguments, lambda model: record(_MODEL, model))
+
+
+# Whoever wants another name for a model looks here first.
+models.add_command(set_alias, "alias")

@@ -197,6 +197,7 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
     ("models set small --no-images", "model.set", {"model_id": "small", "image_tokens": None}),
     ("aliases list", "alias.list", {}),
     ("aliases set gpt-4o-mini small", "alias.set", {"alias": "gpt-4o-mini", "model_id": "small"}),
+    ("models alias gpt-4o-mini small", "alias.set", {"alias": "gpt-4o-mini", "model_id": "small"}),
     ("aliases remove gpt-4o-mini", "alias.remove", {"alias": "gpt-4o-mini"}),
     ("requests list", "request.list", {"limit": 500}),
     ("requests list --finish-reason length", "request.list", {"finish_reason": "length", "limit": 500}),
