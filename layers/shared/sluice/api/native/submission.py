@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from aws_lambda_powertools.event_handler import Response
@@ -19,21 +20,22 @@ from sluice.api.exchange import (
     read_query,
 )
 from sluice.api.native.bodies import GenerateRequest
-from sluice.api.native.views import request_view
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import id_of
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
-from sluice.services.read import Reader
 from sluice.services.submit import Submitter
 from sluice.services.wait import wait_in_a_slot
 from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
 
+if TYPE_CHECKING:
+    from sluice.services.read import Reader
+
 
 def submission_routes(
-    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller], reader: Callable[[], Reader]
+    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller], reader: Callable[[], "Reader"]
 ) -> APIGatewayHttpRouter:
     """The routes; the providers are asked for their services when a request arrives."""
     router = new_router()
@@ -85,11 +87,13 @@ def generate(submitter: Submitter, key_hash: bytes, body: GenerateRequest, idemp
     )
 
 
-def waited(reader: Reader, key_hash: bytes, accepted: Response[str], seconds: int) -> Response[str]:
+def waited(reader: "Reader", key_hash: bytes, accepted: Response[str], seconds: int) -> Response[str]:
     """The answer to an accepted request whose client would wait: 200 with the request if it has ended by then.
 
     Otherwise what the client would have got at once: also if the key may not read, or if too many wait already.
     """
+    from sluice.api.native.views import request_view  # noqa: PLC0415  (most do not wait, and need not import it)
+
     request_id = id_of(json.loads(str(accepted.body))["request_id"])
     try:
         if accepted.status_code == 202 and not wait_in_a_slot(reader.ledger, UUID(str(request_id)), seconds):
