@@ -44,10 +44,10 @@ class TokenUsage(Answer):
     prompt_tokens: int | None
     completion_tokens: int | None
     total_tokens: int | None
-    cached_tokens: int | None
-    """Those of the prompt that came from a cache."""
-    reasoning_tokens: int | None
-    """Those of the completion from before the answer."""
+    cached_tokens: int = Nothing
+    """Those of the prompt that came from a cache, where there are any."""
+    reasoning_tokens: int = Nothing
+    """Those of the completion from before the answer, where there are any."""
 
 
 class Cost(Answer):
@@ -214,8 +214,8 @@ class Figures(Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
+    cached_tokens: int = Nothing
+    reasoning_tokens: int = Nothing
     costs: list[CurrencyAmount]
     unpriced_tokens: int
     """Tokens of models that had no price that day: they are in no cost."""

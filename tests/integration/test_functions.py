@@ -211,8 +211,6 @@ def test_a_request_from_beginning_to_end(
         "prompt_tokens": 2,
         "completion_tokens": 1,
         "total_tokens": 3,
-        "cached_tokens": 0,
-        "reasoning_tokens": 0,
     }
     assert [r["request_id"] for r in get("/requests", KEYED, limit="5")[2]["requests"]] == [request_id]
 

@@ -131,7 +131,7 @@ def rolled_up(service: Service) -> None:
 
 
 def parts_of(sums: dict[str, Any]) -> tuple[int | None, int | None]:
-    return sums["cached_tokens"], sums["reasoning_tokens"]
+    return sums.get("cached_tokens", 0), sums.get("reasoning_tokens", 0)
 
 
 def test_usage_has_the_parts_rolled_up_or_not(service: Service, alice: bytes, admin: Callable[..., Any]) -> None:
@@ -182,8 +182,7 @@ def test_a_cancellation_before_the_answer_has_no_parts(service: Service, alice: 
     request_id = service.submit(alice)
     service.settle(cancelled(request_id, 0))
     assert kept(service, request_id) == (None, None)
-    usage = service.status(alice, request_id)["usage"]
-    assert (usage["cached_tokens"], usage["reasoning_tokens"]) == (None, None)
+    assert not set(PARTS) & set(service.status(alice, request_id)["usage"])
 
 
 def test_the_admin_function_knows_the_classes(service: Service, alice: bytes, deploy: Any) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from sluice.domain.documents import Document, FinishReason, Input, Output
@@ -316,6 +316,14 @@ class DispatchedRequest:
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
+
+TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens")
+"""Those of a prompt's tokens that came from a cache, and those of a completion from before the answer."""
+
+
+def token_parts(cached: int | None, reasoning: int | None) -> dict[str, int]:
+    """The parts of tokens, by name, as answers show them: only where there are any."""
+    return {name: tokens for name, tokens in zip(TOKEN_PARTS, (cached, reasoning), strict=True) if tokens}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sluice.db.ledger import Ledger
 from sluice.db.reports import PricedUsage, Reports, TierCandidate, UsageReport
 from sluice.domain.errors import SluiceError
+from sluice.domain.requests import TOKEN_PARTS, token_parts
 from sluice.domain.vocabulary import TOKEN_CLASSES, TokenClass
 from sluice.services.access import refuse_unless_allowed
 
@@ -58,12 +59,14 @@ def usage_csv(document: Mapping[str, Any], attribute: str | None) -> str:
     name = "model" if attribute is None else value_name(attribute)
     text = io.StringIO()
     fields = ("user_id", "day", name, "requests", "prompt_tokens", "completion_tokens", "currency", "amount")
-    writer = csv.DictWriter(
-        text, (*fields, "unpriced_tokens", "cached_tokens", "reasoning_tokens"), extrasaction="ignore"
-    )
+    parts = "models" if attribute is None else _parts_name(attribute)
+    # Mostly there are none.
+    known = {member for day in document["days"] for part in day[parts] for member in part}
+    further = ("unpriced_tokens", *(member for member in TOKEN_PARTS if member in known))
+    writer = csv.DictWriter(text, (*fields, *further), extrasaction="ignore", restval="")
     writer.writeheader()
     for day in document["days"]:
-        for part in day["models" if attribute is None else _parts_name(attribute)]:
+        for part in day[parts]:
             # Where there are several currencies, in lines after the first only the amount.
             for n, cost in enumerate(part["costs"] or [{}]):
                 named = {"user_id": csv_text(document["user_id"]), "day": day["day"], name: csv_text(part[name])}
@@ -207,14 +210,12 @@ def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "cached_tokens": tokens[CACHED],
-        "reasoning_tokens": tokens[REASONING],
         "costs": [
             {"currency": currency, "amount": format_amount(_cost(row for row in rows if row.currency == currency))}
             for currency in currencies
         ],
         "unpriced_tokens": unpriced_tokens(rows),
-    }
+    } | token_parts(tokens[CACHED], tokens[REASONING])
 
 
 def requests_count(rows: Iterable[PricedUsage]) -> int:

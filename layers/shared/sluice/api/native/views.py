@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sluice.domain.failures import fault_of
-from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState
+from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, token_parts
 from sluice.services.read import History
 
 
@@ -58,19 +58,13 @@ def _common(request: RequestFacts) -> dict[str, Any]:
             "prompt_tokens": request.prompt_tokens,
             "completion_tokens": request.completion_tokens,
             "total_tokens": request.total_tokens,
-            "cached_tokens": _part(request.cached_tokens, request.prompt_tokens),
-            "reasoning_tokens": _part(request.reasoning_tokens, request.completion_tokens),
-        },
+        }
+        | token_parts(request.cached_tokens, request.reasoning_tokens),
         "created_at": _time(request.created_at),
         "started_at": _time(request.started_at),
         "completed_at": _time(request.completed_at),
         "processing_time_ms": request.processing_time_ms,
     }
-
-
-def _part(tokens: int | None, whole: int | None) -> int | None:
-    """Tokens of a part: 0 where none are known, None as long as the whole is not known either."""
-    return None if whole is None else tokens or 0
 
 
 def _queue(queue: QueueState) -> dict[str, Any]:
