@@ -56,7 +56,7 @@ def _schema(event: dict[str, Any]) -> dict[str, Any]:
 def _versions(event: dict[str, Any]) -> dict[str, str]:
     """A digest for each function of the settings that it has, those that it shares among them."""
     settings = dict(event["ResourceProperties"]["Settings"])
-    shared = settings.pop("Both")
+    shared = settings.pop("Shared")
     return {
         function: hashlib.sha256(json.dumps([shared, own]).encode()).hexdigest() for function, own in settings.items()
     }

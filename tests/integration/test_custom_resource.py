@@ -64,7 +64,7 @@ def test_a_digest_changes_with_the_settings_of_its_function(deploy: Any, dsn: st
     migrate = load("admin.migrate")
 
     def digests(**settings: Any) -> dict[str, str]:
-        given = {"Both": ["layer:1", "INFO"], "Submit": ["32768"], "Status": []} | settings
+        given = {"Shared": ["layer:1", "INFO"], "Submit": ["32768"], "Status": []} | settings
         request = {
             "ResourceType": "Custom::Versions",
             "RequestType": "Update",
@@ -78,4 +78,4 @@ def test_a_digest_changes_with_the_settings_of_its_function(deploy: Any, dsn: st
     assert before == digests()
     assert set(before) == {"Submit", "Status"}
     assert digests(Submit=["4096"]) == before | {"Submit": digests(Submit=["4096"])["Submit"]} != before
-    assert not set(digests(Both=["layer:2", "INFO"]).values()) & set(before.values())
+    assert not set(digests(Shared=["layer:2", "INFO"]).values()) & set(before.values())

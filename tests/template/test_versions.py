@@ -51,7 +51,7 @@ def test_the_alias_names_the_newest_version(stack: Stack, name: str) -> None:
 def test_a_version_is_published_for_every_setting_of_its_function_and_for_nothing_else(stack: Stack, name: str) -> None:
     assert version(stack, name)["Properties"]["Description"] == {"Fn::GetAtt": ["Versions", name]}
     settings = stack.resources["Versions"]["Properties"]["Settings"]
-    described = sources([settings["Both"], settings[name]])
+    described = sources([settings["Shared"], settings[name]])
     function = stack.resources[f"{name}Function"]["Properties"]
     assert sources(function) - KEPT == described - {"SnapStart"}  # which decides a condition
     assert "SnapStart" in described

@@ -142,8 +142,13 @@ def _flag(value: Any) -> Any:
 Storable = AfterValidator(_without_nul)
 """Written last: limits after it would be checked, and reported, as those of any Python object."""
 Text = Annotated[str, Storable]
+METADATA_MAX_KEYS: Final = 16
+"""As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 TagName = Annotated[str, Field(min_length=1, max_length=64), Storable]
 """The name of a member of a request's metadata."""
+Metadata = Annotated[
+    dict[TagName, Annotated[str, Field(max_length=512), Storable]], Field(max_length=METADATA_MAX_KEYS)
+]
 Name = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Email = Annotated[str, Field(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$"), Storable]
 """RFC 5321 leaves 254 characters for an address."""

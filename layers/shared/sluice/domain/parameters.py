@@ -6,17 +6,21 @@ from pydantic import Field, model_validator
 
 from sluice.domain.fields import Storable, Strict, TokenLimit
 
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 StopSequence = Annotated[str, Field(min_length=1, max_length=100), Storable]
+StopSequences = Annotated[list[StopSequence], Field(min_length=1, max_length=4)]
 
 
 class Parameters(Strict):
     """Sampling parameters, in the words and ranges of OpenAI's chat completions."""
 
     max_tokens: TokenLimit | None = None
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    stop: Annotated[list[StopSequence], Field(min_length=1, max_length=4)] | None = None
-    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: StopSequences | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,16 +1,13 @@
 """What clients send."""
 
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
 from sluice.domain.documents import Input
-from sluice.domain.fields import Identifier, Storable, Strict, Time
+from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
-
-METADATA_MAX_KEYS: Final = 16
-"""As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 
 
 class GenerateRequest(Strict):
@@ -19,16 +16,7 @@ class GenerateRequest(Strict):
     prompt: Annotated[str, Field(min_length=1), Storable]
     model: Identifier | None = Field(default=None, validation_alias=AliasChoices("model", "model_id"))
     parameters: Parameters = Parameters()
-    metadata: (
-        Annotated[
-            dict[
-                Annotated[str, Field(min_length=1, max_length=64), Storable],
-                Annotated[str, Field(max_length=512), Storable],
-            ],
-            Field(max_length=METADATA_MAX_KEYS),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     ttl_seconds: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """How long it may wait to be started, from not_before where that is given."""
     expires_at: Time | None = None

@@ -14,12 +14,7 @@ from sluice.api.openai.shapes import (
     FunctionName,
     JsonSchemaFormat,
     Label,
-    Metadata,
     Penalty,
-    Stop,
-    Temperature,
-    Text,
-    TopP,
     check_choice,
     check_tool_results,
     image_part,
@@ -37,7 +32,8 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Strict, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
+from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
 
 API: Final = "chat"
@@ -179,8 +175,8 @@ class ChatRequest(Strict):
     top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    stop: Stop | None = None
+    seed: Seed | None = None
+    stop: StopSequence | StopSequences | None = None
     reasoning_effort: Effort | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -85,7 +85,7 @@ def answer_error(error: SluiceError) -> Response[str]:
     headers = HEADERS | rate_limit_headers(error.quotas) | _retry_headers(error, status)
     if (request_id := facts.pop("request_id", None)) is not None:
         headers["x-request-id"] = str(request_id)
-        facts["response_id"] = response_id(request_id) if hasattr(request_id, "hex") else None
+        facts["response_id"] = response_id(request_id)
     body = {
         "message": error.detail,
         "type": kind,

@@ -47,19 +47,15 @@ def read_body(model: type[M], body: str, unsupported_parameters: Mapping[str, tu
             allowed = f"only {' or '.join(json.dumps(value) for value in harmless)} may be given" if harmless else ""
             raise unsupported(name, allowed)
     known = {name: value for name, value in given.items() if name not in unsupported_parameters}
-    return _read(model, known)
+    return read_object(model, known)
 
 
-def read_query(model: type[M], given: Mapping[str, Any]) -> M:
-    """Read the query of a route.
+def read_object(model: type[M], given: Mapping[str, Any]) -> M:
+    """Read what is already decoded, by the rules for JSON.
 
     Raises:
         SluiceError: invalid_input, with the parameter at fault in `param`.
     """
-    return _read(model, given)
-
-
-def _read(model: type[M], given: Mapping[str, Any]) -> M:
     try:
         return model.model_validate_json(json.dumps(given))
     except ValidationError as error:

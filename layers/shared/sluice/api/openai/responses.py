@@ -13,10 +13,6 @@ from sluice.api.openai.shapes import (
     FunctionName,
     JsonSchemaFormat,
     Label,
-    Metadata,
-    Temperature,
-    Text,
-    TopP,
     check_choice,
     check_tool_results,
     image_part,
@@ -36,7 +32,8 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Strict, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
+from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
 
 API: Final = "responses"

@@ -22,7 +22,7 @@ from sluice.api.openai.continuation import conversation_until, is_stored, referr
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
 from sluice.api.openai.errors import invalid
 from sluice.api.openai.ids import request_of
-from sluice.api.openai.reading import read_body, read_query
+from sluice.api.openai.reading import read_body, read_object
 from sluice.api.openai.response_view import asked_items, response_view
 from sluice.api.openai.responses import ResponseRequest
 from sluice.api.openai.stream import chat_stream, response_stream
@@ -346,7 +346,7 @@ def _query(event: APIGatewayProxyEventV2, model: type[M]) -> M:
     # What may be included is never there.
     given.pop("include", None)
     given.pop("include[]", None)
-    return read_query(model, given)
+    return read_object(model, given)
 
 
 def _headers(accepted: Accepted) -> dict[str, str]:

@@ -9,29 +9,18 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from sluice.api.openai.errors import invalid
 from sluice.domain.documents import ImagePart, Message, NamedTool, ResponseFormat, Tool, ToolChoice
-from sluice.domain.fields import Storable, Strict
+from sluice.domain.fields import Storable, Strict, Text
 
 IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 MAX_IMAGE_BYTES: Final = 4_000_000
 """With its encoding and the rest of a body, less than the 6 MB that Lambda takes."""
 MAX_TOOLS: Final = 128
 """As OpenAI's API has it."""
-METADATA_MAX_KEYS: Final = 16
-"""As OpenAI's API has it: at most 16 keys of 64 characters, values of 512."""
 
-Text = Annotated[str, Storable]
-Metadata = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=64), Storable], Annotated[str, Field(max_length=512), Storable]],
-    Field(max_length=METADATA_MAX_KEYS),
-]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=256), Storable]
 Label = Annotated[str, Field(max_length=512), Storable]
 """What a client gives us to keep, and gets back as it was."""
-StopSequence = Annotated[str, Field(min_length=1, max_length=100), Storable]
-Stop = StopSequence | Annotated[list[StopSequence], Field(min_length=1, max_length=4)]
-Temperature = Annotated[float, Field(ge=0, le=2)]
-TopP = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
