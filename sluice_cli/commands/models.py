@@ -1,10 +1,12 @@
 """`sluice models`."""
 
+from typing import Any
+
 import click
 
 from sluice_cli.commands.aliases import set_alias
 from sluice_cli.groups import Group
-from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, Null, cleared, given
+from sluice_cli.options import COUNT, COUNT_OR_ZERO, JSON_OBJECT, PRICE, Null, cleared, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
 from sluice_cli.vocabulary import BACKENDS, MODEL_KINDS
@@ -31,6 +33,7 @@ _MODEL = (
     number("item_tokens"),
     number("image_tokens", null="no images"),
     text("secret_arn"),
+    text("mapping"),
     time("created_at"),
     time("updated_at"),
 )
@@ -52,11 +55,15 @@ def list_models(session: Session) -> None:
 @click.argument("model", metavar="MODEL")
 @click.option("--kind", type=click.Choice(MODEL_KINDS), help="What a new model does; default: chat.")
 @click.option("--backend", type=click.Choice(BACKENDS))
-@click.option("--backend-model", help="The model's name at the backend.")
+@click.option("--backend-model", help="The model's name at the backend; at SageMaker, the endpoint's.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
 @click.option("--no-endpoint", is_flag=True, help="Remove the endpoint.")
 @click.option("--secret-arn", metavar="ARN", help="The secret that holds the endpoint's API key.")
 @click.option("--no-secret-arn", is_flag=True, help="Remove the secret: call the endpoint without an API key.")
+@click.option(
+    "--mapping", type=JSON_OBJECT, metavar="FILE", help="How a SageMaker endpoint is asked and read, as JSON."
+)
+@click.option("--no-mapping", is_flag=True, help="Remove the mapping: the endpoint's container speaks OpenAI's API.")
 @click.option("--max-tokens-default", type=COUNT, metavar="N", help="Completion tokens if a request sets no limit.")
 @click.option("--max-tokens-limit", type=COUNT, metavar="N", help="The highest limit that a request may set.")
 @click.option("--overhead-tokens", type=COUNT_OR_ZERO, metavar="N", help="Prompt tokens that the template may add.")
@@ -80,6 +87,8 @@ def set_model(
     no_endpoint: bool,
     secret_arn: str | None,
     no_secret_arn: bool,
+    mapping: dict[str, Any] | None,
+    no_mapping: bool,
     image_tokens: int | None,
     no_images: bool,
     prompt_price: str | None,
@@ -98,6 +107,7 @@ def set_model(
     changes = given(
         endpoint=cleared("endpoint", endpoint, no_endpoint),
         secret_arn=cleared("secret-arn", secret_arn, no_secret_arn),
+        mapping=cleared("mapping", mapping, no_mapping),
         image_tokens=Null.NULL if no_images else image_tokens,
         prices=given(
             prompt=prompt_price,

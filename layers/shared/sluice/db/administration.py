@@ -55,7 +55,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Model:
-    """A model, with its current prices in the standard list by token class."""
+    """A model, with its current prices in the standard list by token class; mapping as in Claim."""
 
     model_id: str
     backend: str
@@ -74,6 +74,7 @@ class Model:
     kind: ModelKind
     item_tokens: int
     image_tokens: int | None
+    mapping: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ class Claim:
         item_tokens: the most that the template adds for each further message, call and tool.
         image_tokens: the most that an image counts; None: the model takes no images.
         kind: what the model does.
+        mapping: how a server of another form than OpenAI's is asked and read; see sluice.backends.mapping.
     """
 
     request_id: UUID
@@ -181,6 +182,7 @@ class Claim:
     item_tokens: int = 0
     image_tokens: int | None = None
     kind: ModelKind = "chat"
+    mapping: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:

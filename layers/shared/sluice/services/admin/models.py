@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from sluice.backends.mapping_rules import check_mapping
 from sluice.backends.registry import BACKENDS
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
@@ -23,7 +24,7 @@ class Prices(Strict):
 
 
 class ModelSet(Change):
-    """What is left out stays as it is; null clears an endpoint, a secret or image_tokens.
+    """What is left out stays as it is; null clears an endpoint, a secret, image_tokens or a mapping.
 
     The database has a new model's defaults.
     """
@@ -43,6 +44,7 @@ class ModelSet(Change):
     kind: ModelKind = "chat"
     item_tokens: int = Field(default=16, ge=0, le=10**5)
     image_tokens: int | None = Field(default=None, ge=0, le=10**5)
+    mapping: Annotated[dict[str, JsonValue], AfterValidator(check_mapping)] | None = None
     prices: Prices = Prices()
     force: bool = False
 

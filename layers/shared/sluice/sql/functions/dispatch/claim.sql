@@ -3,7 +3,8 @@
 CALL define_type('claim', $$
     request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
     backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
-    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text
+    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text,
+    mapping jsonb
 $$);
 CALL define_type('claimed_request', $$
     request_id uuid, attempt smallint, status_before text, user_id text, last_error text
@@ -37,7 +38,8 @@ BEGIN
         )
         SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.input, p.parameters,
                m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
-               m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text
+               m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text,
+               m.mapping
         FROM started r
         CROSS JOIN LATERAL prompt_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id
