@@ -113,15 +113,17 @@ class JsonObject(Format):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         try:
             with click.open_file(value, encoding="utf-8") as file:
-                found = json.load(file, object_pairs_hook=_members)
-        except OSError as error:
-            self.fail(f"{value!r} cannot be read: {error.strerror or error}.", param, ctx)
+                text = file.read()
+        except (OSError, ValueError):
+            # Also a name that no file can have, and bytes that are no text.
+            self.refuse(value, "a file that can be read as text in UTF-8", param, ctx)
+        try:
+            found = json.loads(text, object_pairs_hook=_members)
         except (ValueError, RecursionError) as error:
-            # A JSONDecodeError says where, a UnicodeDecodeError quotes bytes.
-            reason = f": {error}" if type(error) in (json.JSONDecodeError, ValueError) else ""
-            self.fail(f"{value!r} is not JSON in UTF-8{reason}.", param, ctx)
+            at = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+            self.refuse(value, f"a file of JSON without repeated members{at}", param, ctx)
         if not isinstance(found, dict) or not found:
-            self.fail(f"{value!r} must hold a JSON object with members.", param, ctx)
+            self.refuse(value, "a file with a JSON object that has members", param, ctx)
         return found
 
 

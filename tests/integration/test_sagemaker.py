@@ -17,7 +17,7 @@ LLAMA: dict[str, Any] = {
     "model_id": "llama",
     "backend": "sagemaker",
     "backend_model": "llama-endpoint",
-    "mapping": {"inference_component": "llama-1"} | TGI,
+    "mapping": {"inference_component": "llama-1", **TGI},
 }
 
 

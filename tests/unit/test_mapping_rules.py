@@ -142,5 +142,6 @@ def test_parameters_are_those_that_requests_may_have() -> None:
 
 def test_targets_have_a_parameter_of_the_api() -> None:
     described = get_session().get_service_model("sagemaker-runtime").operation_model("InvokeEndpoint").input_shape
+    assert described is not None
     assert tuple(sagemaker._TARGETS) == TARGETS
     assert set(sagemaker._TARGETS.values()) <= set(described.members)

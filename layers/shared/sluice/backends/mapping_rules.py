@@ -14,8 +14,9 @@ from sluice.backends.mapping import CHAT_PLACEHOLDERS, EMBEDDING_PLACEHOLDERS, P
 
 MOST_BYTES: Final = 16_384
 """Longest mapping, as JSON: every claim of a request has it."""
+LONGEST_EXPRESSION: Final = 500
+"""Of JMESPath, in characters."""
 _DEEPEST: Final = 20
-_LONGEST_EXPRESSION: Final = 500
 # As the API has them: names of its own resources, and the path of a model below the endpoint's prefix.
 _NAME: Final = re.compile(r"[A-Za-z0-9](-*[A-Za-z0-9]){0,62}")
 _PATH: Final = re.compile(r"[!-~][ -~]{0,1023}")
@@ -123,8 +124,8 @@ def _check_response(response: dict[str, Any]) -> None:
 
 
 def _check_expression(where: str, expression: Any) -> None:
-    if not isinstance(expression, str) or not expression.strip() or len(expression) > _LONGEST_EXPRESSION:
-        raise ValueError(f"{where} must be a JMESPath expression of at most {_LONGEST_EXPRESSION} characters")
+    if not isinstance(expression, str) or not expression.strip() or len(expression) > LONGEST_EXPRESSION:
+        raise ValueError(f"{where} must be a JMESPath expression of at most {LONGEST_EXPRESSION} characters")
     _check_text(expression, where)
     try:
         parsed = jmespath.compile(expression).parsed
