@@ -16,5 +16,5 @@ ALTER TABLE models ADD CONSTRAINT models_sagemaker_has_no_address CHECK (
 ALTER TABLE models ADD CONSTRAINT models_sagemaker_names_endpoint CHECK (
     backend <> 'sagemaker' OR (backend_model ~ '^[A-Za-z0-9](-*[A-Za-z0-9])*$' AND length(backend_model) <= 63));
 COMMENT ON COLUMN models.mapping IS
-    'Of the sagemaker backend: the target within the endpoint, the template of the request, the JMESPath expressions that '
-    'read the answer; see sluice.backends.mapping. NULL: the server has OpenAI''s form.';
+    'Of the sagemaker backend: the target within the endpoint, the template of the request, the JMESPath expressions '
+    'that read the answer; see sluice.backends.mapping. NULL: the server has OpenAI''s form.';
