@@ -72,6 +72,7 @@ def test_a_mapping_that_can_be_used_is_taken(mapping: dict[str, Any]) -> None:
         (chat({"p": "{{prompt}}", "q": "\x00"}), "request.q must not contain the character U+0000"),
         (chat({"p": "{{prompt}}", "\x00": 1}), "must not contain the character U+0000"),
         (chat({"p": "{{prompt}}", "q": float("inf")}), "request.q must be a finite number"),
+        (chat({"p": "{{prompt}}", "a\nb": "{{"}), "request.a\\nb must be one placeholder alone"),
         (chat({"p": 1}), "request needs the placeholder {{prompt}} or {{messages}}"),
         (chat({"p": "{{max_tokens}}"}), "request needs the placeholder {{prompt}} or {{messages}}"),
         ({"request": {"p": "{{prompt}}"}, "response": COUNTS}, "response needs an expression for text, or for vectors"),

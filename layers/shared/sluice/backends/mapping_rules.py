@@ -56,7 +56,9 @@ def _known(given: Mapping[str, Any], names: Collection[str], where: str) -> None
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 50 else f"{text[:50]}…"
+    """A name as it is shown in a sentence of one line."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= 50 else f"{shown[:50]}…"
 
 
 def _check_target(name: str, value: Any) -> None:
