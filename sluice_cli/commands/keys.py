@@ -15,11 +15,11 @@ _LISTED = (
     text("key_prefix"),
     text("name"),
     text("scopes"),
+    text("models", null="all"),
     time("created_at"),
     time("expires_at", null="never"),
     time("last_used_at", null="never"),
     time("revoked_at"),
-    text("models", null="all"),
 )
 _KEY = (text("user_id"), *_LISTED)
 _NEW_KEY = (text("api_key"), *_KEY)

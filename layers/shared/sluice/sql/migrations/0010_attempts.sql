@@ -4,7 +4,7 @@
 -- All locks at once, and first those that others take first (see 0007_token_classes.sql). Nothing is read or rewritten
 -- meanwhile.
 LOCK TABLE quota_plans IN EXCLUSIVE MODE;
-LOCK TABLE api_keys, models, requests, requests_archive, prompts IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE api_keys, models, requests, requests_archive, prompts, results IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE api_keys ADD COLUMN models varchar(255)[];
 COMMENT ON COLUMN api_keys.models IS 'The models that the key may be used for; NULL: all.';
@@ -25,6 +25,10 @@ COMMENT ON COLUMN requests.charges IS
     'cached_tokens, reasoning_tokens, which add up to those of the request. NULL: all are of the request''s model.';
 CREATE OR REPLACE VIEW requests_all WITH (security_invoker = true) AS
     SELECT * FROM requests UNION ALL SELECT * FROM requests_archive;
+
+ALTER TABLE results ADD COLUMN json jsonb GENERATED ALWAYS AS (
+    CASE WHEN output ->> 'result_type' = 'json' THEN (output #>> '{items,0,content,0,text}')::jsonb END) VIRTUAL;
+COMMENT ON COLUMN results.json IS 'The answer, where it is JSON of the form that was asked for.';
 
 -- Not partitioned: a request that succeeds at once has no row.
 CREATE TABLE attempts (

@@ -118,7 +118,9 @@ BEGIN
     END IF;
     result.metadata := metadata_find(p_request_id);
     -- A request that was answered by its first call has none.
-    IF r.attempts > 1 OR r.charges IS NOT NULL OR r.error_code IS NOT NULL OR r.status = 'cancelled' THEN
+    IF r.attempts > 1 OR r.charges IS NOT NULL OR r.error_code IS NOT NULL OR r.status = 'cancelled'
+       OR i.failed_attempts > 0
+    THEN
         result.attempts := attempts_json(p_request_id, r.user_id);
         result.answered_by := answered_by(r.status, r.model_id, result.attempts);
     END IF;
