@@ -118,11 +118,48 @@ def test_references_that_leave_the_schema(keyword: str, reference: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["#/$defs/b", "#/items/0", "#name", "#/$defs/a/0", "#/%ff", "#/allOf/1", "#/allOf/x"]
+    "reference", ["#/$defs/b", "#/items/0", "#name", "#/$defs/a/0", "#/%FF", "#/allOf/1", "#/allOf/x"]
 )
 def test_references_that_point_nowhere(reference: str) -> None:
     reason = refusal({"$defs": {"a": {}}, "allOf": [{}], "not": {"properties": {"x": {"$ref": reference}}}})
     assert reason == "At /not/properties/x: its reference points nowhere; define what it names."
+
+
+def test_references_that_only_we_would_follow() -> None:
+    """A name in data or of another draft, an index that is none: what is compiled is what was counted, or nothing."""
+    for schema in (
+        {"$schema": D7, "definitions": {"a": {"$anchor": "name"}}, "items": {"$ref": "#name"}},
+        {"const": {"$anchor": "name"}, "items": {"$ref": "#name"}},
+        {"allOf": [{}, {}], "items": {"$ref": "#/allOf/-1"}},
+        {"$defs": {"a": {"$anchor": "name"}}, "items": {"$ref": "#na%6De"}},
+    ):
+        assert "points nowhere in this version" in refusal(schema)
+
+
+@pytest.mark.parametrize("reference", ["#/$defs/a b", "#/$defs/ä", "#/$defs/%", "#/$defs/%zz", "#/$defs/a#b", "#\\"])
+def test_references_that_must_be_encoded(reference: str) -> None:
+    assert "percent-encoded" in refusal({"$defs": {"a b": {}, "ä": {}, "%": {}, "%zz": {}}, "$ref": reference})
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("#/$defs/a%20b", "a b"), ("#/$defs/a~1b", "a/b"), ("#/$defs/a%7E1b", "a/b"), ("#/%24defs/a~01", "a~1"),
+        ("#/$defs/%2525", "%25"), ("#/$defs/%41", "A"), ("#/$defs/+", "+"), ("#/$defs/", ""), ("#/$defs/%C3%A4", "ä"),
+        ("#/$defs/a?b", "a?b"), ("#/$defs/~2", "~2"),
+    ],
+)  # fmt: skip
+def test_what_is_compiled_is_what_was_counted(reference: str, name: str) -> None:
+    names = {"a b", "a/b", "a~1", "%25", "%", "A", "%41", "+", " ", "", "ä", "a?b", "~2", "a", name}
+    definitions: dict[str, Any] = {each: {"const": each} for each in names - {name}}
+    definitions[name] = {"anyOf": [{"$ref": "#/x/0"}] * 7}
+    for counted in (True, False):
+        # Only the definition that is meant is too much.
+        many = {"x": [{"anyOf": [{"const": name}] * (2000 if counted else 1)}], "$defs": definitions, "$ref": reference}
+        if counted:
+            assert "checks" in refusal(many)
+        else:
+            assert compiled(json.dumps(many)).is_valid(name)
 
 
 @pytest.mark.parametrize("reference", ["#/title", "#/required", "#/allOf", "#/required/0", "#/maximum"])
@@ -182,6 +219,8 @@ def test_other_dialects(dialect: Any) -> None:
         ({"allOf": []}, "/allOf"),
         ({"$ref": 1}, "/$ref"),
         ({"$id": 1}, "/$id"),
+        ({"properties": {"pattern": 7}}, "/properties/pattern"),
+        ({"patternProperties": {"a": 7}}, "/patternProperties/a"),
         ({"additionalProperties": "no"}, "/additionalProperties"),
     ],
 )

@@ -1,8 +1,8 @@
 """The process that validates answers, run by validator.py as `python -m sluice.structured.child`.
 
-It reads one job a line from its standard input. It answers with one line for an answer without fault, and with up to
-three for another one, each with a finding that says more: whether an answer matches takes microseconds, but why it does
-not may take more time and memory than there is. It ends with its input, and writes nothing of what it reads elsewhere.
+It reads one job a line from its standard input, and writes lines until one is the last: a single one if nothing is
+wrong, or one for each time that it knows better what is. Whether an answer matches mostly takes microseconds; why it
+does not may take more time and memory than there is. It ends with its input, and writes what it reads nowhere else.
 """
 
 import contextlib
