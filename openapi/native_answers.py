@@ -1,6 +1,6 @@
 """What Sluice's own routes answer."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import Frequency, Period
 
-WaitsFor = Literal["worker", "window", "dispatch", "not_before", "retry", "model", "recovery"]
+WaitsFor = Literal["worker", "window", "dispatch", "not_before", "retry", "model", "recovery", "breaker"]
 
 
 class Accepted(Answer):
@@ -83,6 +83,29 @@ class Queue(Answer):
     cancel_requested_at: Moment | None
 
 
+class Attempt(Answer):
+    """A call of a model that failed or was repeated, or that came after one."""
+
+    attempt: int
+    """Counts how often a worker took the request; several calls may be of one attempt."""
+    model: str
+    backend: str
+    cause: FailureCode | None
+    """Why it failed or was repeated; null: it answered."""
+    http_status: int | None
+    """What the model's server answered with, where that was an error."""
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int = Nothing
+    reasoning_tokens: int = Nothing
+    charged: bool
+    """Whether its tokens are part of the request's usage and cost."""
+    cost: Cost | None
+    """Of its tokens at the prices of its own model; null where the model reported none."""
+    begun_at: Moment
+    ended_at: Moment
+
+
 class RequestCommon(Answer):
     """What lists and single requests show alike."""
 
@@ -105,11 +128,18 @@ class Request(RequestCommon):
     estimated_tokens: int
     reserved_tokens: int
     cost: Cost | None
-    result: str | None
+    result: Any
+    """The text of the answer; for result_type json, its value."""
     empty_reason: EmptyReason | None
     queue: Queue | None
     metadata: dict[str, str] = Nothing
     """As submitted; absent if there was none."""
+    result_type: Literal["json"] = Nothing
+    """The answer is JSON of the form that was asked for; absent of other answers."""
+    answered_by: str = Nothing
+    """The model that answered, if it is not the one that was asked for."""
+    attempts: list[Attempt] = Nothing
+    """Calls of models, oldest first; absent if the model answered the first one."""
 
 
 class ListedRequest(RequestCommon):

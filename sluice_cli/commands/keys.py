@@ -15,6 +15,7 @@ _LISTED = (
     text("key_prefix"),
     text("name"),
     text("scopes"),
+    text("models", null="all"),
     time("created_at"),
     time("expires_at", null="never"),
     time("last_used_at", null="never"),
@@ -35,10 +36,18 @@ def keys() -> None:
 @click.option("--name", help="What the key is for.")
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="May be repeated; default: both.")
 @click.option("--expires", type=TIME, help="When the key expires; default: never.")
+@click.option("--model", "models", metavar="MODEL", multiple=True, help="May be repeated; default: all models.")
 @pass_session
-def create(session: Session, user_id: str, name: str | None, scopes: tuple[str, ...], expires: str | None) -> None:
+def create(
+    session: Session,
+    user_id: str,
+    name: str | None,
+    scopes: tuple[str, ...],
+    expires: str | None,
+    models: tuple[str, ...],
+) -> None:
     """Create a key for a user. It is shown only once."""
-    arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires)
+    arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires, models=models)
     _print_new(session, session.run("key.create", arguments), lambda key: record(_NEW_KEY, key))
 
 

@@ -22,6 +22,8 @@ _LISTED = (
     number("timeout_seconds"),
     text("is_default"),
     text("is_active"),
+    text("fallbacks"),
+    text("breaker.state", "breaker"),
     number("prices.prompt", "prompt_price"),
     number("prices.completion", "completion_price"),
 )
@@ -121,6 +123,23 @@ def set_model(
         raise click.UsageError("Give at least one option to change.")
     arguments = {"model_id": model, **changes, **given(force=force or None)}
     session.show("model.set", arguments, lambda model: record(_MODEL, model))
+
+
+@models.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("fallbacks", metavar="[FALLBACK]...", nargs=-1)
+@click.option("--none", "remove", is_flag=True, help="Let no model answer in its place.")
+@pass_session
+def fallback(session: Session, model: str, fallbacks: tuple[str, ...], remove: bool) -> None:
+    """Set the models that answer in a model's place, in this order.
+
+    They do when it is out of service, refuses because of too much traffic, does not answer in time, or has too small a
+    context. A request may name its own, or forbid them.
+    """
+    if remove == bool(fallbacks):
+        raise click.UsageError("Give the models that answer in its place, or --none.")
+    arguments = {"model_id": model, "fallbacks": list(fallbacks)}
+    session.show("model.fallback", arguments, lambda model: record(_MODEL, model))
 
 
 # Whoever wants another name for a model looks here first.

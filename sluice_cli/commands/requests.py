@@ -53,6 +53,22 @@ _DETAILS = (
     number("completion_tokens"),
     number("cached_tokens"),
     number("reasoning_tokens"),
+    text("fallbacks"),
+    text("answered_by"),
+)
+_CALL = (
+    number("attempt"),
+    text("model"),
+    text("backend"),
+    text("cause", null="answered"),
+    number("http_status"),
+    number("prompt_tokens"),
+    number("completion_tokens"),
+    text("is_charged", "charged"),
+    text("cost.amount", "cost"),
+    text("cost.currency", "currency"),
+    time("begun_at"),
+    time("ended_at"),
 )
 _CANCELLED = (text("request_id"), text("user_id"), text("status"))
 _TOTAL = (text("outcome"), number("requests"))
@@ -105,9 +121,10 @@ def list_requests(
 def show(session: Session, request_id: str) -> None:
     """Show a request, archived or not, without its prompt and its result.
 
-    empty_reason is why a completed request has no text.
+    empty_reason is why a completed request has no text. Below are the calls of models, if one failed or had to be
+    repeated.
     """
-    session.show("request.get", {"request_id": request_id}, lambda found: record(_DETAILS, found))
+    session.show("request.get", {"request_id": request_id}, _show_details)
 
 
 @requests.command()
@@ -153,6 +170,13 @@ def redrive(
             f"Give the ID of one request, or --reason, --from and --to for many: {missing[0]} is missing."
         )
     _redrive_many(session, given(error_code=reason, start=start, end=end, user_id=user, dry_run=dry_run or None))
+
+
+def _show_details(found: Row) -> str:
+    parts = [record(_DETAILS, found)]
+    if calls := found.get("calls"):
+        parts.append(table(_CALL, calls))
+    return "\n\n".join(parts)
 
 
 def _redrive_many(session: Session, arguments: Row) -> None:

@@ -37,13 +37,21 @@ def fits(tag: str, architecture: str) -> bool:
     interpreter, abi, platforms = tag.split("-")
     if platforms == "any":
         return interpreter in {"py3", "py2.py3"} and abi == "none"
-    if interpreter not in {runtime(architecture).replace("python", "cp").replace(".", ""), "py3"}:
+    # A wheel for the stable interface is for its Python and every later one.
+    older = abi == "abi3" and version(interpreter) <= version(runtime(architecture))
+    if not older and interpreter not in {runtime(architecture).replace("python", "cp").replace(".", ""), "py3"}:
         return False
     return any(
         (int(major), int(minor)) <= NEWEST_GLIBC.get(runtime(architecture), AL2023_GLIBC)
         and machine == WHEEL_MACHINES[architecture]
         for major, minor, machine in (match.groups() for match in PLATFORM.finditer(platforms))
     )
+
+
+def version(python: str) -> tuple[int, int]:
+    """3.11 of "python3.11" or "cp311"."""
+    (minor,) = re.findall(r"3\.?(\d+)$", python)
+    return 3, int(minor)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -196,6 +196,13 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         "model.set",
         {"model_id": "vectors", "kind": "embedding", "item_tokens": 0, "image_tokens": 765},
     ),
+    ("models fallback small big other", "model.fallback", {"model_id": "small", "fallbacks": ["big", "other"]}),
+    ("models fallback small --none", "model.fallback", {"model_id": "small", "fallbacks": []}),
+    (
+        "keys create alice --model small --model big",
+        "key.create",
+        {"user_id": "alice", "models": ["small", "big"]},
+    ),
     ("models set small --no-images", "model.set", {"model_id": "small", "image_tokens": None}),
     ("models set small --no-mapping", "model.set", {"model_id": "small", "mapping": None}),
     ("aliases list", "alias.list", {}),

@@ -66,6 +66,7 @@ def test_failures_that_the_client_caused_and_some_others_are_final() -> None:
         "context_length_exceeded",
         "result_too_large",
         "model_backend_unknown",
+        "schema_mismatch",
     }
 
 

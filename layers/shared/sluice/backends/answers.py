@@ -134,4 +134,5 @@ def failed_call(error: ModelError, claim: Claim, report: TokenReport) -> ModelEr
         completion_tokens=counts.completion,
         doubt=counts.doubt,
         is_answer=error.is_answer,
+        http_status=error.http_status,
     )

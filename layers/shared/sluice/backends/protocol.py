@@ -17,6 +17,8 @@ class ModelError(Exception):
         prompt_tokens, completion_tokens: what it reported in spite of the failure; None: nothing was reported.
         doubt: what was wrong with that report.
         is_answer: the model did answer, in a form that is not known here: it would again, and be paid for it.
+        http_status: what its server answered with.
+        what: a sentence about this occurrence, added to the code's message; it quotes neither prompt nor answer.
     """
 
     def __init__(
@@ -28,15 +30,18 @@ class ModelError(Exception):
         completion_tokens: int | None = None,
         doubt: UsageDoubt | None = None,
         is_answer: bool = False,
+        http_status: int | None = None,
+        what: str | None = None,
     ) -> None:
         self.is_transient = FAILURES[code].is_transient
-        self.message = FAILURES[code].message
+        self.message = FAILURES[code].message if what is None else f"{FAILURES[code].message} {what}"
         self.code = code
         self.retry_after = retry_after
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.doubt = doubt
         self.is_answer = is_answer
+        self.http_status = http_status
         super().__init__(code)
 
 

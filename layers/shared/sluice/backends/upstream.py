@@ -212,7 +212,7 @@ def reported_failure(
         is_page=is_page,
         asks_pause=pause is not None,
     )
-    return ModelError(code_of(error), retry_after=pause)
+    return ModelError(code_of(error), retry_after=pause, http_status=status)
 
 
 def error_inside(document: Any) -> tuple[int, Any] | None:

@@ -38,6 +38,7 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    models: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,13 @@ class Price:
 
 @dataclass(frozen=True)
 class Model:
-    """A model, with its current prices in the standard list by token class; mapping as in Claim."""
+    """A model, with its current prices in the standard list by token class.
+
+    Attributes:
+        fallbacks: the models that answer in its place, in order.
+        breaker: its circuit breaker: `state` (closed, failing, open), and what is known of the failures.
+        mapping: as in Claim.
+    """
 
     model_id: str
     backend: str
@@ -74,6 +81,8 @@ class Model:
     kind: ModelKind
     item_tokens: int
     image_tokens: int | None
+    fallbacks: Sequence[str]
+    breaker: Mapping[str, Any]
     mapping: Mapping[str, Any] | None
 
 

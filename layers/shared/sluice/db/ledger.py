@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
 from sluice.db.reports import UsageReport, priced_usage
+from sluice.domain.calls import Plan
 from sluice.domain.documents import Input, Output
 from sluice.domain.fingerprint import submission_digest
 from sluice.domain.history import HistoryQuery
@@ -165,7 +166,7 @@ class Ledger:
             Claim,
             "request_claim",
             repeatable=True,
-            readers={"input": Input.model_validate},
+            readers={"input": Input.model_validate, "plan": Plan.of_json},
             ids=list(ids),
             lease_seconds=lease_seconds,
         )

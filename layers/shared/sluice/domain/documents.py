@@ -7,7 +7,8 @@ its members nor its spelling.
 
 import base64
 import binascii
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -159,6 +160,11 @@ class ResponseFormat(Document):
     strict: bool | None = None
 
 
+def schema_text(schema: Mapping[str, Any] | None) -> str | None:
+    """A schema as the text in which it is kept, with the order of its members."""
+    return None if schema is None else json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+
+
 class Input(Document):
     """What a request asks: a conversation, oldest message first, and what the model may do. Or texts to be embedded,
     each the only part of a message.
@@ -272,11 +278,13 @@ class Output(Document):
     Attributes:
         finish_reason: why the model stopped; None: it did not say.
         empty_reason: why there is no text; None where there is some, and in rows from before this was recorded.
+        result_type: json: its text is JSON of the form that was asked for.
     """
 
     items: tuple[OutputItem, ...]
     finish_reason: Annotated[FinishReason | None, BeforeValidator(_known_or_other)] = None
     empty_reason: EmptyReason | None = None
+    result_type: Literal["json"] | None = None
 
     @classmethod
     def of_text(
@@ -321,6 +329,12 @@ class Output(Document):
             finish_reason=finish_reason,
             empty_reason=None if text or refusal else empty_reason,
         )
+
+    def of_json(self, text: str) -> Self:
+        """The same output with a text that is JSON of the form that was asked for."""
+        others = (item for item in self.items if not isinstance(item, OutputMessage))
+        message = OutputMessage(content=(TextPart(text=text),))
+        return self.model_copy(update={"items": (message, *others), "result_type": "json"})
 
     @property
     def text(self) -> str:

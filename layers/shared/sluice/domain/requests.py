@@ -1,11 +1,12 @@
 """A request from submission to settlement, as the database and the services exchange it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final, Literal, Self
 from uuid import UUID
 
+from sluice.domain.calls import ModelCall, Plan
 from sluice.domain.documents import Document, FinishReason, Input, Output
 from sluice.domain.states import Status
 
@@ -59,6 +60,9 @@ class Submission:
             again to the client without using it.
         repeat: how a repeat of it is recognised; not together with an idempotency key.
         kind: what its model has to do; None: answer a conversation.
+        fallbacks: models that may answer in its place, in order; None: those that the operator has set.
+        repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None: the
+            service's default.
     """
 
     input: Input
@@ -72,6 +76,8 @@ class Submission:
     surface: Mapping[str, Any] | None = None
     repeat: Repeat | None = None
     kind: ModelKind | None = None
+    fallbacks: Sequence[str] | None = None
+    repair_attempts: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -140,6 +146,8 @@ def _json(value: Any) -> Any:
             return value.isoformat()
         case Mapping():
             return dict(value)
+        case tuple():
+            return list(value)
         case _:
             return value
 
@@ -163,6 +171,7 @@ class Claim:
         item_tokens: the most that the template adds for each further message, call and tool.
         image_tokens: the most that an image counts; None: the model takes no images.
         kind: what the model does.
+        plan: what may be done beside calling the model; None: nothing.
         mapping: how a server of another form than OpenAI's is asked and read; see sluice.backends.mapping.
     """
 
@@ -182,6 +191,7 @@ class Claim:
     item_tokens: int = 0
     image_tokens: int | None = None
     kind: ModelKind = "chat"
+    plan: Plan | None = None
     mapping: Mapping[str, Any] | None = None
 
     @classmethod
@@ -193,7 +203,20 @@ class Claim:
         """
         known = {each.name: row[each.name] for each in fields(cls) if each.name in row}
         known |= {"request_id": UUID(row["request_id"]), "input": Input.model_validate(row["input"])}
+        if known.get("plan") is not None:
+            known["plan"] = Plan.of_json(known["plan"])
         return cls(**known)
+
+    def candidates(self) -> "Sequence[Claim]":
+        """The claim for each model that may be called for it, in order; at least one."""
+        if self.plan is None:
+            return [self]
+        columns = {each.name for each in fields(self)}
+        stand_ins = [
+            replace(self, **{name: value for name, value in model.items() if name in columns})
+            for model in self.plan.fallbacks
+        ]
+        return [each for each in (self, *stand_ins) if each.model_id not in self.plan.skip] or [self]
 
     @property
     def prompt_tokens_most(self) -> int:
@@ -267,6 +290,9 @@ class Outcome:
         retry_after: seconds to wait before the next attempt.
         usage_doubt: UsageDoubt.to_json(), where the token report was doubted.
         cached_tokens, reasoning_tokens: as in Completion; None: none.
+        calls: those that were made, unless the request's own model answered the first one. The tokens are then the sums
+            of those that are charged; for retry of all.
+        recovered: a model that answered although calls of it had failed lately.
     """
 
     request_id: UUID
@@ -282,6 +308,8 @@ class Outcome:
     usage_doubt: Mapping[str, Any] | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    calls: Sequence[ModelCall] | None = None
+    recovered: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value."""
@@ -289,6 +317,8 @@ class Outcome:
         content["request_id"] = str(self.request_id)
         if self.output is not None:
             content["output"] = self.output.to_json()
+        if self.calls is not None:
+            content["calls"] = [call.to_json() for call in self.calls]
         return content
 
 
@@ -393,6 +423,8 @@ class RequestState(RequestFacts):
     Attributes:
         cost: amount, currency and price_list; None until it has ended.
         queue: None once it has ended.
+        attempts: calls of models that failed or were repeated, as attempts_json() in the database has them; None: none.
+        answered_by: the model that answered, if it is not the one that was asked for.
     """
 
     output: Output | None
@@ -401,6 +433,8 @@ class RequestState(RequestFacts):
     metadata: Mapping[str, str] | None
     cost: Mapping[str, Any] | None
     queue: QueueState | None
+    attempts: Sequence[Mapping[str, Any]] | None = None
+    answered_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sluice.handover import BrokenOffError, NotStartedError
 from sluice.messaging import Message, Sender
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.read import Reader
-from sluice.services.submit import Accepted, accepted_or_refused, check_size
+from sluice.services.submit import Accepted, accepted_or_refused, check_submission
 from sluice.services.wait import wait_until_ended
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Foreground:
                 in time, and goes on; database_unavailable.
         """
         deadline = time.monotonic() + self.wait_seconds
-        check_size(submission, self.limits)
+        check_submission(submission, self.limits)
         run = self.ledger.run(key_hash, submission, self.limits, self.lease_seconds)
         accepted = accepted_or_refused(run, submission)
         send_or_undispatch(self.ledger, self.queue, [Message(one, accepted.user_id) for one in run.send])
@@ -138,7 +138,7 @@ def detail_of(
     return RequestDetail(
         outcome="ok",
         request_id=accepted.request_id,
-        model_id=str(accepted.model_id),
+        model_id=answered_by(done) or str(accepted.model_id),
         status=status,
         output=output,
         error_code=done.get("error_code") if failed else None,
@@ -157,6 +157,12 @@ def detail_of(
         cached_tokens=done.get("cached_tokens"),
         reasoning_tokens=done.get("reasoning_tokens"),
     )
+
+
+def answered_by(outcome: Mapping[str, Any]) -> str | None:
+    """The model that answered, where that is not simply the one that was asked for: the last one that was called."""
+    calls = outcome.get("calls")
+    return str(calls[-1]["model_id"]) if calls and outcome.get("outcome") == "completed" else None
 
 
 def answer_pending(request_id: UUID) -> SluiceError:

@@ -8,19 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
+from sluice.domain.calls import tokens_of
 from sluice.domain.documents import Output
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
-from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageDoubt, UsageFlag
+from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageFlag
 from sluice.domain.sizes import fits_an_answer
 from sluice.messaging import Delivery, Message, Sender, requested_id
+from sluice.services.answering import Answerer, Trail
 from sluice.services.dispatch import send_or_undispatch
+from sluice.services.forms import CheckForm, check_form
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Worker:
 
     Args:
         backends: by name.
+        check_form: looks at answers whose form was asked for.
         remaining_seconds: how long this invocation still has.
     """
 
@@ -89,12 +93,13 @@ class Worker:
         ledger: Ledger,
         queue: Sender,
         backends: Mapping[str, Backend],
+        check_form: CheckForm = check_form,
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._queue = queue
-        self._backends = backends
+        self._answerer = Answerer(backends, check_form, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
         self._remaining = remaining_seconds
         self._full_seconds = remaining_seconds() - RESERVE_SECONDS
@@ -137,12 +142,13 @@ class Worker:
         started = [claim for claim in claims if self._has_time_for(claim)]
         finished = [Outcome(claim.request_id, claim.attempt, "released") for claim in claims if claim not in started]
         executor = ThreadPoolExecutor(max_workers=max(1, len(started)), thread_name_prefix="model")
-        pending = {executor.submit(self._call, claim): claim for claim in started}
+        trails = [(claim, Trail(claim)) for claim in started]
+        pending = {executor.submit(self._answerer.answer, claim, trail): (claim, trail) for claim, trail in trails}
         flush_at = time.monotonic() if finished else float("inf")
         while pending and (left := self._remaining() - RESERVE_SECONDS) > 0:
             until_flush = max(0.0, flush_at - time.monotonic())
             done, _ = wait(pending, timeout=min(left, until_flush), return_when=FIRST_COMPLETED)
-            finished += [self._outcome(pending.pop(future), future, report) for future in done]
+            finished += [self._outcome(*pending.pop(future), future, report) for future in done]
             if done and flush_at == float("inf"):
                 flush_at = time.monotonic() + self._settings.flush_seconds
             if finished and time.monotonic() >= flush_at and pending:
@@ -150,7 +156,7 @@ class Worker:
                 flush_at = float("inf") if not finished else time.monotonic() + _SETTLE_PAUSE_SECONDS
         # Out of time: the threads cannot be stopped, but what they still return is ignored.
         executor.shutdown(wait=False, cancel_futures=True)
-        finished += [self._failure(claim, ModelError("model_timeout"), report) for claim in pending.values()]
+        finished += [self._failure(*waiting, ModelError("model_timeout"), report) for waiting in pending.values()]
         while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [outcome.request_id for outcome in finished]
@@ -159,86 +165,77 @@ class Worker:
         """Return True if there is time to wait for its model, or not much more in a new invocation."""
         return self._remaining() - RESERVE_SECONDS >= min(claim.timeout_seconds, self._full_seconds / 2)
 
-    def _call(self, claim: Claim) -> Completion:
-        backend = self._backends.get(claim.backend)
-        if backend is None:
-            raise ModelError("model_backend_unknown")
-        return backend.complete(claim, min(claim.timeout_seconds, max(1.0, self._remaining() - RESERVE_SECONDS)))
-
-    def _outcome(self, claim: Claim, future: Future[Completion], report: BatchReport) -> Outcome:
+    def _outcome(self, claim: Claim, trail: Trail, future: Future[Completion], report: BatchReport) -> Outcome:
         try:
             completion = future.result()
         except ModelError as error:
-            return self._failure(claim, error, report)
+            return self._failure(claim, trail, error, report)
         except Exception as error:  # noqa: BLE001  (a defect of one backend must not cost the others' answers)
             # Only its type: a traceback's last line may quote what was sent.
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
-            return self._failure(claim, ModelError("worker_error"), report)
-        # What is more than its whole is no part of it. Mostly there are none, which need not be sent.
-        cached = min(completion.cached_tokens, completion.prompt_tokens) or None
-        reasoning = min(completion.reasoning_tokens, completion.completion_tokens) or None
+            return self._failure(claim, trail, ModelError("worker_error"), report)
         output = completion.output
         if output.byte_length > self._settings.max_result_bytes or not _fits_an_answer(output):
-            too_large = ModelError(
-                "result_too_large",
-                prompt_tokens=completion.prompt_tokens,
-                completion_tokens=completion.completion_tokens,
-                doubt=completion.doubt,
-            )
-            failure = self._failure(claim, too_large, report)
-            return replace(failure, cached_tokens=cached, reasoning_tokens=reasoning)
-        return Outcome(
-            claim.request_id,
-            claim.attempt,
-            "completed",
-            output=output,
-            fingerprint=question_fingerprint(claim),
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-            usage_doubt=self._note_doubt(claim, completion.doubt, report),
-            cached_tokens=cached,
-            reasoning_tokens=reasoning,
+            trail.reject("result_too_large")
+            return self._failure(claim, trail, ModelError("result_too_large"), report)
+        return self._with_calls(
+            Outcome(
+                claim.request_id,
+                claim.attempt,
+                "completed",
+                output=output,
+                fingerprint=question_fingerprint(claim),
+            ),
+            claim,
+            trail,
+            report,
         )
 
-    def _failure(self, claim: Claim, error: ModelError, report: BatchReport) -> Outcome:
-        logger.warning(
-            "model call failed",
-            extra={
-                "request_id": str(claim.request_id),
-                "model": claim.model_id,
-                "code": error.code,
-                "attempt": claim.attempt,
-            },
-        )
+    def _failure(self, claim: Claim, trail: Trail, error: ModelError, report: BatchReport) -> Outcome:
+        trail.failed(error)
         needs_repair = FAILURES[error.code].needs_repair
-        if needs_repair:
-            report.repairs[claim.model_id, error.code] += 1
-        return Outcome(
-            claim.request_id,
-            claim.attempt,
-            "retry" if error.is_transient and not _is_paid_in_vain(claim, error) else "failed",
-            prompt_tokens=error.prompt_tokens,
-            completion_tokens=error.completion_tokens,
-            error_code=error.code,
-            error_message=error.message,
-            retry_after=backoff(
-                claim.attempt, self._settings.retry_base_seconds, error.retry_after, needs_repair=needs_repair
+        will_retry = error.is_transient and not _is_paid_in_vain(claim, error)
+        if not will_retry:
+            trail.charge_last()
+        return self._with_calls(
+            Outcome(
+                claim.request_id,
+                claim.attempt,
+                "retry" if will_retry else "failed",
+                error_code=error.code,
+                error_message=error.message,
+                retry_after=backoff(
+                    claim.attempt, self._settings.retry_base_seconds, error.retry_after, needs_repair=needs_repair
+                ),
             ),
-            usage_doubt=self._note_doubt(claim, error.doubt, report),
+            claim,
+            trail,
+            report,
         )
 
     @staticmethod
-    def _note_doubt(claim: Claim, doubt: UsageDoubt | None, report: BatchReport) -> dict[str, Any] | None:
-        """Log and count a token report that was doubted; returns what is audited of it."""
-        if doubt is None:
-            return None
-        report.doubts[doubt.flag] += 1
-        facts = doubt.to_json()
-        logger.warning(
-            "token report doubted",
-            extra={"request_id": str(claim.request_id), "model": claim.model_id, "attempt": claim.attempt, **facts},
+    def _with_calls(outcome: Outcome, claim: Claim, trail: Trail, report: BatchReport) -> Outcome:
+        """The outcome with what was called and used for it. Logs and counts what went wrong."""
+        calls, doubts = list(trail.calls), list(trail.doubts)
+        named = {"request_id": str(claim.request_id), "attempt": claim.attempt}
+        for call in calls:
+            if call.cause is None:
+                continue
+            logger.warning("model call failed", extra={**named, "model": call.model_id, "code": call.cause})
+            if FAILURES[call.cause].needs_repair:
+                report.repairs[call.model_id, call.cause] += 1
+        for doubt in doubts:
+            report.doubts[doubt.flag] += 1
+            logger.warning("token report doubted", extra={**named, "model": claim.model_id, **doubt.to_json()})
+        is_plain = len(calls) == 1 and (calls[0].model_id, calls[0].cause) == (claim.model_id, None)
+        failing = claim.plan.failing if claim.plan else ()
+        return replace(
+            outcome,
+            **tokens_of(calls, charged_only=outcome.outcome != "retry"),
+            usage_doubt=doubts[-1].to_json() if doubts else None,
+            calls=None if is_plain or not calls else calls,
+            recovered=next((call.model_id for call in calls if call.is_answer and call.model_id in failing), None),
         )
-        return facts
 
     def _settle(self, outcomes: list[Outcome], report: BatchReport) -> list[Outcome]:
         """Settle in one call; returns what could not be stored."""

@@ -53,7 +53,7 @@ class Submitter:
         Raises:
             SluiceError: it was refused, and nothing was written; or database_unavailable.
         """
-        check_size(submission, self.limits)
+        check_submission(submission, self.limits)
         admission = self.ledger.submit(key_hash, submission, self.limits)
         accepted = accepted_or_refused(admission, submission)
         messages = [Message(next_id, accepted.user_id) for next_id in admission.send]
@@ -61,11 +61,11 @@ class Submitter:
         return accepted
 
 
-def check_size(submission: Submission, limits: RequestLimits) -> None:
-    """Refuse an input that is too large before the database sees it.
+def check_submission(submission: Submission, limits: RequestLimits) -> None:
+    """Refuse what is too large, or asks for an impossible form of answer, before the database sees it.
 
     Raises:
-        SluiceError: prompt_too_long.
+        SluiceError: prompt_too_long, schema_refused.
     """
     size, limit = submission.input.byte_length, limits.max_prompt_bytes
     if size > limit:
@@ -79,6 +79,18 @@ def check_size(submission: Submission, limits: RequestLimits) -> None:
             "prompt_too_long",
             f"The images of this conversation have {images} bytes in base64; at most {MAX_IMAGES_BYTES} are accepted.",
         )
+    form = submission.input.response_format
+    if form is not None and form.schema_text is not None:
+        _check_schema(form.schema_text)
+
+
+def _check_schema(schema: str) -> None:
+    from sluice.structured.rules import SchemaRefusedError, check_schema  # noqa: PLC0415  (most ask for no form)
+
+    try:
+        check_schema(schema)
+    except SchemaRefusedError as error:
+        raise SluiceError("schema_refused", error.reason) from None
 
 
 def accepted_or_refused(admission: Admission, submission: Submission) -> Accepted:
@@ -101,9 +113,21 @@ def _refusal(
     outcome: str, submission: Submission, detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]
 ) -> SluiceError:
     refuse_unless_allowed(outcome)
+    # Of a fallback that the client named.
+    model = detail.get("model", submission.model)
     match outcome:
         case "model_unknown":
-            return SluiceError(outcome, f"There is no model {submission.model!r}. GET /models lists those there are.")
+            return SluiceError(outcome, f"There is no model {model!r}. GET /models lists those there are.")
+        case "model_not_allowed":
+            named = "The default model" if model is None else f"The model {model!r}"
+            return SluiceError(
+                outcome, f"{named} is not among those that this API key may be used for. GET /models lists them."
+            )
+        case "model_kind_differs" if "model" in detail:
+            return SluiceError(
+                outcome,
+                f"The model {model!r} cannot answer in place of the other. Only models that answer conversations can.",
+            )
         case "model_missing":
             return SluiceError(outcome, "No default model is set: name one. GET /models lists those there are.")
         case "model_kind_differs":

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from sluice.domain.documents import Input
+from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates
 
 
 class GenerateRequest(Strict):
@@ -21,11 +22,18 @@ class GenerateRequest(Strict):
     """How long it may wait to be started, from not_before where that is given."""
     expires_at: Time | None = None
     not_before: Time | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    """A JSON Schema that the answer must fit; the answer is then JSON."""
+    repair_attempts: RepairAttempts | None = None
+    models: ModelNames | None = None
+    """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
         if self.ttl_seconds is not None and self.expires_at is not None:
             raise ValueError("give either ttl_seconds or expires_at, not both")
+        if self.repair_attempts is not None and self.schema_ is None:
+            raise ValueError("repair_attempts is for answers that must fit a schema: give one")
         return self
 
     @model_validator(mode="before")
@@ -37,9 +45,16 @@ class GenerateRequest(Strict):
 
     def submission(self, idempotency_key: str | None = None) -> Submission:
         """The request that the body describes."""
+        asked = Input.of_prompt(self.prompt)
+        if self.schema_ is not None:
+            form = ResponseFormat(type="json_schema", schema_text=schema_text(self.schema_))
+            asked = asked.model_copy(update={"response_format": form})
+        model, fallbacks = candidates(self.model, self.models)
         return Submission(
-            input=Input.of_prompt(self.prompt),
-            model=self.model,
+            input=asked,
+            model=model,
+            fallbacks=fallbacks,
+            repair_attempts=self.repair_attempts,
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

@@ -1,9 +1,12 @@
 """What clients get: requests, models and queue positions as JSON."""
 
+import json
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from sluice.domain.documents import Output
 from sluice.domain.failures import fault_of
 from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, token_parts
 from sluice.services.read import History
@@ -17,11 +20,14 @@ def request_view(state: RequestState) -> dict[str, Any]:
             "estimated_tokens": state.estimated_tokens,
             "reserved_tokens": state.reserved_tokens,
             "cost": state.cost,
-            "result": None if state.output is None else state.output.text,
+            "result": None if state.output is None else _result(state.output),
             "empty_reason": None if state.output is None else state.output.empty_reason,
             "queue": None if state.queue is None else _queue(state.queue),
         }
         | ({} if state.metadata is None else {"metadata": state.metadata})
+        | ({"result_type": state.output.result_type} if state.output and state.output.result_type else {})
+        | ({} if state.answered_by is None else {"answered_by": state.answered_by})
+        | ({} if not state.attempts else {"attempts": [_attempt(each) for each in state.attempts]})
     )
 
 
@@ -43,6 +49,21 @@ def model_view(offer: ModelOffer) -> dict[str, Any]:
         "kind": offer.kind,
         "aliases": offer.aliases,
     }
+
+
+def _result(output: Output) -> Any:
+    """The answer: its text, or the value of one that is JSON."""
+    return json.loads(output.text) if output.result_type == "json" else output.text
+
+
+def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("attempt", "model", "backend", "cause", "http_status", "prompt_tokens", "completion_tokens", "cost")
+    return (
+        {name: attempt[name] for name in names}
+        | token_parts(attempt["cached_tokens"], attempt["reasoning_tokens"])
+        | {"charged": attempt["is_charged"]}
+        | {name: _time(datetime.fromisoformat(attempt[name])) for name in ("begun_at", "ended_at")}
+    )
 
 
 def _common(request: RequestFacts) -> dict[str, Any]:

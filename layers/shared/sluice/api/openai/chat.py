@@ -35,6 +35,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates
 
 API: Final = "chat"
 
@@ -184,6 +185,8 @@ class ChatRequest(Strict):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
+    models: ModelNames | None = None
+    repair_attempts: RepairAttempts | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatRequest":
@@ -210,6 +213,7 @@ class ChatRequest(Strict):
             chosen = self.tool_choice
             choice = NamedTool(name=chosen.function.name) if isinstance(chosen, ChosenTool) else chosen
         check_choice(choice, tools)
+        model, fallbacks = candidates(self.model, self.models)
         return Submission(
             input=Input(
                 messages=messages,
@@ -218,7 +222,9 @@ class ChatRequest(Strict):
                 parallel_tool_calls=self.parallel_tool_calls,
                 response_format=self._format(),
             ),
-            model=self.model,
+            model=model,
+            fallbacks=fallbacks,
+            repair_attempts=self.repair_attempts,
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API},

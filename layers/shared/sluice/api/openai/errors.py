@@ -44,6 +44,8 @@ _CODES: Final[dict[str, tuple[str, str | None]]] = {
     "model_unknown": ("model_not_found", "model"),
     "model_missing": ("missing_required_parameter", "model"),
     "model_kind_differs": ("model_not_supported", "model"),
+    "model_not_allowed": ("model_not_found", "model"),
+    "schema_refused": ("invalid_json_schema", "response_format"),
     "images_not_taken": ("model_not_supported", "model"),
     "prompt_too_long": ("context_length_exceeded", None),
     "max_tokens_exceeded": ("integer_above_max_value", None),

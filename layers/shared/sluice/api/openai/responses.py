@@ -35,6 +35,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates
 
 API: Final = "responses"
 
@@ -209,6 +210,8 @@ class ResponseRequest(Strict):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
+    models: ModelNames | None = None
+    repair_attempts: RepairAttempts | None = None
 
     def submission(self, earlier: tuple[Message, ...], referred: Referred) -> Submission:
         """The request that the body describes.
@@ -232,6 +235,7 @@ class ResponseRequest(Strict):
                 NamedTool(name=self.tool_choice.name) if isinstance(self.tool_choice, ChosenTool) else self.tool_choice
             )
         check_choice(choice, tools)
+        model, fallbacks = candidates(self.model, self.models)
         return Submission(
             input=Input(
                 messages=messages,
@@ -241,7 +245,9 @@ class ResponseRequest(Strict):
                 parallel_tool_calls=self.parallel_tool_calls,
                 response_format=self._format(),
             ),
-            model=self.model,
+            model=model,
+            fallbacks=fallbacks,
+            repair_attempts=self.repair_attempts,
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},

@@ -1,6 +1,5 @@
 """Parts of bodies that several of OpenAI's routes share, and how they become documents."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -8,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints
 
 from sluice.api.openai.errors import invalid
-from sluice.domain.documents import ImagePart, Message, NamedTool, ResponseFormat, Tool, ToolChoice
+from sluice.domain.documents import ImagePart, Message, NamedTool, ResponseFormat, Tool, ToolChoice, schema_text
 from sluice.domain.fields import Storable, Strict, Text
 
 IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -43,11 +42,6 @@ def _references(value: Any) -> list[str]:
 
 
 JsonSchema = Annotated[dict[str, Any], AfterValidator(_object_schema)]
-
-
-def schema_text(schema: Mapping[str, Any] | None) -> str | None:
-    """A schema as the text in which it is kept, with the order of its members."""
-    return None if schema is None else json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
 class FunctionDefinition(Strict):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from sluice.domain.fields import Id, Name, Strict, Time, UserId
+from sluice.domain.fields import Id, Identifier, Name, Strict, Time, UserId
 from sluice.domain.keys import new_key
 from sluice.domain.vocabulary import SCOPES, Scope
 from sluice.services.admin.operation import AdminContext, Operation, database_operation
@@ -22,6 +22,8 @@ class KeyCreate(Strict):
     name: Name | None = None
     scopes: Annotated[list[Scope], Field(min_length=1), AfterValidator(_distinct)] = Field(default=list(SCOPES))
     expires_at: Time | None = None
+    models: Annotated[list[Identifier], Field(min_length=1, max_length=100), AfterValidator(_distinct)] | None = None
+    """Ids of the models that it may be used for; None: all."""
 
 
 class KeyNamed(Strict):

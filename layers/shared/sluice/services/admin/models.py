@@ -61,6 +61,19 @@ class ModelSet(Change):
         return self
 
 
+class ModelFallback(Strict):
+    """The models that answer in a model's place, in order; an empty list: none does."""
+
+    model_id: Identifier
+    fallbacks: Annotated[list[Identifier], Field(max_length=8)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.fallbacks)) < len(self.fallbacks):
+            raise ValueError("a model is named twice in fallbacks")
+        return self
+
+
 class AliasNamed(Strict):
     alias: Identifier
 
@@ -131,6 +144,7 @@ OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "price.set": database_operation("price.set", PriceSet),
     "model.list": Operation(NoArguments, list_models),
     "model.set": Operation(ModelSet, set_model),
+    "model.fallback": database_operation("model.fallback", ModelFallback),
     "alias.list": Operation(NoArguments, list_aliases),
     "alias.set": database_operation("alias.set", AliasSet),
     "alias.remove": database_operation("alias.remove", AliasNamed),

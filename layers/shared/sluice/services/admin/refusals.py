@@ -19,6 +19,10 @@ REFUSALS: Final = {
     "limits_missing": ("limits_missing", f"A new tier needs limits for {_PERIODS}; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
     "model_unknown": ("model_unknown", "There is no model of this name, or it is no longer offered."),
+    "fallback_unfit": (
+        "fallback_unfit",
+        "A fallback must be another model, and both must answer conversations: vectors of two models do not compare.",
+    ),
     "model_incomplete": ("invalid_input", "A new model needs backend, backend_model and, for openai, endpoint."),
     "models_openai_has_endpoint": ("invalid_input", "A model of the openai backend needs an endpoint."),
     "models_max_tokens_in_order": ("invalid_input", "max_tokens_default must not exceed max_tokens_limit."),

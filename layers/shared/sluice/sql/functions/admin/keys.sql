@@ -2,13 +2,13 @@
 
 CALL define_type('key_view', $$
     key_id uuid, user_id text, key_prefix text, name text, scopes text[], created_at timestamptz,
-    expires_at timestamptz, revoked_at timestamptz, last_used_at timestamptz
+    expires_at timestamptz, revoked_at timestamptz, last_used_at timestamptz, models text[]
 $$);
 
 CREATE OR REPLACE FUNCTION key_list(p_user_id text) RETURNS SETOF key_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT k.key_id, u.user_id::text, k.key_prefix::text, k.name::text, k.scopes::text[], k.created_at, k.expires_at,
-           k.revoked_at, k.last_used_at
+           k.revoked_at, k.last_used_at, k.models::text[]
     FROM users u LEFT JOIN api_keys k ON k.user_id = u.user_id
     WHERE u.user_id = p_user_id ORDER BY k.key_id DESC;
 $$;
@@ -22,18 +22,26 @@ CREATE OR REPLACE FUNCTION key_json(k api_keys) RETURNS jsonb
 CREATE OR REPLACE FUNCTION admin_key_create(a jsonb) RETURNS jsonb
     LANGUAGE plpgsql AS $$
 DECLARE
-    k api_keys;
+    k       api_keys;
+    allowed text[];
 BEGIN
     PERFORM admin_user_lock(a->>'user_id');
     PERFORM expiry_check((a->>'expires_at')::timestamptz);
-    INSERT INTO api_keys (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at, original_key_id)
+    IF jsonb_typeof(a->'models') = 'array' THEN
+        allowed := ARRAY(SELECT DISTINCT jsonb_array_elements_text(a->'models') ORDER BY 1);
+        IF cardinality(allowed) > (SELECT count(*) FROM models m WHERE m.model_id = ANY (allowed)) THEN
+            PERFORM admin_refuse('model_unknown');
+        END IF;
+    END IF;
+    INSERT INTO api_keys
+        (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at, original_key_id, models)
     VALUES (a->>'user_id', decode(a->>'key_hash', 'hex'), a->>'key_prefix', a->>'name',
             ARRAY(SELECT jsonb_array_elements_text(a->'scopes')), clock_now(), (a->>'expires_at')::timestamptz,
-            key_original((a->>'replaces')::uuid))
+            key_original((a->>'replaces')::uuid), allowed)
     RETURNING * INTO k;
     PERFORM admin_audit('key.created', k.user_id, k.key_id, NULL, jsonb_strip_nulls(jsonb_build_object(
         'key_prefix', k.key_prefix, 'scopes', to_jsonb(k.scopes), 'expires_at', k.expires_at,
-        'replaces', a->>'replaces')));
+        'replaces', a->>'replaces', 'models', to_jsonb(k.models))));
     RETURN key_json(k);
 END $$;
 
@@ -91,7 +99,8 @@ DECLARE
     made jsonb;
 BEGIN
     made := admin_key_create(jsonb_build_object(
-        'user_id', old.user_id, 'name', old.name, 'scopes', to_jsonb(old.scopes), 'key_hash', a->>'key_hash',
+        'user_id', old.user_id, 'name', old.name, 'scopes', to_jsonb(old.scopes), 'models', to_jsonb(old.models),
+        'key_hash', a->>'key_hash',
         'key_prefix', a->>'key_prefix', 'expires_at', coalesce((a->>'expires_at')::timestamptz, old.expires_at),
         'replaces', old.key_id));
     old := key_set_expiry(old, 'key.rotated',

@@ -50,9 +50,12 @@ BEGIN
         'waits_for', w.waits_for, 'waits_until', w.until, 'failed_attempts', i.failed_attempts,
         'max_attempts', i.max_attempts, 'last_error', i.last_error, 'expires_at', i.expires_at,
         'empty_reason', (SELECT s.output->>'empty_reason' FROM results s WHERE s.result_id = r.result_id),
-        'api', coalesce(p.surface->>'api', 'generate'), 'erased_at', p.erased_at)
+        'api', coalesce(p.surface->>'api', 'generate'), 'erased_at', p.erased_at,
+        'fallbacks', coalesce(p.handling->'fallbacks', '[]'), 'calls', coalesce(t.calls, '[]'),
+        'answered_by', answered_by(r.status, r.model_id, t.calls))
     FROM (SELECT) AS one
     LEFT JOIN prompts p ON p.request_id = id
+    CROSS JOIN LATERAL (SELECT attempts_json(id, r.user_id) AS calls) AS t
     LEFT JOIN LATERAL request_waits(i) AS w ON i.request_id IS NOT NULL AND r.completed_at IS NULL;
 END $$;
 

@@ -52,8 +52,8 @@ DECLARE
     body     text;
 BEGIN
     FOR finder IN SELECT * FROM (VALUES
-        ('prompt_find', 'prompts', 'request_id', 'OUT input jsonb, OUT parameters jsonb',
-         'SELECT q.input, q.parameters INTO input, parameters'),
+        ('question_find', 'prompts', 'request_id', 'OUT input jsonb, OUT parameters jsonb, OUT handling jsonb',
+         'SELECT q.input, q.parameters, q.handling INTO input, parameters, handling'),
         ('asked_find', 'prompts', 'request_id',
          'OUT input jsonb, OUT parameters jsonb, OUT surface jsonb, OUT erased_at timestamptz',
          'SELECT q.input, q.parameters, q.surface, q.erased_at INTO input, parameters, surface, erased_at'),

@@ -3,7 +3,7 @@
 CALL define_type('claim', $$
     request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
     backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
-    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text,
+    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text, plan jsonb,
     mapping jsonb
 $$);
 CALL define_type('claimed_request', $$
@@ -15,12 +15,20 @@ CREATE OR REPLACE FUNCTION request_claim(p_ids uuid[], p_lease_seconds double pr
 DECLARE
     at      timestamptz := clock_now();
     ids     uuid[] := array_sort(p_ids);
+    due     record;
     claimed integer;
+    failing boolean;
 BEGIN
     PERFORM claim_wake(p_ids, at);
+    failing := EXISTS (SELECT FROM model_breakers);
+    IF failing THEN
+        due := claim_admit(p_ids, at);
+    ELSE
+        SELECT p_ids AS ids, NULL::jsonb AS probes INTO due;
+    END IF;
     RETURN QUERY
         WITH taken AS MATERIALIZED (
-            SELECT * FROM claim_take(p_ids, at, at + make_interval(secs => p_lease_seconds))
+            SELECT * FROM claim_take(due.ids, at, at + make_interval(secs => p_lease_seconds))
         ), started AS (
             -- The range lets the cached plan open only the partitions of these months; the list does not.
             UPDATE requests r SET
@@ -39,9 +47,11 @@ BEGIN
         SELECT r.request_id, r.attempts, r.user_id::text, r.model_id::text, p.input, p.parameters,
                m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
                m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text,
+               CASE WHEN failing OR p.handling IS NOT NULL
+                    THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, due.probes) END,
                m.mapping
         FROM started r
-        CROSS JOIN LATERAL prompt_find(r.request_id) AS p
+        CROSS JOIN LATERAL question_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id
         WHERE p.input IS NOT NULL
         ORDER BY r.request_id;

@@ -10,16 +10,21 @@ CREATE OR REPLACE FUNCTION request_recover(p_limit integer) RETURNS recovery
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     at       timestamptz := clock_now();
+    overdue  outcome[];
     result   recovery;
 BEGIN
     PERFORM users_lock(ARRAY(
         SELECT DISTINCT i.user_id FROM inflight i
         WHERE i.status = 'processing' AND i.lease_until < at OR i.status = 'queued' AND i.expires_at <= at));
     result.requeued := lost_requeue(p_limit, at);
+    overdue := overdue_outcomes(p_limit, at);
+    PERFORM attempts_lost(ARRAY(
+        SELECT i.request_id FROM unnest(overdue) AS o JOIN inflight i ON i.request_id = o.request_id
+        WHERE i.status = 'processing'), at);
     SELECT count(*) FILTER (WHERE s.status = 'failed'), count(*) FILTER (WHERE s.status = 'expired'),
            count(*) FILTER (WHERE s.status = 'cancelled')
     INTO result.failed, result.expired, result.cancelled
-    FROM outcomes_settle(overdue_outcomes(p_limit, at), 'rollup') AS s WHERE s.kind = 'settled';
+    FROM outcomes_settle(overdue, 'rollup') AS s WHERE s.kind = 'settled';
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_recover(integer) IS
@@ -49,6 +54,7 @@ BEGIN
     SELECT array_agg(q.request_id) INTO ids FROM requeued q;
 
     IF ids IS NOT NULL THEN
+        PERFORM attempts_lost(ids, p_at);
         UPDATE requests r SET status = 'queued', updated_at = p_at WHERE r.request_id = ANY (ids);
         PERFORM audit_write('rollup', array_agg(ROW(
             'request.requeued', r.user_id, NULL, r.request_id,

@@ -12,17 +12,22 @@
 --                             usage_flag, reported_prompt_tokens, reported_completion_tokens
 --   cached_tokens, reasoning_tokens    those of prompt_tokens from a cache, and those of completion_tokens from before
 --                             the answer; what would be more than the whole is cut off
+--   calls                     the calls of models, if one failed or was repeated; then the tokens above are the sums of
+--                             those that are charged (retry: of all). Each has model_id, backend, cause, http_status,
+--                             the four counts of tokens, is_charged, begun_at, ended_at, and for the circuit breaker
+--                             is_outage (the model as a whole seems to be out of service) and is_probe
+--   recovered                 a model that answered although calls of it had failed lately
 CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
     completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb,
-    cached_tokens integer, reasoning_tokens integer
+    cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
     retry_after double precision, status_before text, usage_doubt jsonb, position bigint, cached_tokens integer,
-    reasoning_tokens integer
+    reasoning_tokens integer, calls jsonb
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -39,6 +44,9 @@ DECLARE
 BEGIN
     PERFORM users_lock(users);
     RETURN QUERY SELECT * FROM outcomes_settle(outcomes, p_actor);
+    IF EXISTS (SELECT FROM unnest(outcomes) AS o WHERE o.calls IS NOT NULL OR o.recovered IS NOT NULL) THEN
+        PERFORM breakers_note(outcomes, p_actor);
+    END IF;
     RETURN QUERY SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0 FROM dispatch_waiting(users, 1000) AS d;
 END $$;
 COMMENT ON FUNCTION request_settle(jsonb, text) IS 'p_outcomes: an array of objects with the attributes of outcome.';
@@ -105,7 +113,7 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamp
            o.retry_after, i.status::text, o.usage_doubt, o.ordinality,
            -- From 0 to the count of which they are a part, NULL for none. greatest() and least() pass over NULL.
            nullif(least(greatest(o.cached_tokens, 0), greatest(o.prompt_tokens, 0)), 0),
-           nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0)
+           nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0), o.calls
     FROM unnest(p_outcomes) WITH ORDINALITY AS o
     JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
     CROSS JOIN LATERAL (
@@ -148,7 +156,7 @@ BEGIN
                 least(extract(epoch FROM greatest(p_at, r.started_at) - r.started_at) * 1000, 2147483647)::integer END,
             prompt_tokens = s.prompt_tokens, completion_tokens = s.completion_tokens,
             total_tokens = s.prompt_tokens + s.completion_tokens,
-            cached_tokens = s.cached_tokens, reasoning_tokens = s.reasoning_tokens,
+            cached_tokens = s.cached_tokens, reasoning_tokens = s.reasoning_tokens, charges = calls_charges(s.calls),
             result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
             finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
         FROM gone s
@@ -176,12 +184,14 @@ BEGIN
                    'cached_tokens', s.cached_tokens, 'reasoning_tokens', s.reasoning_tokens,
                    'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
                    'finish_reason', f.finish_reason,
-                   'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0))
+                   'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0),
+                   'calls', s.calls, 'wasted_tokens', calls_wasted(s.calls))
                    || coalesce(s.usage_doubt, '{}'))
         FROM gone s JOIN finished f ON f.request_id = s.request_id
     )
     SELECT array_agg(g.settlement ORDER BY g.request_id) INTO ended FROM gone g;
 
+    PERFORM attempts_keep(s.request_id, s.attempt, s.calls, true) FROM unnest(ended) AS s WHERE s.calls IS NOT NULL;
     IF EXISTS (SELECT FROM quota_plans p
                WHERE p.user_id = ANY (ARRAY(SELECT s.user_id FROM unnest(ended) AS s)) AND p.has_budgets) THEN
         PERFORM budget_settle(ARRAY(SELECT s.request_id FROM unnest(ended) AS s));
@@ -220,11 +230,14 @@ BEGIN
                jsonb_build_object('status', 'queued', 'error_code', coalesce(s.error_code, s.outcome),
                                   'retry_after', s.retry_after)
                    || jsonb_strip_nulls(jsonb_build_object('wasted_tokens',
-                                                           nullif(s.prompt_tokens + s.completion_tokens, 0))
+                                                           nullif(s.prompt_tokens + s.completion_tokens, 0),
+                                                           'calls', s.calls)
                                         || coalesce(s.usage_doubt, '{}'))
         FROM back s
     )
     SELECT array_agg(b.settlement ORDER BY b.request_id) INTO requeued FROM back b;
+    PERFORM attempts_keep(s.request_id, s.attempt, s.calls, false)
+    FROM unnest(requeued) AS s WHERE s.calls IS NOT NULL;
     RETURN requeued;
 END $$;
 
@@ -249,7 +262,10 @@ BEGIN
                 PERFORM audit_write(p_actor, ARRAY[ROW(
                     'request.superseded', r.user_id, NULL, late.request_id, NULL,
                     jsonb_build_object('attempt', late.attempt, 'wasted_tokens',
-                        coalesce(late.prompt_tokens, 0) + coalesce(late.completion_tokens, 0)))::audit_entry]);
+                        coalesce(late.prompt_tokens, 0) + coalesce(late.completion_tokens, 0)
+                        + CASE WHEN late.outcome <> 'retry' THEN coalesce(calls_wasted(late.calls), 0) ELSE 0 END
+                    ))::audit_entry]);
+                PERFORM attempts_keep(late.request_id, late.attempt, late.calls, false) WHERE late.calls IS NOT NULL;
             END IF;
             RETURN NEXT ROW('superseded', late.request_id, r.user_id, r.status, NULL)::settled;
         END IF;

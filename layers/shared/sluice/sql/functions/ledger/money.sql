@@ -104,12 +104,14 @@ BEGIN
                usage_text(d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens)
         FROM differing d
         CROSS JOIN LATERAL (
-            SELECT count(*) AS requests, coalesce(sum(q.prompt_tokens), 0) AS prompt_tokens,
-                   coalesce(sum(q.completion_tokens), 0) AS completion_tokens,
-                   coalesce(sum(q.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(q.reasoning_tokens), 0) AS reasoning_tokens
+            SELECT coalesce(sum(c.requests), 0) AS requests, coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
+                   coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens
             FROM requests_all q
-            WHERE q.user_id = d.user_id AND q.model_id = d.model_id
+            CROSS JOIN LATERAL request_charges(q.model_id, q.charges, q.prompt_tokens, q.completion_tokens,
+                                               q.cached_tokens, q.reasoning_tokens) AS c
+            WHERE q.user_id = d.user_id AND c.model_id = d.model_id
               AND q.request_id >= uuidv7_floor(d.day::timestamp AT TIME ZONE 'UTC')
               AND q.request_id < uuidv7_floor((d.day + 1)::timestamp AT TIME ZONE 'UTC')
         ) AS r
@@ -126,13 +128,15 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH wanted AS (
-            SELECT r.user_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, a.attribute, r.model_id,
-                   count(*) AS requests, coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
-                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
-                   coalesce(sum(r.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens
+            SELECT r.user_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, a.attribute, c.model_id,
+                   sum(c.requests) AS requests, coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
+                   coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens
             FROM requests_all r
             JOIN prompts p ON p.request_id = r.request_id AND p.metadata IS NOT NULL
+            CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
+                                               r.cached_tokens, r.reasoning_tokens) AS c
             CROSS JOIN LATERAL request_attributes(r.key_id, p.metadata) AS a
             WHERE a.attribute <> 'key'
               AND (p_full

@@ -141,3 +141,32 @@ BEGIN
           AND r.result_id IS DISTINCT FROM s.result_id
         LIMIT 100;
 END $$;
+
+-- What is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
+CREATE OR REPLACE FUNCTION charges_add_up(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        WITH called AS (
+            SELECT a.request_id, jsonb_agg(to_jsonb(a)) AS calls
+            FROM attempts a
+            WHERE p_full OR a.request_id >= p_today OR a.request_id = ANY (p_touched)
+            GROUP BY a.request_id
+        )
+        SELECT r.user_id::text, coalesce(r.request_id, t.request_id), NULL::text,
+               format('%s; tokens %s + %s (cached %s, reasoning %s)', coalesce(calls_charges(t.calls)::text, 'no charges'),
+                      r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens),
+               coalesce(r.charges::text, 'no charges')
+        FROM (SELECT * FROM requests_to_verify(p_full, p_today, p_touched)) AS r
+        FULL JOIN called t ON t.request_id = r.request_id
+        LEFT JOIN LATERAL (
+            SELECT sum(c.prompt_tokens) AS prompt_tokens, sum(c.completion_tokens) AS completion_tokens,
+                   sum(c.cached_tokens) AS cached_tokens, sum(c.reasoning_tokens) AS reasoning_tokens
+            FROM request_charges(r.model_id, r.charges, NULL, NULL, NULL, NULL) AS c
+        ) AS s ON true
+        WHERE r.charges IS DISTINCT FROM calls_charges(t.calls)
+           OR r.charges IS NOT NULL
+              AND (s.prompt_tokens, s.completion_tokens, s.cached_tokens, s.reasoning_tokens)
+                  IS DISTINCT FROM (r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens)
+        LIMIT 100;
+END $$;

@@ -45,12 +45,14 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH wanted AS (
-            SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS requests,
-                   coalesce(sum(r.prompt_tokens), 0) AS prompt_tokens,
-                   coalesce(sum(r.completion_tokens), 0) AS completion_tokens,
-                   coalesce(sum(r.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(r.reasoning_tokens), 0) AS reasoning_tokens
+            SELECT r.user_id, c.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, sum(c.requests) AS requests,
+                   coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
+                   coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
+                   coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
+                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens
             FROM requests_all r
+            CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
+                                               r.cached_tokens, r.reasoning_tokens) AS c
             WHERE p_full
                OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
                   AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days)

@@ -15,12 +15,13 @@ END $$;
 COMMENT ON FUNCTION budget_at(budgets, timestamptz) IS
     'A budget as it is at the given time: if its period is over, it counts as empty.';
 
-CREATE OR REPLACE FUNCTION budget_applies(b budgets, p_key_id uuid, p_model_id text) RETURNS boolean
+CREATE OR REPLACE FUNCTION budget_applies(b budgets, p_key_id uuid, p_models text[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE
-    RETURN coalesce(b.key_id = p_key_id, b.key_id IS NULL) AND coalesce(b.model_id = p_model_id, b.model_id IS NULL);
-COMMENT ON FUNCTION budget_applies(budgets, uuid, text) IS
-    'Whether a budget limits requests with this key (the first of its line of rotations; NULL: without a key) to this '
-    'model.';
+    RETURN coalesce(b.key_id = p_key_id, b.key_id IS NULL)
+           AND coalesce(b.model_id = ANY (p_models), b.model_id IS NULL);
+COMMENT ON FUNCTION budget_applies(budgets, uuid, text[]) IS
+    'Whether a budget limits requests with this key (the first of its line of rotations; NULL: without a key) that '
+    'these models may answer.';
 
 CREATE OR REPLACE FUNCTION key_original(p_key_id uuid) RETURNS uuid
     LANGUAGE sql STABLE
@@ -31,35 +32,59 @@ CALL define_type('budget_share', $$
     currency text, reserved numeric, used numeric
 $$);
 
+-- The most that tokens of a request can cost, whichever of these models answers which of its calls.
+CREATE OR REPLACE FUNCTION models_cost_most(
+    p_price_list text, p_models text[], p_day date, p_prompt_tokens bigint, p_completion_tokens bigint
+)
+    RETURNS numeric
+    LANGUAGE sql STABLE AS $$
+    -- If one of them has no price, there is no upper limit.
+    SELECT CASE WHEN count(*) = count(c.prompt + c.completion) THEN max(c.prompt) + max(c.completion) END
+    FROM (SELECT tokens_cost_most(p_price_list, m.id, p_day, p_prompt_tokens, 0) AS prompt,
+                 tokens_cost_most(p_price_list, m.id, p_day, 0, p_completion_tokens) AS completion
+          FROM unnest(p_models) AS m (id)) AS c;
+$$;
+
 -- What requests weigh in budgets: reserved is the most that each can cost, used what it did cost. Without a price: 0.
+-- Each request has a row without a model, for budgets of all models, and one for each model that may answer it.
 CREATE OR REPLACE FUNCTION budget_shares(p_ids uuid[]) RETURNS SETOF budget_share
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
-        SELECT r.request_id, r.user_id::text, key_original(r.key_id), r.model_id::text, r.created_at,
+        SELECT r.request_id, r.user_id::text, key_original(r.key_id), w.model_id, r.created_at,
                r.completed_at IS NOT NULL, l.currency::text,
-               coalesce(tokens_cost_most(d.list, r.model_id, t.day, r.reserved_tokens - m.max_tokens, m.max_tokens), 0),
-               coalesce(tokens_cost(d.list, r.model_id, t.day, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
-                                    r.reasoning_tokens), 0)
+               coalesce(models_cost_most(d.list, CASE WHEN w.model_id IS NULL THEN a.models ELSE ARRAY[w.model_id] END,
+                                         t.day, r.reserved_tokens - m.completion, m.completion), 0),
+               (SELECT coalesce(sum(tokens_cost(d.list, c.model_id, t.day, c.prompt_tokens, c.completion_tokens,
+                                                c.cached_tokens, c.reasoning_tokens)), 0)
+                FROM request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
+                                     r.reasoning_tokens) AS c
+                WHERE w.model_id IS NULL OR c.model_id = w.model_id)
         FROM requests_all r
         JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (p_ids)
-        CROSS JOIN LATERAL (SELECT (p.parameters->>'max_tokens')::integer AS max_tokens) AS m
+        CROSS JOIN LATERAL (SELECT request_models(r.model_id, p.handling) AS models) AS a
+        CROSS JOIN LATERAL (
+            SELECT coalesce((p.parameters->>'max_tokens')::integer, 0)
+                   * (1 + request_repairs(p.handling)) AS completion
+        ) AS m
         CROSS JOIN LATERAL (SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day) AS t
         CROSS JOIN LATERAL (SELECT billing_list(r.user_id, t.day) AS list) AS d
+        CROSS JOIN LATERAL unnest(a.models || NULL::text) AS w (model_id)
         LEFT JOIN price_lists l ON l.price_list = d.list
         WHERE r.request_id = ANY (p_ids);
 END $$;
 
 CREATE OR REPLACE FUNCTION budget_counts(b budgets, s budget_share) RETURNS boolean
     LANGUAGE sql IMMUTABLE
-    RETURN s.user_id = b.user_id AND s.currency = b.currency AND budget_applies(b, s.key_id, s.model_id)
+    RETURN s.user_id = b.user_id AND s.currency = b.currency AND coalesce(b.key_id = s.key_id, b.key_id IS NULL)
+           AND s.model_id IS NOT DISTINCT FROM b.model_id
            AND s.created_at >= b.period_start AND s.created_at < b.reset_at;
 COMMENT ON FUNCTION budget_counts(budgets, budget_share) IS
-    'Whether a budget, in its present period, counts a request.';
+    'Whether a budget, in its present period, counts a share of a request.';
 
 -- Whether a request fits into every budget that applies to it; see quota_check(). The key is the request's own.
 CREATE OR REPLACE FUNCTION budget_check(
-    p_user_id text, p_key_id uuid, p_model_id text, p_at timestamptz, p_prompt_tokens integer,
+    p_user_id text, p_key_id uuid, p_models text[], p_at timestamptz, p_prompt_tokens integer,
     p_completion_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
 )
     LANGUAGE plpgsql STABLE AS $$
@@ -67,16 +92,19 @@ DECLARE
     day      date := (p_at AT TIME ZONE 'UTC')::date;
     list     text := billing_list(p_user_id, day);
     currency text := (SELECT l.currency FROM price_lists l WHERE l.price_list = list);
-    needed   numeric := tokens_cost_most(list, p_model_id, day, p_prompt_tokens, p_completion_tokens);
+    needed   numeric;
     b        budgets;
     missing  obstacle;
     longest  obstacle;
+    longest_needs numeric;
 BEGIN
     FOR b IN
         SELECT * FROM budgets t
-        WHERE t.user_id = p_user_id AND budget_applies(t, key_original(p_key_id), p_model_id)
+        WHERE t.user_id = p_user_id AND budget_applies(t, key_original(p_key_id), p_models)
         ORDER BY t.budget_id
     LOOP
+        needed := models_cost_most(list, CASE WHEN b.model_id IS NULL THEN p_models ELSE ARRAY[b.model_id::text] END,
+                                   day, p_prompt_tokens, p_completion_tokens);
         b := budget_at(b, p_at);
         detail := jsonb_build_object('period', b.quota_period, 'currency', b.currency, 'price_list', list,
                                      'maximum', trim_scale(b.max_amount)::text,
@@ -100,6 +128,7 @@ BEGIN
         END IF;
         IF missing.wait IS NOT NULL THEN
             longest := obstacle_longer(longest, missing);
+            longest_needs := CASE WHEN longest = missing THEN needed ELSE longest_needs END;
         END IF;
         b.amount_reserved := b.amount_reserved + needed;
         counters := counters || b;
@@ -107,11 +136,11 @@ BEGIN
     IF longest.wait IS NOT NULL THEN
         refusal := 'budget_exceeded';
         detail := obstacle_detail(longest, 'budget') || jsonb_build_object(
-            'currency', currency, 'amount_needed', trim_scale(needed)::text,
+            'currency', currency, 'amount_needed', trim_scale(longest_needs)::text,
             'quotas', quota_counters(p_user_id, p_at));
     END IF;
 END $$;
-COMMENT ON FUNCTION budget_check(text, uuid, text, timestamptz, integer, integer) IS
+COMMENT ON FUNCTION budget_check(text, uuid, text[], timestamptz, integer, integer) IS
     'refusal: model_unpriced, budget_currency_differs, budget_too_small (it can never fit), budget_exceeded (it fits '
     'later: see obstacle_detail), or NULL.';
 
@@ -184,21 +213,25 @@ BEGIN
                 SELECT coalesce(sum(tokens_cost(t.list, g.model_id, g.day, g.prompt_tokens, g.completion_tokens,
                                                 g.cached_tokens, g.reasoning_tokens)), 0)
                 FROM (
-                    SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day, r.model_id::text, r.key_id,
-                           sum(r.prompt_tokens)::bigint AS prompt_tokens,
-                           sum(r.completion_tokens)::bigint AS completion_tokens,
-                           sum(r.cached_tokens)::bigint AS cached_tokens,
-                           sum(r.reasoning_tokens)::bigint AS reasoning_tokens
+                    SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day, c.model_id, r.key_id,
+                           sum(c.prompt_tokens)::bigint AS prompt_tokens,
+                           sum(c.completion_tokens)::bigint AS completion_tokens,
+                           sum(c.cached_tokens)::bigint AS cached_tokens,
+                           sum(c.reasoning_tokens)::bigint AS reasoning_tokens
                     FROM requests_all r
+                    CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
+                                                       r.cached_tokens, r.reasoning_tokens) AS c
                     WHERE r.user_id = b.user_id AND r.request_id >= uuidv7_floor(b.period_start)
                       AND r.request_id < uuidv7_floor(b.reset_at) AND r.completed_at IS NOT NULL
                       AND r.created_at >= b.period_start AND r.created_at < b.reset_at
+                      AND (b.model_id IS NULL OR c.model_id = b.model_id)
                     -- A request with tokens of a class that has no price costs nothing: see budget_shares.
-                    GROUP BY 1, 2, 3, r.prompt_tokens > coalesce(r.cached_tokens, 0), r.cached_tokens > 0,
-                             r.completion_tokens > coalesce(r.reasoning_tokens, 0), r.reasoning_tokens > 0
+                    GROUP BY 1, 2, 3, c.prompt_tokens > coalesce(c.cached_tokens, 0), c.cached_tokens > 0,
+                             c.completion_tokens > coalesce(c.reasoning_tokens, 0), c.reasoning_tokens > 0
                 ) AS g
                 CROSS JOIN LATERAL (SELECT billing_list(b.user_id, g.day) AS list) AS t
-                WHERE budget_applies(b, key_original(g.key_id), g.model_id) AND list_currency(t.list) = b.currency
+                WHERE coalesce(b.key_id = key_original(g.key_id), b.key_id IS NULL)
+                  AND list_currency(t.list) = b.currency
             ), (
                 SELECT coalesce(sum(s.reserved), 0)
                 FROM budget_shares(ARRAY(SELECT i.request_id FROM inflight i WHERE i.user_id = b.user_id)) AS s

@@ -21,7 +21,7 @@ BEGIN
         RETURN result;
     END IF;
     result.request_id := s.request_id;
-    result.model_id := s.model_id;
+    result.model_id := coalesce(s.answered_by, s.model_id);
     result.status := s.status;
     result.output := s.output;
     result.error_code := s.error_code;

@@ -42,8 +42,9 @@ BEGIN
         status = 'queued', attempts = q.attempts + 1, updated_at = at,
         started_at = NULL, completed_at = NULL, processing_time_ms = NULL,
         prompt_tokens = NULL, completion_tokens = NULL, total_tokens = NULL, cached_tokens = NULL,
-        reasoning_tokens = NULL, error_code = NULL, error_message = NULL
+        reasoning_tokens = NULL, charges = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = p_request_id;
+    UPDATE attempts a SET is_charged = false WHERE a.request_id = p_request_id AND a.is_charged;
     INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at)
     VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl);
     PERFORM audit_write('admin', ARRAY[ROW(
@@ -51,7 +52,8 @@ BEGIN
         jsonb_strip_nulls(jsonb_build_object(
             'status', r.status, 'attempt', r.attempts, 'error_code', r.error_code, 'prompt_tokens', r.prompt_tokens,
             'completion_tokens', r.completion_tokens, 'cached_tokens', r.cached_tokens,
-            'reasoning_tokens', r.reasoning_tokens, 'processing_time_ms', r.processing_time_ms)),
+            'reasoning_tokens', r.reasoning_tokens, 'processing_time_ms', r.processing_time_ms,
+            'charges', r.charges)),
         jsonb_build_object('status', 'queued', 'wasted_tokens', coalesce(r.total_tokens, 0)))::audit_entry]);
     RETURN 'redriven';
 END $$;

@@ -4,6 +4,7 @@
 CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT until timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT CASE
+               WHEN b.until IS NOT NULL THEN 'breaker'
                WHEN i.status = 'processing' AND i.lease_until < clock_now() THEN 'recovery'
                WHEN i.status = 'processing' THEN 'model'
                WHEN i.not_before > clock_now() AND i.failed_attempts > 0 THEN 'retry'
@@ -12,9 +13,12 @@ CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT unt
                WHEN (SELECT count(*) FROM inflight d WHERE d.user_id = i.user_id AND d.dispatched_at IS NOT NULL)
                     >= (SELECT p.dispatch_window FROM quota_plans p WHERE p.user_id = i.user_id) THEN 'window'
                ELSE 'dispatch' END,
-           CASE WHEN i.status = 'queued' AND i.not_before > clock_now() THEN i.not_before END;
+           greatest(b.until, CASE WHEN i.status = 'queued' AND i.not_before > clock_now() THEN i.not_before END)
+    FROM (SELECT CASE WHEN i.status = 'queued' AND EXISTS (SELECT FROM model_breakers m WHERE m.opened_at IS NOT NULL)
+                      THEN breaker_until(i.request_id) END AS until) AS b;
 $$;
 COMMENT ON FUNCTION request_waits(inflight) IS
+    'breaker: calls of its model fail, so it is called with probes only, and no fallback can answer; '
     'model: a worker has it; recovery: that worker was lost; retry: the last attempt failed; not_before: the client '
     'asked for it; worker: its message is in the queue; window: other requests of the user come first; dispatch: the '
     'recovery task will send its message.';
@@ -54,7 +58,7 @@ CALL define_type('request_state', $$
     estimated_tokens integer, reserved_tokens integer, prompt_tokens integer, completion_tokens integer,
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
     processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
-    reasoning_tokens integer
+    reasoning_tokens integer, attempts jsonb, answered_by text
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -113,15 +117,25 @@ BEGIN
         result.output := result_find(r.result_id);
     END IF;
     result.metadata := metadata_find(p_request_id);
+    -- A request that was answered by its first call has none.
+    IF r.attempts > 1 OR r.charges IS NOT NULL OR r.error_code IS NOT NULL OR r.status = 'cancelled'
+       OR i.failed_attempts > 0
+    THEN
+        result.attempts := attempts_json(p_request_id, r.user_id);
+        result.answered_by := answered_by(r.status, r.model_id, result.attempts);
+    END IF;
     IF r.completed_at IS NOT NULL THEN
-        result.cost := request_cost(r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date, r.prompt_tokens,
-                                    r.completion_tokens, r.cached_tokens, r.reasoning_tokens);
+        result.cost := CASE
+            WHEN r.charges IS NULL THEN
+                request_cost(r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date, r.prompt_tokens,
+                             r.completion_tokens, r.cached_tokens, r.reasoning_tokens)
+            ELSE charges_cost(r.user_id, r.charges, (r.created_at AT TIME ZONE 'UTC')::date) END;
     END IF;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
     'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
-    'the request has ended.';
+    'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
@@ -284,6 +298,9 @@ BEGIN
                m.created_at,
                ARRAY(SELECT a.alias::text FROM model_aliases a WHERE a.model_id = m.model_id ORDER BY a.alias),
                m.overhead_tokens, m.item_tokens, m.image_tokens
-        FROM models m WHERE m.is_active ORDER BY m.model_id;
+        FROM models m
+        WHERE m.is_active
+          AND (m.model_id <> ALL ((SELECT k.models FROM api_keys k WHERE k.key_id = caller.key_id)::text[])) IS NOT TRUE
+        ORDER BY m.model_id;
 END $$;
 COMMENT ON FUNCTION model_offers(bytea) IS 'The models that a client may name, with their other names.';

@@ -14,7 +14,7 @@ DECLARE
     result admission;
 BEGIN
     -- Nearly always, the key is good and the lock is free: one statement finds the one and takes the other.
-    SELECT p AS plan, k.key_id, key_is_stale(k) AS is_stale INTO caller
+    SELECT p AS plan, k.key_id, k.models, key_is_stale(k) AS is_stale INTO caller
     FROM api_keys k JOIN users u ON u.user_id = k.user_id JOIN quota_plans p ON p.user_id = k.user_id
     WHERE k.key_hash = p_key_hash AND key_refusal(k, u, 'submit') IS NULL
     FOR NO KEY UPDATE OF p SKIP LOCKED;
@@ -25,14 +25,15 @@ BEGIN
         IF caller.outcome = 'ok' THEN
             plan := user_lock(caller.user_id);
             -- Checked again: the key may have been revoked while this waited for the lock.
-            caller := key_check(p_key_hash, 'submit');
+            SELECT c.*, k.models INTO caller
+            FROM key_check(p_key_hash, 'submit') AS c LEFT JOIN api_keys k ON k.key_id = c.key_id;
         END IF;
         IF caller.outcome <> 'ok' THEN
             result.outcome := caller.outcome;
             RETURN result;
         END IF;
     END IF;
-    result := request_admit(plan, caller.key_id, 'submit', p_submission, true);
+    result := request_admit(plan, caller.key_id, caller.models, 'submit', p_submission, true);
     IF caller.is_stale AND result.outcome = 'accepted' THEN
         PERFORM key_touch(caller.key_id);
     END IF;
@@ -41,11 +42,13 @@ END $$;
 COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
-    'longest lifetime, also the default), max_attempts. See request_admit.';
+    'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
+    'repair_attempts (see repairs_default). See request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
+-- p_key_models: those that the key may be used for; NULL: all.
 CREATE OR REPLACE FUNCTION request_admit(
-    plan quota_plans, p_key_id uuid, p_actor text, p_submission jsonb, p_may_dispatch boolean
+    plan quota_plans, p_key_id uuid, p_key_models text[], p_actor text, p_submission jsonb, p_may_dispatch boolean
 )
     RETURNS admission
     LANGUAGE plpgsql AS $$
@@ -54,6 +57,10 @@ DECLARE
     bytes      integer;
     images     integer;
     completion integer;
+    repairs    integer := 0;
+    standby    record;
+    model_ids  text[];
+    completions integer;
     reserved   integer;
     needed     bigint;
     now_is     text;
@@ -103,7 +110,10 @@ BEGIN
         RETURN result;
     END IF;
     result.model_id := m.model_id;
-    IF m.kind <> coalesce(p_submission->>'kind', 'chat') THEN
+    IF m.model_id <> ALL (p_key_models) THEN
+        result.outcome := 'model_not_allowed';
+        RETURN result;
+    ELSIF m.kind <> coalesce(p_submission->>'kind', 'chat') THEN
         result.outcome := 'model_kind_differs';
         RETURN result;
     END IF;
@@ -130,7 +140,25 @@ BEGIN
         needed := bytes::bigint + m.overhead_tokens + completion
                   + input_extra_items(p_submission->'input')::bigint * m.item_tokens
                   + images::bigint * coalesce(m.image_tokens, 0);
+        IF p_submission->'input' ? 'response_format' THEN
+            repairs := coalesce((p_submission->>'repair_attempts')::integer, repairs_default());
+        END IF;
     END IF;
+    model_ids := ARRAY[m.model_id];
+    IF p_submission ? 'fallbacks' OR m.fallbacks <> '{}' THEN
+        standby := fallbacks_find(m, p_submission, p_key_models, completion);
+        IF standby.refusal IS NOT NULL THEN
+            result.outcome := standby.refusal;
+            result.detail := standby.detail;
+            RETURN result;
+        END IF;
+        model_ids := model_ids || standby.model_ids;
+    END IF;
+    IF repairs > 0 OR cardinality(model_ids) > 1 THEN
+        SELECT max(tokens_most(t, p_submission->'input', completion, repairs)) INTO needed
+        FROM models t WHERE t.model_id = ANY (model_ids);
+    END IF;
+    completions := completion * (1 + repairs);
     IF needed > reservation_most() THEN
         result.outcome := 'prompt_too_long';
         result.detail := jsonb_build_object('tokens_needed', needed);
@@ -180,7 +208,12 @@ BEGIN
     END IF;
 
     IF plan.has_budgets THEN
-        budget := budget_check(plan.user_id, p_key_id, m.model_id, at, reserved - completion, completion);
+        LOOP
+            budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions);
+            EXIT WHEN budget.refusal IS NULL OR cardinality(model_ids) = 1;
+            -- Perhaps there is room without the fallbacks.
+            model_ids := trim_array(model_ids, 1);
+        END LOOP;
         IF budget.refusal IS NOT NULL THEN
             result.outcome := budget.refusal;
             result.detail := budget.detail;
@@ -220,11 +253,13 @@ BEGIN
             -- For people: about four bytes per token, and the whole completion.
             least((bytes + 3) / 4 + m.overhead_tokens + completion, reserved), reserved);
 
-    INSERT INTO prompts (request_id, input, parameters, metadata, surface)
+    INSERT INTO prompts (request_id, input, parameters, metadata, surface, handling)
     VALUES (result.request_id, p_submission->'input',
             coalesce(nullif(p_submission->'parameters', 'null'), '{}')
                 || CASE m.kind WHEN 'chat' THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
-            nullif(p_submission->'metadata', 'null'), p_submission->'surface');
+            nullif(p_submission->'metadata', 'null'), p_submission->'surface',
+            CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 THEN jsonb_strip_nulls(jsonb_build_object(
+                'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0))) END);
 
     -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
     -- waits.
@@ -250,7 +285,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the idempotency key was used before, or this is a repeat; detail has the status of that '
-    'request); or a refusal: model_missing, model_unknown, model_kind_differs, images_not_taken, '
+    'request); or a refusal: model_missing, model_unknown, model_not_allowed, model_kind_differs, images_not_taken, '
     'max_tokens_exceeded, prompt_too_long, user_inactive, idempotency_conflict, lifetime_invalid, '
     'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
     'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
@@ -260,7 +295,70 @@ CREATE OR REPLACE FUNCTION reservation_most() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 2147000000;
 
+-- How often a model is asked again, if nothing else is said, whose answer is not of the form that was asked for.
+CREATE OR REPLACE FUNCTION repairs_default() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 1;
+
+-- The most that the worker adds to a conversation when it asks again, beside the model's own answer: two messages with
+-- so many bytes of text. The same as sluice.services.repair.
+CREATE OR REPLACE FUNCTION repair_bytes() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN 1024;
+
 -- The steps -----------------------------------------------------------------------------------------------------------
+
+-- The most tokens that all calls of a model for a request can use. Of its own answer, the model is given back as many
+-- bytes as max_tokens says, so that these are no more tokens.
+CREATE OR REPLACE FUNCTION tokens_most(m models, p_input jsonb, p_max_tokens integer, p_repairs integer) RETURNS bigint
+    LANGUAGE sql STABLE
+    RETURN (SELECT (1 + p_repairs) * (c.prompt + p_max_tokens)
+                   + p_repairs * (p_max_tokens + repair_bytes() + 2 * m.item_tokens)
+            FROM (SELECT input_bytes(p_input)::bigint + m.overhead_tokens
+                         + input_extra_items(p_input)::bigint * m.item_tokens
+                         + input_image_count(p_input)::bigint * coalesce(m.image_tokens, 0) AS prompt) AS c);
+
+-- The models that may answer in another's place: those that the client names, or else the model's own.
+-- What the client names must be able to answer; of the model's own, those that cannot are left out.
+CREATE OR REPLACE FUNCTION fallbacks_find(
+    m models, p_submission jsonb, p_key_models text[], p_max_tokens integer, OUT model_ids text[], OUT refusal text,
+    OUT detail jsonb
+)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    is_own constant boolean := NOT p_submission ? 'fallbacks';
+    name   text;
+    f      models;
+BEGIN
+    model_ids := '{}';
+    FOR name IN
+        SELECT unnest(m.fallbacks) WHERE is_own
+        UNION ALL
+        SELECT jsonb_array_elements_text(p_submission->'fallbacks') WHERE NOT is_own
+    LOOP
+        SELECT t.* INTO f FROM models t WHERE t.is_active AND t.model_id = coalesce(
+            (SELECT a.model_id FROM model_aliases a WHERE a.alias = name), name);
+        refusal := CASE
+            WHEN f.model_id IS NULL THEN 'model_unknown'
+            WHEN f.model_id <> ALL (p_key_models) THEN 'model_not_allowed'
+            -- Vectors of two models cannot be compared with each other.
+            WHEN f.kind <> m.kind OR m.kind <> 'chat' THEN 'model_kind_differs'
+            WHEN p_max_tokens > f.max_tokens_limit THEN 'max_tokens_exceeded'
+            WHEN f.image_tokens IS NULL AND input_image_count(p_submission->'input') > 0 THEN 'images_not_taken' END;
+        IF refusal IS NULL THEN
+            IF f.model_id <> ALL (m.model_id || model_ids) THEN
+                model_ids := model_ids || f.model_id::text;
+            END IF;
+        ELSIF is_own THEN
+            refusal := NULL;
+        ELSE
+            detail := jsonb_build_object('model', name, 'max_tokens_limit', f.max_tokens_limit);
+            RETURN;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION fallbacks_find(models, jsonb, text[], integer) IS
+    'refusal: model_unknown, model_not_allowed, model_kind_differs, max_tokens_exceeded, images_not_taken, or NULL.';
 
 -- Whether the key of a request counts that ended at this time; NULL: it is unfinished.
 CREATE OR REPLACE FUNCTION idempotency_counts(p_completed_at timestamptz) RETURNS boolean

@@ -33,13 +33,15 @@ REVOKE ALL ON schema_migrations, schema_functions FROM sluice_definer;
 GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
-    adjustments_due, request_stats, rollup_watermarks
+    adjustments_due, request_stats, rollup_watermarks, model_breakers
     TO sluice_definer;
-GRANT INSERT ON prompts, results, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
+GRANT INSERT ON prompts, results, attempts, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
+-- A redrive takes back what its attempts were charged.
+GRANT UPDATE (is_charged) ON attempts TO sluice_definer;
 -- What a request asked and was answered can be erased.
 GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
 GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
-GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases TO sluice_definer;
+GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.

@@ -6,21 +6,22 @@ CALL define_type('request_event', $$
     incomplete integer, cached_tokens integer, reasoning_tokens integer
 $$);
 
--- The audit rows of requests that were accepted, ended or redriven (which undoes an end), with what each row adds.
+-- The audit rows of requests that were accepted, ended or redriven (which undoes an end), with what each row adds: one
+-- event of the model that was asked for, and if others are charged, one of each (see request_charges).
 -- Values are those of the audit row and not of the request, which may have ended in another way since.
 CREATE OR REPLACE FUNCTION request_events(p_low bigint, p_high bigint, p_user_id text DEFAULT NULL)
     RETURNS SETOF request_event
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
-        SELECT r.user_id::text, r.model_id::text, r.created_at, (a.action = 'request.queued')::integer,
-               CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
-               e.sign * coalesce((e.facts->>'prompt_tokens')::integer, 0),
-               e.sign * coalesce((e.facts->>'completion_tokens')::integer, 0),
-               CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END, e.sign * coalesce(e.took, 0), r.request_id, r.key_id,
-               CASE WHEN e.status = 'completed' AND e.facts->>'finish_reason' <> 'stop' THEN e.sign ELSE 0 END,
-               e.sign * coalesce((e.facts->>'cached_tokens')::integer, 0),
-               e.sign * coalesce((e.facts->>'reasoning_tokens')::integer, 0)
+        SELECT r.user_id::text, c.model_id, r.created_at, c.requests * (a.action = 'request.queued')::integer,
+               c.requests * CASE WHEN e.status = 'failed' THEN e.sign ELSE 0 END,
+               e.sign * coalesce(c.prompt_tokens, 0), e.sign * coalesce(c.completion_tokens, 0),
+               c.requests * CASE WHEN e.took IS NULL THEN 0 ELSE e.sign END,
+               c.requests * e.sign * coalesce(e.took, 0), r.request_id, r.key_id,
+               c.requests * CASE WHEN e.status = 'completed' AND e.facts->>'finish_reason' <> 'stop'
+                                 THEN e.sign ELSE 0 END,
+               e.sign * coalesce(c.cached_tokens, 0), e.sign * coalesce(c.reasoning_tokens, 0)
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
         CROSS JOIN LATERAL (
@@ -31,6 +32,11 @@ BEGIN
             SELECT s.sign, s.facts, s.facts->>'status' AS status,
                    CASE WHEN a.action <> 'request.queued' THEN (s.facts->>'processing_time_ms')::integer END AS took
         ) AS e
+        CROSS JOIN LATERAL request_charges(
+            r.model_id, coalesce(e.facts->'charges', calls_charges(e.facts->'calls')),
+            (e.facts->>'prompt_tokens')::integer, (e.facts->>'completion_tokens')::integer,
+            (e.facts->>'cached_tokens')::integer, (e.facts->>'reasoning_tokens')::integer
+        ) AS c
         WHERE a.xact_id >= p_low AND a.xact_id < p_high
           AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled',
                            'request.expired', 'request.redriven')
