@@ -6,7 +6,7 @@ import click
 
 from sluice_cli.commands.aliases import set_alias
 from sluice_cli.groups import Group
-from sluice_cli.options import COUNT, COUNT_OR_ZERO, JSON_OBJECT, PRICE, Null, cleared, given
+from sluice_cli.options import COUNT, COUNT_OR_ZERO, DURATION, JSON_OBJECT, PRICE, Null, cleared, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
 from sluice_cli.vocabulary import BACKENDS, MODEL_KINDS
@@ -34,6 +34,8 @@ _MODEL = (
     number("overhead_tokens"),
     number("item_tokens"),
     number("image_tokens", null="no images"),
+    number("cache_max_age"),
+    number("prices.cached_answer", "cached_answer_price"),
     text("secret_arn"),
     text("mapping"),
     time("created_at"),
@@ -75,10 +77,13 @@ def list_models(session: Session) -> None:
 @click.option("--timeout-seconds", type=COUNT, metavar="N", help="Timeout of a model call.")
 @click.option("--default/--no-default", "is_default", default=None, help="Use it for requests that name no model.")
 @click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
+@click.option("--cache-max-age", type=DURATION, help="Age, like 1h, up to which answers are given again; 0s: none.")
+@click.option("--no-cache-max-age", is_flag=True, help="Remove it: the tier's counts.")
 @click.option("--prompt-price", type=PRICE, help="Per million prompt tokens, in the standard list from today.")
 @click.option("--completion-price", type=PRICE, help="Per million completion tokens, likewise.")
 @click.option("--cached-prompt-price", type=PRICE, help="Of prompt tokens from a cache; without it, the prompt's.")
 @click.option("--reasoning-price", type=PRICE, help="Of reasoning tokens; without it, the completion's.")
+@click.option("--cached-answer-price", type=PRICE, help="Per million answers from the cache; without it, none.")
 @click.option("--force", is_flag=True, help="Remove the default mark even if no other model has it.")
 @pass_session
 def set_model(
@@ -97,6 +102,9 @@ def set_model(
     completion_price: str | None,
     cached_prompt_price: str | None,
     reasoning_price: str | None,
+    cached_answer_price: str | None,
+    cache_max_age: int | None,
+    no_cache_max_age: bool,
     force: bool,
     **description: object,
 ) -> None:
@@ -116,7 +124,9 @@ def set_model(
             cached_prompt=cached_prompt_price,
             completion=completion_price,
             reasoning=reasoning_price,
+            cached_answer=cached_answer_price,
         ),
+        cache_max_age=cleared("cache-max-age", cache_max_age, no_cache_max_age),
         **description,
     )
     if not changes:

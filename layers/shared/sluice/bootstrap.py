@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sluice.services.erase import Eraser
     from sluice.services.foreground import Foreground
     from sluice.services.process import Worker
+    from sluice.services.purge import Purger
     from sluice.services.read import Reader
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
@@ -101,6 +102,14 @@ def eraser() -> "Eraser":
     from sluice.services.erase import Eraser
 
     return Eraser(ledger=ledger(), queue=queue())
+
+
+@cache
+def purger() -> "Purger":
+    """Empties answer caches."""
+    from sluice.services.purge import Purger
+
+    return Purger(ledger=ledger())
 
 
 @cache

@@ -39,6 +39,7 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None
     models: Sequence[str] | None
+    cache_max_age: int | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Model:
     fallbacks: Sequence[str]
     breaker: Mapping[str, Any]
     mapping: Mapping[str, Any] | None
+    cache_max_age: int | None
 
 
 @dataclass(frozen=True)

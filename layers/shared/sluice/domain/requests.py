@@ -63,6 +63,7 @@ class Submission:
         fallbacks: models that may answer in its place, in order; None: those that the operator has set.
         repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None: the
             service's default.
+        cache: CacheChoice as JSON, or False; None: what the key, the model or the tier says.
     """
 
     input: Input
@@ -78,6 +79,7 @@ class Submission:
     kind: ModelKind | None = None
     fallbacks: Sequence[str] | None = None
     repair_attempts: int | None = None
+    cache: Mapping[str, Any] | Literal[False] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -124,6 +126,14 @@ class QuotaCounter:
     max_tokens: int | None
     tokens_used: int
     reset_seconds: int
+
+
+@dataclass(frozen=True)
+class CachePurging:
+    """What became of a purge of the caller's cached answers: outcome ok, or what key_check found."""
+
+    outcome: str
+    forgotten: int | None
 
 
 @dataclass(frozen=True)
@@ -349,13 +359,14 @@ class DispatchedRequest:
 
 # Reading --------------------------------------------------------------------------------------------------------------
 
-TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens")
-"""Those of a prompt's tokens that came from a cache, and those of a completion from before the answer."""
+TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens", "cached_answers")
+"""Those of a prompt's tokens that came from a cache, those of a completion from before the answer, and requests that were
+answered without a call of a model."""
 
 
-def token_parts(cached: int | None, reasoning: int | None) -> dict[str, int]:
+def token_parts(cached: int | None, reasoning: int | None, answers: int | None = None) -> dict[str, int]:
     """The parts of tokens, by name, as answers show them: only where there are any."""
-    return {name: tokens for name, tokens in zip(TOKEN_PARTS, (cached, reasoning), strict=True) if tokens}
+    return {name: count for name, count in zip(TOKEN_PARTS, (cached, reasoning, answers), strict=True) if count}
 
 
 @dataclass(frozen=True)
@@ -425,6 +436,7 @@ class RequestState(RequestFacts):
         queue: None once it has ended.
         attempts: calls of models that failed or were repeated, as attempts_json() in the database has them; None: none.
         answered_by: the model that answered, if it is not the one that was asked for.
+        cached_from: the equal request whose answer it has.
     """
 
     output: Output | None
@@ -435,6 +447,7 @@ class RequestState(RequestFacts):
     queue: QueueState | None
     attempts: Sequence[Mapping[str, Any]] | None = None
     answered_by: str | None = None
+    cached_from: UUID | None = None
 
 
 @dataclass(frozen=True)

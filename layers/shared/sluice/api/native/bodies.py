@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
 from sluice.domain.parameters import Parameters
@@ -25,6 +26,7 @@ class GenerateRequest(Strict):
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     """A JSON Schema that the answer must fit; the answer is then JSON."""
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
 
@@ -55,6 +57,7 @@ class GenerateRequest(Strict):
             model=model,
             fallbacks=fallbacks,
             repair_attempts=self.repair_attempts,
+            cache=cache_json(self.cache),
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

@@ -27,6 +27,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
         | ({} if state.metadata is None else {"metadata": state.metadata})
         | ({"result_type": state.output.result_type} if state.output and state.output.result_type else {})
         | ({} if state.answered_by is None else {"answered_by": state.answered_by})
+        | ({} if state.cached_from is None else {"cached_from": str(state.cached_from)})
         | ({} if not state.attempts else {"attempts": [_attempt(each) for each in state.attempts]})
     )
 

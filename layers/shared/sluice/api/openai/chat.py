@@ -20,6 +20,7 @@ from sluice.api.openai.shapes import (
     image_part,
     tools_of,
 )
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import (
     FinishReason,
     Input,
@@ -187,6 +188,7 @@ class ChatRequest(Strict):
     prompt_cache_key: Label | None = None
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatRequest":
@@ -225,6 +227,7 @@ class ChatRequest(Strict):
             model=model,
             fallbacks=fallbacks,
             repair_attempts=self.repair_attempts,
+            cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API},

@@ -18,6 +18,7 @@ from sluice.api.openai.shapes import (
     image_part,
     tools_of,
 )
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import (
     Input,
     Message,
@@ -212,6 +213,7 @@ class ResponseRequest(Strict):
     prompt_cache_key: Label | None = None
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
 
     def submission(self, earlier: tuple[Message, ...], referred: Referred) -> Submission:
         """The request that the body describes.
@@ -248,6 +250,7 @@ class ResponseRequest(Strict):
             model=model,
             fallbacks=fallbacks,
             repair_attempts=self.repair_attempts,
+            cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from sluice.backends.mapping_rules import check_mapping
 from sluice.backends.registry import BACKENDS
+from sluice.domain.caching import MaxAge
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.domain.requests import ModelKind
@@ -21,6 +22,8 @@ class Prices(Strict):
     cached_prompt: Price | None = None
     completion: Price | None = None
     reasoning: Price | None = None
+    cached_answer: Price | None = None
+    """Per million requests that were answered from the cache."""
 
 
 class ModelSet(Change):
@@ -45,6 +48,7 @@ class ModelSet(Change):
     item_tokens: int = Field(default=16, ge=0, le=10**5)
     image_tokens: int | None = Field(default=None, ge=0, le=10**5)
     mapping: Annotated[dict[str, JsonValue], AfterValidator(check_mapping)] | None = None
+    cache_max_age: MaxAge | None = None
     prices: Prices = Prices()
     force: bool = False
 
@@ -96,6 +100,7 @@ class PriceSet(Strict):
     cached_prompt: Price | None = None
     completion: Price | None = None
     reasoning: Price | None = None
+    cached_answer: Price | None = None
     price_list: Identifier = "standard"
     valid_from: Day | None = None
     currency: Currency | None = None

@@ -74,7 +74,8 @@ CREATE OR REPLACE FUNCTION claim_wake(p_ids uuid[], p_at timestamptz) RETURNS vo
 DECLARE
     woken text[] := ARRAY(
         SELECT DISTINCT i.user_id FROM inflight i
-        WHERE i.request_id = ANY (p_ids) AND i.dispatched_at IS NULL AND coalesce(i.not_before, p_at) <= p_at);
+        WHERE i.request_id = ANY (p_ids) AND i.dispatched_at IS NULL AND i.follows IS NULL
+          AND coalesce(i.not_before, p_at) <= p_at);
 BEGIN
     IF woken <> '{}' THEN
         PERFORM users_lock(woken);

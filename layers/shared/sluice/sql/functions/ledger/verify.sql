@@ -54,6 +54,8 @@ BEGIN
         UNION ALL SELECT 'statement_is_kept', i.* FROM statement_is_kept(result.is_full) i
         UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(result.is_full, today, touched) i
         UNION ALL SELECT 'charges_add_up', i.* FROM charges_add_up(result.is_full, today, touched) i
+        UNION ALL SELECT 'shared_with_its_user', i.* FROM shared_with_its_user(result.is_full, today, touched) i
+        UNION ALL SELECT 'followers_have_leaders', i.* FROM followers_have_leaders() i
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.*
                   FROM inflight_is_what_is_unfinished(result.is_full, today, touched) i
         UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(result.is_full, today, touched) i
