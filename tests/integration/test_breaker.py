@@ -115,7 +115,7 @@ def test_one_probe_is_sent_and_pauses_grow(service: Service, alice: bytes, model
     service.queue.take()
     work(service, models, *ids)
     models.called()
-    seconds, pauses = 0, []
+    seconds, pauses = 0.0, []
     for _ in range(5):
         until = breaker(service)["probe_at"]
         due = datetime.fromisoformat(until)

@@ -360,8 +360,8 @@ class DispatchedRequest:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens", "cached_answers")
-"""Those of a prompt's tokens that came from a cache, those of a completion from before the answer, and requests that were
-answered without a call of a model."""
+"""Those of a prompt's tokens that came from a cache, those of a completion from before the answer, and requests that
+were answered without a call of a model."""
 
 
 def token_parts(cached: int | None, reasoning: int | None, answers: int | None = None) -> dict[str, int]:

@@ -132,7 +132,8 @@ BEGIN
             longest := obstacle_longer(longest, missing);
             longest_needs := CASE WHEN longest = missing THEN needed ELSE longest_needs END;
         END IF;
-        b.amount_reserved := b.amount_reserved + needed;
+        -- An answer from the cache is paid at once: see budget_settle().
+        b.amount_reserved := b.amount_reserved + CASE WHEN p_cached_answers > 0 THEN 0 ELSE needed END;
         counters := counters || b;
     END LOOP;
     IF longest.wait IS NOT NULL THEN
