@@ -37,7 +37,8 @@ MINIMAL: dict[str, Json] = {
 
 @dataclass
 class Model:
-    """Answers as scripted, one answer after the other, then with "an answer"; embeds with the same vector."""
+    """Answers as scripted, one answer after the other, then with "an answer", or an empty object where it must be JSON;
+    embeds with the same vector."""
 
     script: list[Output | Exception] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
@@ -51,7 +52,8 @@ class Model:
         if claim.kind == "embedding":
             vectors = tuple(OutputEmbedding(vector="AAAAPwAAgL4=") for _ in claim.input.messages)
             return Completion(Output(items=vectors), self.tokens[0], 0)
-        said = self.script.pop(0) if self.script else Output.of_text("an answer", "stop")
+        usual = "an answer" if claim.input.response_format is None else "{}"
+        said = self.script.pop(0) if self.script else Output.of_text(usual, "stop")
         if isinstance(said, Exception):
             raise said
         return Completion(said, *self.tokens)

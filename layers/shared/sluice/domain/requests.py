@@ -61,8 +61,8 @@ class Submission:
         repeat: how a repeat of it is recognised; not together with an idempotency key.
         kind: what its model has to do; None: answer a conversation.
         fallbacks: models that may answer in its place, in order; None: those that the operator has set.
-        repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None: the
-            service's default.
+        repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None:
+            never.
         cache: CacheChoice as JSON, or False; None: what the key, the model or the tier says.
     """
 

@@ -9,7 +9,7 @@ from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 
 class GenerateRequest(Strict):
@@ -56,7 +56,7 @@ class GenerateRequest(Strict):
             input=asked,
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(asked.response_format, self.repair_attempts),
             cache=cache_json(self.cache),
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,

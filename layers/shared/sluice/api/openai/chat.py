@@ -36,7 +36,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 API: Final = "chat"
 
@@ -226,7 +226,7 @@ class ChatRequest(Strict):
             ),
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,

@@ -36,7 +36,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 API: Final = "responses"
 
@@ -249,7 +249,7 @@ class ResponseRequest(Strict):
             ),
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,

@@ -143,7 +143,7 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- An answer that was given again is that of an equal request of the same user, which was completed with it itself.
+-- A part of result_is_kept: an answer that was given again is that of an equal request of the same user, which was completed with it itself.
 CREATE OR REPLACE FUNCTION shared_with_its_user(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
@@ -164,7 +164,7 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- Whoever follows a request follows one that is unfinished, equal and of the same user, and follows nobody itself. And
+-- A part of inflight_is_what_is_unfinished: whoever follows a request follows one that is unfinished, equal and of the same user, and follows nobody itself. And
 -- whoever asks for others is unfinished.
 CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
@@ -184,7 +184,7 @@ CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LIMIT 100;
 $$;
 
--- What is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
+-- A part of request_settled_once: what is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
 CREATE OR REPLACE FUNCTION charges_add_up(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN

@@ -43,7 +43,7 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
-    'repair_attempts (see repairs_default), question (its digest, by which equal ones are known), cache (false, or '
+    'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
     'max_age, scope, refresh, sampled). See request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
@@ -145,7 +145,7 @@ BEGIN
                   + input_extra_items(p_submission->'input')::bigint * m.item_tokens
                   + images::bigint * coalesce(m.image_tokens, 0);
         IF p_submission->'input' ? 'response_format' THEN
-            repairs := coalesce((p_submission->>'repair_attempts')::integer, repairs_default());
+            repairs := coalesce((p_submission->>'repair_attempts')::integer, 0);
         END IF;
     END IF;
     model_ids := ARRAY[m.model_id];
@@ -330,11 +330,6 @@ COMMENT ON FUNCTION request_admit IS
 CREATE OR REPLACE FUNCTION reservation_most() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 2147000000;
-
--- How often a model is asked again, if nothing else is said, whose answer is not of the form that was asked for.
-CREATE OR REPLACE FUNCTION repairs_default() RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 1;
 
 -- The most that the worker adds to a conversation when it asks again, beside the model's own answer: two messages with
 -- so many bytes of text. The same as sluice.services.repair.
