@@ -205,7 +205,7 @@ def test_every_interleaving_equals_the_model(service: Service, dispatch_window: 
 def test_every_interleaving_of_equal_requests_equals_the_model(service: Service, count: int) -> None:
     key_hash = service.add_user()
     stop_the_clock(service.owner, NOON)
-    asked = {"parameters": {"temperature": 0}, "cache": {"max_age": 3600}}
+    asked: dict[str, Any] = {"parameters": {"temperature": 0}, "cache": {"max_age": 3600}}
     ids = [service.submit(key_hash, **asked) for _ in range(count)]
     service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
     workers = (Worker(1),) * 2

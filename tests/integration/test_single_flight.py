@@ -1,20 +1,20 @@
 """Single flight: equal requests that come while one is unfinished share its call of a model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
 from sluice.api.native.bodies import GenerateRequest
 from sluice.backends.protocol import ModelError
-from sluice.messaging import Delivery
+from sluice.messaging import Delivery, Message
 from tests.support.ledger import assert_books_balance, run_concurrently, set_clock, stop_the_clock
 from tests.support.models import Models, add_models, work, worker_of
-from tests.support.service import LIMITS, Service
+from tests.support.service import LIMITS, Service, completed
 
 QUESTION = {"parameters": {"temperature": 0}, "cache": {"max_age": 3600}}
 NOON = datetime(2031, 1, 10, 12, tzinfo=UTC)
@@ -111,8 +111,6 @@ def test_the_oldest_follower_asks_if_the_leader_ends_otherwise(
 
 
 def _message(row: Any) -> Any:
-    from sluice.messaging import Message
-
     return Message(row.request_id, row.user_id)
 
 
@@ -181,8 +179,6 @@ def test_the_answer_of_a_fallback_is_for_those_who_allow_it(service: Service, al
 def test_a_flush_that_is_sent_twice_serves_them_once(service: Service, alice: bytes, models: Models) -> None:
     leader, follower = ask(service, alice), ask(service, alice)
     (claim,) = service.claim(leader)
-    from tests.support.service import completed
-
     outcome = completed(leader, claim["attempt"])
     first, second = service.settle(outcome), service.settle(outcome)
     assert [row["request_id"] for row in first] == [leader, follower]
@@ -206,16 +202,16 @@ def test_a_thousand_at_once_make_one_call(service: Service, models: Models) -> N
     def many(submitter: Any) -> list[UUID]:
         return [submitter.submit(key, body).request_id for _ in range(50)]
 
-    def serve() -> list[UUID]:
-        # The leader's worker answers in the midst of them; its first one is lost.
+    def lose_the_first() -> list[UUID]:
+        # In the midst of them, a worker takes the leader and is lost with it.
         ids = service.queue.take()
         if ids:
             service.claim(*ids, lease_seconds=-1)
         return []
 
-    for answer in run_concurrently([*(partial(many, each) for each in submitters), serve]):
-        assert isinstance(answer, list)
-        made += answer
+    tasks: list[Callable[[], list[UUID]]] = [partial(many, each) for each in submitters]
+    for answer in run_concurrently([*tasks, lose_the_first]):
+        made += cast("list[UUID]", answer)
     assert len(made) == 1000
     service.database("rollup").call_row("request_recover", limit=2000)
     for _ in range(5):
