@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from openapi.answers import Amount, Answer, CalendarDay, FailureCode, Identity, Moment, Nothing
 from sluice.domain.documents import EmptyReason, FinishReason
@@ -114,6 +114,94 @@ class Attempt(Answer):
     ended_at: Moment
 
 
+class Amounts(Answer):
+    """Tokens, and what they cost."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cost: Cost
+
+
+class ForecastBasis(Answer):
+    """What a forecast is made from: so many answers to requests of this size."""
+
+    answers: int
+    own: bool
+    """They are the caller's own."""
+
+
+class Forecast(Amounts):
+    """What will probably be used."""
+
+    basis: ForecastBasis
+
+
+class QuotedWaitBasis(Answer):
+    """What a wait is estimated from: the queue position, and how many requests were answered in how many seconds."""
+
+    position: int
+    answered: int
+    seconds: int
+
+
+class Quoted(Answer):
+    """What a request may use, and when it would be answered."""
+
+    model: str
+    models: list[str]
+    """Those that may answer, the one that is asked first."""
+    bound: Amounts
+    """The most."""
+    forecast: Forecast | None
+    """Null where too few answers are known."""
+    cache: Literal["hit", "follow", "miss", "refresh", "bypass", "uncacheable"] | None
+    wait_seconds: int | None
+    """Until it is started; null where it is not known."""
+    wait_basis: QuotedWaitBasis | None
+    processing_ms: int | None
+    """The mean of the model's last seven days."""
+
+
+class Refusal(Answer):
+    """Why a request would be refused: problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retry_after: int = Nothing
+
+    model_config = ConfigDict(extra="allow")
+
+
+class QuoteAnswer(Quoted):
+    """A quote."""
+
+    accepted: bool
+    """Whether it would be accepted now."""
+    refusal: Refusal | None
+
+
+class Actual(Answer):
+    """What a request came to."""
+
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    total_tokens: int | None
+    cost: Cost | None
+    wait_seconds: float | None
+    processing_ms: int | None
+
+
+class KeptQuote(Quoted):
+    """What a request was accepted for, and what it came to."""
+
+    actual: Actual | None
+    """Null until it has ended."""
+
+
 class RequestCommon(Answer):
     """What lists and single requests show alike."""
 
@@ -148,6 +236,8 @@ class Request(RequestCommon):
     """The model that answered, if it is not the one that was asked for."""
     cached_from: Identity = Nothing
     """The equal request whose answer it has; absent if a model was called for it."""
+    quote: KeptQuote = Nothing
+    """Of a request that was accepted with max_cost."""
     attempts: list[Attempt] = Nothing
     """Calls of models, oldest first; absent if the model answered the first one."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from openapi.answers import Answer, Nothing
+from openapi.native_answers import QuoteAnswer
 from openapi.openai_answers import Empty, ReasoningTokens
 from sluice.api.openai.responses import ItemStatus
 from sluice.api.openai.shapes import Effort
@@ -198,6 +199,8 @@ class InputTokens(Answer):
 
     object: Literal["response.input_tokens"]
     input_tokens: int
+    quote: QuoteAnswer = Nothing
+    """Where the body has `quote: true`."""
 
 
 class AskedText(Answer):

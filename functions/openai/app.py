@@ -18,6 +18,7 @@ app = api_app(
             reader=bootstrap.reader,
             canceller=bootstrap.canceller,
             eraser=bootstrap.eraser,
+            quoter=bootstrap.quoter,
         )
     ),
     unknown_keys=bootstrap.unknown_keys,

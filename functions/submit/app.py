@@ -1,4 +1,4 @@
-"""Accepting and cancelling requests over HTTP, and forgetting cached answers."""
+"""Accepting and cancelling requests over HTTP, quotes, and forgetting cached answers."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ app = api_app(
         canceller=bootstrap.canceller,
         reader=bootstrap.reader,
         purger=bootstrap.purger,
+        quoter=bootstrap.quoter,
     ),
     unknown_keys=bootstrap.unknown_keys,
 )

@@ -11,6 +11,7 @@ from sluice_cli.commands.models import models
 from sluice_cli.commands.prices import prices
 from sluice_cli.commands.quotas import quotas
 from sluice_cli.commands.requests import requests
+from sluice_cli.commands.stats import stats
 from sluice_cli.commands.tiers import tiers
 from sluice_cli.commands.usage import usage
 from sluice_cli.commands.users import users
@@ -28,6 +29,7 @@ COMMANDS = (
     requests,
     usage,
     invoice,
+    stats,
     audit,
     verify,
     rollup,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sluice.services.foreground import Foreground
     from sluice.services.process import Worker
     from sluice.services.purge import Purger
+    from sluice.services.quote import Quoter
     from sluice.services.read import Reader
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
@@ -102,6 +103,14 @@ def eraser() -> "Eraser":
     from sluice.services.erase import Eraser
 
     return Eraser(ledger=ledger(), queue=queue())
+
+
+@cache
+def quoter() -> "Quoter":
+    """Makes quotes."""
+    from sluice.services.quote import Quoter
+
+    return Quoter(ledger=ledger(), limits=request_limits())
 
 
 @cache

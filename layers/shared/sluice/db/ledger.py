@@ -26,6 +26,7 @@ from sluice.domain.requests import (
     ModelOffer,
     Outcome,
     QueueState,
+    Quotation,
     RequestDetail,
     RequestLimits,
     RequestState,
@@ -52,6 +53,16 @@ class Ledger:
         """Accept one request or say why not: one statement, one commit."""
         return self._database.row(
             Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits))
+        )
+
+    def quote(self, key_hash: bytes, submission: Submission, limits: RequestLimits) -> Quotation:
+        """What would become of a submission now; nothing is accepted."""
+        return self._database.row(
+            Quotation,
+            "request_quote",
+            repeatable=True,
+            key_hash=key_hash,
+            submission=Jsonb(_submission(submission, limits)),
         )
 
     def run(self, key_hash: bytes, submission: Submission, limits: RequestLimits, lease_seconds: float) -> Run:

@@ -101,6 +101,29 @@ class TierCandidate:
     unpriced_tokens: int
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How good the forecasts of a model were: sums over its requests.
+
+    Attributes:
+        answers: those that there was a forecast for.
+        error_tokens, error_wait_ms: of the differences between forecast and actual, each without its sign.
+        above_bound: answers with more tokens than were reserved for them.
+        waits: requests whose wait was estimated when they were accepted.
+    """
+
+    model_id: str
+    answers: int
+    forecast_tokens: int
+    actual_tokens: int
+    error_tokens: int
+    above_bound: int
+    waits: int
+    forecast_wait_ms: int
+    actual_wait_ms: int
+    error_wait_ms: int
+
+
 class Reports:
     """Reports on all users. Every method raises SluiceError, database_unavailable.
 
@@ -158,6 +181,17 @@ class Reports:
             last_month=last_month,
             after=after,
             limit=limit,
+        )
+
+    def calibration(self, first_day: date, last_day: date, model_id: str | None) -> list[Calibration]:
+        """How good forecasts were for requests accepted in these days, by model; as of the last rollup."""
+        return self._database.rows(
+            Calibration,
+            "calibration_report",
+            repeatable=True,
+            first_day=first_day,
+            last_day=last_day,
+            model_id=model_id,
         )
 
     def price_list_exists(self, price_list: str) -> bool:

@@ -73,6 +73,7 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "lifetime_invalid": (Kind.INVALID, "Lifetime invalid"),
     "max_tokens_exceeded": (Kind.INVALID, "max_tokens too large"),
     "idempotency_conflict": (Kind.INVALID, "Idempotency key used with another body"),
+    "max_cost_exceeded": (Kind.INVALID, "It may cost more than allowed"),
     "quota_too_small": (Kind.INVALID, "The request can never fit the quota"),
     "budget_too_small": (Kind.INVALID, "The request can never fit the budget"),
     "operation_unknown": (Kind.INVALID, "Operation unknown"),

@@ -64,6 +64,8 @@ class Submission:
         repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None:
             never.
         cache: CacheChoice as JSON, or False; None: what the key, the model or the tier says.
+        max_cost: a decimal number as text, in the currency of the user's price list: a request that may cost more is
+            refused.
     """
 
     input: Input
@@ -80,6 +82,7 @@ class Submission:
     fallbacks: Sequence[str] | None = None
     repair_attempts: int | None = None
     cache: Mapping[str, Any] | Literal[False] | None = None
+    max_cost: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -114,6 +117,21 @@ class Run(Admission):
     """
 
     claim: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Quotation:
+    """What would become of a submission.
+
+    Attributes:
+        outcome, detail: as in Admission; accepted: it would be.
+        quoted: tokens, cost and times, as quote_make() in the database has them; None: it can never be accepted.
+    """
+
+    outcome: str
+    model_id: str | None
+    detail: Mapping[str, Any] | None
+    quoted: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -437,6 +455,7 @@ class RequestState(RequestFacts):
         attempts: calls of models that failed or were repeated, as attempts_json() in the database has them; None: none.
         answered_by: the model that answered, if it is not the one that was asked for.
         cached_from: the equal request whose answer it has.
+        quote: what it was accepted for, if it had a max_cost; as Quotation.quoted.
     """
 
     output: Output | None
@@ -448,6 +467,7 @@ class RequestState(RequestFacts):
     attempts: Sequence[Mapping[str, Any]] | None = None
     answered_by: str | None = None
     cached_from: UUID | None = None
+    quote: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

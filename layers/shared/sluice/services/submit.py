@@ -104,7 +104,7 @@ def accepted_or_refused(admission: Admission, submission: Submission) -> Accepte
     detail = admission.detail or {}
     quotas = [QuotaCounter(**counter) for counter in detail.get("quotas", ())]
     if admission.outcome not in ("accepted", "replayed"):
-        raise _refusal(admission.outcome, submission, detail, quotas)
+        raise refusal(admission.outcome, submission, detail, quotas)
     # An accepted request has both.
     request_id, user_id = UUID(str(admission.request_id)), str(admission.user_id)
     status = Status(detail.get("status", Status.QUEUED))
@@ -112,9 +112,10 @@ def accepted_or_refused(admission: Admission, submission: Submission) -> Accepte
     return Accepted(request_id, user_id, replayed, quotas, status, admission.model_id, detail.get("cache"))
 
 
-def _refusal(
+def refusal(
     outcome: str, submission: Submission, detail: Mapping[str, Any], quotas: Sequence[QuotaCounter]
 ) -> SluiceError:
+    """The error that a refused submission is answered with."""
     refuse_unless_allowed(outcome)
     # Of a fallback that the client named.
     model = detail.get("model", submission.model)
@@ -148,6 +149,14 @@ def _refusal(
         case "max_tokens_exceeded":
             limit = detail["max_tokens_limit"]
             return SluiceError(outcome, f"This model writes at most {limit} tokens.", max_tokens_limit=limit)
+        case "max_cost_exceeded":
+            return SluiceError(
+                outcome,
+                f"The request may cost {detail['amount_needed']} {detail['currency']}, which is more than max_cost. "
+                "Lower max_tokens, or raise max_cost.",
+                amount_needed=detail["amount_needed"],
+                currency=detail["currency"],
+            )
         case "lifetime_invalid":
             return _lifetime_refusal(outcome, detail)
         case "idempotency_conflict":

@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, ResponseFormat, schema_text
-from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
+from sluice.domain.fields import Identifier, Metadata, Price, Storable, Strict, Time
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -27,6 +27,8 @@ class GenerateRequest(Strict):
     """A JSON Schema that the answer must fit; the answer is then JSON."""
     repair_attempts: RepairAttempts | None = None
     cache: Cache | None = None
+    max_cost: Price | None = None
+    """Refuse the request if it may cost more, in the currency of the caller's price list."""
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
 
@@ -58,6 +60,7 @@ class GenerateRequest(Strict):
             fallbacks=fallbacks,
             repair_attempts=repairs(asked.response_format, self.repair_attempts),
             cache=cache_json(self.cache),
+            max_cost=None if self.max_cost is None else str(self.max_cost),
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

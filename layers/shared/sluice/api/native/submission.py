@@ -33,6 +33,7 @@ from sluice.telemetry import MetricUnit, logger, metrics
 from sluice.validation import parse_json
 
 if TYPE_CHECKING:
+    from sluice.services.quote import Quoter
     from sluice.services.read import Reader
 
 
@@ -42,6 +43,7 @@ def submission_routes(
     canceller: Callable[[], Canceller],
     reader: Callable[[], "Reader"],
     purger: Callable[[], Purger],
+    quoter: Callable[[], "Quoter"],
 ) -> APIGatewayHttpRouter:
     """The routes; the providers are asked for their services when a request arrives."""
     router = new_router()
@@ -70,6 +72,13 @@ def submission_routes(
         if body := body_text(event).strip():
             parse_json(Nothing, body)
         return cancel(canceller(), key_hash, request_id)
+
+    @router.post("/quote")
+    def _quote() -> Response[str]:
+        event = router.current_event
+        key_hash = caller_key(event)
+        read_query(event, Nothing)
+        return quote(quoter(), key_hash, parse_json(GenerateRequest, body_text(event)))
 
     @router.delete("/cache")
     def _purge() -> Response[str]:
@@ -121,6 +130,13 @@ def waited(reader: "Reader", key_hash: bytes, accepted: Response[str], seconds: 
         return accepted
     kept = {name: str(value) for name, value in accepted.headers.items() if name != "Retry-After"}
     return answer(200, request_view(state), kept | {"Preference-Applied": "wait"})
+
+
+def quote(quoter: "Quoter", key_hash: bytes, body: GenerateRequest) -> Response[str]:
+    """What would become of a request, which is not accepted."""
+    from sluice.api.native.quotes import quote_view  # noqa: PLC0415  (few ask for quotes)
+
+    return answer(200, quote_view(quoter.quote(key_hash, body.submission())))
 
 
 def purge(purger: Purger, key_hash: bytes) -> Response[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from sluice.api.native.quotes import kept_quote
 from sluice.domain.documents import Output
 from sluice.domain.failures import fault_of
 from sluice.domain.requests import ModelOffer, QueueState, RequestFacts, RequestState, token_parts
@@ -28,6 +29,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
         | ({"result_type": state.output.result_type} if state.output and state.output.result_type else {})
         | ({} if state.answered_by is None else {"answered_by": state.answered_by})
         | ({} if state.cached_from is None else {"cached_from": str(state.cached_from)})
+        | ({} if state.quote is None else {"quote": kept_quote(state)})
         | ({} if not state.attempts else {"attempts": [_attempt(each) for each in state.attempts]})
     )
 

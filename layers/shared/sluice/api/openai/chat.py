@@ -33,7 +33,7 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit
 from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -189,6 +189,7 @@ class ChatRequest(Strict):
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
     cache: Cache | None = None
+    max_cost: Price | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatRequest":
@@ -228,6 +229,7 @@ class ChatRequest(Strict):
             fallbacks=fallbacks,
             repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
+            max_cost=None if self.max_cost is None else str(self.max_cost),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API},

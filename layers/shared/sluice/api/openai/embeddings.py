@@ -10,7 +10,7 @@ from pydantic import Field
 from sluice.api.openai.shapes import Label
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, Message, OutputEmbedding, TextPart, TokensPart
-from sluice.domain.fields import Identifier, Storable, Strict
+from sluice.domain.fields import Identifier, Price, Storable, Strict
 from sluice.domain.requests import RequestDetail, Submission
 
 API: Final = "embeddings"
@@ -37,6 +37,7 @@ class EmbeddingRequest(Strict):
     dimensions: Annotated[int, Field(ge=1, le=100_000)] | None = None
     user: Label | None = None
     cache: Cache | None = None
+    max_cost: Price | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -51,6 +52,7 @@ class EmbeddingRequest(Strict):
             surface={"api": API, "echo": {"user": self.user} if self.user else {}},
             kind="embedding",
             cache=cache_json(self.cache),
+            max_cost=None if self.max_cost is None else str(self.max_cost),
         )
 
 

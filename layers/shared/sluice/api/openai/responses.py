@@ -33,7 +33,7 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -214,18 +214,22 @@ class ResponseRequest(Strict):
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
     cache: Cache | None = None
+    max_cost: Price | None = None
+    quote: bool | None = None
+    """Of /v1/responses/input_tokens only: also what the request would use and cost."""
 
-    def submission(self, earlier: tuple[Message, ...], referred: Referred) -> Submission:
+    def submission(self, earlier: tuple[Message, ...], referred: Referred, *, is_counted: bool = False) -> Submission:
         """The request that the body describes.
 
         Args:
             earlier: the conversation that it continues.
             referred: finds what the input refers to.
+            is_counted: it is only counted, and not asked.
 
         Raises:
             SluiceError: invalid_input, parameter_unsupported.
         """
-        self._check()
+        self._check(is_counted=is_counted)
         messages = earlier + self._messages(referred)
         check_tool_results(messages, "input")
         if not messages:
@@ -251,15 +255,18 @@ class ResponseRequest(Strict):
             fallbacks=fallbacks,
             repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
+            max_cost=None if self.max_cost is None else str(self.max_cost),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},
         )
 
-    def _check(self) -> None:
+    def _check(self, *, is_counted: bool) -> None:
         for name in self.include or ():
             if name not in INCLUDABLE:
                 raise unsupported("include", f"only {', '.join(INCLUDABLE)} may be named")
+        if self.quote is not None and not is_counted:
+            raise unsupported("quote", "it is for /v1/responses/input_tokens; ask there, or with POST /quote")
         if self.background and self.store is False:
             raise invalid("A background response has to be stored: it could not be retrieved.", "store")
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from sluice.api.app import new_router
 from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
+from sluice.api.native.quotes import quote_view
 from sluice.api.openai import chat, embeddings, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
@@ -37,6 +38,7 @@ from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
 from sluice.services.erase import Eraser
 from sluice.services.foreground import Answered, Foreground, detail_of
+from sluice.services.quote import Quoter
 from sluice.services.read import Reader
 from sluice.services.submit import Accepted, Submitter
 from sluice.services.wait import wait_until_ended
@@ -59,6 +61,7 @@ class Services:
     reader: Callable[[], Reader]
     canceller: Callable[[], Canceller]
     eraser: Callable[[], Eraser]
+    quoter: Callable[[], Quoter]
 
 
 class RetrieveQuery(Strict):
@@ -192,13 +195,17 @@ def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     body = read_body(ResponseRequest, body_text(event), responses.UNSUPPORTED)
     find = _finder(services, key_hash)
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
-    asked = body.submission(earlier, referred_items(find)).input
+    submission = body.submission(earlier, referred_items(find), is_counted=True)
+    asked = submission.input
     offer = _offer(services.reader().models(key_hash), body.model)
     if offer.kind != "chat":
         raise SluiceError("model_kind_differs", "This model does not answer conversations.")
     if asked.image_count and offer.image_tokens is None:
         raise SluiceError("images_not_taken", "This model takes no images.")
-    return answer(200, {"object": "response.input_tokens", "input_tokens": _most_tokens(asked, offer)})
+    counted = {"object": "response.input_tokens", "input_tokens": _most_tokens(asked, offer)}
+    if not body.quote:
+        return answer(200, counted)
+    return answer(200, counted | {"quote": quote_view(services.quoter().quote(key_hash, submission))})
 
 
 def _most_tokens(asked: Input, offer: ModelOffer) -> int:

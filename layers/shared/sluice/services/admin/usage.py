@@ -1,10 +1,12 @@
 """Operations on usage and invoices."""
 
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sluice.db.reports import Calibration as CalibrationRow
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
 from sluice.domain.fields import Identifier, Month, PageSize, Strict, Text, UserId
@@ -39,6 +41,12 @@ class UsageTiers(Strict):
         return self
 
 
+class Calibration(Days):
+    """How good forecasts were, of a model or of all."""
+
+    model_id: Identifier | None = None
+
+
 class InvoiceGet(Breakdown):
     user_id: UserId
     month: Month
@@ -60,6 +68,10 @@ def analyse_tiers(context: AdminContext, given: UsageTiers) -> list[dict[str, An
     )
 
 
+def report_calibration(context: AdminContext, given: Calibration) -> list[dict[str, Any]]:
+    return [calibration_json(row) for row in context.reports.calibration(given.start, given.end, given.model_id)]
+
+
 def get_invoice(context: AdminContext, given: InvoiceGet) -> dict[str, Any]:
     document = invoices.invoice(
         context.reports, given.user_id, given.month, price_list=given.price_list, attribute=given.attribute
@@ -67,8 +79,22 @@ def get_invoice(context: AdminContext, given: InvoiceGet) -> dict[str, Any]:
     return {"csv": invoices.invoice_csv(document)} if given.format == "csv" else document
 
 
+def calibration_json(row: CalibrationRow) -> dict[str, Any]:
+    """The sums with what follows from them: error and bias in parts of what was used, None without a forecast."""
+    return asdict(row) | {
+        "error": _part(row.error_tokens, row.actual_tokens),
+        "bias": _part(row.forecast_tokens - row.actual_tokens, row.actual_tokens),
+        "wait_error_seconds": None if not row.waits else round(row.error_wait_ms / row.waits / 1000, 3),
+    }
+
+
+def _part(tokens: int, whole: int) -> float | None:
+    return None if not whole else round(tokens / whole, 4)
+
+
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "usage.get": Operation(UsageGet, get_usage),
     "usage.tiers": Operation(UsageTiers, analyse_tiers),
     "invoice.get": Operation(InvoiceGet, get_invoice),
+    "stats.calibration": Operation(Calibration, report_calibration),
 }

@@ -57,7 +57,8 @@ BEGIN
         ('asked_find', 'prompts', 'request_id',
          'OUT input jsonb, OUT parameters jsonb, OUT surface jsonb, OUT erased_at timestamptz',
          'SELECT q.input, q.parameters, q.surface, q.erased_at INTO input, parameters, surface, erased_at'),
-        ('metadata_find', 'prompts', 'request_id', 'OUT metadata jsonb', 'SELECT q.metadata INTO metadata'),
+        ('extras_find', 'prompts', 'request_id', 'OUT metadata jsonb, OUT handling jsonb',
+         'SELECT q.metadata, q.handling INTO metadata, handling'),
         -- A page of whole prompts could be larger than a Lambda response may be.
         ('prompt_beginning', 'prompts', 'request_id', 'OUT prompt text', 'SELECT left(q.prompt, 1000) INTO prompt'),
         ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output')

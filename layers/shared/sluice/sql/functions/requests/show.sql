@@ -60,7 +60,8 @@ CALL define_type('request_state', $$
     estimated_tokens integer, reserved_tokens integer, prompt_tokens integer, completion_tokens integer,
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
     processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
-    reasoning_tokens integer, attempts jsonb, answered_by text, cached_from uuid
+    reasoning_tokens integer, attempts jsonb, answered_by text, cached_from uuid,
+    quote jsonb
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -119,7 +120,7 @@ BEGIN
     IF r.result_id IS NOT NULL THEN
         result.output := result_find(r.result_id);
     END IF;
-    result.metadata := metadata_find(p_request_id);
+    SELECT f.metadata, f.handling->'quote' INTO result.metadata, result.quote FROM extras_find(p_request_id) AS f;
     -- A request that was answered by its first call has none.
     IF r.attempts > 1 OR r.charges IS NOT NULL OR r.error_code IS NOT NULL OR r.status = 'cancelled'
        OR i.failed_attempts > 0
@@ -139,7 +140,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
     'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
-    'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for.';
+    'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for. '
+    'quote: see quote_make, of a request that was accepted with max_cost.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,

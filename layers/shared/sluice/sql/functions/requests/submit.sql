@@ -1,7 +1,7 @@
 -- Submitting: one request is accepted, or refused with a reason. One call, one commit.
 
 CALL define_type('admission', $$
-    outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb
+    outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb, quoted jsonb
 $$);
 CALL define_type('lifetime', $$begins_at timestamptz, expires_at timestamptz, refusal text$$);
 
@@ -44,7 +44,8 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
     'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
-    'max_age, scope, refresh, sampled). See request_admit.';
+    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), quote (accept nothing). See '
+    'request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
 -- p_key_models: those that the key may be used for; NULL: all. p_key_max_age: see api_keys.cache_max_age.
@@ -180,6 +181,10 @@ BEGIN
         END IF;
     END IF;
 
+    IF p_submission ?| '{quote,max_cost}' THEN
+        result.quoted := quote_make(plan, m, model_ids, reserved, completions, completion, bytes, look);
+    END IF;
+
     result.request_id := request_id_now();
     LOOP
         at := uuid_extract_timestamp(result.request_id);
@@ -221,6 +226,20 @@ BEGIN
         RETURN result;
     END IF;
 
+    IF p_submission ? 'max_cost' THEN
+        IF result.quoted #>> '{bound,amount}' IS NULL THEN
+            result.outcome := 'model_unpriced';
+            result.detail := jsonb_build_object('price_list', result.quoted->>'price_list');
+            RETURN result;
+        ELSIF (result.quoted #>> '{bound,amount}')::numeric > (p_submission->>'max_cost')::numeric THEN
+            result.outcome := 'max_cost_exceeded';
+            result.detail := jsonb_build_object(
+                'max_cost', p_submission->>'max_cost', 'amount_needed', result.quoted #>> '{bound,amount}',
+                'currency', result.quoted->>'currency');
+            RETURN result;
+        END IF;
+    END IF;
+
     IF plan.has_budgets THEN
         LOOP
             budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions,
@@ -248,6 +267,9 @@ BEGIN
 
     -- Accepted. From here on everything is written, and nothing is refused.
     result.outcome := 'accepted';
+    IF p_submission ? 'quote' THEN
+        RETURN result;
+    END IF;
     IF room.is_reset THEN
         PERFORM quota_reset(plan.user_id, at);
     END IF;
@@ -277,8 +299,10 @@ BEGIN
             coalesce(nullif(p_submission->'parameters', 'null'), '{}')
                 || CASE m.kind WHEN 'chat' THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
             nullif(p_submission->'metadata', 'null'), p_submission->'surface',
-            CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 THEN jsonb_strip_nulls(jsonb_build_object(
-                'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0))) END);
+            CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 OR result.quoted IS NOT NULL THEN
+                jsonb_strip_nulls(jsonb_build_object(
+                    'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0),
+                    'quote', result.quoted)) END);
 
     IF is_hit THEN
         PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look);
@@ -322,7 +346,7 @@ END $$;
 COMMENT ON FUNCTION request_admit IS
     'accepted; replayed (the idempotency key was used before, or this is a repeat; detail has the status of that '
     'request); or a refusal: model_missing, model_unknown, model_not_allowed, model_kind_differs, images_not_taken, '
-    'max_tokens_exceeded, prompt_too_long, user_inactive, idempotency_conflict, lifetime_invalid, '
+    'max_tokens_exceeded, prompt_too_long, user_inactive, idempotency_conflict, lifetime_invalid, max_cost_exceeded, '
     'quota_too_small (can never fit), quota_exceeded, model_unpriced, budget_currency_differs, budget_too_small, '
     'budget_exceeded, unfinished_exceeded. send: requests of the user whose messages the caller should send now.';
 

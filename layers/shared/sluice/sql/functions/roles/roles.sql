@@ -34,7 +34,7 @@ GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
     adjustments_due, request_stats, rollup_watermarks, model_breakers,
-    answer_cache
+    answer_cache, answer_sizes, forecast_stats
     TO sluice_definer;
 GRANT INSERT ON prompts, results, attempts, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
 -- A redrive takes back what its attempts were charged.
@@ -82,11 +82,11 @@ BEGIN
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
-                                      'request_ended', 'wait_begin', 'wait_end', 'cache_purge']),
+                                      'request_ended', 'wait_begin', 'wait_end', 'cache_purge', 'request_quote']),
         ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
                                       'request_history_v2', 'model_offers', 'usage_show', 'usage_show_v2',
                                       'usage_show_v3']),
-        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_settle', 'request_undispatch',
+        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle', 'request_undispatch',
                                       'request_detail', 'request_ended', 'request_cancel', 'request_erase',
                                       'model_offers']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
@@ -102,7 +102,7 @@ BEGIN
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
-                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
+                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis', 'calibration_report',
                                       'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP

@@ -90,7 +90,8 @@ BEGIN
         failure_count = s.failure_count + EXCLUDED.failure_count,
         incomplete_count = s.incomplete_count + EXCLUDED.incomplete_count;
     GET DIAGNOSTICS changes = ROW_COUNT;
+    PERFORM rollup_forecasts();
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_stats() IS
-    'Adds what is new in the audit log to request_stats; returns how many rows changed.';
+    'Adds what is new in the audit log to request_stats, answer_sizes and forecast_stats; returns how many rows changed.';

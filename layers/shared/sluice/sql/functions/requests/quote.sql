@@ -1,0 +1,92 @@
+-- Quotes: what a request would use and cost, whether it would be accepted, and when it would be answered. Nothing is
+-- written, and the checks are those of request_admit itself.
+
+-- What a submission that could be accepted would be. It is computed in the middle of request_admit.
+CREATE OR REPLACE FUNCTION quote_make(
+    plan quota_plans, m models, p_model_ids text[], p_reserved integer, p_completions integer, p_max_tokens integer,
+    p_bytes integer, p_look cache_look_up
+)
+    RETURNS jsonb
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    day      date := utc_today();
+    list     text := billing_list(plan.user_id, day);
+    is_hit   boolean := coalesce(p_look.said = 'hit', false);
+    estimate integer := greatest((p_bytes + 3) / 4 + m.overhead_tokens, 1);
+    forecast answer_forecast;
+    wait     record;
+BEGIN
+    forecast := answer_forecast(plan.user_id, m.model_id, estimate, p_max_tokens);
+    SELECT * INTO wait FROM quote_wait(plan, p_look.leader_id IS NOT NULL);
+    RETURN jsonb_build_object(
+        'model', m.model_id, 'models', p_model_ids, 'price_list', list, 'currency', list_currency(list),
+        'bound', jsonb_build_object(
+            'prompt_tokens', p_reserved - p_completions, 'completion_tokens', p_completions,
+            'amount', trim_scale(CASE
+                WHEN is_hit THEN tokens_cost(list, m.model_id, day, 0, 0, 0, 0, 1)
+                ELSE models_cost_most(list, p_model_ids, day, p_reserved - p_completions, p_completions) END)::text),
+        'forecast', CASE
+            WHEN is_hit OR p_look.leader_id IS NOT NULL THEN jsonb_build_object(
+                'prompt_tokens', 0, 'completion_tokens', 0,
+                'amount', trim_scale(tokens_cost(list, m.model_id, day, 0, 0, 0, 0, 1))::text, 'answers', 1,
+                'is_own', true)
+            WHEN forecast.answers IS NOT NULL THEN jsonb_build_object(
+                'prompt_tokens', forecast.prompt_tokens, 'completion_tokens', forecast.completion_tokens,
+                'amount', trim_scale(tokens_cost(list, m.model_id, day, forecast.prompt_tokens,
+                                                 forecast.completion_tokens, 0, 0, 0))::text,
+                'answers', forecast.answers, 'is_own', forecast.is_own) END,
+        'cache', p_look.said,
+        'wait_seconds', CASE WHEN is_hit THEN 0 ELSE wait.seconds END,
+        'wait_basis', CASE WHEN NOT is_hit THEN wait.basis END,
+        'processing_ms', CASE WHEN is_hit THEN 0 ELSE model_processing_ms(m.model_id) END);
+END $$;
+
+-- How long a request of the user would wait to be started: not at all if the dispatch window has room and nothing waits
+-- before it, otherwise at the rate at which the user's requests end. NULL: it is not known. p_follows: it would wait for
+-- an equal one.
+CREATE OR REPLACE FUNCTION quote_wait(plan quota_plans, p_follows boolean, OUT seconds integer, OUT basis jsonb)
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    counted record;
+    lately  record;
+BEGIN
+    SELECT count(*) FILTER (WHERE i.dispatched_at IS NOT NULL) AS dispatched,
+           count(*) FILTER (WHERE i.dispatched_at IS NULL AND i.follows IS NULL
+                                  AND coalesce(i.not_before, '-infinity') <= clock_now()) AS waiting
+    INTO counted FROM inflight i WHERE i.user_id = plan.user_id;
+    IF p_follows OR counted.waiting = 0 AND counted.dispatched < plan.dispatch_window THEN
+        seconds := 0;
+        RETURN;
+    END IF;
+    lately := requests_ended_lately(plan.user_id);
+    IF lately.ended > 0 THEN
+        seconds := ceil((counted.waiting + 1) * lately.seconds / lately.ended);
+        basis := jsonb_build_object('position', counted.waiting + 1, 'answered', lately.ended,
+                                    'seconds', ceil(lately.seconds));
+    END IF;
+END $$;
+
+-- The mean time that a model's requests of the last seven days took; NULL: there were none.
+CREATE OR REPLACE FUNCTION model_processing_ms(p_model_id text) RETURNS integer
+    LANGUAGE sql STABLE
+    RETURN (SELECT (sum(s.processing_time_ms_sum) / nullif(sum(s.processed_count), 0))::integer
+            FROM request_stats s
+            WHERE s.model_id = p_model_id AND s.day >= date_trunc('day', clock_now()) - interval '7 days');
+
+CALL define_type('quotation', $$outcome text, model_id text, detail jsonb, quoted jsonb$$);
+
+CREATE OR REPLACE FUNCTION request_quote(p_key_hash bytea, p_submission jsonb) RETURNS quotation
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    made   admission := request_submit(p_key_hash, p_submission || '{"quote": true}');
+    result quotation;
+BEGIN
+    result.outcome := made.outcome;
+    result.model_id := made.model_id;
+    result.detail := made.detail;
+    result.quoted := made.quoted;
+    RETURN result;
+END $$;
+COMMENT ON FUNCTION request_quote(bytea, jsonb) IS
+    'What would become of a submission: outcome and detail as request_submit would answer now, with nothing accepted. '
+    'quoted: NULL if it can never be accepted as it is.';
