@@ -178,7 +178,7 @@ def refusal(
         case "model_unpriced":
             return SluiceError(
                 outcome,
-                f"The model has no price in the price list {detail['price_list']!r}, so your budget cannot limit it. "
+                f"The model has no price in the price list {detail['price_list']!r}, so its cost cannot be limited. "
                 "Name another model, or ask the operator of this service to set the price.",
             )
         case "budget_currency_differs":

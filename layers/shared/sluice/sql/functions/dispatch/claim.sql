@@ -15,20 +15,19 @@ CREATE OR REPLACE FUNCTION request_claim(p_ids uuid[], p_lease_seconds double pr
 DECLARE
     at      timestamptz := clock_now();
     ids     uuid[] := array_sort(p_ids);
-    due     record;
+    due     uuid[] := p_ids;
+    probes  jsonb;
     claimed integer;
     failing boolean;
 BEGIN
     PERFORM claim_wake(p_ids, at);
     failing := EXISTS (SELECT FROM model_breakers);
     IF failing THEN
-        due := claim_admit(p_ids, at);
-    ELSE
-        SELECT p_ids AS ids, NULL::jsonb AS probes INTO due;
+        SELECT a.ids, a.probes INTO due, probes FROM claim_admit(p_ids, at) AS a;
     END IF;
     RETURN QUERY
         WITH taken AS MATERIALIZED (
-            SELECT * FROM claim_take(due.ids, at, at + make_interval(secs => p_lease_seconds))
+            SELECT * FROM claim_take(due, at, at + make_interval(secs => p_lease_seconds))
         ), started AS (
             -- The range lets the cached plan open only the partitions of these months; the list does not.
             UPDATE requests r SET
@@ -48,7 +47,7 @@ BEGIN
                m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
                m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text,
                CASE WHEN failing OR p.handling IS NOT NULL
-                    THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, due.probes) END,
+                    THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, probes) END,
                m.mapping
         FROM started r
         CROSS JOIN LATERAL question_find(r.request_id) AS p

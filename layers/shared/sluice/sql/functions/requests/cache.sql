@@ -28,26 +28,21 @@ CALL define_type('cache_look_up', $$
     finish_reason text, leader_id uuid
 $$);
 
+-- p_max_age: what the key, the model or the tier says; NULL: none of them does.
 CREATE OR REPLACE FUNCTION cache_look(
-    plan quota_plans, p_key_id uuid, p_key_max_age integer, m models, p_submission jsonb, p_max_tokens integer
+    p_user_id text, p_key_id uuid, p_max_age integer, m models, p_submission jsonb, p_max_tokens integer
 )
     RETURNS cache_look_up
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     asked   jsonb := coalesce(nullif(p_submission->'cache', 'null'), '{}');
-    max_age integer := coalesce(
-        (asked->>'max_age')::integer, p_key_max_age, m.cache_max_age,
-        (SELECT t.cache_max_age FROM tiers t WHERE t.tier = plan.tier));
+    max_age integer := coalesce((asked->>'max_age')::integer, nullif(p_max_age, 0), (cache_rules()).usual);
     found   answer_cache;
     result  cache_look_up;
 BEGIN
     IF asked = 'false' THEN
         result.said := 'bypass';
         RETURN result;
-    ELSIF p_submission ? 'cache' THEN
-        max_age := coalesce(nullif(max_age, 0), CASE WHEN asked->>'max_age' IS NULL THEN (cache_rules()).usual ELSE 0 END);
-    ELSIF coalesce(max_age, 0) = 0 THEN
-        RETURN NULL;
     END IF;
     IF m.kind = 'chat' AND (p_submission #>> '{parameters,temperature}')::numeric IS DISTINCT FROM 0
        AND NOT coalesce(p_submission->'parameters' ? 'seed', false) AND asked->'sampled' IS DISTINCT FROM 'true'
@@ -55,14 +50,14 @@ BEGIN
         result.said := 'uncacheable';
         RETURN result;
     END IF;
-    result.fingerprint := question_fingerprint(plan.user_id, m.model_id, p_max_tokens, p_submission->>'question');
+    result.fingerprint := question_fingerprint(p_user_id, m.model_id, p_max_tokens, p_submission->>'question');
     result.cache_scope := CASE WHEN asked->>'scope' = 'key' THEN p_key_id ELSE cache_scope_of_all() END;
     IF asked->'refresh' = 'true' THEN
         result.said := 'refresh';
         RETURN result;
     END IF;
     SELECT * INTO found FROM answer_cache c
-    WHERE (c.user_id, c.fingerprint, c.cache_scope) = (plan.user_id, result.fingerprint, result.cache_scope);
+    WHERE (c.user_id, c.fingerprint, c.cache_scope) = (p_user_id, result.fingerprint, result.cache_scope);
     IF found.answered_at > clock_now() - make_interval(secs => max_age) THEN
         result.said := 'hit';
         result.request_id := found.request_id;

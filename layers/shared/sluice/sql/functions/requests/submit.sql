@@ -14,7 +14,9 @@ DECLARE
     result admission;
 BEGIN
     -- Nearly always, the key is good and the lock is free: one statement finds the one and takes the other.
-    SELECT p AS plan, k.key_id, k.models, k.cache_max_age, key_is_stale(k) AS is_stale INTO caller
+    SELECT p AS plan, k.key_id, k.models, k.cache_max_age, key_is_stale(k) AS is_stale,
+           (SELECT t.cache_max_age FROM tiers t WHERE t.tier = p.tier) AS tier_max_age
+    INTO caller
     FROM api_keys k JOIN users u ON u.user_id = k.user_id JOIN quota_plans p ON p.user_id = k.user_id
     WHERE k.key_hash = p_key_hash AND key_refusal(k, u, 'submit') IS NULL
     FOR NO KEY UPDATE OF p SKIP LOCKED;
@@ -25,7 +27,9 @@ BEGIN
         IF caller.outcome = 'ok' THEN
             plan := user_lock(caller.user_id);
             -- Checked again: the key may have been revoked while this waited for the lock.
-            SELECT c.*, k.models, k.cache_max_age INTO caller
+            SELECT c.*, k.models, k.cache_max_age,
+                   (SELECT t.cache_max_age FROM tiers t WHERE t.tier = plan.tier) AS tier_max_age
+            INTO caller
             FROM key_check(p_key_hash, 'submit') AS c LEFT JOIN api_keys k ON k.key_id = c.key_id;
         END IF;
         IF caller.outcome <> 'ok' THEN
@@ -33,7 +37,8 @@ BEGIN
             RETURN result;
         END IF;
     END IF;
-    result := request_admit(plan, caller.key_id, caller.models, caller.cache_max_age, 'submit', p_submission, true);
+    result := request_admit(plan, caller.key_id, caller.models, caller.cache_max_age, caller.tier_max_age, 'submit',
+                            p_submission, true);
     IF caller.is_stale AND result.outcome = 'accepted' THEN
         PERFORM key_touch(caller.key_id);
     END IF;
@@ -48,10 +53,11 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
--- p_key_models: those that the key may be used for; NULL: all. p_key_max_age: see api_keys.cache_max_age.
+-- p_key_models: those that the key may be used for; NULL: all. p_key_max_age, p_tier_max_age: see
+-- api_keys.cache_max_age.
 CREATE OR REPLACE FUNCTION request_admit(
-    plan quota_plans, p_key_id uuid, p_key_models text[], p_key_max_age integer, p_actor text, p_submission jsonb,
-    p_may_dispatch boolean
+    plan quota_plans, p_key_id uuid, p_key_models text[], p_key_max_age integer, p_tier_max_age integer, p_actor text,
+    p_submission jsonb, p_may_dispatch boolean
 )
     RETURNS admission
     LANGUAGE plpgsql AS $$
@@ -170,8 +176,11 @@ BEGIN
         RETURN result;
     END IF;
     reserved := needed;
-    IF p_submission ? 'question' AND NOT p_submission ? 'not_before' THEN
-        look := cache_look(plan, p_key_id, p_key_max_age, m, p_submission, completion);
+    IF (p_submission ? 'cache' OR coalesce(p_key_max_age, m.cache_max_age, p_tier_max_age) > 0)
+       AND p_submission ? 'question' AND NOT p_submission ? 'not_before'
+    THEN
+        look := cache_look(plan.user_id, p_key_id, coalesce(p_key_max_age, m.cache_max_age, p_tier_max_age), m,
+                           p_submission, completion);
         is_hit := coalesce(look.said = 'hit', false);
         IF is_hit THEN
             -- No model is called.
