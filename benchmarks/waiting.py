@@ -86,18 +86,19 @@ class Caller:
     def foreground(self) -> None:
         """Ask through /v1, and wait."""
         message = {"role": "user", "content": uuid4().hex}
-        answer = self._call("POST", "/v1/chat/completions", {"model": MODEL, "messages": [message], "max_tokens": 16})
+        answer = self.call("POST", "/v1/chat/completions", {"model": MODEL, "messages": [message], "max_tokens": 16})
         assert answer["choices"][0]["message"]["content"] == "fine", answer
 
     def queue(self) -> None:
         """Submit, and ask for the answer until it is there."""
         asked = {"model": MODEL, "prompt": uuid4().hex, "parameters": {"max_tokens": 16}}
-        request_id = self._call("POST", "/generate", asked)["request_id"]
-        while (answer := self._call("GET", f"/status/{request_id}"))["status"] not in _ENDED:
+        request_id = self.call("POST", "/generate", asked)["request_id"]
+        while (answer := self.call("GET", f"/status/{request_id}"))["status"] not in _ENDED:
             time.sleep(POLL_SECONDS)
         assert answer["result"] == "fine", answer
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Call the API; returns the body of the answer."""
         self._connection.request(method, self._base + path, None if body is None else json.dumps(body), self._headers)
         return json.loads(self._connection.getresponse().read())
 

@@ -70,7 +70,8 @@ NO_ROUTE: Final = "route_not_found"
 
 # Headers --------------------------------------------------------------------------------------------------------------
 
-_ASKED: Final = ("x-request-id", "Idempotent-Replayed", *RATE_LIMITS)
+_CACHED: Final = ("Cache-Status", "Age")
+_ASKED: Final = ("x-request-id", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 
 

@@ -55,6 +55,7 @@ _DETAILS = (
     number("reasoning_tokens"),
     text("fallbacks"),
     text("answered_by"),
+    text("cached_from"),
 )
 _CALL = (
     number("attempt"),

@@ -83,16 +83,21 @@ def check_submission(submission: Submission, limits: RequestLimits) -> None:
         )
     form = submission.input.response_format
     if form is not None and form.schema_text is not None:
-        _check_schema(form.schema_text)
+        _check_schema(form.schema_text, str((submission.surface or {}).get("api")))
 
 
-def _check_schema(schema: str) -> None:
+# By API, the parameter that holds the schema.
+_SCHEMA_PARAMETERS: Final = {"chat": "response_format", "responses": "text.format"}
+
+
+def _check_schema(schema: str, api: str) -> None:
     from sluice.structured.rules import SchemaRefusedError, check_schema  # noqa: PLC0415  (most ask for no form)
 
     try:
         check_schema(schema)
     except SchemaRefusedError as error:
-        raise SluiceError("schema_refused", error.reason) from None
+        named = {"param": _SCHEMA_PARAMETERS[api]} if api in _SCHEMA_PARAMETERS else {}
+        raise SluiceError("schema_refused", error.reason, **named) from None
 
 
 def accepted_or_refused(admission: Admission, submission: Submission) -> Accepted:

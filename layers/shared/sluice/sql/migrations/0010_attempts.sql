@@ -4,7 +4,7 @@
 -- All locks at once, and first those that others take first (see 0007_token_classes.sql). Nothing is read or rewritten
 -- meanwhile.
 LOCK TABLE quota_plans IN EXCLUSIVE MODE;
-LOCK TABLE api_keys, models, requests, requests_archive, prompts, results IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE api_keys, models, inflight, requests, requests_archive, prompts, results IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE api_keys ADD COLUMN models varchar(255)[];
 COMMENT ON COLUMN api_keys.models IS 'The models that the key may be used for; NULL: all.';
@@ -62,6 +62,10 @@ COMMENT ON COLUMN attempts.prompt_tokens IS 'As the model reported it; NULL: it 
 COMMENT ON COLUMN attempts.is_charged IS
     'Whether its tokens are charged to the user: those of answers, up to the last one, of the attempt that ended the '
     'request.';
+
+ALTER TABLE inflight ADD COLUMN is_held boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN inflight.is_held IS
+    'Its not_before is that of a circuit breaker: it waits until one of its models may be called.';
 
 -- Rows only of models that fail now.
 CREATE TABLE model_breakers (

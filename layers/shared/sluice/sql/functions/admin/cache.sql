@@ -8,6 +8,8 @@ DECLARE
 BEGIN
     IF a->>'user_id' IS NOT NULL THEN
         PERFORM admin_user_lock(a->>'user_id');
+    ELSE
+        PERFORM users_lock(ARRAY(SELECT DISTINCT c.user_id FROM answer_cache c WHERE c.model_id = a->>'model_id'));
     END IF;
     IF a->>'model_id' IS NOT NULL AND NOT EXISTS (SELECT FROM models m WHERE m.model_id = a->>'model_id') THEN
         PERFORM admin_refuse('model_unknown');

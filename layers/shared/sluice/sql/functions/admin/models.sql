@@ -101,7 +101,10 @@ BEGIN
         is_active = EXCLUDED.is_active, kind = EXCLUDED.kind, item_tokens = EXCLUDED.item_tokens,
         image_tokens = EXCLUDED.image_tokens, fallbacks = EXCLUDED.fallbacks, mapping = EXCLUDED.mapping,
         cache_max_age = EXCLUDED.cache_max_age, updated_at = clock_now();
-    PERFORM breaker_close(id, p_actor);
+    -- All user locks that this takes, at once, and before the rows that are locked under them.
+    PERFORM users_lock(ARRAY(
+        SELECT c.user_id FROM answer_cache c WHERE c.model_id = id
+        UNION SELECT unnest(users_repriced('standard', id))));
     IF (old.backend, old.backend_model, old.endpoint, old.mapping)
        IS DISTINCT FROM (new.backend, new.backend_model, new.endpoint, new.mapping)
     THEN
@@ -111,6 +114,7 @@ BEGIN
     PERFORM price_put('standard', id, p.key, utc_today(), p.value::numeric)
     FROM jsonb_each_text(coalesce(p_description->'prices', '{}')) AS p;
     PERFORM budgets_reprice('standard', id);
+    PERFORM breaker_close(id, p_actor);
 
     IF new.max_tokens_limit < old.max_tokens_limit AND before IS NOT NULL THEN
         warnings := warnings || format('Requests with max_tokens above %s are refused; until now %s were allowed.',

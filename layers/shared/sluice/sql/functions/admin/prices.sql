@@ -45,8 +45,9 @@ BEGIN
     IF old.price_per_million = p_price THEN
         RETURN;
     END IF;
-    IF p_valid_from < utc_today() AND (old.valid_from IS NOT NULL OR has_fallback_price(
-           p_price_list, p_model_id, p_token_class, p_valid_from)) THEN
+    -- Without a price, answers from the cache were free.
+    IF p_valid_from < utc_today() AND (old.valid_from IS NOT NULL OR p_token_class = 'cached_answer'
+           OR has_fallback_price(p_price_list, p_model_id, p_token_class, p_valid_from)) THEN
         -- Days that are over may have been billed already. They can still be priced again by another list.
         PERFORM admin_refuse('price_in_past');
     END IF;
@@ -104,14 +105,19 @@ CREATE OR REPLACE FUNCTION prices_hold() RETURNS void
     SELECT pg_advisory_xact_lock_shared(hashtext('sluice.models'));
 $$;
 
+-- Users with budgets that count requests to the model, and who are billed by the list.
+CREATE OR REPLACE FUNCTION users_repriced(p_price_list text, p_model_id text) RETURNS text[]
+    LANGUAGE sql STABLE
+    RETURN ARRAY(SELECT DISTINCT b.user_id FROM budgets b
+                 JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list
+                 WHERE coalesce(b.model_id, p_model_id) = p_model_id);
+
 -- After prices were changed: the budgets of everybody who is billed by the list count the new amounts. Even a price of
 -- a later day may concern them, if the clock was set back.
 CREATE OR REPLACE FUNCTION budgets_reprice(p_price_list text, p_model_id text) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
-    users text[] := ARRAY(SELECT DISTINCT b.user_id FROM budgets b
-                          JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list
-                          WHERE coalesce(b.model_id, p_model_id) = p_model_id);
+    users text[] := users_repriced(p_price_list, p_model_id);
 BEGIN
     PERFORM users_lock(users);
     PERFORM budgets_recount(users, p_model_id);

@@ -1,7 +1,7 @@
 -- Circuit breakers: a model whose calls fail one after the other is not called for a while, except by one request at a
 -- time, the probe. model_breakers has rows only of models that fail now, and mostly none: then this costs nothing.
 
--- After so many failures without a success, the breaker opens; failures longer ago than this count no longer. The pause
+-- After so many failures without a success, none longer after the one before than this, the breaker opens. The pause
 -- before a probe doubles with each that fails, between these two.
 CREATE OR REPLACE FUNCTION breaker_rules(
     OUT failures integer, OUT memory interval, OUT first_pause integer, OUT longest_pause integer
@@ -37,9 +37,10 @@ BEGIN
     ids := '{}';
     probes := '{}';
     FOR r IN
-        SELECT i.request_id, q.model_id, p.handling
-        FROM (SELECT w.request_id FROM inflight w
-              WHERE w.request_id = ANY (p_ids) AND w.status = 'queued' AND w.dispatched_at IS NOT NULL
+        SELECT i.request_id, i.is_queued, q.model_id, p.handling
+        FROM (SELECT w.request_id, w.status = 'queued' AS is_queued FROM inflight w
+              WHERE w.request_id = ANY (p_ids) AND w.dispatched_at IS NOT NULL
+                AND (w.status = 'queued' OR w.lease_until < p_at)
                 AND coalesce(w.not_before, p_at) <= p_at AND w.expires_at > p_at AND w.cancel_requested_at IS NULL
               ORDER BY w.request_id FOR UPDATE SKIP LOCKED) AS i
         JOIN requests q ON q.request_id = i.request_id
@@ -52,7 +53,8 @@ BEGIN
             may_call := probe_at IS NULL;
             EXIT WHEN may_call;
             -- The next probe comes when this one has ended, or must have.
-            UPDATE model_breakers b SET probe_at = p_at + make_interval(secs => greatest(b.pause_seconds, m.timeout_seconds))
+            UPDATE model_breakers b
+            SET probe_at = p_at + make_interval(secs => greatest(b.pause_seconds, m.timeout_seconds))
             FROM models m
             WHERE m.model_id = model AND b.model_id = (
                 SELECT o.model_id FROM model_breakers o
@@ -66,8 +68,10 @@ BEGIN
         END LOOP;
         IF may_call THEN
             ids := ids || r.request_id;
-        ELSE
-            UPDATE inflight i SET not_before = greatest(until, p_at + interval '1 second'), dispatched_at = NULL
+        ELSIF r.is_queued THEN
+            -- At least a second, so that it is not looked at all the time.
+            UPDATE inflight i SET
+                not_before = greatest(until, p_at + interval '1 second'), is_held = true, dispatched_at = NULL
             WHERE i.request_id = r.request_id;
         END IF;
     END LOOP;
@@ -99,26 +103,36 @@ BEGIN
             'failing', (SELECT jsonb_agg(b.model_id) FROM model_breakers b WHERE b.model_id = ANY (ids)))), '{}'));
 END $$;
 
--- What outcomes tell about models. After everything else in a settlement: these rows are locked last.
+-- What outcomes tell about models. After everything else in a settlement: these rows are locked last, in the order of
+-- their names.
 CREATE OR REPLACE FUNCTION breakers_note(p_outcomes outcome[], p_actor text) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
-    rules  record := breaker_rules();
-    at     timestamptz := clock_now();
-    said   record;
-    b      model_breakers;
+    rules record := breaker_rules();
+    at    timestamptz := clock_now();
+    said  record;
+    b     model_breakers;
 BEGIN
     FOR said IN
-        SELECT m.model_id, count(*) AS failures, bool_or(c.is_probe) AS is_probe,
-               (array_agg(c.cause ORDER BY c.ended_at DESC))[1] AS last_error
-        FROM unnest(p_outcomes) AS o
-        CROSS JOIN LATERAL jsonb_to_recordset(o.calls) AS c (
-            model_id text, cause text, ended_at timestamptz, is_outage boolean, is_probe boolean)
-        JOIN models m ON m.model_id = c.model_id
-        WHERE c.is_outage AND c.model_id <> ALL (ARRAY(SELECT n.recovered FROM unnest(p_outcomes) AS n
-                                                       WHERE n.recovered IS NOT NULL))
-        GROUP BY m.model_id ORDER BY m.model_id
+        SELECT m.model_id, coalesce(f.failures, 0) AS failures, f.is_probe, f.last_error,
+               m.model_id IN (SELECT o.recovered FROM unnest(p_outcomes) AS o) AS has_recovered
+        FROM models m
+        LEFT JOIN (
+            SELECT c.model_id, count(*) AS failures, bool_or(c.is_probe) AS is_probe,
+                   (array_agg(c.cause ORDER BY c.ended_at DESC))[1] AS last_error
+            FROM unnest(p_outcomes) AS o
+            CROSS JOIN LATERAL jsonb_to_recordset(o.calls) AS c (
+                model_id text, cause text, ended_at timestamptz, is_outage boolean, is_probe boolean)
+            WHERE c.is_outage
+            GROUP BY c.model_id
+        ) AS f ON f.model_id = m.model_id
+        WHERE f.failures > 0 OR m.model_id IN (SELECT o.recovered FROM unnest(p_outcomes) AS o)
+        ORDER BY m.model_id
     LOOP
+        IF said.has_recovered THEN
+            PERFORM breaker_close(said.model_id, p_actor);
+            CONTINUE;
+        END IF;
         INSERT INTO model_breakers AS t (model_id, failures, last_error, updated_at)
         VALUES (said.model_id, said.failures, said.last_error, at)
         ON CONFLICT (model_id) DO UPDATE SET
@@ -138,14 +152,10 @@ BEGIN
             WHERE t.model_id = b.model_id;
         END IF;
     END LOOP;
-    FOR said IN
-        SELECT DISTINCT o.recovered AS model_id FROM unnest(p_outcomes) AS o WHERE o.recovered IS NOT NULL ORDER BY 1
-    LOOP
-        PERFORM breaker_close(said.model_id, p_actor);
-    END LOOP;
 END $$;
 
--- The model is called again, like any other.
+-- The model is called again, like any other. Requests that breakers hold are let go; those whose models are all out of
+-- service still will be held again.
 CREATE OR REPLACE FUNCTION breaker_close(p_model_id text, p_actor text) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -153,6 +163,10 @@ DECLARE
 BEGIN
     DELETE FROM model_breakers t WHERE t.model_id = p_model_id RETURNING * INTO b;
     IF b.opened_at IS NOT NULL THEN
+        -- Without waiting for rows that others have locked, who may wait for this transaction.
+        UPDATE inflight i SET not_before = NULL, is_held = false
+        FROM (SELECT h.request_id FROM inflight h WHERE h.is_held AND h.status = 'queued' FOR UPDATE SKIP LOCKED) AS held
+        WHERE i.request_id = held.request_id;
         PERFORM audit_write(p_actor, ARRAY[ROW('model.breaker_closed', NULL, NULL, NULL, NULL, jsonb_build_object(
             'model_id', p_model_id, 'failures', b.failures, 'opened_at', b.opened_at))::audit_entry]);
     END IF;

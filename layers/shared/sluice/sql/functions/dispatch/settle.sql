@@ -221,7 +221,7 @@ BEGIN
     WITH back AS (
         UPDATE inflight i SET
             status = 'queued', lease_until = NULL, dispatched_at = NULL,
-            not_before = p_at + make_interval(secs => s.retry_after),
+            not_before = p_at + make_interval(secs => s.retry_after), is_held = false,
             failed_attempts = i.failed_attempts + (s.outcome = 'retry')::integer,
             last_error = CASE s.outcome WHEN 'retry' THEN s.error_code ELSE i.last_error END
         FROM unnest(p_requeued) AS s

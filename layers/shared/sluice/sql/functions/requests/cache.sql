@@ -142,28 +142,26 @@ END $$;
 
 -- Forgetting ----------------------------------------------------------------------------------------------------------
 
--- Lets answers be found no longer: a user's, a model's, that of a result, or those of before a time. What is unfinished
--- goes on. Returns how many.
-CREATE OR REPLACE FUNCTION cache_forget(
-    p_user_id text, p_model_id text DEFAULT NULL, p_result_id uuid DEFAULT NULL, p_before timestamptz DEFAULT NULL,
-    p_limit integer DEFAULT NULL
-)
+-- Lets answers be found no longer: those in these rows, which the caller has locked. What is unfinished goes on.
+CREATE OR REPLACE FUNCTION cache_drop(p_rows tid[]) RETURNS integer
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE answer_cache c SET request_id = NULL, result_id = NULL, answered_at = NULL
+    WHERE c.ctid = ANY (p_rows) AND c.leader_id IS NOT NULL;
+    DELETE FROM answer_cache c WHERE c.ctid = ANY (p_rows) AND c.leader_id IS NULL;
+    RETURN cardinality(p_rows);
+END $$;
+
+-- Those of a user, of a model or of a result. The caller holds the locks of the users. Returns how many.
+CREATE OR REPLACE FUNCTION cache_forget(p_user_id text, p_model_id text DEFAULT NULL, p_result_id uuid DEFAULT NULL)
     RETURNS integer
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    rows  tid[];
 BEGIN
-    rows := ARRAY(
+    RETURN cache_drop(ARRAY(
         SELECT c.ctid FROM answer_cache c
         WHERE c.result_id IS NOT NULL AND (p_user_id IS NULL OR c.user_id = p_user_id)
           AND (p_model_id IS NULL OR c.model_id = p_model_id) AND (p_result_id IS NULL OR c.result_id = p_result_id)
-          AND (p_before IS NULL OR c.answered_at < p_before)
-        LIMIT p_limit
-        FOR UPDATE);
-    UPDATE answer_cache c SET request_id = NULL, result_id = NULL, answered_at = NULL
-    WHERE c.ctid = ANY (rows) AND c.leader_id IS NOT NULL;
-    DELETE FROM answer_cache c WHERE c.ctid = ANY (rows) AND c.leader_id IS NULL;
-    RETURN cardinality(rows);
+        FOR UPDATE));
 END $$;
 
 CALL define_type('cache_purging', $$outcome text, forgotten integer$$);
@@ -188,7 +186,13 @@ END $$;
 COMMENT ON FUNCTION cache_purge(bytea) IS
     'Lets no answer of the caller be found again. The requests keep theirs: ok, or a refusal of key_check.';
 
+-- A row that a submission or a settlement has locked is left for the next run.
 CREATE OR REPLACE FUNCTION cache_expire(p_limit integer) RETURNS integer
-    LANGUAGE sql SECURITY DEFINER
-    RETURN cache_forget(NULL, NULL, NULL, clock_now() - (cache_rules()).longest, p_limit);
+    LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    RETURN cache_drop(ARRAY(
+        SELECT c.ctid FROM answer_cache c
+        WHERE c.answered_at < clock_now() - (cache_rules()).longest
+        LIMIT p_limit FOR UPDATE SKIP LOCKED));
+END $$;
 COMMENT ON FUNCTION cache_expire(integer) IS 'Forgets answers that are too old for any request; returns how many.';

@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT until timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT CASE
-               WHEN b.until IS NOT NULL THEN 'breaker'
+               WHEN b.until IS NOT NULL OR i.is_held AND i.not_before > clock_now() THEN 'breaker'
                WHEN i.status = 'processing' AND i.lease_until < clock_now() THEN 'recovery'
                WHEN i.status = 'processing' THEN 'model'
                WHEN i.not_before > clock_now() AND i.failed_attempts > 0 THEN 'retry'
@@ -36,7 +36,7 @@ DECLARE
     result queue_position;
 BEGIN
     SELECT 1 + count(*) INTO result.position FROM inflight o
-    WHERE o.user_id = i.user_id AND o.status = 'queued' AND o.request_id <> i.request_id
+    WHERE o.user_id = i.user_id AND o.status = 'queued' AND o.request_id <> i.request_id AND o.follows IS NULL
       AND coalesce(o.not_before, '-infinity') <= clock_now()
       AND CASE WHEN i.dispatched_at IS NOT NULL THEN o.dispatched_at < i.dispatched_at
                ELSE o.dispatched_at IS NOT NULL OR i.request_id > o.request_id END;
