@@ -1,9 +1,11 @@
 """docs/api.md names the routes and error codes that exist, and all of them."""
 
 import re
+from typing import get_args
 
 import pytest
 
+from openapi.native_answers import WaitsFor
 from tests.docs import facts
 from tests.docs.markdown import PAGES, Page, code_spans, page, paragraphs, table
 
@@ -55,6 +57,16 @@ def test_the_reasons_for_a_failure_are_those_of_the_service() -> None:
     text = facts.service()
     unknown = {code for code in documented if f"'{code}'" not in text and f'"{code}"' not in text}
     assert not unknown
+
+
+def test_what_a_request_waits_for_is_what_the_database_says() -> None:
+    documented = {code for row in table(API.prose, "`waits_for`") for code in code_spans(row[0])}
+    assert documented == set(get_args(WaitsFor))
+
+
+def test_the_words_of_the_cache_are_those_of_the_header() -> None:
+    documented = [code_spans(row[0])[0] for row in table(API.prose, "`Cache-Status`")]
+    assert sorted(documented) == sorted(f"sluice; {words}" for words in facts.CACHE_WORDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
