@@ -1,4 +1,4 @@
-"""How good quotes are: of real prompts to the local stack's real model, each quoted first and compared with what it used.
+"""How good quotes are: real prompts to the local stack's real model, each quoted first and compared with what it used.
 
 The prompts are paragraphs of this project's own documentation and code, with questions about them. Half of the requests
 come before the first rollup, and so before the first forecast.
@@ -111,7 +111,7 @@ def summary(done: Sequence[Compared]) -> dict[str, str]:
         "prompts": str(len(done)),
         "above the bound": f"{sum(each.actual > each.bound for each in done)} in tokens, "
         f"{sum(each.actual_amount > each.bound_amount for each in done)} in money",
-        "used of the bound": f"{sum(each.actual for each in done) / sum(each.bound for each in done):.0%} of the tokens",
+        "used": f"{sum(each.actual for each in done) / sum(each.bound for each in done):.0%} of the bounds",
         "with a forecast": str(len(known)),
         "error of the forecast": f"{error / used:.1%} of the tokens used, bias {bias / used:+.1%}" if used else "none",
     }
@@ -127,7 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
         stack = Stack(Path(folder) / "stack", durable=False)
         try:
             with stopping_on_signals(), stack:
-                limits = dict.fromkeys(("minute", "daily", "monthly"), {"max_requests": None, "max_tokens": None})
+                unlimited = {"max_requests": None, "max_tokens": None}
+                limits = dict.fromkeys(("minute", "daily", "monthly"), unlimited)
                 stack.admin("tier.set", tier=USER, limits=limits, max_unfinished=1000, dispatch_window=20)
                 stack.admin("user.create", user_id=USER, tier=USER)
                 found = summary(compare(stack, prompts(options.prompts)))

@@ -163,13 +163,14 @@ OPERATIONS: Final = (
                 202,
                 "It is accepted, or the call repeats that of an unfinished request.",
                 native.Accepted,
-                ("Location", "Retry-After", "Idempotent-Replayed", *RATE_LIMITS),
+                ("Location", "Retry-After", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS),
             ),
             Result(
                 200,
-                "The call repeats that of a request that has ended; or, with `Prefer: wait`, the request itself.",
+                "It was answered from the cache, or the call repeats that of a request that has ended; or, with "
+                "`Prefer: wait`, the request itself.",
                 (native.Accepted, native.Request),
-                ("Location", "Idempotent-Replayed", "Preference-Applied", *RATE_LIMITS),
+                ("Location", "Idempotent-Replayed", "Preference-Applied", *_CACHED, *RATE_LIMITS),
             ),
         ),
         errors=_REFUSALS,

@@ -193,7 +193,7 @@ def test_a_refusal_and_a_call_of_a_tool_are_no_answers(
     "schema",
     [
         {"$ref": "https://example.com/schema.json"},
-        {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
+        {"properties": {"a": {"$ref": "ftp://example.com/passwd"}}},
         {"type": "strange"},
         {"pattern": "(?=a)b"},
         {"description": "x" * 70_000},

@@ -96,7 +96,7 @@ def _check_schema(schema: str, api: str) -> None:
     try:
         check_schema(schema)
     except SchemaRefusedError as error:
-        named = {"param": _SCHEMA_PARAMETERS[api]} if api in _SCHEMA_PARAMETERS else {}
+        named: dict[str, Any] = {"param": _SCHEMA_PARAMETERS[api]} if api in _SCHEMA_PARAMETERS else {}
         raise SluiceError("schema_refused", error.reason, **named) from None
 
 

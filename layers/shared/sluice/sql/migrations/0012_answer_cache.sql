@@ -62,7 +62,8 @@ COMMENT ON COLUMN answer_cache.request_id IS 'The request whose answer it is.';
 ALTER TABLE usage_by_model ADD COLUMN cached_answers bigint NOT NULL DEFAULT 0;
 ALTER TABLE usage_by_attribute ADD COLUMN cached_answers bigint NOT NULL DEFAULT 0;
 ALTER TABLE billed_usage ADD COLUMN cached_answers bigint NOT NULL DEFAULT 0;
-COMMENT ON COLUMN usage_by_model.cached_answers IS 'Those of its requests that were answered without a call of a model.';
+COMMENT ON COLUMN usage_by_model.cached_answers IS
+    'Those of its requests that were answered without a call of a model.';
 
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE prices DROP CONSTRAINT prices_token_class_known;

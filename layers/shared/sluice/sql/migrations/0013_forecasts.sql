@@ -13,8 +13,9 @@ CREATE TABLE answer_sizes (
     PRIMARY KEY (model_id, prompt_size, answer_size, user_id)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE answer_sizes IS
-    'Sums over the answers of a model to requests of one size: what a forecast for a request of this size is made from.';
-COMMENT ON COLUMN answer_sizes.prompt_size IS 'Logarithm to base 2 of the estimate of the prompt''s tokens, rounded down.';
+    'Sums over the answers of a model to requests of one size: what a forecast for a request of that size is made of.';
+COMMENT ON COLUMN answer_sizes.prompt_size IS
+    'Logarithm to base 2 of the estimate of the prompt''s tokens, rounded down.';
 COMMENT ON COLUMN answer_sizes.answer_size IS 'The same of max_tokens; -1: none, as of embeddings.';
 COMMENT ON COLUMN answer_sizes.prompt_estimate IS 'The sum of the estimates, see prompt_estimate().';
 

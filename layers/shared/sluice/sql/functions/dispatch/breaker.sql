@@ -23,8 +23,8 @@ BEGIN
         WHERE r.request_id = p_request_id);
 END $$;
 
--- Of the requests that are due, those that may call one of their models now. The others wait for the next probe. probes:
--- which model a request calls as its probe, by request.
+-- Of the requests that are due, those that may call one of their models now. The others wait for the next probe.
+-- probes: which model a request calls as its probe, by request.
 CREATE OR REPLACE FUNCTION claim_admit(p_ids uuid[], p_at timestamptz, OUT ids uuid[], OUT probes jsonb)
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -165,7 +165,8 @@ BEGIN
     IF b.opened_at IS NOT NULL THEN
         -- Without waiting for rows that others have locked, who may wait for this transaction.
         UPDATE inflight i SET not_before = NULL, is_held = false
-        FROM (SELECT h.request_id FROM inflight h WHERE h.is_held AND h.status = 'queued' FOR UPDATE SKIP LOCKED) AS held
+        FROM (SELECT h.request_id FROM inflight h
+              WHERE h.is_held AND h.status = 'queued' FOR UPDATE SKIP LOCKED) AS held
         WHERE i.request_id = held.request_id;
         PERFORM audit_write(p_actor, ARRAY[ROW('model.breaker_closed', NULL, NULL, NULL, NULL, jsonb_build_object(
             'model_id', p_model_id, 'failures', b.failures, 'opened_at', b.opened_at))::audit_entry]);

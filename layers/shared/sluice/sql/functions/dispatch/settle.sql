@@ -23,8 +23,8 @@ CALL define_type('outcome', $$
     cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
--- fingerprint_key, cache_scope: those of its inflight row. source: the request whose answer it shares, of a request that
--- was not claimed itself; then result_id is that one's, and finish_reason.
+-- fingerprint_key, cache_scope: those of its inflight row. source: the request whose answer it shares, of a request
+-- that was not claimed itself; then result_id is that one's, and finish_reason.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
@@ -189,7 +189,8 @@ BEGIN
         SELECT p_actor, 'request.' || CASE WHEN s.source IS NULL THEN s.outcome ELSE 'cached' END, s.user_id,
                s.request_id, jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
                jsonb_strip_nulls(jsonb_build_object(
-                   'status', s.outcome, 'cached_from', s.source, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                   'status', s.outcome, 'cached_from', s.source, 'prompt_tokens', s.prompt_tokens,
+                   'completion_tokens', s.completion_tokens,
                    'cached_tokens', s.cached_tokens, 'reasoning_tokens', s.reasoning_tokens,
                    'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
                    'finish_reason', f.finish_reason,

@@ -143,20 +143,23 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- A part of result_is_kept: an answer that was given again is that of an equal request of the same user, which was completed with it itself.
+-- A part of result_is_kept: an answer that was given again is that of an equal request of the same user, which was
+-- completed with it itself.
 CREATE OR REPLACE FUNCTION shared_with_its_user(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     RETURN QUERY
         SELECT r.user_id::text, r.request_id, NULL::text,
-               format('%s, result %s', r.user_id, r.result_id), coalesce(format('%s, result %s', s.user_id, s.result_id), 'none')
+               format('%s, result %s', r.user_id, r.result_id),
+               CASE WHEN s.request_id IS NULL THEN 'none' ELSE format('%s, result %s', s.user_id, s.result_id) END
         FROM requests_to_verify(p_full, p_today, p_touched) r
         LEFT JOIN requests_all s ON s.request_id = r.cached_from AND s.cached_from IS NULL
         WHERE r.cached_from IS NOT NULL
           AND (r.user_id, r.model_id, r.result_id, 0) IS DISTINCT FROM
               (s.user_id, s.model_id, s.result_id, r.total_tokens)
         UNION ALL
-        SELECT c.user_id::text, c.request_id, NULL::text, 'a request of the user with the result ' || c.result_id, 'none'
+        SELECT c.user_id::text, c.request_id, NULL::text, 'a request of the user with the result ' || c.result_id,
+               'none'
         FROM answer_cache c
         WHERE c.result_id IS NOT NULL AND (p_full OR c.request_id >= p_today)
           AND NOT EXISTS (SELECT FROM requests_all s
@@ -164,8 +167,8 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- A part of inflight_is_what_is_unfinished: whoever follows a request follows one that is unfinished, equal and of the same user, and follows nobody itself. And
--- whoever asks for others is unfinished.
+-- A part of inflight_is_what_is_unfinished: whoever follows a request follows one that is unfinished, equal and of the
+-- same user, and follows nobody itself. And whoever asks for others is unfinished.
 CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     SELECT i.user_id::text, i.request_id, NULL::text, 'follows an equal, unfinished request', 'request ' || i.follows
@@ -184,7 +187,8 @@ CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LIMIT 100;
 $$;
 
--- A part of request_settled_once: what is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
+-- A part of request_settled_once: what is charged by model adds up to the request's tokens, and is what the charged
+-- calls of its attempts add up to.
 CREATE OR REPLACE FUNCTION charges_add_up(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
@@ -196,8 +200,9 @@ BEGIN
             GROUP BY a.request_id
         )
         SELECT r.user_id::text, coalesce(r.request_id, t.request_id), NULL::text,
-               format('%s; tokens %s + %s (cached %s, reasoning %s)', coalesce(calls_charges(t.calls)::text, 'no charges'),
-                      r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens),
+               format('%s; tokens %s + %s (cached %s, reasoning %s)',
+                      coalesce(calls_charges(t.calls)::text, 'no charges'), r.prompt_tokens, r.completion_tokens,
+                      r.cached_tokens, r.reasoning_tokens),
                coalesce(r.charges::text, 'no charges')
         FROM (SELECT * FROM requests_to_verify(p_full, p_today, p_touched)) AS r
         FULL JOIN called t ON t.request_id = r.request_id

@@ -42,8 +42,8 @@ BEGIN
 END $$;
 
 -- How long a request of the user would wait to be started: not at all if the dispatch window has room and nothing waits
--- before it, otherwise at the rate at which the user's requests end. NULL: it is not known. p_follows: it would wait for
--- an equal one.
+-- before it, otherwise at the rate at which the user's requests end. NULL: it is not known. p_follows: it would wait
+-- for an equal one.
 CREATE OR REPLACE FUNCTION quote_wait(plan quota_plans, p_follows boolean, OUT seconds integer, OUT basis jsonb)
     LANGUAGE plpgsql STABLE AS $$
 DECLARE

@@ -330,7 +330,8 @@ BEGIN
     INSERT INTO inflight
         (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
-            CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL THEN at END,
+            CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL
+                 THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
             look.leader_id)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;

@@ -86,7 +86,8 @@ BEGIN
         ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
                                       'request_history_v2', 'model_offers', 'usage_show', 'usage_show_v2',
                                       'usage_show_v3']),
-        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle', 'request_undispatch',
+        ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle',
+                                      'request_undispatch',
                                       'request_detail', 'request_ended', 'request_cancel', 'request_erase',
                                       'model_offers']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
@@ -96,13 +97,15 @@ BEGIN
                                         'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
                                         'statement_skip',
                                         'partitions_ensure',
-                                        'archive_months', 'idempotency_expire', 'cache_expire', 'audit_seal', 'audit_verify',
+                                        'archive_months', 'idempotency_expire', 'cache_expire', 'audit_seal',
+                                        'audit_verify',
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
-                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis', 'calibration_report',
+                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
+                                      'calibration_report',
                                       'audit_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP

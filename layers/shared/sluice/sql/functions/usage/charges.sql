@@ -19,8 +19,8 @@ CALL define_type('charge', $$
     reasoning_tokens integer, cached_answers integer
 $$);
 
--- The charges of a request. The first row is of the model that was asked for, and the request counts there. p_is_shared:
--- it was answered from the cache, or with an equal request.
+-- The charges of a request. The first row is of the model that was asked for, and the request counts there.
+-- p_is_shared: it was answered from the cache, or with an equal request.
 CREATE OR REPLACE FUNCTION request_charges(
     p_model_id text, p_charges jsonb, p_prompt_tokens integer, p_completion_tokens integer, p_cached_tokens integer,
     p_reasoning_tokens integer, p_is_shared boolean
@@ -103,7 +103,8 @@ BEGIN
                    'completion_tokens', a.completion_tokens, 'cached_tokens', a.cached_tokens,
                    'reasoning_tokens', a.reasoning_tokens, 'is_charged', a.is_charged,
                    'cost', CASE WHEN a.prompt_tokens IS NOT NULL THEN
-                       request_cost(p_user_id, a.model_id, (uuid_extract_timestamp(a.request_id) AT TIME ZONE 'UTC')::date,
+                       request_cost(p_user_id, a.model_id,
+                                    (uuid_extract_timestamp(a.request_id) AT TIME ZONE 'UTC')::date,
                                     a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens, 0) END,
                    'begun_at', a.begun_at, 'ended_at', a.ended_at)
                    ORDER BY a.attempt, a.call)
@@ -122,8 +123,9 @@ CREATE OR REPLACE FUNCTION charges_cost(p_user_id text, p_charges jsonb, p_day d
     LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
-        SELECT jsonb_build_object('amount', CASE WHEN count(*) = count(a.amount) THEN trim_scale(sum(a.amount))::text END,
-                                  'currency', l.currency, 'price_list', l.price_list)
+        SELECT jsonb_build_object(
+            'amount', CASE WHEN count(*) = count(a.amount) THEN trim_scale(sum(a.amount))::text END,
+            'currency', l.currency, 'price_list', l.price_list)
         FROM billing_terms_on(p_user_id, p_day) AS t
         JOIN price_lists l ON l.price_list = t.price_list
         CROSS JOIN LATERAL request_charges(NULL, p_charges, NULL, NULL, NULL, NULL, false) AS c

@@ -71,7 +71,8 @@ COMMENT ON FUNCTION class_prices_on(text, text, date, bigint, bigint, bigint) IS
 
 CALL define_type('class_usage', $$token_class text, tokens bigint, price_per_million numeric$$);
 
--- Tokens of a day by class, with the price of each: rows for prompt and completion, and for the others if there are any.
+-- Tokens of a day by class, with the price of each: rows for prompt and completion, and for the others where there are
+-- any.
 CREATE OR REPLACE FUNCTION class_usage_on(
     p_price_list text, p_model_id text, p_day date, p_prompt_tokens bigint, p_completion_tokens bigint,
     p_cached_tokens bigint, p_reasoning_tokens bigint, p_cached_answers bigint

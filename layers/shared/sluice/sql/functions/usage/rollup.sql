@@ -94,4 +94,5 @@ BEGIN
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_stats() IS
-    'Adds what is new in the audit log to request_stats, answer_sizes and forecast_stats; returns how many rows changed.';
+    'Adds what is new in the audit log to request_stats, answer_sizes and forecast_stats; returns how many rows of '
+    'request_stats changed.';
