@@ -13,16 +13,18 @@ from urllib3 import exceptions
 
 from sluice.backends.answers import booked, completion, failed_call
 from sluice.backends.deadline import DeadlinePoolManager, until
-from sluice.backends.openai_requests import chat_body, embeddings_body
+from sluice.backends.files import audio_type, read_image
+from sluice.backends.openai_requests import chat_body, embeddings_body, image_body, speech_body
 from sluice.backends.parts import UnreadableError, read_choice
 from sluice.backends.protocol import ModelError
 from sluice.backends.stream import joined_stream
-from sluice.backends.tokens import TokenReport, count
+from sluice.backends.tokens import TokenReport, count, image_report, speech_report
 from sluice.backends.upstream import error_inside, http_failure, read_json, reported_failure
 from sluice.backends.vectors import read_vectors
+from sluice.domain.documents import ImageOptions, Output, OutputFile
 from sluice.domain.errors import ConfigurationError
 from sluice.domain.requests import Claim, Completion, ModelKind
-from sluice.domain.sizes import MAX_ANSWER_BYTES
+from sluice.domain.sizes import MAX_ANSWER_BYTES, MAX_FILE_BYTES
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK: Final = 65_536
@@ -31,18 +33,28 @@ _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
 # A number of a vector takes 5 characters in base64, as it is kept, and up to 24 in JSON.
 _DIGITS: Final = 5
+# A file may arrive that is too large to be kept, so that what it used can be charged; but not any number of bytes.
+_MOST_FILE_BYTES: Final = MAX_FILE_BYTES * 2
 # What OpenSSL calls an answer that is not TLS, or of no version that both sides know.
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
 )
 
 
+_CALLS: Final[Mapping[ModelKind, tuple[str, Callable[[Claim], dict[str, Any]]]]] = {
+    "chat": ("/chat/completions", chat_body),
+    "embedding": ("/embeddings", embeddings_body),
+    "image": ("/images/generations", image_body),
+    "speech": ("/audio/speech", speech_body),
+}
+
+
 class OpenAIBackend:
-    """Calls POST {endpoint}/chat/completions, or /embeddings.
+    """Calls POST {endpoint}/chat/completions, or /embeddings, /images/generations, /audio/speech.
 
     Args:
         api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
-        max_result_bytes: longest answer accepted, in bytes of UTF-8.
+        max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
     """
 
     def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
@@ -50,6 +62,8 @@ class OpenAIBackend:
         self._max_bytes: Mapping[ModelKind, int] = {
             "chat": max_result_bytes * _ESCAPED + _ENVELOPE_BYTES,
             "embedding": MAX_ANSWER_BYTES * _DIGITS + _ENVELOPE_BYTES,
+            "image": _MOST_FILE_BYTES * 4 // 3 + _ENVELOPE_BYTES,
+            "speech": _MOST_FILE_BYTES,
         }
         # No retries here: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
         self._pool = DeadlinePoolManager(maxsize=10, retries=False)
@@ -73,7 +87,7 @@ class OpenAIBackend:
                 preload_content=False,
                 redirect=False,
             )
-            payload = _read(response, deadline, self._max_bytes[claim.kind])
+            payload = self._payload(claim, response, deadline)
         except (exceptions.NameResolutionError, exceptions.SSLError, exceptions.LocationValueError) as error:
             raise ModelError("model_misconfigured" if _is_misaddressed(error) else "model_unavailable") from None
         except exceptions.NewConnectionError:
@@ -88,7 +102,18 @@ class OpenAIBackend:
             raise ModelError("model_unauthorized") from None
         if response.status != 200:
             raise http_failure(response.status, response.headers, payload)
+        if claim.kind == "speech":
+            return _speech(claim, response.headers, payload)
         return _completion(claim, response.headers, payload)
+
+    def _payload(self, claim: Claim, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        try:
+            return _read(response, deadline, self._max_bytes[claim.kind])
+        except ModelError as error:
+            if claim.kind != "speech" or response.status != 200:
+                raise
+            # A recording costs what its text is long, however much of it was read.
+            raise failed_call(error, claim, speech_report(claim)) from None
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int) -> bytes:
@@ -120,12 +145,9 @@ def _request(claim: Claim) -> tuple[str, str]:
     Raises:
         ModelError: model_rejected, it cannot be written.
     """
-    if claim.kind == "embedding":
-        path, body = "/embeddings", embeddings_body(claim)
-    else:
-        path, body = "/chat/completions", chat_body(claim)
+    path, body_of = _CALLS[claim.kind]
     try:
-        return path, json.dumps(body, allow_nan=False)
+        return path, json.dumps(body_of(claim), allow_nan=False)
     except ValueError:
         # A number in a schema that is too large for Python; no server would read what it becomes.
         raise ModelError("model_rejected") from None
@@ -154,6 +176,8 @@ def _completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Com
     report = _report(document)
     if claim.kind == "embedding":
         return _embedding(claim, document, report)
+    if claim.kind == "image":
+        return _image(claim, document, report)
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if (found := error_inside(choice)) is not None:
@@ -173,6 +197,27 @@ def _embedding(claim: Claim, document: dict[str, Any], report: TokenReport) -> C
     except UnreadableError:
         raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
     return booked(claim, output, 0, report)
+
+
+def _image(claim: Claim, document: dict[str, Any], report: TokenReport) -> Completion:
+    try:
+        content, mime_type = read_image(document, claim.input.image or ImageOptions())
+    except UnreadableError:
+        raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
+    output = Output(items=(OutputFile.of(content, mime_type),))
+    return booked(claim, output, 0, image_report(report, claim), content)
+
+
+def _speech(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
+    try:
+        mime_type = audio_type(headers.get("Content-Type"), payload)
+    except UnreadableError:
+        # A text: an error that calls itself a success, or the page of a proxy.
+        if (found := error_inside(read_json(payload))) is not None:
+            raise reported_failure(found[0], headers, found[1]) from None
+        raise ModelError("model_bad_response") from None
+    output = Output(items=(OutputFile.of(payload, mime_type),))
+    return booked(claim, output, 0, speech_report(claim), payload)
 
 
 def _report(document: Any) -> TokenReport:
