@@ -40,7 +40,7 @@ SpokenStyle = Annotated[str, Field(min_length=1, max_length=4096), Storable]
 """How a voice is to sound."""
 
 
-class ImageWish(Strict):
+class ImageSettings(Strict):
     """How an image is to be drawn. What is left out is the model's choice."""
 
     size: ImageSize | None = None
@@ -55,7 +55,7 @@ class ImageWish(Strict):
         )
 
 
-class SpeechWish(Strict):
+class SpeechSettings(Strict):
     """How a text is to be read aloud. What is left out is the model's choice."""
 
     voice: Voice

@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
-from sluice.domain.files import ImageWish, SpeechWish
+from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates
@@ -28,9 +28,9 @@ class GenerateRequest(Strict):
     repair_attempts: RepairAttempts | None = None
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
-    image: ImageWish | None = None
+    image: ImageSettings | None = None
     """The answer is to be an image of what the prompt describes; `model` is one that draws."""
-    speech: SpeechWish | None = None
+    speech: SpeechSettings | None = None
     """The answer is to be the prompt read aloud; `model` is one that speaks."""
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pydantic import Field
 from sluice.api.openai.shapes import Label
 from sluice.domain.documents import Input
 from sluice.domain.fields import Identifier, Storable
-from sluice.domain.files import ImageWish, SpeechWish
+from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.requests import RequestDetail, Submission
 
 IMAGES: Final = "images"
@@ -26,7 +26,7 @@ IMAGES_UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
 SPEECH_UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {"stream_format": ("audio",)}
 
 
-class ImageRequest(ImageWish):
+class ImageRequest(ImageSettings):
     """The body of POST /v1/images/generations."""
 
     prompt: Annotated[str, Field(min_length=1), Storable]
@@ -43,7 +43,7 @@ class ImageRequest(ImageWish):
         )
 
 
-class SpeechRequest(SpeechWish):
+class SpeechRequest(SpeechSettings):
     """The body of POST /v1/audio/speech."""
 
     input: Annotated[str, Field(min_length=1), Storable]
