@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_RANGE: Final = re.compile(r"bytes[ \t]*=[ \t]*(?:(?P<first>\d+)-(?P<last>\d*)|-(?P<suffix>\d+))[ \t]*", re.ASCII)
+_RANGE: Final = re.compile(
+    r"bytes[ \t]*=[ \t]*(?:(?P<first>\d+)-(?P<last>\d*)|-(?P<suffix>\d+))[ \t]*", re.ASCII | re.IGNORECASE
+)
 _TAG: Final = re.compile(r'(?:W/)?("[!#-~]*")', re.ASCII)
 # Longer than any answer; Python refuses to read numbers of thousands of digits.
 _DIGITS: Final = 15
