@@ -20,6 +20,11 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
     "X-Content-Type-Options": {"description": "`nosniff`", "schema": {"const": "nosniff"}},
     "Location": {"description": "Where the request is, relative to the base URL.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}},
+    "Cache-Status": {
+        "description": "What the answer cache did (RFC 9211); absent where nobody asked it.",
+        "schema": {"type": "string"},
+    },
+    "Age": {"description": "How old an answer from the cache is, in seconds.", "schema": {"type": "integer"}},
     "Idempotent-Replayed": {
         "description": "This is the answer to a repeat; absent otherwise.",
         "schema": {"const": "true"},

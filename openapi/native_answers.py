@@ -11,7 +11,9 @@ from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import Frequency, Period
 
-WaitsFor = Literal["worker", "window", "dispatch", "not_before", "retry", "model", "recovery", "breaker"]
+WaitsFor = Literal[
+    "worker", "window", "dispatch", "not_before", "retry", "model", "recovery", "breaker", "equal_request"
+]
 
 
 class Accepted(Answer):
@@ -27,6 +29,12 @@ class CancelledRequest(Answer):
     request_id: Identity
     status: Literal["cancelled", "processing"]
     cancel_requested: Literal[True]
+
+
+class PurgedCache(Answer):
+    """How many answers are found no longer."""
+
+    forgotten: int
 
 
 class RequestError(Answer):
@@ -143,6 +151,8 @@ class Request(RequestCommon):
     """Where it is, relative to the base URL."""
     answered_by: str = Nothing
     """The model that answered, if it is not the one that was asked for."""
+    cached_from: Identity = Nothing
+    """The equal request whose answer it has; absent if a model was called for it."""
     attempts: list[Attempt] = Nothing
     """Calls of models, oldest first; absent if the model answered the first one."""
 

@@ -245,6 +245,17 @@ OPERATIONS: Final = (
         summary="Cancel a request",
     ),
     Operation(
+        "DELETE",
+        "/cache",
+        "purgeCache",
+        submission.purge,
+        _REQUESTS,
+        "submit",
+        (Result(200, "They are found no longer.", native.PurgedCache),),
+        summary="Forget the cached answers of the caller",
+        description="The requests that have them keep them.",
+    ),
+    Operation(
         "GET",
         "/requests",
         "listRequests",

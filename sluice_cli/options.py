@@ -1,6 +1,7 @@
 """Formats of values on the command line, and their conversion to arguments of operations."""
 
 import datetime as dt
+import json
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -29,6 +30,7 @@ _MOST_DIGITS: Final = 18
 _LONGEST_DAYS: Final = 36_500
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Null(Enum):
@@ -46,7 +48,7 @@ def given(**arguments: object) -> dict[str, object]:
     }
 
 
-def cleared(name: str, value: str | None, clear: bool) -> str | Null | None:
+def cleared(name: str, value: T | None, clear: bool) -> T | Null | None:
     """Return the value of --NAME, or null if --no-NAME was given instead."""
     if clear and value is not None:
         raise click.UsageError(f"--{name} and --no-{name} cannot be combined.")
@@ -101,6 +103,36 @@ class RequestId(Format):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         found = _RESPONSE_ID.fullmatch(value)
         return str(UUID(found[1])) if found else value
+
+
+class JsonObject(Format):
+    """The name of a file that holds a JSON object, or - for standard input; converted to the object."""
+
+    name = "file"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            with click.open_file(value, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, ValueError):
+            # Also a name that no file can have, and bytes that are no text.
+            self.refuse(value, "a file that can be read as text in UTF-8", param, ctx)
+        try:
+            found = json.loads(text, object_pairs_hook=_members)
+        except (ValueError, RecursionError) as error:
+            at = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+            self.refuse(value, f"a file of JSON without repeated members{at}", param, ctx)
+        if not isinstance(found, dict) or not found:
+            self.refuse(value, "a file with a JSON object that has members", param, ctx)
+        return found
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object, none of them twice: which of the two counts would be a guess."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("an object has two members of the same name")
+    return members
 
 
 class Date(Format):
@@ -185,6 +217,7 @@ LIMIT: Final = Word(Whole(0), "unlimited")
 AMOUNT: Final = Word(Price(), "unlimited")
 TIME_OR_NEVER: Final = Word(Time(), "never")
 REQUEST_ID: Final = RequestId()
+JSON_OBJECT: Final = JsonObject()
 DATE: Final = Date()
 MONTH: Final = Month()
 TIME: Final = Time()

@@ -16,7 +16,7 @@ PERIODS: Final = {"minute": "per minute", "daily": "per day", "monthly": "per mo
 """Periods of limits, and how the help texts name them."""
 RESET_FREQUENCIES: Final = ("daily", "monthly")
 """Intervals at which used quota is reset."""
-BACKENDS: Final = ("openai", "bedrock")
+BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
 MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""

@@ -1,4 +1,4 @@
-"""Accepting and cancelling requests over HTTP."""
+"""Accepting and cancelling requests over HTTP, and forgetting cached answers."""
 
 from typing import Any
 
@@ -10,7 +10,12 @@ from sluice.api.native.submission import submission_routes
 from sluice.telemetry import logger, metrics
 
 app = api_app(
-    submission_routes(submitter=bootstrap.submitter, canceller=bootstrap.canceller, reader=bootstrap.reader),
+    submission_routes(
+        submitter=bootstrap.submitter,
+        canceller=bootstrap.canceller,
+        reader=bootstrap.reader,
+        purger=bootstrap.purger,
+    ),
     unknown_keys=bootstrap.unknown_keys,
 )
 bootstrap.prepare(bootstrap.submitter, connect=True)

@@ -3,6 +3,7 @@
 from sluice_cli.commands.aliases import aliases
 from sluice_cli.commands.audit import audit
 from sluice_cli.commands.budgets import budgets
+from sluice_cli.commands.cache import cache
 from sluice_cli.commands.invoice import invoice
 from sluice_cli.commands.keys import keys
 from sluice_cli.commands.maintenance import rollup, verify
@@ -23,6 +24,7 @@ COMMANDS = (
     prices,
     models,
     aliases,
+    cache,
     requests,
     usage,
     invoice,

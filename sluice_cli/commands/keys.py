@@ -7,7 +7,7 @@ from sluice_cli.groups import Group
 from sluice_cli.options import DURATION, TIME, TIME_OR_NEVER, Null, given
 from sluice_cli.output import abandon_output, reason
 from sluice_cli.session import Session, View, pass_session
-from sluice_cli.tables import Row, record, table, text, time
+from sluice_cli.tables import Row, number, record, table, text, time
 from sluice_cli.vocabulary import SCOPES
 
 _LISTED = (
@@ -16,6 +16,7 @@ _LISTED = (
     text("name"),
     text("scopes"),
     text("models", null="all"),
+    number("cache_max_age"),
     time("created_at"),
     time("expires_at", null="never"),
     time("last_used_at", null="never"),
@@ -37,6 +38,11 @@ def keys() -> None:
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, help="May be repeated; default: both.")
 @click.option("--expires", type=TIME, help="When the key expires; default: never.")
 @click.option("--model", "models", metavar="MODEL", multiple=True, help="May be repeated; default: all models.")
+@click.option(
+    "--cache-max-age",
+    type=DURATION,
+    help="Age, like 1h, up to which answers are given again; 0s: none; default: the model's.",
+)
 @pass_session
 def create(
     session: Session,
@@ -45,9 +51,12 @@ def create(
     scopes: tuple[str, ...],
     expires: str | None,
     models: tuple[str, ...],
+    cache_max_age: int | None,
 ) -> None:
     """Create a key for a user. It is shown only once."""
-    arguments = given(user_id=user_id, name=name, scopes=scopes, expires_at=expires, models=models)
+    arguments = given(
+        user_id=user_id, name=name, scopes=scopes, expires_at=expires, models=models, cache_max_age=cache_max_age
+    )
     _print_new(session, session.run("key.create", arguments), lambda key: record(_NEW_KEY, key))
 
 

@@ -1,10 +1,12 @@
 """`sluice models`."""
 
+from typing import Any
+
 import click
 
 from sluice_cli.commands.aliases import set_alias
 from sluice_cli.groups import Group
-from sluice_cli.options import COUNT, COUNT_OR_ZERO, PRICE, Null, cleared, given
+from sluice_cli.options import COUNT, COUNT_OR_ZERO, DURATION, JSON_OBJECT, PRICE, Null, cleared, given
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import number, record, table, text, time
 from sluice_cli.vocabulary import BACKENDS, MODEL_KINDS
@@ -32,7 +34,10 @@ _MODEL = (
     number("overhead_tokens"),
     number("item_tokens"),
     number("image_tokens", null="no images"),
+    number("cache_max_age"),
+    number("prices.cached_answer", "cached_answer_price"),
     text("secret_arn"),
+    text("mapping"),
     time("created_at"),
     time("updated_at"),
 )
@@ -54,11 +59,15 @@ def list_models(session: Session) -> None:
 @click.argument("model", metavar="MODEL")
 @click.option("--kind", type=click.Choice(MODEL_KINDS), help="What a new model does; default: chat.")
 @click.option("--backend", type=click.Choice(BACKENDS))
-@click.option("--backend-model", help="The model's name at the backend.")
+@click.option("--backend-model", help="The model's name at the backend; at SageMaker, the endpoint's.")
 @click.option("--endpoint", metavar="URL", help="The base URL of an OpenAI-compatible server.")
 @click.option("--no-endpoint", is_flag=True, help="Remove the endpoint.")
 @click.option("--secret-arn", metavar="ARN", help="The secret that holds the endpoint's API key.")
 @click.option("--no-secret-arn", is_flag=True, help="Remove the secret: call the endpoint without an API key.")
+@click.option(
+    "--mapping", type=JSON_OBJECT, metavar="FILE", help="How a SageMaker endpoint is asked and read, as JSON."
+)
+@click.option("--no-mapping", is_flag=True, help="Remove the mapping: the endpoint's container speaks OpenAI's API.")
 @click.option("--max-tokens-default", type=COUNT, metavar="N", help="Completion tokens if a request sets no limit.")
 @click.option("--max-tokens-limit", type=COUNT, metavar="N", help="The highest limit that a request may set.")
 @click.option("--overhead-tokens", type=COUNT_OR_ZERO, metavar="N", help="Prompt tokens that the template may add.")
@@ -68,10 +77,13 @@ def list_models(session: Session) -> None:
 @click.option("--timeout-seconds", type=COUNT, metavar="N", help="Timeout of a model call.")
 @click.option("--default/--no-default", "is_default", default=None, help="Use it for requests that name no model.")
 @click.option("--active/--inactive", "is_active", default=None, help="Accept new requests for it, or not.")
+@click.option("--cache-max-age", type=DURATION, help="Age, like 1h, up to which answers are given again; 0s: none.")
+@click.option("--no-cache-max-age", is_flag=True, help="Remove it: the tier's counts.")
 @click.option("--prompt-price", type=PRICE, help="Per million prompt tokens, in the standard list from today.")
 @click.option("--completion-price", type=PRICE, help="Per million completion tokens, likewise.")
 @click.option("--cached-prompt-price", type=PRICE, help="Of prompt tokens from a cache; without it, the prompt's.")
 @click.option("--reasoning-price", type=PRICE, help="Of reasoning tokens; without it, the completion's.")
+@click.option("--cached-answer-price", type=PRICE, help="Per million answers from the cache; without it, none.")
 @click.option("--force", is_flag=True, help="Remove the default mark even if no other model has it.")
 @pass_session
 def set_model(
@@ -82,12 +94,17 @@ def set_model(
     no_endpoint: bool,
     secret_arn: str | None,
     no_secret_arn: bool,
+    mapping: dict[str, Any] | None,
+    no_mapping: bool,
     image_tokens: int | None,
     no_images: bool,
     prompt_price: str | None,
     completion_price: str | None,
     cached_prompt_price: str | None,
     reasoning_price: str | None,
+    cached_answer_price: str | None,
+    cache_max_age: int | None,
+    no_cache_max_age: bool,
     force: bool,
     **description: object,
 ) -> None:
@@ -100,13 +117,16 @@ def set_model(
     changes = given(
         endpoint=cleared("endpoint", endpoint, no_endpoint),
         secret_arn=cleared("secret-arn", secret_arn, no_secret_arn),
+        mapping=cleared("mapping", mapping, no_mapping),
         image_tokens=Null.NULL if no_images else image_tokens,
         prices=given(
             prompt=prompt_price,
             cached_prompt=cached_prompt_price,
             completion=completion_price,
             reasoning=reasoning_price,
+            cached_answer=cached_answer_price,
         ),
+        cache_max_age=cleared("cache-max-age", cache_max_age, no_cache_max_age),
         **description,
     )
     if not changes:

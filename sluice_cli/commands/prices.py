@@ -39,6 +39,7 @@ def list_prices(session: Session, price_list: str | None, model: str | None, on:
 @click.option("--cached-prompt", type=PRICE, help="Per million of those from a cache; without it, as --prompt.")
 @click.option("--completion", type=PRICE, help="Per million completion tokens.")
 @click.option("--reasoning", type=PRICE, help="Per million of those for reasoning; without it, as --completion.")
+@click.option("--cached-answer", type=PRICE, help="Per million answers from the cache; without it, none.")
 @click.option("--price-list", help="Default: standard.")
 @click.option("--from", "valid_from", type=DATE, help="The first day, in UTC; default: today.")
 @click.option("--currency", help="Currency of a new list; default: USD.")
@@ -55,7 +56,7 @@ def set_prices(
     """Set the price of a model's tokens from a day on."""
     prices = given(**by_class)
     if not prices:
-        raise click.UsageError("Give a price: --prompt, --cached-prompt, --completion, --reasoning.")
+        raise click.UsageError("Give a price: --prompt, --cached-prompt, --completion, --reasoning, --cached-answer.")
     arguments = given(model_id=model, **prices, price_list=price_list, valid_from=valid_from, currency=currency)
     session.show("price.set", arguments, _show)
 

@@ -3,7 +3,7 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import given, limit_options, limits, plan_options
+from sluice_cli.options import DURATION, given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text
 from sluice_cli.vocabulary import PERIODS
@@ -19,6 +19,7 @@ _TIER = (
     number("dispatch_window"),
     text("reset_frequency"),
     text("price_list"),
+    number("cache_max_age"),
     number("users"),
 )
 
@@ -48,6 +49,7 @@ def show(session: Session, tier: str) -> None:
 @limit_options
 @plan_options
 @click.option("--price-list", help="The price list for its users.")
+@click.option("--cache-max-age", type=DURATION, help="Age, like 1h, up to which answers are given again; 0s: none.")
 @pass_session
 def set_tier(
     session: Session,
@@ -57,6 +59,7 @@ def set_tier(
     dispatch_window: int | None,
     reset_frequency: str | None,
     price_list: str | None,
+    cache_max_age: int | None,
     **limit_values: object,
 ) -> None:
     """Create a tier, or change the given settings of one.
@@ -70,6 +73,7 @@ def set_tier(
         dispatch_window=dispatch_window,
         reset_frequency=reset_frequency,
         price_list=price_list,
+        cache_max_age=cache_max_age,
         limits=limits(limit_values),
     )
     session.show("tier.set", arguments, _show_changed)

@@ -117,7 +117,7 @@ def test_layer_is_built_for_the_defaults_of_the_template(makefile: str, variable
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_botocore_with_less_in_it_finds_the_same_endpoints(lambda_layer: Layer, architecture: str) -> None:
     data = lambda_layer(architecture) / "python" / "botocore" / "data"
-    for service in ("sqs", "secretsmanager", "lambda", "bedrock-runtime"):
+    for service in ("sqs", "secretsmanager", "lambda", "bedrock-runtime", "sagemaker-runtime"):
         for region in ("eu-west-1", "us-gov-west-1", "cn-north-1"):
             for dual in (False, True):
                 found = []

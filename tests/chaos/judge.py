@@ -74,8 +74,14 @@ def read_books(database_url: str, user_ids: Sequence[str]) -> Books:
         for row in rows("SELECT request_id::text AS id, content FROM results WHERE request_id = ANY (%(ids)s)"):
             results[row["id"]].append(row["content"])
         for row in rows(
+            "SELECT r.request_id::text AS id, s.content FROM requests r JOIN results s ON s.result_id = r.result_id"
+            " WHERE r.user_id = ANY (%(users)s) AND r.cached_from IS NOT NULL"
+        ):
+            results[row["id"]].append(row["content"])
+        for row in rows(
             "SELECT request_id::text AS id, after->>'status' AS state FROM audit_log WHERE user_id = ANY (%(users)s)"
-            " AND action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')"
+            " AND action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired',"
+            " 'request.cached')"
         ):
             endings[row["id"]].append(row["state"])
         prompts = rows("SELECT request_id::text AS id, prompt FROM prompts WHERE request_id = ANY (%(ids)s)")
@@ -101,7 +107,8 @@ def judge(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int], ma
 
 
 def states(books: Books) -> Counter[str]:
-    return Counter(row["status"] for row in books.requests)
+    """How many requests ended how; those that got another one's answer apart."""
+    return Counter(row["status"] if row["cached_from"] is None else "shared" for row in books.requests)
 
 
 def _accepted_once(plan: Plan, ledger: Ledger, books: Books) -> Iterator[str]:
@@ -130,6 +137,8 @@ def _finished(plan: Plan, ledger: Ledger, books: Books, calls: Mapping[str, int]
         contents = books.results.get(name, [])
         if status == "completed":
             yield from _answered(row, order, contents, calls[order.prompt])
+            if row["cached_from"] is not None:
+                yield from _shared(row, order, {each["request_id"]: each for each in books.requests}, books.prompts)
         else:
             if contents:
                 yield f"request {name} is {status}, and has {len(contents)} results"
@@ -164,9 +173,22 @@ def _answered(row: Row, order: Order, contents: Sequence[str], calls: int) -> It
     call = call_of(order.prompt, contents[0])
     if call is None or call > calls:
         yield f"request {row['id']} has an answer that the model never gave: {contents[0]!r}"
-    elif (row["prompt_tokens"], row["completion_tokens"]) != tokens(order.prompt, call):
+    elif (row["prompt_tokens"], row["completion_tokens"]) != _used(row, order.prompt, call):
         booked = (row["prompt_tokens"], row["completion_tokens"])
         yield f"request {row['id']} was booked with {booked}; the model reported {tokens(order.prompt, call)}"
+
+
+def _used(row: Row, prompt: str, call: int) -> tuple[int, int]:
+    """The tokens of a request that has the answer of this call: none, if it was another request's call."""
+    return tokens(prompt, call) if row["cached_from"] is None else (0, 0)
+
+
+def _shared(row: Row, order: Order, rows: Mapping[Any, Row], prompts: Mapping[str, str]) -> Iterator[str]:
+    source = rows.get(row["cached_from"])
+    if not order.may_share:
+        yield f"request {row['id']} has another's answer, and its client did not allow that"
+    elif source is None or source["user_id"] != row["user_id"] or prompts.get(source["id"]) != order.prompt:
+        yield f"request {row['id']} has the answer of {row['cached_from']}, which is no equal request of its user"
 
 
 def _unanswered(row: Row, order: Order, calls: int) -> Iterator[str]:
@@ -206,7 +228,7 @@ def _booked(books: Books) -> Iterator[str]:
             for content in books.results.get(row["id"], []):
                 prompt = books.prompts.get(row["id"], "")
                 call = call_of(prompt, content)
-                used += sum(tokens(prompt, call)) if call is not None else 0
+                used += sum(_used(row, prompt, call)) if call is not None else 0
         if quota["tokens_reserved"] != 0:
             yield f"{name} has {quota['tokens_reserved']} tokens reserved, and nothing is unfinished"
         if (quota["requests_used"], quota["tokens_used"]) != (len(requests), used):

@@ -18,6 +18,7 @@ from tests.chaos.model import MAX_TOKENS
 from tests.chaos.plan import Order, Plan
 
 MODEL = "chaos"
+_CACHE = {"max_age": 3600}
 
 _PAUSE_SECONDS = 0.2
 _ORDER_SECONDS = 120.0
@@ -182,6 +183,9 @@ class Clients:
         body["metadata"] = {"project": f"project {order.number % 3}"}
         if order.ttl_seconds is not None:
             body["ttl_seconds"] = order.ttl_seconds
+        if order.may_share:
+            body["parameters"]["temperature"] = 0
+            body["cache"] = _CACHE
         headers = {"idempotency-key": f"{self._plan.seed}-{order.number}"}
         answer = self._retry_until(api, order, "/generate", body, headers, {200, 202})
         if answer is None:
@@ -223,6 +227,7 @@ class Clients:
         """Call until there is an answer, or a refusal after which OpenAI's client does not try again."""
         body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": order.prompt}]}
         body |= {"max_tokens": MAX_TOKENS, "metadata": {"project": f"project {order.number % 3}"}}
+        body |= {"temperature": 0, "cache": _CACHE} if order.may_share else {}
         deadline, tried = time.monotonic() + _ORDER_SECONDS, 0
         while not self._stopped.is_set():
             headers = {"x-stainless-retry-count": str(tried)}

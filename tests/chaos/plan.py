@@ -16,6 +16,9 @@ KINDS = ("kill", "cut", "postgres", "emulator", "duplicate", "reorder", "rollup"
 DISPATCH_WINDOWS = (50, 20, 5)
 
 _WAITING_SHARE = 0.2
+# Questions that several requests ask, which may share an answer; each is asked about so often.
+_EQUAL_SHARE = 0.2
+_ASKED_AGAIN = 8
 _TOPICS = ("rivers", "mountains", "engines", "letters", "spices", "planets", "bridges", "clocks", "ferries", "bees")
 
 
@@ -28,6 +31,7 @@ class Order:
         repeated: whether the client sends it again after it was accepted.
         cancelled_after: how many further requests its client submits before cancelling it; None: it is not cancelled.
         waits: its client waits for the answer, through /v1/chat/completions; it neither cancels nor sends a key.
+        may_share: other requests ask the same, and it takes an equal one's answer from the cache or waits for it.
     """
 
     number: int
@@ -37,6 +41,7 @@ class Order:
     repeated: bool
     cancelled_after: int | None
     waits: bool
+    may_share: bool
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,12 @@ def make_plan(seed: int, requests: int, faults: int, users: int) -> Plan:
 
 def _order(rng: random.Random, seed: int, number: int, user: int) -> Order:
     prompt = f"Seed {seed}, question {number}: what is to be said about {rng.choice(_TOPICS)}?"
+    may_share = rng.random() < _EQUAL_SHARE
+    if may_share:
+        # Of those that may share, so many in a row have the same question; a user may have only one of them.
+        prompt = f"Seed {seed}, question from {number - number % round(_ASKED_AGAIN / _EQUAL_SHARE)}: what is equal?"
     if rng.random() < _WAITING_SHARE:
-        return Order(number, user, prompt, ttl_seconds=None, repeated=False, cancelled_after=None, waits=True)
+        return Order(number, user, prompt, None, repeated=False, cancelled_after=None, waits=True, may_share=may_share)
     return Order(
         number,
         user,
@@ -90,6 +99,7 @@ def _order(rng: random.Random, seed: int, number: int, user: int) -> Order:
         repeated=rng.random() < 0.05,
         cancelled_after=rng.choice((0, 0, 1, 4)) if rng.random() < 0.05 else None,
         waits=False,
+        may_share=may_share,
     )
 
 

@@ -21,5 +21,6 @@ def test_nothing_is_lost_duplicated_or_miscounted(tmp_path: Path) -> None:
         assert not report.wrong, failure_report(report, SIZE)
         assert report.accepted == SIZE.requests
         assert dict(report.faults) == dict.fromkeys(KINDS, SIZE.faults)
+        assert report.states["shared"] > 0, "no equal requests: the seed is a bad example"
     finally:
         campaign.stack.destroy()

@@ -115,7 +115,7 @@ def test_one_probe_is_sent_and_pauses_grow(service: Service, alice: bytes, model
     service.queue.take()
     work(service, models, *ids)
     models.called()
-    seconds, pauses = 0, []
+    seconds, pauses = 0.0, []
     for _ in range(5):
         until = breaker(service)["probe_at"]
         due = datetime.fromisoformat(until)
@@ -202,8 +202,8 @@ def test_an_hours_outage_is_answered_by_the_second_model_and_probed(
     assert calls.count("second") == 360
     # Five failures, then probes 10, 20, 40 and from then on 60 seconds apart.
     assert calls.count("only") == 5 + 3 + 58
-    shown = service.status(alice, request_id)
-    assert (shown["answered_by"], shown["cost"]["amount"]) == ("second", None)
+    last = service.value("SELECT request_id FROM requests ORDER BY request_id DESC LIMIT 1")
+    assert service.status(alice, last)["answered_by"] == "second"
     assert service.value("SELECT count(*) FROM requests WHERE charges->0->>'model_id' = 'second'") == 360
 
     models.always.clear()

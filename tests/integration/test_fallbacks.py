@@ -256,7 +256,7 @@ def test_no_key_ever_reaches_a_model_that_it_is_not_for(
     )
     for name in ("first", "second", "third"):
         models.always[name] = ModelError("model_rejected") if name == "third" else ModelError("context_length_exceeded")
-    named = {"model": model} if model else {}
+    named: dict[str, Any] = {"model": model} if model else {}
     named |= {} if fallbacks is None else {"models": fallbacks}
     with contextlib.suppress(SluiceError):
         service.submit(key, "hello", **named)

@@ -43,7 +43,7 @@ def work(service: Service, *request_ids: UUID) -> None:
     worker = Worker(
         ledger=service.ledger("worker"),
         queue=service.queue,
-        backends={"openai": OpenAIBackend({}.__getitem__, 1000)},
+        backends={"openai": OpenAIBackend(str, 1000)},
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     )
@@ -187,7 +187,7 @@ def test_a_cancelled_request_keeps_no_file(service: Service, server: ScriptedSer
     Worker(
         ledger=service.ledger("worker"),
         queue=service.queue,
-        backends={"openai": OpenAIBackend({}.__getitem__, 1000)},
+        backends={"openai": OpenAIBackend(str, 1000)},
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     ).run(claim)
@@ -360,7 +360,7 @@ def test_a_file_of_4_mib_for_openais_clients(
 ) -> None:
     """As the answer of the foreground function, and over HTTP, it would be too large with anything more."""
     content = PNG + bytes(MAX_FILE_BYTES - len(PNG))
-    api.backends = {"openai": OpenAIBackend({}.__getitem__, 1000)}
+    api.backends = {"openai": OpenAIBackend(str, 1000)}
     for model in (ARTIST, SPEAKER):
         service.act("model.set", model_id=model["model_id"], endpoint=f"{server.url}/v1")
     server.replies(

@@ -1,4 +1,5 @@
-"""Every order of two workers, recovery, dispatch, expiring leases and a cancellation over two requests of one user.
+"""Every order of two workers, recovery, dispatch, expiring leases and a cancellation over two requests of one user;
+and over two or three equal ones, of which one asks for all.
 
 Each step is a call of the database's functions. A savepoint undoes it once everything that can follow has been explored;
 each step is taken once from each state. The states, answers and next states must equal those of the model in
@@ -46,7 +47,8 @@ _ITEMS = """
            coalesce(i.lease_until < clock_now(), false) AS is_lapsed, i.cancel_requested_at IS NOT NULL AS is_cancel_requested,
            s.content::integer AS answered_by, r.total_tokens AS tokens,
            (SELECT count(*) FROM audit_log a WHERE a.request_id = r.request_id
-            AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired')) AS ends
+            AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired',
+                             'request.cached')) AS ends, i.follows, r.cached_from AS source
     FROM requests r
     LEFT JOIN inflight i ON i.request_id = r.request_id
     LEFT JOIN results s ON s.request_id = r.request_id
@@ -70,7 +72,11 @@ class Ledger:
         return call(self.sql, name, **parameters)
 
     def items(self) -> Items:
-        return tuple(Item(**row) for row in self.sql.execute(_ITEMS).fetchall())
+        rows = self.sql.execute(_ITEMS).fetchall()
+        links = [{name: self.ids.index(row[name]) for name in ("follows", "source") if row[name]} for row in rows]
+        return tuple(
+            Item(**row | {"follows": None, "source": None} | link) for row, link in zip(rows, links, strict=True)
+        )
 
     def state(self) -> State:
         return self.trail[-1]
@@ -121,7 +127,10 @@ class Ledger:
         assert sum(item.is_dispatched for item in state.items) <= dispatch_window
         for item in state.items:
             assert item.ends == (item.status in ENDED), "each ends once"
-            assert item.answered_by == (item.attempt if item.status == "completed" else None), "the fencing token"
+            is_answered = item.status == "completed" and item.source is None
+            assert item.answered_by == (item.attempt if is_answered else None), "the fencing token"
+            assert item.source is None or state.items[item.source].answered_by, "an answer of an equal request"
+            assert item.follows is None or state.items[item.follows].status not in ENDED, "a leader that is unfinished"
         # The ledger depends on nothing else.
         booked = tuple((item.status, item.attempt, item.tokens) for item in state.items)
         if booked not in seen:
@@ -188,5 +197,26 @@ def test_every_interleaving_equals_the_model(service: Service, dispatch_window: 
     expected = explore(Model(dispatch_window, State((Item(),) * 2, workers)), lambda _: None)
 
     print(f"dispatch window {dispatch_window}: {len(found.steps)} states, {found.transitions} transitions")
+    assert found.steps.keys() == expected.steps.keys()
+    assert found.steps == expected.steps
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_every_interleaving_of_equal_requests_equals_the_model(service: Service, count: int) -> None:
+    key_hash = service.add_user()
+    stop_the_clock(service.owner, NOON)
+    asked: dict[str, Any] = {"parameters": {"temperature": 0}, "cache": {"max_age": 3600}}
+    ids = [service.submit(key_hash, **asked) for _ in range(count)]
+    service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
+    workers = (Worker(1),) * 2
+
+    with service.owner.transaction(force_rollback=True):
+        ledger = Ledger(service.owner, key_hash, sorted(ids), workers)
+        seen: set[Any] = set()
+        found = explore(ledger, lambda state: ledger.check(10, seen, state))
+    leader, *followers = Item(), *(Item(follows=0) for _ in range(count - 1))
+    expected = explore(Model(10, State((leader, *followers), workers)), lambda _: None)
+
+    print(f"{count} equal requests: {len(found.steps)} states, {found.transitions} transitions")
     assert found.steps.keys() == expected.steps.keys()
     assert found.steps == expected.steps

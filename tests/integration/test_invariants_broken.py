@@ -424,6 +424,29 @@ WRONGS = {
         "UPDATE billed_usage SET prompt_tokens = prompt_tokens + 1 WHERE user_id = 'dora'",
         ("statement_is_kept", "dora", "2031-01"),
     ),
+    # 10a. a request that asks for others is unfinished, and so is whom one follows
+    "a question that nobody asks any more": wrong(
+        "INSERT INTO answer_cache (user_id, fingerprint, cache_scope, model_id, leader_id)"
+        " SELECT user_id, sha256('x'), cache_scope_of_all(), model_id, request_id FROM requests"
+        " WHERE request_id = %(today)s",
+        ("inflight_is_what_is_unfinished", "alice", "today"),
+    ),
+    "a request that waits for nobody": wrong(
+        "UPDATE inflight SET follows = %(today)s, dispatched_at = NULL WHERE request_id = %(waiting)s",
+        ("inflight_is_what_is_unfinished", "alice", "waiting"),
+    ),
+    # 10b. what is charged by model adds up, and is in the attempts
+    "a charge without a call": wrong(
+        "UPDATE requests SET charges = jsonb_build_array(jsonb_build_object('model_id', model_id,"
+        " 'prompt_tokens', prompt_tokens, 'completion_tokens', completion_tokens, 'cached_tokens', cached_tokens,"
+        " 'reasoning_tokens', reasoning_tokens)) WHERE request_id = %(today)s",
+        ("request_settled_once", "alice", "today"),
+    ),
+    "a charge that is not written down": wrong(
+        "INSERT INTO attempts (request_id, attempt, call, model_id, backend, prompt_tokens, completion_tokens,"
+        " is_charged, begun_at, ended_at) VALUES (%(today)s, 1, 1, 'small', 'bedrock', 1, 1, true, now(), now())",
+        ("request_settled_once", "alice", "today"),
+    ),
     # 11. every completed request has its result
     "a result gone": wrong(
         f"DELETE FROM results WHERE {ANSWERED}", ("result_is_kept", "alice", "answered"), unseen=True
@@ -448,6 +471,12 @@ WRONGS = {
     "another result of the request": wrong(
         "UPDATE requests SET result_id = uuidv7() WHERE request_id = %(today)s",
         ("result_is_kept", "alice", "today"),
+    ),
+    "an answer of another user in the cache": wrong(
+        "INSERT INTO answer_cache (user_id, fingerprint, cache_scope, model_id, request_id, result_id, answered_at)"
+        " SELECT 'bob', sha256('x'), cache_scope_of_all(), model_id, request_id, result_id, completed_at"
+        " FROM requests WHERE request_id = %(today)s",
+        ("result_is_kept", "bob", "today"),
     ),
     # 12. rows are as their tables declare them, though PostgreSQL does not enforce it
     "a request that was started before it was accepted": wrong(

@@ -46,7 +46,7 @@ def ask(service: Service, key: bytes, models: Models, *answers: Any, **given: An
 
 def generate(schema: dict[str, Any]) -> Submission:
     """What POST /generate makes of a schema."""
-    return GenerateRequest(prompt="who?", schema=schema).submission()
+    return GenerateRequest.model_validate({"prompt": "who?", "schema": schema}).submission()
 
 
 @pytest.mark.parametrize("answer", [FITS, f"  {FITS}\n", f"```json\n{FITS}\n```", f"```\n{FITS}```"])

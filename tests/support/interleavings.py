@@ -1,4 +1,4 @@
-"""Two requests of one user as a small state machine, and an exhaustive exploration of its states.
+"""Two or three requests of one user as a small state machine, and an exhaustive exploration of its states.
 
 A step of the clock ends all current leases and delays. A State holds everything that later steps depend on, so each
 action is taken once from each State. The machine exists twice, here as plain functions and in the database, and
@@ -31,6 +31,8 @@ class Item:
         is_lapsed: its worker's lease has expired.
         answered_by: the attempt that produced its result.
         ends: how many times it has ended.
+        follows: the position of the equal request whose answer it waits for.
+        source: the position of the one whose answer it got.
     """
 
     status: str = "queued"
@@ -44,12 +46,17 @@ class Item:
     answered_by: int | None = None
     tokens: int | None = None
     ends: int = 0
+    follows: int | None = None
+    source: int | None = None
 
     def finished(self, status: str, tokens: int | None) -> "Item":
         if self.is_cancel_requested:
             status = "cancelled"
         answered_by = self.attempt if status == "completed" else None
         return Item(status, self.attempt, answered_by=answered_by, tokens=tokens, ends=self.ends + 1)
+
+    def shared(self, source: int) -> "Item":
+        return Item("completed", self.attempt, tokens=0, ends=self.ends + 1, source=source)
 
     def requeued(self, *, failed: bool = False, lost: bool = False, paused: bool = False) -> "Item":
         failures, losses = self.failed_attempts + failed, self.lost_attempts + lost
@@ -172,7 +179,8 @@ class Model:
         free_slots = self.dispatch_window - sum(item.is_dispatched for item in items)
         dispatched = []
         for item in items:
-            is_next = free_slots > 0 and item.status == "queued" and not (item.is_dispatched or item.is_paused)
+            is_waiting = item.status == "queued" and item.follows is None
+            is_next = free_slots > 0 and is_waiting and not (item.is_dispatched or item.is_paused)
             free_slots -= is_next
             dispatched.append(replace(item, is_dispatched=True) if is_next else item)
         return tuple(dispatched)
@@ -208,6 +216,7 @@ class Model:
         for (n, attempt), outcome in flush.items():
             kind, after[n] = _settled(items[n], attempt, outcome)
             answers.append((kind, n, after[n].status))
+            answers += [("settled", m, "completed") for m in _landed(after, n)]
         # Only unfinished requests need the user lock, and so a dispatch.
         dispatched = (
             self.dispatched(tuple(after)) if any(items[n].status not in ENDED for n, _ in flush) else tuple(after)
@@ -225,6 +234,8 @@ class Model:
             else:
                 after.append(item.requeued(failed=True, lost=True))
         changed = [new.status for old, new in zip(items, after, strict=True) if new != old]
+        for n in range(len(after)):
+            _landed(after, n)
         return tuple(changed.count(status) for status in ("queued", "failed", "expired", "cancelled")), tuple(after)
 
     def cancel(self, items: Items, position: int) -> tuple[Answer, Items]:
@@ -234,6 +245,7 @@ class Model:
         elif item.status == "processing":
             after[position] = replace(item, is_cancel_requested=True)
         status = after[position].status
+        _landed(after, position)
         outcome = "request_finished" if status in ENDED - {"cancelled"} else "ok"
         dispatched = self.dispatched(tuple(after))
         return (outcome, status, _sent(tuple(after), dispatched)), dispatched
@@ -266,6 +278,22 @@ def _settled(item: Item, attempt: int, outcome: str) -> tuple[str, Item]:
     if item.failed_attempts + 1 >= MAX_ATTEMPTS:
         return "settled", item.finished("failed", tokens)
     return "requeued", item.requeued(failed=True, paused=True)
+
+
+def _landed(items: list[Item], n: int) -> list[int]:
+    """Serve those that follow a request that has ended, or have the first of them ask; returns those that were served."""
+    followers = [m for m, item in enumerate(items) if item.follows == n]
+    if items[n].status not in ENDED or not followers:
+        return []
+    if items[n].status == "completed":
+        for m in followers:
+            items[m] = items[m].shared(n)
+        return followers
+    first, *others = followers
+    items[first] = replace(items[first], follows=None)
+    for m in others:
+        items[m] = replace(items[m], follows=first)
+    return []
 
 
 def _sent(before: Items, after: Items) -> tuple[int, ...]:

@@ -44,8 +44,8 @@ MINIMAL: dict[str, Json] = {
 
 @dataclass
 class Model:
-    """Answers as scripted, one answer after the other, then with "an answer"; embeds with the same vector, and draws and
-    speaks the same file."""
+    """Answers as scripted, one answer after the other, then with "an answer", or an empty object where it must be JSON;
+    embeds with the same vector, and draws and speaks the same file."""
 
     script: list[Output | Exception] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
@@ -62,7 +62,8 @@ class Model:
         if claim.kind in ("image", "speech"):
             content, mime_type = (PNG, "image/png") if claim.kind == "image" else (MP3, "audio/mpeg")
             return Completion(Output(items=(OutputFile.of(content, mime_type),)), *self.tokens, content=content)
-        said = self.script.pop(0) if self.script else Output.of_text("an answer", "stop")
+        usual = "an answer" if claim.input.response_format is None else "{}"
+        said = self.script.pop(0) if self.script else Output.of_text(usual, "stop")
         if isinstance(said, Exception):
             raise said
         return Completion(said, *self.tokens)

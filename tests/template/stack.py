@@ -73,9 +73,18 @@ class Stack:
         if function == "Fn::Not":
             return not self.holds(argument[0])
         if function == "Fn::Equals":
-            left, right = (self.parameters[side["Ref"]] if isinstance(side, dict) else side for side in argument)
+            left, right = (self._value(side) for side in argument)
             return str(left) == str(right)
         raise NotImplementedError(function)
+
+    def _value(self, side: Any) -> Any:
+        if not isinstance(side, dict):
+            return side
+        if "Fn::Join" in side:
+            # Of a list that is a parameter, which is written with commas.
+            delimiter, joined = side["Fn::Join"]
+            return str(self._value(joined)).replace(",", delimiter)
+        return self.parameters[side["Ref"]]
 
     def _decide(self, node: Any) -> Any:
         if isinstance(node, dict):

@@ -84,6 +84,19 @@ def test_a_function_has_only_the_permissions_it_needs(stack: Stack, name: str) -
     assert granted == GRANTS[name]
 
 
+def test_only_who_runs_models_invokes_the_endpoints_that_are_named(processed: dict[str, Any]) -> None:
+    arns = "arn:aws:sagemaker:eu-west-1:123456789012:endpoint/a,arn:aws:sagemaker:eu-west-1:123456789012:endpoint/b"
+    named = Stack.of(processed, SageMakerEndpointArns=arns)
+    for name in FUNCTIONS:
+        found = [each for each in named.statements(f"{name}Role") if "sagemaker:InvokeEndpoint" in actions(each)]
+        if name not in {"Worker", "Foreground"}:
+            assert found == []
+            continue
+        (statement,) = found
+        assert (statement["Effect"], actions(statement)) == ("Allow", ["sagemaker:InvokeEndpoint"])
+        assert statement["Resource"] == {"Ref": "SageMakerEndpointArns"}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_logs_to_its_own_group(stack: Stack, name: str) -> None:
     (statement,) = [each for each in stack.statements(f"{name}Role") if each["Sid"] == "Log"]

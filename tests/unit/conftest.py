@@ -9,6 +9,7 @@ from moto import mock_aws
 from sluice.backends.openai import OpenAIBackend
 from tests.support.bedrock_backend import Bedrock, bedrock_at
 from tests.support.openai_backend import KEY, MAX_RESULT_BYTES
+from tests.support.sagemaker_backend import SageMaker, sagemaker_at
 from tests.unit.scripted_server import ScriptedServer
 
 # A slow machine is not a defect, and a failure must be reproducible.
@@ -48,4 +49,10 @@ def backend() -> OpenAIBackend:
 @pytest.fixture
 def bedrock(server: ScriptedServer) -> Iterator[Bedrock]:
     with bedrock_at(server.url) as made:
+        yield made
+
+
+@pytest.fixture
+def sagemaker(server: ScriptedServer) -> Iterator[SageMaker]:
+    with sagemaker_at(server.url) as made:
         yield made

@@ -1,4 +1,4 @@
-"""The composition root: API keys of models, from secrets of either form."""
+"""The composition root: API keys of models, from secrets of either form, and the clients that call models."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -67,3 +67,17 @@ def test_secret_is_read_once_in_five_minutes(secrets: Any, monkeypatch: pytest.M
 def test_each_secret_has_its_own_key(secrets: Any) -> None:
     arns = [secrets.create_secret(Name=name, SecretString=name)["ARN"] for name in ("one", "two")]
     assert [bootstrap.model_api_key(arn) for arn in arns] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("name", "service"), [("_bedrock", "bedrock-runtime"), ("_sagemaker", "sagemaker-runtime")])
+def test_a_models_client_waits_as_long_as_the_model_may_take_and_never_calls_twice(
+    secrets: Any, name: str, service: str
+) -> None:
+    make = getattr(bootstrap, name)
+    make.cache_clear()
+    client = make(33)
+    assert client.meta.service_model.service_name == service
+    assert (client.meta.config.read_timeout, client.meta.config.retries["total_max_attempts"]) == (33, 1)
+    assert make(33) is client
+    assert make(34) is not client
+    make.cache_clear()

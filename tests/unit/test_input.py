@@ -318,7 +318,7 @@ def test_valid_endpoints_are_accepted(endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [
-        ({"backend": "sagemaker"}, "/backend"),
+        ({"backend": "vertex"}, "/backend"),
         ({"backend_model": ""}, "/backend_model"),
         ({"endpoint": None}, ""),
         ({"endpoint": "models.example"}, "/endpoint"),

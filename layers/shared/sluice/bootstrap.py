@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sluice.services.erase import Eraser
     from sluice.services.foreground import Foreground
     from sluice.services.process import Worker
+    from sluice.services.purge import Purger
     from sluice.services.read import Reader
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
@@ -101,6 +102,14 @@ def eraser() -> "Eraser":
     from sluice.services.erase import Eraser
 
     return Eraser(ledger=ledger(), queue=queue())
+
+
+@cache
+def purger() -> "Purger":
+    """Empties answer caches."""
+    from sluice.services.purge import Purger
+
+    return Purger(ledger=ledger())
 
 
 @cache
@@ -243,7 +252,12 @@ def backends() -> "Mapping[str, Backend]":
     """The model backends by name."""
     from sluice.backends.registry import BACKENDS, Resources
 
-    resources = Resources(api_key=model_api_key, bedrock_client=_bedrock, max_result_bytes=settings().max_result_bytes)
+    resources = Resources(
+        api_key=model_api_key,
+        bedrock_client=_bedrock,
+        sagemaker_client=_sagemaker,
+        max_result_bytes=settings().max_result_bytes,
+    )
     return {name: make(resources) for name, make in BACKENDS.items()}
 
 
@@ -300,6 +314,11 @@ def _secret_text(secret_arn: str, _period: int) -> str:
 @cache
 def _bedrock(timeout_seconds: int) -> Any:
     return _client("bedrock-runtime", **_without_retries(timeout_seconds))
+
+
+@cache
+def _sagemaker(timeout_seconds: int) -> Any:
+    return _client("sagemaker-runtime", **_without_retries(timeout_seconds))
 
 
 def _without_retries(timeout_seconds: int) -> dict[str, Any]:

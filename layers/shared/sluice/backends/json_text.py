@@ -1,4 +1,4 @@
-"""JSON that a client wrote. The documents keep it as text, and a server wants the value."""
+"""JSON that a client wrote, which the documents keep as text and a server wants as a value; and JSON for a server."""
 
 import json
 from typing import Any, Final
@@ -22,6 +22,19 @@ def parsed(text: str) -> Any:
     if not _is_shallow(value, _DEEPEST):
         raise ModelError("model_rejected")
     return value
+
+
+def written(value: Any) -> str:
+    """The value as JSON for a server.
+
+    Raises:
+        ModelError: model_rejected, it cannot be written.
+    """
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        # A number in a schema that is too large for Python; no server would read what it becomes.
+        raise ModelError("model_rejected") from None
 
 
 def _refuse(_: str) -> Any:

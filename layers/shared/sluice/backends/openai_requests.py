@@ -23,7 +23,7 @@ from sluice.domain.documents import (
 )
 from sluice.domain.requests import Claim
 
-# OpenAI's own; as the model or behind a provider's prefix.
+# OpenAI's own.
 _IMAGES_IN_BASE64: Final = ("gpt-image-", "chatgpt-image-")
 
 
@@ -36,7 +36,7 @@ def chat_body(claim: Claim) -> dict[str, Any]:
     asked = claim.input
     return dict(claim.parameters) | _given(
         model=claim.backend_model,
-        messages=_messages(asked),
+        messages=chat_messages(asked),
         stream=False,
         tools=[_tool(tool) for tool in asked.tools or ()] or None,
         tool_choice=_tool_choice(asked.tool_choice),
@@ -95,13 +95,18 @@ def _single_text(claim: Claim) -> str:
     return text
 
 
-def _given(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
+def chat_messages(asked: Input) -> list[dict[str, Any]]:
+    """The conversation, with the instructions as its first message.
 
-
-def _messages(asked: Input) -> list[dict[str, Any]]:
+    Raises:
+        ModelError: model_rejected, it is no conversation: it has ids of tokens.
+    """
     told = [] if asked.instructions is None else [{"role": "system", "content": asked.instructions}]
     return [*told, *(_message(message) for message in asked.messages)]
+
+
+def _given(**members: Any) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class ApiKey:
     revoked_at: datetime | None
     last_used_at: datetime | None
     models: Sequence[str] | None
+    cache_max_age: int | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Model:
     Attributes:
         fallbacks: the models that answer in its place, in order.
         breaker: its circuit breaker: `state` (closed, failing, open), and what is known of the failures.
+        mapping: as in Claim.
     """
 
     model_id: str
@@ -82,6 +84,8 @@ class Model:
     image_tokens: int | None
     fallbacks: Sequence[str]
     breaker: Mapping[str, Any]
+    mapping: Mapping[str, Any] | None
+    cache_max_age: int | None
 
 
 @dataclass(frozen=True)

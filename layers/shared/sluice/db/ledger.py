@@ -15,10 +15,11 @@ from sluice.db.connection import Database
 from sluice.db.reports import UsageReport, priced_usage
 from sluice.domain.calls import Plan
 from sluice.domain.documents import Input, Output
-from sluice.domain.fingerprint import submission_digest
+from sluice.domain.fingerprint import question_digest, submission_digest
 from sluice.domain.history import HistoryQuery
 from sluice.domain.requests import (
     Admission,
+    CachePurging,
     Cancellation,
     Claim,
     DispatchedRequest,
@@ -87,6 +88,10 @@ class Ledger:
             key_hash=key_hash,
             request_id=request_id,
         )
+
+    def purge_cache(self, key_hash: bytes) -> CachePurging:
+        """Let no answer of the caller's requests be found again."""
+        return self._database.row(CachePurging, "cache_purge", repeatable=True, key_hash=key_hash)
 
     def show(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
         """One request of the caller, with its queue position, its answer and its cost."""
@@ -232,6 +237,7 @@ def _submission(submission: Submission, limits: RequestLimits) -> dict[str, Any]
     content = submission.to_json() | {
         "longest_seconds": limits.longest_seconds,
         "max_attempts": limits.max_attempts,
+        "question": question_digest(submission.input, submission.parameters),
     }
     if submission.idempotency_key is not None:
         content["body_hash"] = submission_digest(submission).hex()

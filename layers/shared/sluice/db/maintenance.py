@@ -76,6 +76,11 @@ class Maintenance:
         self._database = database
         self.statements = Statements(database)
 
+    def expire_cached_answers(self, limit: int) -> int:
+        """Forget cached answers that are too old, at most so many; returns how many."""
+        forgotten: int = self._database.value("cache_expire", repeatable=True, limit=limit)
+        return forgotten
+
     def recover(self, limit: int) -> Recovery:
         """Take back expired claims, end requests without attempts or time left: at most so many of each."""
         return self._database.row(Recovery, "request_recover", repeatable=True, limit=limit)

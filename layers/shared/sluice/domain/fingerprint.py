@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from sluice.domain.documents import Input
 from sluice.domain.requests import Claim, Submission
 
 
@@ -15,9 +17,24 @@ def submission_digest(submission: Submission) -> bytes:
     return _sha256({name: value for name, value in submission.to_json().items() if name != "idempotency_key"})
 
 
+def question_digest(asked: Input, parameters: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of an input and its parameters, but for max_tokens, for which models have a default."""
+    chosen = {name: value for name, value in parameters.items() if name != "max_tokens"}
+    return _sha256([chosen, asked.to_json()]).hex()
+
+
 def question_fingerprint(claim: Claim) -> str:
-    """SHA-256, in hexadecimal, of a question: equal where user, model, parameters and input are."""
-    return _sha256([claim.user_id, claim.model_id, claim.parameters, claim.input.to_json()]).hex()
+    """SHA-256, in hexadecimal, of a question: equal where user, model, parameters and input are.
+
+    question_fingerprint() in the database makes the same of a submission.
+    """
+    parts = (
+        claim.user_id,
+        claim.model_id,
+        str(claim.parameters.get("max_tokens", 0)),
+        question_digest(claim.input, claim.parameters),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _sha256(content: Any) -> bytes:

@@ -63,8 +63,9 @@ class Submission:
         repeat: how a repeat of it is recognised; not together with an idempotency key.
         kind: what its model has to do; None: answer a conversation.
         fallbacks: models that may answer in its place, in order; None: those that the operator has set.
-        repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None: the
-            service's default.
+        repair_attempts: how often the model is asked again if its answer has not the form that was asked for; None:
+            never.
+        cache: CacheChoice as JSON, or False; None: what the key, the model or the tier says.
     """
 
     input: Input
@@ -80,6 +81,7 @@ class Submission:
     kind: ModelKind | None = None
     fallbacks: Sequence[str] | None = None
     repair_attempts: int | None = None
+    cache: Mapping[str, Any] | Literal[False] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -129,6 +131,14 @@ class QuotaCounter:
 
 
 @dataclass(frozen=True)
+class CachePurging:
+    """What became of a purge of the caller's cached answers: outcome ok, or what key_check found."""
+
+    outcome: str
+    forgotten: int | None
+
+
+@dataclass(frozen=True)
 class Cancellation:
     """What became of a cancellation: outcome ok, request_not_found, request_finished, or what key_check found."""
 
@@ -174,6 +184,7 @@ class Claim:
         image_tokens: the most that an image counts; None: the model takes no images.
         kind: what the model does.
         plan: what may be done beside calling the model; None: nothing.
+        mapping: how a server of another form than OpenAI's is asked and read; see sluice.backends.mapping.
     """
 
     request_id: UUID
@@ -193,6 +204,7 @@ class Claim:
     image_tokens: int | None = None
     kind: ModelKind = "chat"
     plan: Plan | None = None
+    mapping: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -355,13 +367,14 @@ class DispatchedRequest:
 
 # Reading --------------------------------------------------------------------------------------------------------------
 
-TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens")
-"""Those of a prompt's tokens that came from a cache, and those of a completion from before the answer."""
+TOKEN_PARTS: Final = ("cached_tokens", "reasoning_tokens", "cached_answers")
+"""Those of a prompt's tokens that came from a cache, those of a completion from before the answer, and requests that
+were answered without a call of a model."""
 
 
-def token_parts(cached: int | None, reasoning: int | None) -> dict[str, int]:
+def token_parts(cached: int | None, reasoning: int | None, answers: int | None = None) -> dict[str, int]:
     """The parts of tokens, by name, as answers show them: only where there are any."""
-    return {name: tokens for name, tokens in zip(TOKEN_PARTS, (cached, reasoning), strict=True) if tokens}
+    return {name: count for name, count in zip(TOKEN_PARTS, (cached, reasoning, answers), strict=True) if count}
 
 
 @dataclass(frozen=True)
@@ -431,6 +444,7 @@ class RequestState(RequestFacts):
         queue: None once it has ended.
         attempts: calls of models that failed or were repeated, as attempts_json() in the database has them; None: none.
         answered_by: the model that answered, if it is not the one that was asked for.
+        cached_from: the equal request whose answer it has.
     """
 
     output: Output | None
@@ -441,6 +455,7 @@ class RequestState(RequestFacts):
     queue: QueueState | None
     attempts: Sequence[Mapping[str, Any]] | None = None
     answered_by: str | None = None
+    cached_from: UUID | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Scope = Literal["submit", "read"]
 """Of API keys."""
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-TokenClass = Literal["prompt", "cached_prompt", "completion", "reasoning"]
+TokenClass = Literal["prompt", "cached_prompt", "completion", "reasoning", "cached_answer"]
 """Of prices, in the order of invoices. Each token is of one class: prompt is what was not cached, completion what was
-no reasoning."""
+no reasoning. cached_answer counts no tokens but requests that were answered without a call of a model."""
 TOKEN_CLASSES: Final[tuple[TokenClass, ...]] = get_args(TokenClass)

@@ -22,6 +22,7 @@ PROMPT: Final[TokenClass] = "prompt"
 CACHED: Final[TokenClass] = "cached_prompt"
 COMPLETION: Final[TokenClass] = "completion"
 REASONING: Final[TokenClass] = "reasoning"
+CACHED_ANSWER: Final[TokenClass] = "cached_answer"
 _CLASS_ORDER: Final[Mapping[str, int]] = {kind: n for n, kind in enumerate(TOKEN_CLASSES)}
 # Tokens of 15 digits times a price of 20: a product is never rounded.
 _DIGITS: Final = 60
@@ -215,7 +216,7 @@ def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
             for currency in currencies
         ],
         "unpriced_tokens": unpriced_tokens(rows),
-    } | token_parts(tokens[CACHED], tokens[REASONING])
+    } | token_parts(tokens[CACHED], tokens[REASONING], tokens[CACHED_ANSWER])
 
 
 def requests_count(rows: Iterable[PricedUsage]) -> int:

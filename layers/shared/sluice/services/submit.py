@@ -33,6 +33,7 @@ class Accepted:
         quotas: the state of the user's quota by period, where it was looked at.
         status: its present one; of a replay it may be final.
         model_id: the model that is to answer; None of a replay.
+        cache: what the answer cache said, and the age of its answer; None: nobody asked it.
     """
 
     request_id: UUID
@@ -41,6 +42,7 @@ class Accepted:
     quotas: Sequence[QuotaCounter]
     status: Status = Status.QUEUED
     model_id: str | None = None
+    cache: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def accepted_or_refused(admission: Admission, submission: Submission) -> Accepte
     # An accepted request has both.
     request_id, user_id = UUID(str(admission.request_id)), str(admission.user_id)
     status = Status(detail.get("status", Status.QUEUED))
-    return Accepted(request_id, user_id, admission.outcome == "replayed", quotas, status, admission.model_id)
+    replayed = admission.outcome == "replayed"
+    return Accepted(request_id, user_id, replayed, quotas, status, admission.model_id, detail.get("cache"))
 
 
 def _refusal(

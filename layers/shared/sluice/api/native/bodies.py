@@ -4,12 +4,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Storable, Strict, Time
 from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 
 class GenerateRequest(Strict):
@@ -26,6 +27,7 @@ class GenerateRequest(Strict):
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     """A JSON Schema that the answer must fit; the answer is then JSON."""
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
     image: ImageSettings | None = None
@@ -68,7 +70,8 @@ class GenerateRequest(Strict):
             input=asked,
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(asked.response_format, self.repair_attempts),
+            cache=cache_json(self.cache),
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

@@ -9,6 +9,7 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 
 from sluice.api.app import new_router
+from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import (
     POLL_AFTER_SECONDS,
     Nothing,
@@ -25,6 +26,7 @@ from sluice.domain.errors import SluiceError
 from sluice.domain.fields import id_of
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
+from sluice.services.purge import Purger
 from sluice.services.submit import Submitter
 from sluice.services.wait import wait_in_a_slot
 from sluice.telemetry import MetricUnit, logger, metrics
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
 
 
 def submission_routes(
-    *, submitter: Callable[[], Submitter], canceller: Callable[[], Canceller], reader: Callable[[], "Reader"]
+    *,
+    submitter: Callable[[], Submitter],
+    canceller: Callable[[], Canceller],
+    reader: Callable[[], "Reader"],
+    purger: Callable[[], Purger],
 ) -> APIGatewayHttpRouter:
     """The routes; the providers are asked for their services when a request arrives."""
     router = new_router()
@@ -65,6 +71,13 @@ def submission_routes(
             parse_json(Nothing, body)
         return cancel(canceller(), key_hash, request_id)
 
+    @router.delete("/cache")
+    def _purge() -> Response[str]:
+        event = router.current_event
+        key_hash = caller_key(event)
+        read_query(event, Nothing)
+        return purge(purger(), key_hash)
+
     return router
 
 
@@ -80,6 +93,7 @@ def generate(submitter: Submitter, key_hash: bytes, body: GenerateRequest, idemp
         headers["Retry-After"] = str(POLL_AFTER_SECONDS)
     if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
+    headers |= cache_headers(accepted.cache)
     return answer(
         200 if accepted.status.is_final else 202,
         {"request_id": str(accepted.request_id), "status": accepted.status},
@@ -107,6 +121,11 @@ def waited(reader: "Reader", key_hash: bytes, accepted: Response[str], seconds: 
         return accepted
     kept = {name: str(value) for name, value in accepted.headers.items() if name != "Retry-After"}
     return answer(200, request_view(state), kept | {"Preference-Applied": "wait"})
+
+
+def purge(purger: Purger, key_hash: bytes) -> Response[str]:
+    """Forget the caller's cached answers."""
+    return answer(200, {"forgotten": purger.purge(key_hash)})
 
 
 def cancel(canceller: Canceller, key_hash: bytes, request_id: str) -> Response[str]:

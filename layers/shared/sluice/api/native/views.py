@@ -28,6 +28,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
         | ({} if state.metadata is None else {"metadata": state.metadata})
         | ({} if state.output is None else _result_facts(state.output, state.request_id))
         | ({} if state.answered_by is None else {"answered_by": state.answered_by})
+        | ({} if state.cached_from is None else {"cached_from": str(state.cached_from)})
         | ({} if not state.attempts else {"attempts": [_attempt(each) for each in state.attempts]})
     )
 

@@ -20,6 +20,7 @@ from sluice.api.openai.shapes import (
     image_part,
     tools_of,
 )
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import (
     FinishReason,
     Input,
@@ -35,7 +36,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 API: Final = "chat"
 
@@ -187,6 +188,7 @@ class ChatRequest(Strict):
     prompt_cache_key: Label | None = None
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatRequest":
@@ -224,7 +226,8 @@ class ChatRequest(Strict):
             ),
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(self._format(), self.repair_attempts),
+            cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API},

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from sluice.api.openai.shapes import Label
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, Message, OutputEmbedding, TextPart, TokensPart
 from sluice.domain.fields import Identifier, Storable, Strict
 from sluice.domain.requests import RequestDetail, Submission
@@ -35,6 +36,7 @@ class EmbeddingRequest(Strict):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=100_000)] | None = None
     user: Label | None = None
+    cache: Cache | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -48,6 +50,7 @@ class EmbeddingRequest(Strict):
             model=self.model,
             surface={"api": API, "echo": {"user": self.user} if self.user else {}},
             kind="embedding",
+            cache=cache_json(self.cache),
         )
 
 

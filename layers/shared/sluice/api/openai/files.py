@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from sluice.api.openai.shapes import Label
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input
 from sluice.domain.fields import Identifier, Storable
 from sluice.domain.files import ImageSettings, SpeechSettings
@@ -32,6 +33,7 @@ class ImageRequest(ImageSettings):
     prompt: Annotated[str, Field(min_length=1), Storable]
     model: Identifier | None = None
     user: Label | None = None
+    cache: Cache | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -40,6 +42,7 @@ class ImageRequest(ImageSettings):
             model=self.model,
             surface={"api": IMAGES, "echo": {"user": self.user} if self.user else {}},
             kind="image",
+            cache=cache_json(self.cache),
         )
 
 
@@ -48,6 +51,7 @@ class SpeechRequest(SpeechSettings):
 
     input: Annotated[str, Field(min_length=1), Storable]
     model: Identifier | None = None
+    cache: Cache | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -56,6 +60,7 @@ class SpeechRequest(SpeechSettings):
             model=self.model,
             surface={"api": SPEECH, "echo": {}},
             kind="speech",
+            cache=cache_json(self.cache),
         )
 
 

@@ -18,6 +18,7 @@ from sluice.api.openai.shapes import (
     image_part,
     tools_of,
 )
+from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import (
     Input,
     Message,
@@ -35,7 +36,7 @@ from sluice.domain.documents import (
 from sluice.domain.fields import Identifier, Metadata, Strict, Text, TokenLimit
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
-from sluice.domain.routing import ModelNames, RepairAttempts, candidates
+from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
 
 API: Final = "responses"
 
@@ -212,6 +213,7 @@ class ResponseRequest(Strict):
     prompt_cache_key: Label | None = None
     models: ModelNames | None = None
     repair_attempts: RepairAttempts | None = None
+    cache: Cache | None = None
 
     def submission(self, earlier: tuple[Message, ...], referred: Referred) -> Submission:
         """The request that the body describes.
@@ -247,7 +249,8 @@ class ResponseRequest(Strict):
             ),
             model=model,
             fallbacks=fallbacks,
-            repair_attempts=self.repair_attempts,
+            repair_attempts=repairs(self._format(), self.repair_attempts),
+            cache=cache_json(self.cache),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},

@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from pydantic import BaseModel, Field
 
 from sluice.api.app import new_router
+from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
 from sluice.api.openai import chat, embeddings, files, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
@@ -157,7 +158,7 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
         _log(accepted)
         detail = (
             services.reader().detail(key_hash, accepted.request_id)
-            if accepted.replayed
+            if accepted.replayed or accepted.status.is_final
             else detail_of(accepted, submission)
         )
         metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
@@ -385,6 +386,7 @@ def _query(event: APIGatewayProxyEventV2, model: type[M]) -> M:
 
 def _headers(accepted: Accepted) -> dict[str, str]:
     headers = {"x-request-id": str(accepted.request_id), **rate_limit_headers(accepted.quotas)}
+    headers |= cache_headers(accepted.cache)
     return headers | ({"Idempotent-Replayed": "true"} if accepted.replayed else {})
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from sluice.domain.caching import MaxAge
 from sluice.domain.fields import Id, Identifier, Name, Strict, Time, UserId
 from sluice.domain.keys import new_key
 from sluice.domain.vocabulary import SCOPES, Scope
@@ -24,6 +25,7 @@ class KeyCreate(Strict):
     expires_at: Time | None = None
     models: Annotated[list[Identifier], Field(min_length=1, max_length=100), AfterValidator(_distinct)] | None = None
     """Ids of the models that it may be used for; None: all."""
+    cache_max_age: MaxAge | None = None
 
 
 class KeyNamed(Strict):

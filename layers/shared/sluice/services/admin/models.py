@@ -3,9 +3,11 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from sluice.backends.mapping_rules import check_mapping
 from sluice.backends.registry import BACKENDS
+from sluice.domain.caching import MaxAge
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.domain.requests import ModelKind
@@ -20,10 +22,12 @@ class Prices(Strict):
     cached_prompt: Price | None = None
     completion: Price | None = None
     reasoning: Price | None = None
+    cached_answer: Price | None = None
+    """Per million requests that were answered from the cache."""
 
 
 class ModelSet(Change):
-    """What is left out stays as it is; null clears an endpoint, a secret or image_tokens.
+    """What is left out stays as it is; null clears an endpoint, a secret, image_tokens or a mapping.
 
     The database has a new model's defaults.
     """
@@ -43,6 +47,8 @@ class ModelSet(Change):
     kind: ModelKind = "chat"
     item_tokens: int = Field(default=16, ge=0, le=10**5)
     image_tokens: int | None = Field(default=None, ge=0, le=10**5)
+    mapping: Annotated[dict[str, JsonValue], AfterValidator(check_mapping)] | None = None
+    cache_max_age: MaxAge | None = None
     prices: Prices = Prices()
     force: bool = False
 
@@ -94,6 +100,7 @@ class PriceSet(Strict):
     cached_prompt: Price | None = None
     completion: Price | None = None
     reasoning: Price | None = None
+    cached_answer: Price | None = None
     price_list: Identifier = "standard"
     valid_from: Day | None = None
     currency: Currency | None = None

@@ -27,7 +27,27 @@ REFUSALS: Final = {
     "models_openai_has_endpoint": ("invalid_input", "A model of the openai backend needs an endpoint."),
     "models_max_tokens_in_order": ("invalid_input", "max_tokens_default must not exceed max_tokens_limit."),
     "models_default_is_active": ("invalid_input", "The default model must be active."),
+    "models_files_by_openai": (
+        "invalid_input",
+        "Only a model of the openai backend can be of the kind image or speech.",
+    ),
     "models_bedrock_only_chats": ("invalid_input", "A model of the bedrock backend can only be of the kind chat."),
+    "models_mapping_of_sagemaker": (
+        "invalid_input",
+        "Only a model of the sagemaker backend has a mapping: null removes it.",
+    ),
+    "models_mapping_fits_kind": (
+        "invalid_input",
+        "The mapping is of the other kind: response.text is for chat, response.vectors for embedding.",
+    ),
+    "models_sagemaker_has_no_address": (
+        "invalid_input",
+        "A model of the sagemaker backend has neither endpoint nor secret_arn: backend_model names the endpoint.",
+    ),
+    "models_sagemaker_names_endpoint": (
+        "invalid_input",
+        "backend_model must be the name of a SageMaker endpoint: at most 63 letters, digits, and hyphens between them.",
+    ),
     "models_default_chats": ("invalid_input", "The default model must be of the kind chat."),
     "model_kind_fixed": ("model_kind_fixed", "A model keeps the kind that it was made with. Make another model."),
     "name_taken": ("name_taken", "This name is taken: no model and alias have the same one."),

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, create_model
 
+from sluice.domain.caching import MaxAge
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Count, Identifier, Strict, TierName, UserId
 from sluice.domain.vocabulary import PERIODS, Frequency, Period
@@ -38,6 +39,7 @@ class TierSet(Change):
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     price_list: Identifier = "standard"
+    cache_max_age: MaxAge | None = None
     limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]  # made at run time
 
 

@@ -29,4 +29,10 @@ DROP FUNCTION IF EXISTS
     request_cost(text, text, date, integer, integer), usage_text(numeric, numeric, numeric), prompt_find(uuid),
     budget_applies(budgets, uuid, text),
     budget_check(text, uuid, text, timestamptz, integer, integer),
-    request_admit(quota_plans, uuid, text, jsonb, boolean);
+    request_admit(quota_plans, uuid, text, jsonb, boolean),
+    class_prices_on(text, text, date, bigint, bigint),
+    class_usage_on(text, text, date, bigint, bigint, bigint, bigint),
+    tokens_amount(bigint, bigint, bigint, bigint, class_prices),
+    tokens_cost(text, text, date, bigint, bigint, bigint, bigint),
+    request_cost(text, text, date, integer, integer, integer, integer),
+    usage_text(numeric, numeric, numeric, numeric, numeric);

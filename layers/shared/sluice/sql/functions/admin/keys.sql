@@ -2,13 +2,14 @@
 
 CALL define_type('key_view', $$
     key_id uuid, user_id text, key_prefix text, name text, scopes text[], created_at timestamptz,
-    expires_at timestamptz, revoked_at timestamptz, last_used_at timestamptz, models text[]
+    expires_at timestamptz, revoked_at timestamptz, last_used_at timestamptz, models text[],
+    cache_max_age integer
 $$);
 
 CREATE OR REPLACE FUNCTION key_list(p_user_id text) RETURNS SETOF key_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT k.key_id, u.user_id::text, k.key_prefix::text, k.name::text, k.scopes::text[], k.created_at, k.expires_at,
-           k.revoked_at, k.last_used_at, k.models::text[]
+           k.revoked_at, k.last_used_at, k.models::text[], k.cache_max_age
     FROM users u LEFT JOIN api_keys k ON k.user_id = u.user_id
     WHERE u.user_id = p_user_id ORDER BY k.key_id DESC;
 $$;
@@ -34,14 +35,15 @@ BEGIN
         END IF;
     END IF;
     INSERT INTO api_keys
-        (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at, original_key_id, models)
+        (user_id, key_hash, key_prefix, name, scopes, created_at, expires_at, original_key_id, models, cache_max_age)
     VALUES (a->>'user_id', decode(a->>'key_hash', 'hex'), a->>'key_prefix', a->>'name',
             ARRAY(SELECT jsonb_array_elements_text(a->'scopes')), clock_now(), (a->>'expires_at')::timestamptz,
-            key_original((a->>'replaces')::uuid), allowed)
+            key_original((a->>'replaces')::uuid), allowed, (a->>'cache_max_age')::integer)
     RETURNING * INTO k;
     PERFORM admin_audit('key.created', k.user_id, k.key_id, NULL, jsonb_strip_nulls(jsonb_build_object(
         'key_prefix', k.key_prefix, 'scopes', to_jsonb(k.scopes), 'expires_at', k.expires_at,
-        'replaces', a->>'replaces', 'models', to_jsonb(k.models))));
+        'replaces', a->>'replaces', 'models', to_jsonb(k.models),
+        'cache_max_age', k.cache_max_age)));
     RETURN key_json(k);
 END $$;
 
@@ -100,6 +102,7 @@ DECLARE
 BEGIN
     made := admin_key_create(jsonb_build_object(
         'user_id', old.user_id, 'name', old.name, 'scopes', to_jsonb(old.scopes), 'models', to_jsonb(old.models),
+        'cache_max_age', old.cache_max_age,
         'key_hash', a->>'key_hash',
         'key_prefix', a->>'key_prefix', 'expires_at', coalesce((a->>'expires_at')::timestamptz, old.expires_at),
         'replaces', old.key_id));

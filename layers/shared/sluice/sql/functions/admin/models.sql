@@ -5,7 +5,8 @@
 CREATE OR REPLACE VIEW model_registry AS
     SELECT m.model_id, m.backend, m.backend_model, m.endpoint, m.secret_arn, m.max_tokens_default, m.max_tokens_limit,
            m.overhead_tokens, m.timeout_seconds, m.is_default, m.is_active, m.created_at, m.updated_at,
-           coalesce(p.prices, '{}') AS prices, m.kind, m.item_tokens, m.image_tokens, m.fallbacks
+           coalesce(p.prices, '{}') AS prices, m.kind, m.item_tokens, m.image_tokens, m.fallbacks, m.mapping,
+           m.cache_max_age
     FROM models m
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(r.token_class, r.price_per_million::text) AS prices
@@ -18,14 +19,15 @@ CALL define_type('model_view', $$
     model_id text, backend text, backend_model text, endpoint text, secret_arn text, max_tokens_default integer,
     max_tokens_limit integer, overhead_tokens integer, timeout_seconds integer, is_default boolean, is_active boolean,
     prices jsonb, created_at timestamptz, updated_at timestamptz, kind text, item_tokens integer, image_tokens integer,
-    fallbacks text[], breaker jsonb
+    fallbacks text[], breaker jsonb, mapping jsonb, cache_max_age integer
 $$);
 
 CREATE OR REPLACE FUNCTION model_list() RETURNS SETOF model_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT m.model_id::text, m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.max_tokens_default,
            m.max_tokens_limit, m.overhead_tokens, m.timeout_seconds, m.is_default, m.is_active, m.prices, m.created_at,
-           m.updated_at, m.kind::text, m.item_tokens, m.image_tokens, m.fallbacks::text[], breaker_json(m.model_id)
+           m.updated_at, m.kind::text, m.item_tokens, m.image_tokens, m.fallbacks::text[], breaker_json(m.model_id),
+           m.mapping, m.cache_max_age
     FROM model_registry m ORDER BY m.model_id;
 $$;
 COMMENT ON FUNCTION model_list() IS
@@ -47,6 +49,8 @@ DECLARE
     waiting  bigint;
     aliases  text;
     warnings text[] := '{}';
+    -- SageMaker's own limit for an answer is 60 s; its guide wants clients to wait ten seconds longer.
+    sagemaker_seconds CONSTANT integer := 70;
 BEGIN
     PERFORM set_config('sluice.actor', p_actor, true);
     -- One at a time: two calls that each set a new default would not see, and so not clear, the other's default.
@@ -84,18 +88,26 @@ BEGIN
     END IF;
     INSERT INTO models AS m
         (model_id, backend, backend_model, endpoint, secret_arn, max_tokens_default, max_tokens_limit,
-         overhead_tokens, timeout_seconds, is_default, is_active, kind, item_tokens, image_tokens, fallbacks)
+         overhead_tokens, timeout_seconds, is_default, is_active, kind, item_tokens, image_tokens, fallbacks, mapping,
+         cache_max_age)
     VALUES (id, new.backend, new.backend_model, new.endpoint, new.secret_arn, new.max_tokens_default,
             new.max_tokens_limit, new.overhead_tokens, new.timeout_seconds, new.is_default, new.is_active, new.kind,
-            new.item_tokens, new.image_tokens, new.fallbacks)
+            new.item_tokens, new.image_tokens, new.fallbacks, new.mapping, new.cache_max_age)
     ON CONFLICT (model_id) DO UPDATE SET
         backend = EXCLUDED.backend, backend_model = EXCLUDED.backend_model, endpoint = EXCLUDED.endpoint,
         secret_arn = EXCLUDED.secret_arn, max_tokens_default = EXCLUDED.max_tokens_default,
         max_tokens_limit = EXCLUDED.max_tokens_limit, overhead_tokens = EXCLUDED.overhead_tokens,
         timeout_seconds = EXCLUDED.timeout_seconds, is_default = EXCLUDED.is_default,
         is_active = EXCLUDED.is_active, kind = EXCLUDED.kind, item_tokens = EXCLUDED.item_tokens,
-        image_tokens = EXCLUDED.image_tokens, fallbacks = EXCLUDED.fallbacks, updated_at = clock_now();
+        image_tokens = EXCLUDED.image_tokens, fallbacks = EXCLUDED.fallbacks, mapping = EXCLUDED.mapping,
+        cache_max_age = EXCLUDED.cache_max_age, updated_at = clock_now();
     PERFORM breaker_close(id, p_actor);
+    IF (old.backend, old.backend_model, old.endpoint, old.mapping)
+       IS DISTINCT FROM (new.backend, new.backend_model, new.endpoint, new.mapping)
+    THEN
+        -- It may answer in another way.
+        PERFORM cache_forget(NULL, id);
+    END IF;
     PERFORM price_put('standard', id, p.key, utc_today(), p.value::numeric)
     FROM jsonb_each_text(coalesce(p_description->'prices', '{}')) AS p;
     PERFORM budgets_reprice('standard', id);
@@ -103,6 +115,9 @@ BEGIN
     IF new.max_tokens_limit < old.max_tokens_limit AND before IS NOT NULL THEN
         warnings := warnings || format('Requests with max_tokens above %s are refused; until now %s were allowed.',
                                        new.max_tokens_limit, old.max_tokens_limit);
+    END IF;
+    IF new.backend = 'sagemaker' AND new.timeout_seconds > sagemaker_seconds THEN
+        warnings := warnings || 'SageMaker ends a call after 60 s: more than 70 timeout_seconds have no effect.'::text;
     END IF;
     IF old.is_active AND NOT new.is_active AND before IS NOT NULL THEN
         SELECT count(*) INTO waiting

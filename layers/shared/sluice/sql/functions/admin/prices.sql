@@ -90,7 +90,7 @@ CREATE OR REPLACE FUNCTION is_billed_unpriced(
     SELECT EXISTS (
         SELECT FROM billed_usage u
         CROSS JOIN LATERAL class_usage_on(p_price_list, p_model_id, u.day, u.prompt_tokens, u.completion_tokens,
-                                          u.cached_tokens, u.reasoning_tokens) AS c
+                                          u.cached_tokens, u.reasoning_tokens, u.cached_answers) AS c
         WHERE u.attribute = '' AND u.price_list = p_price_list AND u.model_id = p_model_id AND u.day >= p_valid_from
           AND p_token_class IN (c.token_class, fallback_class(c.token_class))
           AND c.tokens <> 0 AND c.price_per_million IS NULL);

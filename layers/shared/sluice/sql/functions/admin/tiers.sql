@@ -116,13 +116,14 @@ BEGIN
     IF before IS NULL AND NOT coalesce(a->'limits' ?& quota_periods(), false) THEN
         PERFORM admin_refuse('limits_missing');
     END IF;
-    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list)
-    SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list
+    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list, cache_max_age)
+    SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list, n.cache_max_age
     FROM jsonb_populate_record(NULL::tiers, coalesce(before, '{"reset_frequency": "monthly", "max_unfinished": 100,
         "dispatch_window": 10, "price_list": "standard"}') || (a - 'limits')) AS n
     ON CONFLICT (tier) DO UPDATE SET
         reset_frequency = EXCLUDED.reset_frequency, max_unfinished = EXCLUDED.max_unfinished,
-        dispatch_window = EXCLUDED.dispatch_window, price_list = EXCLUDED.price_list;
+        dispatch_window = EXCLUDED.dispatch_window, price_list = EXCLUDED.price_list,
+        cache_max_age = EXCLUDED.cache_max_age;
     INSERT INTO tier_limits AS l (tier, quota_period, max_requests, max_tokens)
     SELECT name, g.key, (m.limits->>'max_requests')::integer, (m.limits->>'max_tokens')::bigint
     FROM jsonb_each(coalesce(a->'limits', '{}')) AS g

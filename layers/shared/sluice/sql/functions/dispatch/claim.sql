@@ -3,7 +3,8 @@
 CALL define_type('claim', $$
     request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
     backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
-    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text, plan jsonb
+    overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text, plan jsonb,
+    mapping jsonb
 $$);
 CALL define_type('claimed_request', $$
     request_id uuid, attempt smallint, status_before text, user_id text, last_error text
@@ -47,7 +48,8 @@ BEGIN
                m.backend::text, m.backend_model::text, m.endpoint, m.secret_arn, m.timeout_seconds,
                m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text,
                CASE WHEN failing OR p.handling IS NOT NULL
-                    THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, due.probes) END
+                    THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, due.probes) END,
+               m.mapping
         FROM started r
         CROSS JOIN LATERAL question_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id
@@ -72,7 +74,8 @@ CREATE OR REPLACE FUNCTION claim_wake(p_ids uuid[], p_at timestamptz) RETURNS vo
 DECLARE
     woken text[] := ARRAY(
         SELECT DISTINCT i.user_id FROM inflight i
-        WHERE i.request_id = ANY (p_ids) AND i.dispatched_at IS NULL AND coalesce(i.not_before, p_at) <= p_at);
+        WHERE i.request_id = ANY (p_ids) AND i.dispatched_at IS NULL AND i.follows IS NULL
+          AND coalesce(i.not_before, p_at) <= p_at);
 BEGIN
     IF woken <> '{}' THEN
         PERFORM users_lock(woken);

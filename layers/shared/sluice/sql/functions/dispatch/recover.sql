@@ -101,7 +101,8 @@ CREATE OR REPLACE FUNCTION request_dispatch(p_limit integer) RETURNS SETOF dispa
 DECLARE
     users text[] := ARRAY(
         SELECT DISTINCT i.user_id FROM inflight i
-        WHERE i.dispatched_at IS NULL AND coalesce(i.not_before, '-infinity') <= clock_now());
+        WHERE i.dispatched_at IS NULL AND i.follows IS NULL
+          AND coalesce(i.not_before, '-infinity') <= clock_now());
 BEGIN
     -- Under the user locks: otherwise two recovery tasks, or a recovery task and a submit, would both use the same
     -- room.

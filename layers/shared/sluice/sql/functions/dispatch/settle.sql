@@ -24,11 +24,14 @@ CALL define_type('outcome', $$
     cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text, content text
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
+-- fingerprint_key, cache_scope: those of its inflight row. source: the request whose answer it shares, of a request that
+-- was not claimed itself; then result_id is that one's, and finish_reason.
 CALL define_type('settlement', $$
     request_id uuid, attempt smallint, user_id text, outcome text, result_id uuid, output jsonb, fingerprint bytea,
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
     retry_after double precision, status_before text, usage_doubt jsonb, position bigint, cached_tokens integer,
-    reasoning_tokens integer, calls jsonb, content text
+    reasoning_tokens integer, calls jsonb, fingerprint_key bytea, cache_scope uuid, source uuid, finish_reason text,
+    content text
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -59,6 +62,7 @@ DECLARE
     at       timestamptz := clock_now();
     ended    settlement[];
     requeued settlement[];
+    landed   settlement[];
 BEGIN
     SELECT array_agg(s) FILTER (WHERE s.outcome NOT IN ('retry', 'released')),
            array_agg(s) FILTER (WHERE s.outcome IN ('retry', 'released'))
@@ -67,6 +71,9 @@ BEGIN
 
     IF ended IS NOT NULL THEN
         ended := settlements_end(ended, p_actor, at);
+        IF EXISTS (SELECT FROM unnest(ended) AS s WHERE s.fingerprint_key IS NOT NULL) THEN
+            landed := ARRAY(SELECT f FROM flights_land(ended, p_actor, at) AS f);
+        END IF;
     END IF;
     IF requeued IS NOT NULL THEN
         requeued := settlements_requeue(requeued, p_actor, at);
@@ -76,7 +83,7 @@ BEGIN
             p_outcomes, ARRAY(SELECT s.position FROM unnest(ended || requeued) AS s), p_actor);
     END IF;
     RETURN QUERY
-        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended) AS s
+        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer FROM unnest(ended || landed) AS s
         UNION ALL
         -- SQS delays a message by 15 minutes at most; after a longer pause, the recovery task sends the message.
         SELECT 'requeued', s.request_id, s.user_id, 'queued',
@@ -115,6 +122,7 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamp
            -- From 0 to the count of which they are a part, NULL for none. greatest() and least() pass over NULL.
            nullif(least(greatest(o.cached_tokens, 0), greatest(o.prompt_tokens, 0)), 0),
            nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0), o.calls,
+           i.fingerprint, i.cache_scope, NULL::uuid, NULL::text,
            CASE WHEN e.outcome = 'completed' THEN o.content END
     FROM unnest(p_outcomes) WITH ORDINALITY AS o
     JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
@@ -148,7 +156,7 @@ BEGIN
     ), kept AS (
         INSERT INTO results (result_id, request_id, output, token_count, fingerprint)
         SELECT s.result_id, s.request_id, s.output, s.completion_tokens, s.fingerprint
-        FROM gone s WHERE s.outcome = 'completed'
+        FROM gone s WHERE s.outcome = 'completed' AND s.source IS NULL
     ), finished AS (
         UPDATE requests r SET
             status = s.outcome, updated_at = p_at,
@@ -160,7 +168,9 @@ BEGIN
             total_tokens = s.prompt_tokens + s.completion_tokens,
             cached_tokens = s.cached_tokens, reasoning_tokens = s.reasoning_tokens, charges = calls_charges(s.calls),
             result_id = s.result_id, error_code = s.error_code, error_message = s.error_message,
-            finish_reason = CASE WHEN s.outcome = 'completed' THEN s.output->>'finish_reason' END
+            finish_reason = CASE WHEN s.outcome = 'completed'
+                                 THEN coalesce(s.output->>'finish_reason', s.finish_reason) END,
+            cached_from = s.source
         FROM gone s
         -- The range lets the cached plan open only the partitions of these months; the list does not.
         WHERE r.request_id = s.request_id AND r.request_id = ANY (ids)
@@ -179,10 +189,10 @@ BEGIN
         WHERE q.user_id = d.user_id AND q.quota_period = d.quota_period
     ), audited AS (
         INSERT INTO audit_log (actor, action, user_id, request_id, before, after)
-        SELECT p_actor, 'request.' || s.outcome, s.user_id, s.request_id,
-               jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
+        SELECT p_actor, 'request.' || CASE WHEN s.source IS NULL THEN s.outcome ELSE 'cached' END, s.user_id,
+               s.request_id, jsonb_build_object('status', s.status_before, 'attempt', s.attempt),
                jsonb_strip_nulls(jsonb_build_object(
-                   'status', s.outcome, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
+                   'status', s.outcome, 'cached_from', s.source, 'prompt_tokens', s.prompt_tokens, 'completion_tokens', s.completion_tokens,
                    'cached_tokens', s.cached_tokens, 'reasoning_tokens', s.reasoning_tokens,
                    'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
                    'finish_reason', f.finish_reason,

@@ -18,7 +18,7 @@ BEGIN ATOMIC
         ) AS taken
         CROSS JOIN LATERAL (
             SELECT w.request_id FROM inflight w
-            WHERE w.user_id = u.id AND w.dispatched_at IS NULL AND w.status = 'queued'
+            WHERE w.user_id = u.id AND w.dispatched_at IS NULL AND w.status = 'queued' AND w.follows IS NULL
               AND coalesce(w.not_before, '-infinity') <= clock_now() AND w.expires_at > clock_now()
               AND (p_among IS NULL OR w.request_id = ANY (p_among))
             ORDER BY w.request_id

@@ -59,7 +59,7 @@ $$;
 CREATE OR REPLACE FUNCTION attributes_kept(p_days date[]) RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.user_id::text, u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count,
-           u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens
+           u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers
     FROM usage_by_attribute u WHERE p_days IS NULL OR u.day = ANY (p_days)
     UNION ALL
     SELECT e.* FROM rollup_watermarks w
@@ -77,12 +77,13 @@ BEGIN
     RETURN QUERY
         WITH wanted AS (
             SELECT u.user_id, u.day, u.model_id, u.requests_count AS requests, u.prompt_tokens, u.completion_tokens,
-                   u.cached_tokens, u.reasoning_tokens
+                   u.cached_tokens, u.reasoning_tokens, u.cached_answers
             FROM usage_kept(CASE WHEN NOT p_full THEN days END) AS u
         ), kept AS (
             SELECT a.user_id, a.day, a.model_id, sum(a.requests_count) AS requests,
                    sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
-                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens
+                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens,
+                   sum(a.cached_answers) AS cached_answers
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute = 'key'
             GROUP BY 1, 2, 3
@@ -91,32 +92,39 @@ BEGIN
                    coalesce(w.model_id, k.model_id) AS model_id,
                    coalesce(k.requests, 0) AS requests, coalesce(k.prompt_tokens, 0) AS prompt_tokens,
                    coalesce(k.completion_tokens, 0) AS completion_tokens,
-                   coalesce(k.cached_tokens, 0) AS cached_tokens, coalesce(k.reasoning_tokens, 0) AS reasoning_tokens
+                   coalesce(k.cached_tokens, 0) AS cached_tokens, coalesce(k.reasoning_tokens,
+                                                                           0) AS reasoning_tokens,
+                                                                           coalesce(k.cached_answers,
+                                                                                    0) AS cached_answers
             FROM wanted w
             FULL JOIN kept k ON (k.user_id, k.day, k.model_id) = (w.user_id, w.day, w.model_id)
             WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
-                   coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0))
+                   coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0))
                   <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
-                      coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
+                      coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0), coalesce(k.cached_answers, 0))
         )
         SELECT d.user_id::text, NULL::uuid, format('%s %s', d.day, d.model_id),
-               usage_text(r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens),
-               usage_text(d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens)
+               usage_text(r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens,
+                          r.cached_answers),
+               usage_text(d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens,
+                          d.cached_answers)
         FROM differing d
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(c.requests), 0) AS requests, coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
                    coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
                    coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens
+                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens,
+                   coalesce(sum(c.cached_answers), 0) AS cached_answers
             FROM requests_all q
             CROSS JOIN LATERAL request_charges(q.model_id, q.charges, q.prompt_tokens, q.completion_tokens,
-                                               q.cached_tokens, q.reasoning_tokens) AS c
+                                               q.cached_tokens, q.reasoning_tokens, q.cached_from IS NOT NULL) AS c
             WHERE q.user_id = d.user_id AND c.model_id = d.model_id
               AND q.request_id >= uuidv7_floor(d.day::timestamp AT TIME ZONE 'UTC')
               AND q.request_id < uuidv7_floor((d.day + 1)::timestamp AT TIME ZONE 'UTC')
         ) AS r
-        WHERE (d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens)
-              <> (r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens)
+        WHERE (d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens, d.cached_answers)
+              <> (r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens,
+                  r.cached_answers)
         LIMIT 100;
 END $$;
 
@@ -132,11 +140,12 @@ BEGIN
                    sum(c.requests) AS requests, coalesce(sum(c.prompt_tokens), 0) AS prompt_tokens,
                    coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
                    coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens
+                   coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens,
+                   coalesce(sum(c.cached_answers), 0) AS cached_answers
             FROM requests_all r
             JOIN prompts p ON p.request_id = r.request_id AND p.metadata IS NOT NULL
             CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
-                                               r.cached_tokens, r.reasoning_tokens) AS c
+                                               r.cached_tokens, r.reasoning_tokens, r.cached_from IS NOT NULL) AS c
             CROSS JOIN LATERAL request_attributes(r.key_id, p.metadata) AS a
             WHERE a.attribute <> 'key'
               AND (p_full
@@ -146,7 +155,8 @@ BEGIN
         ), kept AS (
             SELECT a.user_id, a.day, a.attribute, a.model_id, sum(a.requests_count) AS requests,
                    sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
-                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens
+                   sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens,
+                   sum(a.cached_answers) AS cached_answers
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute <> 'key'
             GROUP BY 1, 2, 3, 4
@@ -155,15 +165,15 @@ BEGIN
         SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
                format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
                usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
-                          coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0)),
+                          coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0)),
                usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
-                          coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
+                          coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0), coalesce(k.cached_answers, 0))
         FROM wanted w
         FULL JOIN kept k ON (k.user_id, k.day, k.attribute, k.model_id) = (w.user_id, w.day, w.attribute, w.model_id)
         WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
-               coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0))
+               coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0))
               <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
-                  coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0))
+                  coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0), coalesce(k.cached_answers, 0))
         LIMIT 100;
 END $$;
 
@@ -191,23 +201,29 @@ BEGIN
               IS DISTINCT FROM (a.after->>'digest', a.user_id, a.after->>'month')
         UNION ALL
         SELECT s.user_id::text, NULL::uuid, to_char(s.month, 'YYYY-MM'),
-               format('tokens %s, cached %s, reasoning %s', d.tokens, d.cached_tokens, d.reasoning_tokens),
-               format('tokens %s, cached %s, reasoning %s', b.tokens, b.cached_tokens, b.reasoning_tokens)
+               format('tokens %s, cached %s, reasoning %s, answers from the cache %s', d.tokens, d.cached_tokens,
+                      d.reasoning_tokens, d.cached_answers),
+               format('tokens %s, cached %s, reasoning %s, answers from the cache %s', b.tokens, b.cached_tokens,
+                      b.reasoning_tokens, b.cached_answers)
         FROM statements s
         CROSS JOIN LATERAL (
             -- A document of the version that knew two classes only has no lines of the others.
-            SELECT coalesce(sum((l->>'tokens')::bigint), 0) AS tokens,
+            SELECT coalesce(sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' <> 'cached_answer'),
+                            0) AS tokens,
                    sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'cached_prompt') AS cached_tokens,
-                   sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'reasoning') AS reasoning_tokens
+                   sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'reasoning') AS reasoning_tokens,
+                   sum((l->>'tokens')::bigint) FILTER (WHERE l->>'token_class' = 'cached_answer') AS cached_answers
             FROM jsonb_array_elements(s.document->'lines') AS l
         ) AS d
         CROSS JOIN LATERAL (
             SELECT coalesce(sum(u.prompt_tokens + u.completion_tokens), 0) AS tokens,
                    coalesce(sum(u.cached_tokens), 0) AS cached_tokens,
-                   coalesce(sum(u.reasoning_tokens), 0) AS reasoning_tokens
+                   coalesce(sum(u.reasoning_tokens), 0) AS reasoning_tokens,
+                   coalesce(sum(u.cached_answers), 0) AS cached_answers
             FROM billed_usage u WHERE u.statement_id = s.statement_id AND u.attribute = ''
         ) AS b
         WHERE s.statement_id >= oldest
-          AND (d.tokens <> b.tokens OR d.cached_tokens <> b.cached_tokens OR d.reasoning_tokens <> b.reasoning_tokens)
+          AND (d.tokens <> b.tokens OR d.cached_tokens <> b.cached_tokens OR d.reasoning_tokens <> b.reasoning_tokens
+               OR d.cached_answers <> b.cached_answers)
         LIMIT 100;
 END $$;

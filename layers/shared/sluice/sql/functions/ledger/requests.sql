@@ -30,7 +30,7 @@ BEGIN
             FROM audit_log a
             WHERE a.audit_id >= oldest
               AND a.action IN ('request.queued', 'request.completed', 'request.failed', 'request.cancelled',
-                               'request.expired', 'request.redriven')
+                               'request.expired', 'request.redriven', 'request.cached')
         ), audited AS (
             -- A redrive undoes one end: the failure that it names, with the tokens of that failure.
             SELECT t.request_id,
@@ -131,7 +131,8 @@ BEGIN
         SELECT r.user_id::text, r.request_id, NULL::text, 'result ' || r.result_id, 'none'
         FROM requests_to_verify(p_full, p_today, p_touched) r
         WHERE r.status = 'completed'
-          AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = r.result_id AND s.request_id = r.request_id)
+          AND NOT EXISTS (SELECT FROM results s
+                          WHERE s.result_id = r.result_id AND s.request_id = coalesce(r.cached_from, r.request_id))
           AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
         UNION ALL
         SELECT r.user_id::text, s.request_id, NULL::text, coalesce('result ' || r.result_id, 'no result'),
@@ -145,7 +146,8 @@ BEGIN
         FROM requests_to_verify(p_full, p_today, p_touched) r
         JOIN models m ON m.model_id = r.model_id AND m.kind IN ('image', 'speech')
         WHERE r.status = 'completed'
-          AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
+          AND NOT EXISTS (SELECT FROM binary_results b
+                          WHERE b.result_id = r.result_id AND b.request_id = coalesce(r.cached_from, r.request_id))
         UNION ALL
         SELECT NULL::text, b.request_id, NULL::text, 'no file', 'file ' || b.result_id
         FROM binary_results b
@@ -154,7 +156,48 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- What is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
+-- A part of result_is_kept: an answer that was given again is that of an equal request of the same user, which was completed with it itself.
+CREATE OR REPLACE FUNCTION shared_with_its_user(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
+    LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
+BEGIN
+    RETURN QUERY
+        SELECT r.user_id::text, r.request_id, NULL::text,
+               format('%s, result %s', r.user_id, r.result_id), coalesce(format('%s, result %s', s.user_id, s.result_id), 'none')
+        FROM requests_to_verify(p_full, p_today, p_touched) r
+        LEFT JOIN requests_all s ON s.request_id = r.cached_from AND s.cached_from IS NULL
+        WHERE r.cached_from IS NOT NULL
+          AND (r.user_id, r.model_id, r.result_id, 0) IS DISTINCT FROM
+              (s.user_id, s.model_id, s.result_id, r.total_tokens)
+        UNION ALL
+        SELECT c.user_id::text, c.request_id, NULL::text, 'a request of the user with the result ' || c.result_id, 'none'
+        FROM answer_cache c
+        WHERE c.result_id IS NOT NULL AND (p_full OR c.request_id >= p_today)
+          AND NOT EXISTS (SELECT FROM requests_all s
+                          WHERE s.request_id = c.request_id AND s.user_id = c.user_id AND s.result_id = c.result_id)
+        LIMIT 100;
+END $$;
+
+-- A part of inflight_is_what_is_unfinished: whoever follows a request follows one that is unfinished, equal and of the same user, and follows nobody itself. And
+-- whoever asks for others is unfinished.
+CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
+    LANGUAGE sql STABLE AS $$
+    SELECT i.user_id::text, i.request_id, NULL::text, 'follows an equal, unfinished request', 'request ' || i.follows
+    FROM inflight i
+    LEFT JOIN inflight l ON l.request_id = i.follows
+    WHERE i.follows IS NOT NULL
+      AND (l.follows IS NOT NULL OR i.status <> 'queued' OR i.dispatched_at IS NOT NULL
+           OR (l.user_id, l.fingerprint, l.cache_scope) IS DISTINCT FROM (i.user_id, i.fingerprint, i.cache_scope))
+    UNION ALL
+    SELECT c.user_id::text, c.leader_id, NULL::text, 'an unfinished request', 'none'
+    FROM answer_cache c
+    LEFT JOIN inflight l ON l.request_id = c.leader_id
+    WHERE c.leader_id IS NOT NULL
+      AND (l.follows IS NOT NULL
+           OR (l.user_id, l.fingerprint, l.cache_scope) IS DISTINCT FROM (c.user_id, c.fingerprint, c.cache_scope))
+    LIMIT 100;
+$$;
+
+-- A part of request_settled_once: what is charged by model adds up to the request's tokens, and is what the charged calls of its attempts add up to.
 CREATE OR REPLACE FUNCTION charges_add_up(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
@@ -174,7 +217,7 @@ BEGIN
         LEFT JOIN LATERAL (
             SELECT sum(c.prompt_tokens) AS prompt_tokens, sum(c.completion_tokens) AS completion_tokens,
                    sum(c.cached_tokens) AS cached_tokens, sum(c.reasoning_tokens) AS reasoning_tokens
-            FROM request_charges(r.model_id, r.charges, NULL, NULL, NULL, NULL) AS c
+            FROM request_charges(r.model_id, r.charges, NULL, NULL, NULL, NULL, false) AS c
         ) AS s ON true
         WHERE r.charges IS DISTINCT FROM calls_charges(t.calls)
            OR r.charges IS NOT NULL

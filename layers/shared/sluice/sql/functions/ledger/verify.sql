@@ -53,10 +53,12 @@ BEGIN
         UNION ALL SELECT 'tags_add_up', i.* FROM tags_add_up(result.is_full, touched) i
         UNION ALL SELECT 'statement_is_kept', i.* FROM statement_is_kept(result.is_full) i
         UNION ALL SELECT 'request_settled_once', i.* FROM request_settled_once(result.is_full, today, touched) i
-        UNION ALL SELECT 'charges_add_up', i.* FROM charges_add_up(result.is_full, today, touched) i
+        UNION ALL SELECT 'request_settled_once', i.* FROM charges_add_up(result.is_full, today, touched) i
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.*
                   FROM inflight_is_what_is_unfinished(result.is_full, today, touched) i
+        UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM followers_have_leaders() i
         UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(result.is_full, today, touched) i
+        UNION ALL SELECT 'result_is_kept', i.* FROM shared_with_its_user(result.is_full, today, touched) i
         UNION ALL SELECT 'rows_as_declared', i.* FROM rows_as_declared(result.is_full, today, touched) i
     ) AS v;
     RETURN result;

@@ -56,9 +56,9 @@ BEGIN
                coalesce(models_cost_most(d.list, CASE WHEN w.model_id IS NULL THEN a.models ELSE ARRAY[w.model_id] END,
                                          t.day, r.reserved_tokens - m.completion, m.completion), 0),
                (SELECT coalesce(sum(tokens_cost(d.list, c.model_id, t.day, c.prompt_tokens, c.completion_tokens,
-                                                c.cached_tokens, c.reasoning_tokens)), 0)
+                                                c.cached_tokens, c.reasoning_tokens, c.cached_answers)), 0)
                 FROM request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens, r.cached_tokens,
-                                     r.reasoning_tokens) AS c
+                                     r.reasoning_tokens, r.cached_from IS NOT NULL) AS c
                 WHERE w.model_id IS NULL OR c.model_id = w.model_id)
         FROM requests_all r
         JOIN prompts p ON p.request_id = r.request_id AND p.request_id = ANY (p_ids)
@@ -85,7 +85,7 @@ COMMENT ON FUNCTION budget_counts(budgets, budget_share) IS
 -- Whether a request fits into every budget that applies to it; see quota_check(). The key is the request's own.
 CREATE OR REPLACE FUNCTION budget_check(
     p_user_id text, p_key_id uuid, p_models text[], p_at timestamptz, p_prompt_tokens integer,
-    p_completion_tokens integer, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
+    p_completion_tokens integer, p_cached_answers integer, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -104,7 +104,9 @@ BEGIN
         ORDER BY t.budget_id
     LOOP
         needed := models_cost_most(list, CASE WHEN b.model_id IS NULL THEN p_models ELSE ARRAY[b.model_id::text] END,
-                                   day, p_prompt_tokens, p_completion_tokens);
+                                   day, p_prompt_tokens, p_completion_tokens)
+                  + CASE WHEN p_cached_answers > 0
+                         THEN tokens_cost(list, p_models[1], day, 0, 0, 0, 0, p_cached_answers) ELSE 0 END;
         b := budget_at(b, p_at);
         detail := jsonb_build_object('period', b.quota_period, 'currency', b.currency, 'price_list', list,
                                      'maximum', trim_scale(b.max_amount)::text,
@@ -130,7 +132,8 @@ BEGIN
             longest := obstacle_longer(longest, missing);
             longest_needs := CASE WHEN longest = missing THEN needed ELSE longest_needs END;
         END IF;
-        b.amount_reserved := b.amount_reserved + needed;
+        -- An answer from the cache is paid at once: see budget_settle().
+        b.amount_reserved := b.amount_reserved + CASE WHEN p_cached_answers > 0 THEN 0 ELSE needed END;
         counters := counters || b;
     END LOOP;
     IF longest.wait IS NOT NULL THEN
@@ -140,7 +143,8 @@ BEGIN
             'quotas', quota_counters(p_user_id, p_at));
     END IF;
 END $$;
-COMMENT ON FUNCTION budget_check(text, uuid, text[], timestamptz, integer, integer) IS
+COMMENT ON FUNCTION budget_check(text, uuid, text[], timestamptz, integer, integer, integer) IS
+    'p_cached_answers: 1 for a request that is answered from the cache, which has no tokens; otherwise 0. '
     'refusal: model_unpriced, budget_currency_differs, budget_too_small (it can never fit), budget_exceeded (it fits '
     'later: see obstacle_detail), or NULL.';
 
@@ -211,16 +215,18 @@ BEGIN
         RETURN QUERY
             SELECT b.budget_id, (
                 SELECT coalesce(sum(tokens_cost(t.list, g.model_id, g.day, g.prompt_tokens, g.completion_tokens,
-                                                g.cached_tokens, g.reasoning_tokens)), 0)
+                                                g.cached_tokens, g.reasoning_tokens, g.cached_answers)), 0)
                 FROM (
                     SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day, c.model_id, r.key_id,
                            sum(c.prompt_tokens)::bigint AS prompt_tokens,
                            sum(c.completion_tokens)::bigint AS completion_tokens,
                            sum(c.cached_tokens)::bigint AS cached_tokens,
-                           sum(c.reasoning_tokens)::bigint AS reasoning_tokens
+                           sum(c.reasoning_tokens)::bigint AS reasoning_tokens,
+                           sum(c.cached_answers)::bigint AS cached_answers
                     FROM requests_all r
                     CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
-                                                       r.cached_tokens, r.reasoning_tokens) AS c
+                                                       r.cached_tokens, r.reasoning_tokens,
+                                                       r.cached_from IS NOT NULL) AS c
                     WHERE r.user_id = b.user_id AND r.request_id >= uuidv7_floor(b.period_start)
                       AND r.request_id < uuidv7_floor(b.reset_at) AND r.completed_at IS NOT NULL
                       AND r.created_at >= b.period_start AND r.created_at < b.reset_at

@@ -27,7 +27,12 @@ BEGIN
     ELSE
         result.request_id := r.request_id;
         result.output := result_find(r.result_id);
-        result.content := file_find(r.result_id);
+        IF result.output->'items' = '[]' THEN
+            -- It was that of an equal request, which was erased.
+            result.outcome := 'result_not_found';
+        ELSE
+            result.content := file_find(r.result_id);
+        END IF;
     END IF;
     RETURN result;
 END $$;

@@ -10,6 +10,7 @@ CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT unt
                WHEN i.not_before > clock_now() AND i.failed_attempts > 0 THEN 'retry'
                WHEN i.not_before > clock_now() THEN 'not_before'
                WHEN i.dispatched_at IS NOT NULL THEN 'worker'
+               WHEN i.follows IS NOT NULL THEN 'equal_request'
                WHEN (SELECT count(*) FROM inflight d WHERE d.user_id = i.user_id AND d.dispatched_at IS NOT NULL)
                     >= (SELECT p.dispatch_window FROM quota_plans p WHERE p.user_id = i.user_id) THEN 'window'
                ELSE 'dispatch' END,
@@ -19,6 +20,7 @@ CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT unt
 $$;
 COMMENT ON FUNCTION request_waits(inflight) IS
     'breaker: calls of its model fail, so it is called with probes only, and no fallback can answer; '
+    'equal_request: an equal request of the user is asking, and its answer will be this one''s, too; '
     'model: a worker has it; recovery: that worker was lost; retry: the last attempt failed; not_before: the client '
     'asked for it; worker: its message is in the queue; window: other requests of the user come first; dispatch: the '
     'recovery task will send its message.';
@@ -58,7 +60,7 @@ CALL define_type('request_state', $$
     estimated_tokens integer, reserved_tokens integer, prompt_tokens integer, completion_tokens integer,
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
     processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
-    reasoning_tokens integer, attempts jsonb, answered_by text
+    reasoning_tokens integer, attempts jsonb, answered_by text, cached_from uuid
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -113,6 +115,7 @@ BEGIN
     result.completed_at := r.completed_at;
     result.processing_time_ms := r.processing_time_ms;
     result.finish_reason := r.finish_reason;
+    result.cached_from := r.cached_from;
     IF r.result_id IS NOT NULL THEN
         result.output := result_find(r.result_id);
     END IF;
@@ -128,7 +131,8 @@ BEGIN
         result.cost := CASE
             WHEN r.charges IS NULL THEN
                 request_cost(r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date, r.prompt_tokens,
-                             r.completion_tokens, r.cached_tokens, r.reasoning_tokens)
+                             r.completion_tokens, r.cached_tokens, r.reasoning_tokens,
+                             (r.cached_from IS NOT NULL)::integer)
             ELSE charges_cost(r.user_id, r.charges, (r.created_at AT TIME ZONE 'UTC')::date) END;
     END IF;
     RETURN result;

@@ -14,7 +14,7 @@ DECLARE
     result admission;
 BEGIN
     -- Nearly always, the key is good and the lock is free: one statement finds the one and takes the other.
-    SELECT p AS plan, k.key_id, k.models, key_is_stale(k) AS is_stale INTO caller
+    SELECT p AS plan, k.key_id, k.models, k.cache_max_age, key_is_stale(k) AS is_stale INTO caller
     FROM api_keys k JOIN users u ON u.user_id = k.user_id JOIN quota_plans p ON p.user_id = k.user_id
     WHERE k.key_hash = p_key_hash AND key_refusal(k, u, 'submit') IS NULL
     FOR NO KEY UPDATE OF p SKIP LOCKED;
@@ -25,7 +25,7 @@ BEGIN
         IF caller.outcome = 'ok' THEN
             plan := user_lock(caller.user_id);
             -- Checked again: the key may have been revoked while this waited for the lock.
-            SELECT c.*, k.models INTO caller
+            SELECT c.*, k.models, k.cache_max_age INTO caller
             FROM key_check(p_key_hash, 'submit') AS c LEFT JOIN api_keys k ON k.key_id = c.key_id;
         END IF;
         IF caller.outcome <> 'ok' THEN
@@ -33,7 +33,7 @@ BEGIN
             RETURN result;
         END IF;
     END IF;
-    result := request_admit(plan, caller.key_id, caller.models, 'submit', p_submission, true);
+    result := request_admit(plan, caller.key_id, caller.models, caller.cache_max_age, 'submit', p_submission, true);
     IF caller.is_stale AND result.outcome = 'accepted' THEN
         PERFORM key_touch(caller.key_id);
     END IF;
@@ -43,12 +43,14 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
-    'repair_attempts (see repairs_default). See request_admit.';
+    'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
+    'max_age, scope, refresh, sampled). See request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
--- p_key_models: those that the key may be used for; NULL: all.
+-- p_key_models: those that the key may be used for; NULL: all. p_key_max_age: see api_keys.cache_max_age.
 CREATE OR REPLACE FUNCTION request_admit(
-    plan quota_plans, p_key_id uuid, p_key_models text[], p_actor text, p_submission jsonb, p_may_dispatch boolean
+    plan quota_plans, p_key_id uuid, p_key_models text[], p_key_max_age integer, p_actor text, p_submission jsonb,
+    p_may_dispatch boolean
 )
     RETURNS admission
     LANGUAGE plpgsql AS $$
@@ -61,6 +63,8 @@ DECLARE
     standby    record;
     model_ids  text[];
     completions integer;
+    look       cache_look_up;
+    is_hit     boolean := false;
     reserved   integer;
     needed     bigint;
     now_is     text;
@@ -144,7 +148,7 @@ BEGIN
                   + input_extra_items(p_submission->'input')::bigint * m.item_tokens
                   + images::bigint * coalesce(m.image_tokens, 0);
         IF p_submission->'input' ? 'response_format' THEN
-            repairs := coalesce((p_submission->>'repair_attempts')::integer, repairs_default());
+            repairs := coalesce((p_submission->>'repair_attempts')::integer, 0);
         END IF;
     END IF;
     model_ids := ARRAY[m.model_id];
@@ -168,6 +172,16 @@ BEGIN
         RETURN result;
     END IF;
     reserved := needed;
+    IF p_submission ? 'question' AND NOT p_submission ? 'not_before' THEN
+        look := cache_look(plan, p_key_id, p_key_max_age, m, p_submission, completion);
+        is_hit := coalesce(look.said = 'hit', false);
+        IF is_hit THEN
+            -- No model is called.
+            reserved := 0;
+            completions := 0;
+            model_ids := ARRAY[m.model_id];
+        END IF;
+    END IF;
 
     result.request_id := request_id_now();
     LOOP
@@ -212,7 +226,8 @@ BEGIN
 
     IF plan.has_budgets THEN
         LOOP
-            budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions);
+            budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions,
+                                   is_hit::integer);
             EXIT WHEN budget.refusal IS NULL OR cardinality(model_ids) = 1;
             -- Perhaps there is room without the fallbacks.
             model_ids := trim_array(model_ids, 1);
@@ -224,7 +239,7 @@ BEGIN
         END IF;
     END IF;
 
-    IF room.dispatched + room.waiting >= plan.max_unfinished THEN
+    IF room.dispatched + room.waiting >= plan.max_unfinished AND NOT is_hit THEN
         result.outcome := 'unfinished_exceeded';
         result.detail := jsonb_build_object(
             'quotas', quota_counters(plan.user_id, at), 'max_unfinished', plan.max_unfinished,
@@ -249,6 +264,10 @@ BEGIN
         RETURNING quota_counter(q, at) AS counter
     )
     SELECT jsonb_build_object('quotas', jsonb_agg(b.counter)) INTO result.detail FROM booked b;
+    IF look.said IS NOT NULL THEN
+        result.detail := result.detail || jsonb_build_object('cache', jsonb_strip_nulls(jsonb_build_object(
+            'said', look.said, 'age', greatest(floor(extract(epoch FROM at - look.answered_at)), 0))));
+    END IF;
 
     INSERT INTO requests
         (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
@@ -265,18 +284,35 @@ BEGIN
             CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 THEN jsonb_strip_nulls(jsonb_build_object(
                 'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0))) END);
 
+    IF is_hit THEN
+        PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look);
+        IF plan.has_budgets THEN
+            PERFORM budget_settle(ARRAY[result.request_id]);
+        END IF;
+        IF p_submission->>'idempotency_key' IS NOT NULL THEN
+            PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
+        END IF;
+        result.detail := result.detail || '{"status": "completed"}';
+        RETURN result;
+    END IF;
+
     -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
     -- waits.
-    INSERT INTO inflight (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at)
+    INSERT INTO inflight
+        (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
-            CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at THEN at END,
-            CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at)
+            CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL THEN at END,
+            CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
+            look.leader_id)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)
     VALUES (p_actor, 'request.queued', plan.user_id, p_key_id, result.request_id,
             jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', reserved));
 
+    IF look.fingerprint IS NOT NULL AND look.leader_id IS NULL THEN
+        PERFORM flight_begin(plan.user_id, m.model_id, result.request_id, look);
+    END IF;
     IF p_may_dispatch AND room.waiting > 0 THEN
         result.send := ARRAY(SELECT w.request_id FROM dispatch_waiting(ARRAY[plan.user_id], plan.dispatch_window) AS w);
     END IF;
@@ -299,11 +335,6 @@ CREATE OR REPLACE FUNCTION reservation_most() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN 2147000000;
 
--- How often a model is asked again, if nothing else is said, whose answer is not of the form that was asked for.
-CREATE OR REPLACE FUNCTION repairs_default() RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN 1;
-
 -- The most that the worker adds to a conversation when it asks again, beside the model's own answer: two messages with
 -- so many bytes of text. The same as sluice.services.repair.
 CREATE OR REPLACE FUNCTION repair_bytes() RETURNS integer
@@ -321,6 +352,27 @@ CREATE OR REPLACE FUNCTION tokens_most(m models, p_input jsonb, p_max_tokens int
             FROM (SELECT input_bytes(p_input)::bigint + m.overhead_tokens
                          + input_extra_items(p_input)::bigint * m.item_tokens
                          + input_image_count(p_input)::bigint * coalesce(m.image_tokens, 0) AS prompt) AS c);
+
+-- Ends a request, as it is accepted, with an answer from the cache.
+CREATE OR REPLACE FUNCTION answer_again(
+    p_request_id uuid, p_user_id text, p_key_id uuid, p_model_id text, p_actor text, p_at timestamptz,
+    p_look cache_look_up
+)
+    RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE requests r SET
+        status = 'completed', completed_at = p_at, prompt_tokens = 0, completion_tokens = 0, total_tokens = 0,
+        result_id = p_look.result_id, finish_reason = p_look.finish_reason, cached_from = p_look.request_id
+    WHERE r.request_id = p_request_id;
+    INSERT INTO audit_log (actor, action, user_id, key_id, request_id, before, after)
+    VALUES (p_actor, 'request.queued', p_user_id, p_key_id, p_request_id, NULL,
+            jsonb_build_object('status', 'queued', 'model_id', p_model_id, 'reserved_tokens', 0)),
+           (p_actor, 'request.cached', p_user_id, p_key_id, p_request_id, '{"status": "queued"}',
+            jsonb_strip_nulls(jsonb_build_object(
+                'status', 'completed', 'cached_from', p_look.request_id, 'prompt_tokens', 0, 'completion_tokens', 0,
+                'finish_reason', p_look.finish_reason)));
+END $$;
 
 -- The models that may answer in another's place: those that the client names, or else the model's own.
 -- What the client names must be able to answer; of the model's own, those that cannot are left out.

@@ -33,7 +33,8 @@ REVOKE ALL ON schema_migrations, schema_functions FROM sluice_definer;
 GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
-    adjustments_due, request_stats, rollup_watermarks, model_breakers
+    adjustments_due, request_stats, rollup_watermarks, model_breakers,
+    answer_cache
     TO sluice_definer;
 GRANT INSERT ON prompts, results, binary_results, attempts, audit_log, audit_chain, statements, billed_usage
     TO sluice_definer;
@@ -43,7 +44,8 @@ GRANT UPDATE (is_charged) ON attempts TO sluice_definer;
 GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
 GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
 GRANT UPDATE (content) ON binary_results TO sluice_definer;
-GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers TO sluice_definer;
+GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers,
+    answer_cache TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.
@@ -82,7 +84,7 @@ BEGIN
         -- role, statement_timeout (shorter than the timeout of the Lambda function, so that the database gives up
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
-                                      'request_ended', 'wait_begin', 'wait_end']),
+                                      'request_ended', 'wait_begin', 'wait_end', 'cache_purge']),
         ('sluice_status', '8s', ARRAY['request_show', 'result_read', 'request_ended', 'wait_begin', 'wait_end',
                                       'request_history',
                                       'request_history_v2', 'model_offers', 'usage_show', 'usage_show_v2',
@@ -98,7 +100,7 @@ BEGIN
                                         'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
                                         'statement_skip',
                                         'partitions_ensure',
-                                        'archive_months', 'idempotency_expire', 'audit_seal', 'audit_verify',
+                                        'archive_months', 'idempotency_expire', 'cache_expire', 'audit_seal', 'audit_verify',
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
                                         'ledger_verified', 'ledger_verified_to']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',

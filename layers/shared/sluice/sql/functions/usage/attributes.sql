@@ -18,7 +18,7 @@ $$;
 
 CALL define_type('attribute_usage', $$
     user_id text, day date, attribute text, value text, model_id text, requests_count bigint, prompt_tokens bigint,
-    completion_tokens bigint, cached_tokens bigint, reasoning_tokens bigint
+    completion_tokens bigint, cached_tokens bigint, reasoning_tokens bigint, cached_answers bigint
 $$);
 
 CREATE OR REPLACE FUNCTION attribute_events(
@@ -30,7 +30,7 @@ BEGIN
     RETURN QUERY
         SELECT e.user_id, (e.created_at AT TIME ZONE 'UTC')::date, a.attribute, a.value, e.model_id,
                sum(e.queued), sum(e.prompt_tokens), sum(e.completion_tokens), sum(e.cached_tokens),
-               sum(e.reasoning_tokens)
+               sum(e.reasoning_tokens), sum(e.cached_answers)
         FROM request_events(p_low, p_high, p_user_id) AS e
         LEFT JOIN prompts p ON p.request_id = e.request_id
         CROSS JOIN LATERAL request_attributes(e.key_id, p.metadata) AS a
@@ -74,10 +74,10 @@ BEGIN
     )
     INSERT INTO usage_by_attribute AS u
         (user_id, day, attribute, value, model_id, requests_count, prompt_tokens, completion_tokens, cached_tokens,
-         reasoning_tokens)
+         reasoning_tokens, cached_answers)
     SELECT e.user_id, e.day, e.attribute, CASE WHEN s.value IS NULL THEN e.value END, e.model_id,
            sum(e.requests_count), sum(e.prompt_tokens), sum(e.completion_tokens), sum(e.cached_tokens),
-           sum(e.reasoning_tokens)
+           sum(e.reasoning_tokens), sum(e.cached_answers)
     FROM events e
     LEFT JOIN surplus s ON (s.user_id, s.day, s.attribute, s.value) = (e.user_id, e.day, e.attribute, e.value)
     GROUP BY 1, 2, 3, 4, 5
@@ -86,7 +86,8 @@ BEGIN
         prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens,
         cached_tokens = u.cached_tokens + EXCLUDED.cached_tokens,
-        reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens;
+        reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
+        cached_answers = u.cached_answers + EXCLUDED.cached_answers;
 END $$;
 COMMENT ON FUNCTION rollup_attributes() IS
     'Adds what is new in the audit log to usage_by_attribute. A part of rollup_usage(), with a watermark of its own: '
@@ -100,15 +101,16 @@ CREATE OR REPLACE FUNCTION attribute_usage_now(p_user_id text, p_first_day date,
     WITH valued AS (
         SELECT n.day, n.value, n.model_id, sum(n.requests_count) AS requests_count,
                sum(n.prompt_tokens) AS prompt_tokens, sum(n.completion_tokens) AS completion_tokens,
-               sum(n.cached_tokens) AS cached_tokens, sum(n.reasoning_tokens) AS reasoning_tokens
+               sum(n.cached_tokens) AS cached_tokens, sum(n.reasoning_tokens) AS reasoning_tokens,
+               sum(n.cached_answers) AS cached_answers
         FROM (
             SELECT u.day, u.value::text, u.model_id::text, u.requests_count, u.prompt_tokens, u.completion_tokens,
-                   u.cached_tokens, u.reasoning_tokens
+                   u.cached_tokens, u.reasoning_tokens, u.cached_answers
             FROM usage_by_attribute u
             WHERE u.user_id = p_user_id AND u.attribute = p_attribute AND u.day BETWEEN p_first_day AND p_last_day
             UNION ALL
             SELECT e.day, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens,
-                   e.cached_tokens, e.reasoning_tokens
+                   e.cached_tokens, e.reasoning_tokens, e.cached_answers
             FROM rollup_watermarks w
             CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id, p_attribute) AS e
             WHERE w.task = 'attributes' AND e.day BETWEEN p_first_day AND p_last_day
@@ -117,7 +119,7 @@ CREATE OR REPLACE FUNCTION attribute_usage_now(p_user_id text, p_first_day date,
         GROUP BY n.day, n.value, n.model_id
     )
     SELECT p_user_id, v.day, p_attribute, v.value, v.model_id, v.requests_count::bigint, v.prompt_tokens::bigint,
-           v.completion_tokens::bigint, v.cached_tokens::bigint, v.reasoning_tokens::bigint
+           v.completion_tokens::bigint, v.cached_tokens::bigint, v.reasoning_tokens::bigint, v.cached_answers::bigint
     FROM valued v
     UNION ALL
     SELECT p_user_id, u.day, p_attribute, NULL, u.model_id,
@@ -125,15 +127,17 @@ CREATE OR REPLACE FUNCTION attribute_usage_now(p_user_id text, p_first_day date,
            (u.prompt_tokens - coalesce(v.prompt_tokens, 0))::bigint,
            (u.completion_tokens - coalesce(v.completion_tokens, 0))::bigint,
            (u.cached_tokens - coalesce(v.cached_tokens, 0))::bigint,
-           (u.reasoning_tokens - coalesce(v.reasoning_tokens, 0))::bigint
+           (u.reasoning_tokens - coalesce(v.reasoning_tokens, 0))::bigint,
+           (u.cached_answers - coalesce(v.cached_answers, 0))::bigint
     FROM usage_now(p_user_id, p_first_day, p_last_day) AS u
     LEFT JOIN (
         SELECT x.day, x.model_id, sum(x.requests_count) AS requests_count, sum(x.prompt_tokens) AS prompt_tokens,
                sum(x.completion_tokens) AS completion_tokens, sum(x.cached_tokens) AS cached_tokens,
-               sum(x.reasoning_tokens) AS reasoning_tokens
+               sum(x.reasoning_tokens) AS reasoning_tokens, sum(x.cached_answers) AS cached_answers
         FROM valued x GROUP BY x.day, x.model_id
     ) AS v ON v.day = u.day AND v.model_id = u.model_id
-    WHERE (u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens)
+    WHERE (u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens,
+           u.cached_answers)
           <> (coalesce(v.requests_count, 0), coalesce(v.prompt_tokens, 0), coalesce(v.completion_tokens, 0),
-              coalesce(v.cached_tokens, 0), coalesce(v.reasoning_tokens, 0));
+              coalesce(v.cached_tokens, 0), coalesce(v.reasoning_tokens, 0), coalesce(v.cached_answers, 0));
 $$;

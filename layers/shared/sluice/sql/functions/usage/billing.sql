@@ -16,19 +16,19 @@ CREATE OR REPLACE FUNCTION usage_priced(
            c.price_per_million, u.value
     FROM (
         SELECT n.day, n.model_id, NULL::text AS value, n.requests_count, n.prompt_tokens, n.completion_tokens,
-               n.cached_tokens, n.reasoning_tokens
+               n.cached_tokens, n.reasoning_tokens, n.cached_answers
         FROM usage_now(p_user_id, p_first_day, p_last_day) AS n
         WHERE p_attribute IS NULL
         UNION ALL
         SELECT n.day, n.model_id, n.value, n.requests_count, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
-               n.reasoning_tokens
+               n.reasoning_tokens, n.cached_answers
         FROM attribute_usage_now(p_user_id, p_first_day, p_last_day, p_attribute) AS n
         WHERE p_attribute IS NOT NULL
     ) AS u
     -- OFFSET 0: the list is looked up once, not for each place where it is used.
     CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list OFFSET 0) AS t
     CROSS JOIN LATERAL class_usage_on(t.list, u.model_id, u.day, u.prompt_tokens, u.completion_tokens,
-                                      u.cached_tokens, u.reasoning_tokens) AS c
+                                      u.cached_tokens, u.reasoning_tokens, u.cached_answers) AS c
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
 COMMENT ON FUNCTION usage_priced(text, date, date, text, text) IS
@@ -118,7 +118,8 @@ CREATE OR REPLACE FUNCTION usage_of_two_classes(p_usage jsonb) RETURNS jsonb
                     ELSE u.priced || jsonb_build_object('token_class', f.class, 'requests', 0) END
                ORDER BY u.n), '[]')
     FROM jsonb_array_elements(p_usage) WITH ORDINALITY AS u (priced, n)
-    CROSS JOIN LATERAL (SELECT fallback_class(u.priced->>'token_class') AS class) AS f;
+    CROSS JOIN LATERAL (SELECT fallback_class(u.priced->>'token_class') AS class) AS f
+    WHERE u.priced->>'token_class' <> 'cached_answer';
 $$;
 
 -- For the version of the code that knows no attributes.
@@ -138,7 +139,7 @@ $$;
 -- What a request that has ended cost. The amount is NULL if there was no price, and 0 if no tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(
     p_user_id text, p_model_id text, p_day date, p_prompt_tokens integer, p_completion_tokens integer,
-    p_cached_tokens integer, p_reasoning_tokens integer
+    p_cached_tokens integer, p_reasoning_tokens integer, p_cached_answers integer
 )
     RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
@@ -147,12 +148,13 @@ DECLARE
 BEGIN
     SELECT jsonb_build_object(
                'amount', trim_scale(tokens_amount(p_prompt_tokens, p_completion_tokens, p_cached_tokens,
-                                                  p_reasoning_tokens, p))::text,
+                                                  p_reasoning_tokens, p_cached_answers, p))::text,
                'currency', l.currency, 'price_list', l.price_list)
     INTO cost
     FROM billing_terms_on(p_user_id, p_day) AS t
     JOIN price_lists l ON l.price_list = t.price_list
-    CROSS JOIN LATERAL class_prices_on(t.price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens) AS p;
+    CROSS JOIN LATERAL class_prices_on(t.price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens,
+                                       p_cached_answers) AS p;
     RETURN cost;
 END $$;
 
@@ -200,7 +202,8 @@ CREATE OR REPLACE FUNCTION tier_analysis(
             SELECT y.tokens, y.price_per_million AS price
             FROM usage_by_model d
             CROSS JOIN LATERAL class_usage_on(t.price_list, d.model_id, d.period_start, d.prompt_tokens,
-                                              d.completion_tokens, d.cached_tokens, d.reasoning_tokens) AS y
+                                              d.completion_tokens, d.cached_tokens, d.reasoning_tokens,
+                                              d.cached_answers) AS y
             WHERE d.user_id = m.user_id AND d.period = 'daily'
               AND d.period_start >= p_first_month AND d.period_start < p_last_month + interval '1 month'
         ) AS x

@@ -16,27 +16,28 @@ COMMENT ON FUNCTION request_repairs(jsonb) IS
 
 CALL define_type('charge', $$
     model_id text, requests integer, prompt_tokens integer, completion_tokens integer, cached_tokens integer,
-    reasoning_tokens integer
+    reasoning_tokens integer, cached_answers integer
 $$);
 
--- The charges of a request. The first row is of the model that was asked for, and the request counts there.
+-- The charges of a request. The first row is of the model that was asked for, and the request counts there. p_is_shared:
+-- it was answered from the cache, or with an equal request.
 CREATE OR REPLACE FUNCTION request_charges(
     p_model_id text, p_charges jsonb, p_prompt_tokens integer, p_completion_tokens integer, p_cached_tokens integer,
-    p_reasoning_tokens integer
+    p_reasoning_tokens integer, p_is_shared boolean
 )
     RETURNS SETOF charge
     LANGUAGE sql STABLE AS $$
     SELECT p_model_id, 1, CASE WHEN p_charges IS NULL THEN p_prompt_tokens END,
            CASE WHEN p_charges IS NULL THEN p_completion_tokens END,
            CASE WHEN p_charges IS NULL THEN p_cached_tokens END,
-           CASE WHEN p_charges IS NULL THEN p_reasoning_tokens END
+           CASE WHEN p_charges IS NULL THEN p_reasoning_tokens END, p_is_shared::integer
     UNION ALL
-    SELECT c.model_id, 0, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens
+    SELECT c.model_id, 0, c.prompt_tokens, c.completion_tokens, c.cached_tokens, c.reasoning_tokens, 0
     FROM jsonb_to_recordset(p_charges) AS c (
         model_id text, prompt_tokens integer, completion_tokens integer, cached_tokens integer,
         reasoning_tokens integer);
 $$;
-COMMENT ON FUNCTION request_charges(text, jsonb, integer, integer, integer, integer) IS
+COMMENT ON FUNCTION request_charges(text, jsonb, integer, integer, integer, integer, boolean) IS
     'For use in FROM, where PostgreSQL puts it into the query.';
 
 -- The charges of the calls that a worker reports (see outcome), by model.
@@ -103,7 +104,7 @@ BEGIN
                    'reasoning_tokens', a.reasoning_tokens, 'is_charged', a.is_charged,
                    'cost', CASE WHEN a.prompt_tokens IS NOT NULL THEN
                        request_cost(p_user_id, a.model_id, (uuid_extract_timestamp(a.request_id) AT TIME ZONE 'UTC')::date,
-                                    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens) END,
+                                    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens, 0) END,
                    'begun_at', a.begun_at, 'ended_at', a.ended_at)
                    ORDER BY a.attempt, a.call)
             FROM attempts a WHERE a.request_id = p_request_id);
@@ -125,10 +126,10 @@ BEGIN
                                   'currency', l.currency, 'price_list', l.price_list)
         FROM billing_terms_on(p_user_id, p_day) AS t
         JOIN price_lists l ON l.price_list = t.price_list
-        CROSS JOIN LATERAL request_charges(NULL, p_charges, NULL, NULL, NULL, NULL) AS c
+        CROSS JOIN LATERAL request_charges(NULL, p_charges, NULL, NULL, NULL, NULL, false) AS c
         CROSS JOIN LATERAL (
             SELECT tokens_cost(t.price_list, c.model_id, p_day, c.prompt_tokens, c.completion_tokens, c.cached_tokens,
-                               c.reasoning_tokens) AS amount
+                               c.reasoning_tokens, 0) AS amount
         ) AS a
         WHERE c.requests = 0
         GROUP BY l.currency, l.price_list);

@@ -28,66 +28,74 @@ COMMENT ON FUNCTION prices_on(text, text, text, date) IS
     'One row, or none if there was no price; for use in FROM, where PostgreSQL puts it into the query.';
 
 -- Token classes, in the order of invoices. Prompt tokens are those that were not cached, completion tokens those that
--- were no reasoning: each token is of one class.
+-- were no reasoning: each token is of one class. What is counted in the last class is no tokens but requests that were
+-- answered without a call of a model (see request_charges); without a price they cost nothing.
 CREATE OR REPLACE FUNCTION token_classes() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN ARRAY['prompt', 'cached_prompt', 'completion', 'reasoning'];
+    RETURN ARRAY['prompt', 'cached_prompt', 'completion', 'reasoning', 'cached_answer'];
 
 -- The class whose price holds for a class without a price of its own.
 CREATE OR REPLACE FUNCTION fallback_class(p_token_class text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE p_token_class WHEN 'cached_prompt' THEN 'prompt' WHEN 'reasoning' THEN 'completion' END;
 
-CALL define_type('class_prices', $$prompt numeric, cached_prompt numeric, completion numeric, reasoning numeric$$);
+CALL define_type('class_prices', $$
+    prompt numeric, cached_prompt numeric, completion numeric, reasoning numeric, cached_answer numeric
+$$);
 
 -- The prices of a day, per million tokens, in the list's currency; NULL where there was none. This is the only place
 -- that knows which price holds for a class without one of its own (as fallback_class says).
--- Prices of cached tokens and of reasoning are looked up only where there are such tokens: mostly there are none.
+-- Prices of cached tokens, of reasoning and of cached answers are looked up only where there are any: mostly there are
+-- none.
 CREATE OR REPLACE FUNCTION class_prices_on(
-    p_price_list text, p_model_id text, p_day date, p_cached_tokens bigint, p_reasoning_tokens bigint
+    p_price_list text, p_model_id text, p_day date, p_cached_tokens bigint, p_reasoning_tokens bigint,
+    p_cached_answers bigint
 )
     RETURNS SETOF class_prices
     LANGUAGE sql STABLE AS $$
     SELECT p.price_per_million, coalesce(h.price_per_million, p.price_per_million),
-           c.price_per_million, coalesce(r.price_per_million, c.price_per_million)
+           c.price_per_million, coalesce(r.price_per_million, c.price_per_million),
+           coalesce(a.price_per_million, 0)
     FROM (SELECT) AS one
     LEFT JOIN LATERAL prices_on(p_price_list, p_model_id, 'prompt', p_day) AS p ON true
     LEFT JOIN LATERAL prices_on(
         p_price_list, p_model_id, CASE WHEN p_cached_tokens <> 0 THEN 'cached_prompt' END, p_day) AS h ON true
     LEFT JOIN LATERAL prices_on(p_price_list, p_model_id, 'completion', p_day) AS c ON true
     LEFT JOIN LATERAL prices_on(
-        p_price_list, p_model_id, CASE WHEN p_reasoning_tokens <> 0 THEN 'reasoning' END, p_day) AS r ON true;
+        p_price_list, p_model_id, CASE WHEN p_reasoning_tokens <> 0 THEN 'reasoning' END, p_day) AS r ON true
+    LEFT JOIN LATERAL prices_on(
+        p_price_list, p_model_id, CASE WHEN p_cached_answers <> 0 THEN 'cached_answer' END, p_day) AS a ON true;
 $$;
-COMMENT ON FUNCTION class_prices_on(text, text, date, bigint, bigint) IS
+COMMENT ON FUNCTION class_prices_on(text, text, date, bigint, bigint, bigint) IS
     'One row; for use in FROM, where PostgreSQL puts it into the query.';
 
 CALL define_type('class_usage', $$token_class text, tokens bigint, price_per_million numeric$$);
 
--- Tokens of a day by class, with the price of each: rows for prompt and completion, and for the other two if there are
--- such tokens.
+-- Tokens of a day by class, with the price of each: rows for prompt and completion, and for the others if there are any.
 CREATE OR REPLACE FUNCTION class_usage_on(
     p_price_list text, p_model_id text, p_day date, p_prompt_tokens bigint, p_completion_tokens bigint,
-    p_cached_tokens bigint, p_reasoning_tokens bigint
+    p_cached_tokens bigint, p_reasoning_tokens bigint, p_cached_answers bigint
 )
     RETURNS SETOF class_usage
     LANGUAGE sql STABLE AS $$
     SELECT c.token_class, c.tokens, c.price
-    FROM class_prices_on(p_price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens) AS p
+    FROM class_prices_on(p_price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens, p_cached_answers) AS p
     CROSS JOIN LATERAL (VALUES
         ('prompt', p_prompt_tokens - p_cached_tokens, p.prompt),
         ('cached_prompt', p_cached_tokens, p.cached_prompt),
         ('completion', p_completion_tokens - p_reasoning_tokens, p.completion),
-        ('reasoning', p_reasoning_tokens, p.reasoning)
+        ('reasoning', p_reasoning_tokens, p.reasoning),
+        ('cached_answer', p_cached_answers, p.cached_answer)
     ) AS c (token_class, tokens, price)
-    WHERE c.tokens <> 0 OR fallback_class(c.token_class) IS NULL;
+    WHERE c.tokens <> 0 OR c.token_class IN ('prompt', 'completion');
 $$;
-COMMENT ON FUNCTION class_usage_on(text, text, date, bigint, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION class_usage_on(text, text, date, bigint, bigint, bigint, bigint, bigint) IS
     'For use in FROM, where PostgreSQL puts it into the query.';
 
 -- Exact: a product of decimals is never rounded, a quotient may be.
 CREATE OR REPLACE FUNCTION tokens_amount(
     p_prompt_tokens bigint, p_completion_tokens bigint, p_cached_tokens bigint, p_reasoning_tokens bigint,
-    p_prices class_prices
+    p_cached_answers bigint, p_prices class_prices
 )
     RETURNS numeric
     LANGUAGE sql IMMUTABLE
@@ -97,20 +105,21 @@ CREATE OR REPLACE FUNCTION tokens_amount(
             + CASE WHEN p_completion_tokens > coalesce(p_reasoning_tokens, 0)
                    THEN (p_completion_tokens - coalesce(p_reasoning_tokens, 0)) * p_prices.completion ELSE 0 END
             + CASE WHEN p_reasoning_tokens > 0 THEN p_reasoning_tokens * p_prices.reasoning ELSE 0 END
+            + CASE WHEN p_cached_answers > 0 THEN p_cached_answers * p_prices.cached_answer ELSE 0 END
            ) * 0.000001;
-COMMENT ON FUNCTION tokens_amount(bigint, bigint, bigint, bigint, class_prices) IS
+COMMENT ON FUNCTION tokens_amount(bigint, bigint, bigint, bigint, bigint, class_prices) IS
     'What tokens cost at prices per million; NULL if there is no price for some of them.';
 
 CREATE OR REPLACE FUNCTION tokens_cost(
     p_price_list text, p_model_id text, p_day date, p_prompt_tokens bigint, p_completion_tokens bigint,
-    p_cached_tokens bigint, p_reasoning_tokens bigint
+    p_cached_tokens bigint, p_reasoning_tokens bigint, p_cached_answers bigint
 )
     RETURNS numeric
     LANGUAGE sql STABLE AS $$
-    SELECT tokens_amount(p_prompt_tokens, p_completion_tokens, p_cached_tokens, p_reasoning_tokens, p)
-    FROM class_prices_on(p_price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens) AS p;
+    SELECT tokens_amount(p_prompt_tokens, p_completion_tokens, p_cached_tokens, p_reasoning_tokens, p_cached_answers, p)
+    FROM class_prices_on(p_price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens, p_cached_answers) AS p;
 $$;
-COMMENT ON FUNCTION tokens_cost(text, text, date, bigint, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION tokens_cost(text, text, date, bigint, bigint, bigint, bigint, bigint) IS
     'What tokens of a day cost, in the list''s currency; NULL if there was no price for some of them.';
 
 -- A model may cache all of a prompt or none of it, and reason as long as it may write.
@@ -120,10 +129,10 @@ CREATE OR REPLACE FUNCTION tokens_cost_most(
     RETURNS numeric
     LANGUAGE sql STABLE AS $$
     -- A class without a price stays without one, even if a part of it has a price of its own.
-    SELECT tokens_amount(p_prompt_tokens, p_completion_tokens, 0, 0, (
+    SELECT tokens_amount(p_prompt_tokens, p_completion_tokens, 0, 0, 0, (
         CASE WHEN p.prompt IS NOT NULL THEN greatest(p.prompt, p.cached_prompt) END, NULL,
-        CASE WHEN p.completion IS NOT NULL THEN greatest(p.completion, p.reasoning) END, NULL)::class_prices)
-    FROM class_prices_on(p_price_list, p_model_id, p_day, p_prompt_tokens, p_completion_tokens) AS p;
+        CASE WHEN p.completion IS NOT NULL THEN greatest(p.completion, p.reasoning) END, NULL, NULL)::class_prices)
+    FROM class_prices_on(p_price_list, p_model_id, p_day, p_prompt_tokens, p_completion_tokens, 0) AS p;
 $$;
 COMMENT ON FUNCTION tokens_cost_most(text, text, date, bigint, bigint) IS
     'The most that so many tokens of a day can cost, whatever their classes; NULL if a class has no price.';

@@ -23,7 +23,8 @@ BEGIN
     ), changed AS MATERIALIZED (
         SELECT d.user_id, d.model_id, p.period, p.first_day, p.last_day, sum(d.requests_count) AS requests_count,
                sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens,
-               sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens
+               sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens,
+               sum(d.cached_answers) AS cached_answers
         FROM by_day d
         CROSS JOIN LATERAL (VALUES
             ('daily', d.day, d.day),
@@ -48,16 +49,17 @@ BEGIN
     )
     INSERT INTO usage_by_model AS u
         (user_id, model_id, period, period_start, requests_count, prompt_tokens, completion_tokens, cached_tokens,
-         reasoning_tokens)
+         reasoning_tokens, cached_answers)
     SELECT c.user_id, c.model_id, c.period, c.first_day, c.requests_count, c.prompt_tokens, c.completion_tokens,
-           c.cached_tokens, c.reasoning_tokens
+           c.cached_tokens, c.reasoning_tokens, c.cached_answers
     FROM changed c
     ON CONFLICT (user_id, period, period_start, model_id) DO UPDATE SET
         requests_count = u.requests_count + EXCLUDED.requests_count,
         prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens,
         cached_tokens = u.cached_tokens + EXCLUDED.cached_tokens,
-        reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens;
+        reasoning_tokens = u.reasoning_tokens + EXCLUDED.reasoning_tokens,
+        cached_answers = u.cached_answers + EXCLUDED.cached_answers;
     GET DIAGNOSTICS changes = ROW_COUNT;
     PERFORM rollup_attributes();
     RETURN changes;

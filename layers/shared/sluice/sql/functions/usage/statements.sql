@@ -37,26 +37,26 @@ CREATE OR REPLACE FUNCTION valued_usage_unbilled(p_user_id text) RETURNS SETOF a
     LANGUAGE sql STABLE AS $$
     SELECT p_user_id, d.day, d.attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
            sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint, sum(d.cached_tokens)::bigint,
-           sum(d.reasoning_tokens)::bigint
+           sum(d.reasoning_tokens)::bigint, sum(d.cached_answers)::bigint
     FROM (
         SELECT u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count, u.prompt_tokens,
-               u.completion_tokens, u.cached_tokens, u.reasoning_tokens
+               u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers
         FROM usage_by_attribute u WHERE u.user_id = p_user_id
         UNION ALL
         SELECT e.day, e.attribute, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens,
-               e.cached_tokens, e.reasoning_tokens
+               e.cached_tokens, e.reasoning_tokens, e.cached_answers
         FROM rollup_watermarks w
         CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
         WHERE w.task = 'attributes'
         UNION ALL
         SELECT b.day, b.attribute::text, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens,
-               -b.completion_tokens, -b.cached_tokens, -b.reasoning_tokens
+               -b.completion_tokens, -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers
         FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute <> ''
     ) AS d
     WHERE d.value IS NOT NULL
     GROUP BY d.day, d.attribute, d.value, d.model_id
     HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens), sum(d.cached_tokens),
-            sum(d.reasoning_tokens)) <> (0, 0, 0, 0, 0);
+            sum(d.reasoning_tokens), sum(d.cached_answers)) <> (0, 0, 0, 0, 0, 0);
 $$;
 
 -- What no statement has billed yet, of all months; with an attribute, by its values. A row without a value holds the
@@ -66,42 +66,45 @@ CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETU
     WITH whole AS (
         SELECT d.day, d.model_id, sum(d.requests_count) AS requests_count, sum(d.prompt_tokens) AS prompt_tokens,
                sum(d.completion_tokens) AS completion_tokens, sum(d.cached_tokens) AS cached_tokens,
-               sum(d.reasoning_tokens) AS reasoning_tokens
+               sum(d.reasoning_tokens) AS reasoning_tokens, sum(d.cached_answers) AS cached_answers
         FROM (
             SELECT u.day, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
-                   u.reasoning_tokens
+                   u.reasoning_tokens, u.cached_answers
             FROM usage_now(p_user_id, '-infinity', 'infinity') AS u
             UNION ALL
             SELECT b.day, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens,
-                   -b.cached_tokens, -b.reasoning_tokens
+                   -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers
             FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = ''
         ) AS d
         GROUP BY d.day, d.model_id
     ), parts AS (
         SELECT d.day, d.value, d.model_id, sum(d.requests_count) AS requests_count,
                sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens,
-               sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens
+               sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens,
+               sum(d.cached_answers) AS cached_answers
         FROM valued_usage_unbilled(p_user_id) AS d WHERE d.attribute = p_attribute
         GROUP BY d.day, d.value, d.model_id
     )
     SELECT p_user_id, f.day, p_attribute, f.value, f.model_id, f.requests_count::bigint, f.prompt_tokens::bigint,
-           f.completion_tokens::bigint, f.cached_tokens::bigint, f.reasoning_tokens::bigint
+           f.completion_tokens::bigint, f.cached_tokens::bigint, f.reasoning_tokens::bigint, f.cached_answers::bigint
     FROM (
         SELECT * FROM parts
         UNION ALL
         SELECT w.day, NULL, w.model_id, w.requests_count - coalesce(p.requests_count, 0),
                w.prompt_tokens - coalesce(p.prompt_tokens, 0), w.completion_tokens - coalesce(p.completion_tokens, 0),
-               w.cached_tokens - coalesce(p.cached_tokens, 0), w.reasoning_tokens - coalesce(p.reasoning_tokens, 0)
+               w.cached_tokens - coalesce(p.cached_tokens, 0), w.reasoning_tokens - coalesce(p.reasoning_tokens, 0),
+               w.cached_answers - coalesce(p.cached_answers, 0)
         FROM whole w
         LEFT JOIN (
             SELECT x.day, x.model_id, sum(x.requests_count) AS requests_count, sum(x.prompt_tokens) AS prompt_tokens,
                    sum(x.completion_tokens) AS completion_tokens, sum(x.cached_tokens) AS cached_tokens,
-                   sum(x.reasoning_tokens) AS reasoning_tokens
+                   sum(x.reasoning_tokens) AS reasoning_tokens, sum(x.cached_answers) AS cached_answers
             FROM parts x GROUP BY x.day, x.model_id
         ) AS p ON p.day = w.day AND p.model_id = w.model_id
     ) AS f
-    WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens, f.cached_tokens, f.reasoning_tokens)
-          <> (0, 0, 0, 0, 0);
+    WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens, f.cached_tokens, f.reasoning_tokens,
+           f.cached_answers)
+          <> (0, 0, 0, 0, 0, 0);
 $$;
 
 -- The month whose statement bills the adjustments of a closed month that are in this currency: the next open one with
@@ -163,11 +166,11 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
     ), parts AS (
         SELECT b.day, b.model_id, sum(b.requests_count) AS requests_count, sum(b.prompt_tokens) AS prompt_tokens,
                sum(b.completion_tokens) AS completion_tokens, sum(b.cached_tokens) AS cached_tokens,
-               sum(b.reasoning_tokens) AS reasoning_tokens
+               sum(b.reasoning_tokens) AS reasoning_tokens, sum(b.cached_answers) AS cached_answers
         FROM billed b WHERE b.attribute <> '' GROUP BY b.day, b.model_id
     )
     SELECT p_user_id, b.day, p_attribute, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens,
-           b.completion_tokens, b.cached_tokens, b.reasoning_tokens
+           b.completion_tokens, b.cached_tokens, b.reasoning_tokens, b.cached_answers
     FROM billed b WHERE b.attribute <> ''
     UNION ALL
     SELECT p_user_id, b.day, p_attribute, NULL, b.model_id::text,
@@ -175,12 +178,14 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
            (b.prompt_tokens - coalesce(p.prompt_tokens, 0))::bigint,
            (b.completion_tokens - coalesce(p.completion_tokens, 0))::bigint,
            (b.cached_tokens - coalesce(p.cached_tokens, 0))::bigint,
-           (b.reasoning_tokens - coalesce(p.reasoning_tokens, 0))::bigint
+           (b.reasoning_tokens - coalesce(p.reasoning_tokens, 0))::bigint,
+           (b.cached_answers - coalesce(p.cached_answers, 0))::bigint
     FROM billed b LEFT JOIN parts p ON p.day = b.day AND p.model_id = b.model_id
     WHERE b.attribute = ''
-      AND (b.requests_count, b.prompt_tokens, b.completion_tokens, b.cached_tokens, b.reasoning_tokens)
+      AND (b.requests_count, b.prompt_tokens, b.completion_tokens, b.cached_tokens, b.reasoning_tokens,
+           b.cached_answers)
           <> (coalesce(p.requests_count, 0), coalesce(p.prompt_tokens, 0), coalesce(p.completion_tokens, 0),
-              coalesce(p.cached_tokens, 0), coalesce(p.reasoning_tokens, 0));
+              coalesce(p.cached_tokens, 0), coalesce(p.reasoning_tokens, 0), coalesce(p.cached_answers, 0));
 $$;
 
 -- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
@@ -201,7 +206,7 @@ CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attrib
     -- OFFSET 0: the list is looked up once, not for each place where it is used.
     CROSS JOIN LATERAL (SELECT billing_list(p_user_id, n.day) AS list OFFSET 0) AS t
     CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
-                                      n.reasoning_tokens) AS c;
+                                      n.reasoning_tokens, n.cached_answers) AS c;
 $$;
 
 CALL define_type('statement_view', $$
@@ -276,9 +281,10 @@ BEGIN
         INSERT INTO statements (statement_id, user_id, month, document, digest, closed_at)
         VALUES (id, p_user_id, p_month, p_document, statement_digest(p_document), clock_now());
         INSERT INTO billed_usage (statement_id, user_id, day, attribute, value, model_id, price_list, requests_count,
-                                  prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens)
+                                  prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cached_answers)
         SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id, billing_list(p_user_id, u.day),
-               u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens
+               u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens,
+               u.cached_answers
         FROM unnest(due || parts) AS u;
         PERFORM adjustments_billed(p_user_id);
         PERFORM audit_write(p_actor, ARRAY[ROW(

@@ -6,6 +6,8 @@
 ALTER TABLE models DROP CONSTRAINT models_kind_known;
 -- squawk-ignore constraint-missing-not-valid
 ALTER TABLE models ADD CONSTRAINT models_kind_known CHECK (kind IN ('chat', 'embedding', 'image', 'speech'));
+-- squawk-ignore constraint-missing-not-valid
+ALTER TABLE models ADD CONSTRAINT models_files_by_openai CHECK (backend = 'openai' OR kind NOT IN ('image', 'speech'));
 COMMENT ON COLUMN models.kind IS
     'chat: it answers a conversation; embedding: it turns texts into vectors; image: it draws what a text describes; '
     'speech: it reads a text aloud.';
