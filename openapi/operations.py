@@ -73,7 +73,7 @@ NO_ROUTE: Final = "route_not_found"
 
 # Headers --------------------------------------------------------------------------------------------------------------
 
-_ASKED: Final = ("x-request-id", "Idempotent-Replayed", *RATE_LIMITS)
+_ASKED: Final = ("x-request-id", "Idempotent-Replayed", "Cache-Status", "Age", *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 _STORED: Final = ("ETag", "Accept-Ranges", "Content-Disposition")
 _RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)

@@ -421,3 +421,27 @@ def test_an_erased_file_is_gone(api: Api, service: Service, alice: bytes, deploy
     status, _, body = result(made.request_id, KEYED | {"if-none-match": TAG})
     assert (status, json.loads(body)["code"]) == (404, "result_not_found")
     assert_books_balance(service)
+
+
+def test_a_file_that_is_given_again(api: Api, service: Service, alice: bytes, deploy: Any) -> None:
+    """By the answer cache; an image is a matter of chance, and is found again only where that does not matter."""
+    spoken = {"model": "speaker", "input": "zebra", "voice": "alloy", "cache": {"max_age": 60}}
+    first, again = api.post("/v1/audio/speech", spoken), api.post("/v1/audio/speech", spoken)
+    assert (first.content, again.content) == (MP3, MP3)
+    assert len(api.model.claims) == 1
+    drawn = {"model": "artist", "prompt": "zebra", "cache": {"max_age": 60}}
+    for _ in range(2):
+        assert api.post("/v1/images/generations", drawn).status == 200
+    assert len(api.model.claims) == 3
+    drawn["cache"] = {"max_age": 60, "sampled": True}
+    for _ in range(2):
+        assert base64.b64decode(api.post("/v1/images/generations", drawn).body["data"][0]["b64_json"]) == PNG
+    assert len(api.model.claims) == 4
+    assert_books_balance(service)
+    # Whoever erases the one erases what both were answered.
+    assert api.call("DELETE", f"/v1/responses/resp_{first.request_id.hex}").status == 200
+    deploy("status")
+    for reply in (first, again):
+        status, _, body = result(reply.request_id)
+        assert (status, json.loads(body)["code"]) == (404, "result_not_found")
+    assert_books_balance(service)
