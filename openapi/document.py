@@ -195,9 +195,14 @@ def statuses_of(code: str, *, is_openai: bool) -> set[int]:
 
 
 def _result(result: Result) -> dict[str, Any]:
+    if result.is_empty or result.types:
+        content: dict[str, Any] = {
+            kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in result.types
+        }
+        return {"description": result.description, "headers": _headers(result.headers), "content": content}
     bodies = [_reference(body) for body in _bodies(result)] or [{"type": "object"}]
     schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    content = {"application/json": {"schema": schema}}
     if result.events is not None:
         content["text/event-stream"] = {
             "schema": {"type": "string"},
@@ -220,7 +225,7 @@ def _error(status: int, codes: Iterable[str], *, is_openai: bool) -> dict[str, A
         headers += OPENAI_ERRORS
         if {"request_failed", "answer_pending"} & set(listed):
             headers.append("x-request-id")
-    elif status in (429, 503):
+    elif status in (429, 503) or "result_not_ready" in listed:
         headers.append("Retry-After")
     if status == 401:
         headers.append("WWW-Authenticate")

@@ -13,7 +13,10 @@ OPENAI_ERRORS: Final = ("x-should-retry", "Retry-After", "retry-after-ms")
 """Of every error under /v1."""
 
 HEADERS: Final[dict[str, dict[str, Any]]] = {
-    "Cache-Control": {"description": "`no-store`; of this document `public`.", "schema": {"type": "string"}},
+    "Cache-Control": {
+        "description": "`no-store`; of results `private, no-cache`; of this document `public`.",
+        "schema": {"type": "string"},
+    },
     "X-Content-Type-Options": {"description": "`nosniff`", "schema": {"const": "nosniff"}},
     "Location": {"description": "Where the request is, relative to the base URL.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}},
@@ -25,6 +28,17 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
     "Idempotent-Replayed": {
         "description": "This is the answer to a repeat; absent otherwise.",
         "schema": {"const": "true"},
+    },
+    "ETag": {"description": "The SHA-256 of the answer.", "schema": {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}},
+    "Accept-Ranges": {"description": "Parts can be asked for.", "schema": {"const": "bytes"}},
+    "Content-Range": {
+        "description": "Which part this is, of how many bytes; with 416 only of how many.",
+        "schema": {"type": "string", "pattern": r"^bytes (\d+-\d+|\*)/\d+$"},
+    },
+    "Content-Length": {"description": "Bytes of this answer.", "schema": {"type": "integer"}},
+    "Content-Disposition": {
+        "description": "A name for the file: the request's id, and an ending for its type.",
+        "schema": {"type": "string"},
     },
     "WWW-Authenticate": {"description": "How to send the key.", "schema": {"const": 'Bearer realm="sluice"'}},
     "x-request-id": {
@@ -62,6 +76,12 @@ SENT: Final[dict[str, dict[str, Any]]] = {
         "description": "The same key with the same body is answered with the first request.",
         "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[!-+\\--~ ]+$"},
     },
+    "Range": {
+        "description": "`bytes=first-last`, `bytes=first-` or `bytes=-length`: one part. Anything else is ignored.",
+        "schema": {"type": "string"},
+    },
+    "If-Range": {"description": "`Range` counts only if this is the `ETag`.", "schema": {"type": "string"}},
+    "If-None-Match": {"description": "`ETag`s of what the client has already.", "schema": {"type": "string"}},
     "Prefer": {
         "description": "`wait=N`: to wait for the answer for up to so many seconds (RFC 7240).",
         "schema": {"type": "string"},

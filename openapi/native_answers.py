@@ -225,13 +225,18 @@ class Request(RequestCommon):
     reserved_tokens: int
     cost: Cost | None
     result: Any
-    """The text of the answer; for result_type json, its value."""
+    """The text of the answer; for result_type json its value, for file null."""
     empty_reason: EmptyReason | None
     queue: Queue | None
     metadata: dict[str, str] = Nothing
     """As submitted; absent if there was none."""
-    result_type: Literal["json"] = Nothing
-    """The answer is JSON of the form that was asked for; absent of other answers."""
+    result_type: Literal["json", "file"] = Nothing
+    """The answer is JSON of the form that was asked for, or a file; absent of other answers."""
+    mime_type: str = Nothing
+    """Of a file, as are the next two."""
+    byte_length: int = Nothing
+    result_url: str = Nothing
+    """Where it is, relative to the base URL."""
     answered_by: str = Nothing
     """The model that answered, if it is not the one that was asked for."""
     cached_from: Identity = Nothing

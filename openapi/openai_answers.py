@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from openapi.answers import Answer, Nothing
+from sluice.domain.files import ImageFormat
 
 Empty = Annotated[list[Any], Field(max_length=0)]
 
@@ -149,6 +150,44 @@ class EmbeddingList(Answer):
     model: str
     data: list[Embedding]
     usage: EmbeddingUsage
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+class GeneratedImage(Answer):
+    """The image, in base64."""
+
+    b64_json: str
+
+
+class TextTokens(Answer):
+    """Of the prompt's tokens."""
+
+    text_tokens: int
+    image_tokens: Literal[0]
+
+
+class ImageUsage(Answer):
+    """The tokens that are charged."""
+
+    input_tokens: int
+    input_tokens_details: TextTokens
+    output_tokens: int
+    total_tokens: int
+
+
+class ImageList(Answer):
+    """One image, and how it was asked for."""
+
+    created: int
+    data: Annotated[list[GeneratedImage], Field(min_length=1, max_length=1)]
+    output_format: ImageFormat
+    """Of the image as it is."""
+    size: str = Nothing
+    quality: str = Nothing
+    background: str = Nothing
+    usage: ImageUsage
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,14 @@ from openapi import response_answers as response
 from openapi.headers import RATE_LIMITS
 from openapi.response_events import ResponseEvent
 from sluice.api.exchange import Nothing
-from sluice.api.native import reading, submission
+from sluice.api.native import reading, results, submission
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.openai import routes
 from sluice.api.openai.chat import ChatRequest
 from sluice.api.openai.embeddings import EmbeddingRequest
+from sluice.api.openai.files import ImageRequest, SpeechRequest
 from sluice.api.openai.responses import ResponseRequest
+from sluice.domain.files import FILE_TYPES
 from sluice.domain.history import HistoryQuery
 from sluice.domain.vocabulary import Scope
 
@@ -65,6 +67,8 @@ _ANSWERED: Final = (
     "request_failed",
     "answer_pending",
 )
+# Also where it is erased while its caller waits.
+_ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found")
 NO_ROUTE: Final = "route_not_found"
 """The answer to a method and path that are no route, which belongs to no operation."""
 
@@ -73,6 +77,8 @@ NO_ROUTE: Final = "route_not_found"
 _CACHED: Final = ("Cache-Status", "Age")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
+_STORED: Final = ("ETag", "Accept-Ranges", "Content-Disposition")
+_RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Result:
     Attributes:
         body: a model, or several of which it is one; None: the body is this document.
         events: the model of an event, where it may also be a stream.
+        types: the MIME types that the body may have, where it is not described.
+        is_empty: there is no body.
     """
 
     status: int
@@ -89,6 +97,8 @@ class Result:
     body: type[BaseModel] | tuple[type[BaseModel], ...] | None
     headers: tuple[str, ...] = ()
     events: type[BaseModel] | None = None
+    types: tuple[str, ...] = ()
+    is_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,7 @@ _PENDING: Final = (
 )
 _REQUESTS, _READING, _SERVICE = "Requests", "Reading", "Service"
 _RESPONSES, _CHAT, _EMBEDDINGS, _MODELS = "Responses", "Chat completions", "Embeddings", "OpenAI models"
+_IMAGES, _SPEECH = "Images", "Speech"
 TAGS: Final = {
     _REQUESTS: "Handing in prompts, and cancelling them.",
     _READING: "What became of them, and what was used.",
@@ -147,6 +158,8 @@ TAGS: Final = {
     _RESPONSES: "OpenAI's Responses API.",
     _CHAT: "OpenAI's Chat Completions API.",
     _EMBEDDINGS: "OpenAI's Embeddings API.",
+    _IMAGES: "OpenAI's Images API, as far as it makes images of a text.",
+    _SPEECH: "OpenAI's Audio API, as far as it reads texts aloud.",
     _MODELS: "OpenAI's Models API.",
 }
 
@@ -188,6 +201,30 @@ OPERATIONS: Final = (
         (Result(200, "The request; `Retry-After` while it is unfinished.", native.Request, ("Retry-After",)),),
         errors=("invalid_input", "request_not_found"),
         query=reading.StatusQuery,
+    ),
+    Operation(
+        "GET",
+        "/results/{request_id}",
+        "getResult",
+        results.get_result,
+        _READING,
+        "read",
+        (
+            Result(200, "The answer.", None, (*_STORED, "Content-Length"), types=_RESULT_TYPES),
+            Result(
+                206,
+                "The part of it that was asked for.",
+                None,
+                (*_STORED, "Content-Length", "Content-Range"),
+                types=_RESULT_TYPES,
+            ),
+            Result(304, "The client has it already.", None, _STORED, is_empty=True),
+            Result(416, "It has no such part.", None, (*_STORED, "Content-Range"), is_empty=True),
+        ),
+        errors=("invalid_input", "request_not_found", "result_not_found", "result_not_ready"),
+        headers=("Range", "If-Range", "If-None-Match"),
+        summary="The answer of one request by itself",
+        description="An image or a recording as it is; text as text; vectors as JSON, in base64.",
     ),
     Operation(
         "POST",
@@ -401,6 +438,40 @@ OPERATIONS: Final = (
         (Result(200, "The vectors.", openai.EmbeddingList, _ASKED),),
         errors=_ANSWERED,
         body=EmbeddingRequest,
+        headers=("Idempotency-Key", "x-stainless-retry-count"),
+        description=_PENDING,
+    ),
+    Operation(
+        "POST",
+        "/v1/images/generations",
+        "createImage",
+        routes.create_image,
+        _IMAGES,
+        "submit",
+        (Result(200, "The image.", openai.ImageList, _ASKED),),
+        errors=_ANSWERED_FILES,
+        body=ImageRequest,
+        headers=("Idempotency-Key", "x-stainless-retry-count"),
+        description=_PENDING,
+    ),
+    Operation(
+        "POST",
+        "/v1/audio/speech",
+        "createSpeech",
+        routes.create_speech,
+        _SPEECH,
+        "submit",
+        (
+            Result(
+                200,
+                "The recording.",
+                None,
+                _ASKED,
+                types=tuple(each for each in FILE_TYPES if not each.startswith("image/")),
+            ),
+        ),
+        errors=_ANSWERED_FILES,
+        body=SpeechRequest,
         headers=("Idempotency-Key", "x-stainless-retry-count"),
         description=_PENDING,
     ),

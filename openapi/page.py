@@ -155,6 +155,8 @@ class _Page:
             return f"`{json.dumps(schema['const'])}`"
         if "enum" in schema:
             return ", ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
+        if "contentMediaType" in schema:
+            return f"`{schema['contentMediaType']}`"
         match schema.get("type"):
             case "array":
                 if schema.get("maxItems") == 0:

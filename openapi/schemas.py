@@ -11,7 +11,7 @@ from pydantic_core import core_schema
 
 from openapi.answers import Answer
 from sluice.api.native.reading import StatusQuery
-from sluice.api.openai import chat, embeddings, responses
+from sluice.api.openai import chat, embeddings, files, responses
 from sluice.domain.failures import FAILURES
 from sluice.domain.fields import TIME_MAX_LENGTH, Day, Id, Time
 from sluice.domain.history import MAX_PAGE, HistoryQuery
@@ -60,6 +60,8 @@ _FIELDS: Final[dict[tuple[str, str], Schema]] = {
     },
     ("GenerateRequest", "expires_at"): {"description": "Until when; not together with `ttl_seconds`."},
     ("GenerateRequest", "not_before"): {"description": "It waits until then."},
+    ("GenerateRequest", "image"): {"description": "The answer is to be an image; `model` is one that draws."},
+    ("GenerateRequest", "speech"): {"description": "The answer is to be the prompt read aloud; `model` speaks."},
     ("GenerateRequest", "metadata"): {"description": "Given back by `GET /status/{request_id}`."},
     ("HistoryQuery", "cursor"): {"description": "The `next_cursor` of the page before."},
     ("HistoryQuery", "error_code"): {
@@ -86,6 +88,8 @@ _UNSUPPORTED: Final[dict[str, Mapping[str, tuple[Any, ...]]]] = {
     "ChatRequest": chat.UNSUPPORTED,
     "ResponseRequest": responses.UNSUPPORTED,
     "EmbeddingRequest": embeddings.UNSUPPORTED,
+    "ImageRequest": files.IMAGES_UNSUPPORTED,
+    "SpeechRequest": files.SPEECH_UNSUPPORTED,
 }
 _QUALIFIED: Final = re.compile(r"\w+__(?P<module>[a-z_]+?)__(?P<name>[A-Z]\w*)")
 

@@ -18,7 +18,7 @@ RESET_FREQUENCIES: Final = ("daily", "monthly")
 """Intervals at which used quota is reset."""
 BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
-MODEL_KINDS: Final = ("chat", "embedding")
+MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""
 ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify", "close")
 """Scheduled tasks that can be run on demand."""

@@ -24,8 +24,8 @@ from tests.template.stack import walk
 
 DOCUMENT = document.make()
 OPERATION_IDS = [operation.name for operation in OPERATIONS]
-# OpenAPI 3.1's own words beside those of JSON Schema.
-_WORDS_OF_SCHEMAS = {"discriminator"}
+# OpenAPI 3.1's own words beside those of JSON Schema, and one of its own that describes and does not limit.
+_WORDS_OF_SCHEMAS = {"discriminator", "contentMediaType"}
 # Below these, names are the client's.
 _VALUES = {"default", "discriminator", "enum", "mapping"}
 

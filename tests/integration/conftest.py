@@ -16,7 +16,7 @@ from tests.support.books import KEYS, Books, make_history
 from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
-from tests.support.openai_api import EMBEDDER, Api, wait_a_moment
+from tests.support.openai_api import ARTIST, EMBEDDER, SPEAKER, Api, wait_a_moment
 from tests.support.seed import SEED_VIEWS
 from tests.support.service import Service
 
@@ -93,7 +93,8 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 @pytest.fixture
 def api(deploy: Callable[..., Any], service: Service, monkeypatch: pytest.MonkeyPatch) -> Api:
     """The API of OpenAI's clients, with a model of each kind; nobody waits long."""
-    service.act("model.set", **EMBEDDER)
+    for model in (EMBEDDER, ARTIST, SPEAKER):
+        service.act("model.set", **model)
     for waits in ("sluice.services.foreground", "sluice.api.openai.routes"):
         monkeypatch.setattr(f"{waits}.wait_until_ended", wait_a_moment)
     made = Api(service, deploy("openai", FOREGROUND_FUNCTION="foreground"))

@@ -100,6 +100,7 @@ EMBEDDING = MODEL | {"backend": "openai", "endpoint": "https://models.example/v1
         ("model.set", MODEL | {"max_tokens_default": 9999}, "invalid_input"),
         ("model.set", MODEL | {"prices": {"prompt": "-1"}}, "invalid_input"),
         ("model.set", MODEL | {"kind": "embedding"}, "invalid_input"),
+        ("model.set", EMBEDDING | {"backend": "sagemaker", "endpoint": None, "kind": "speech"}, "invalid_input"),
         ("model.set", MODEL | {"kind": "image"}, "invalid_input"),
         ("model.set", MODEL | {"item_tokens": None}, "invalid_input"),
         ("model.set", EMBEDDING | {"is_default": True}, "invalid_input"),

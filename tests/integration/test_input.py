@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from psycopg.types.json import Jsonb
 
-from sluice.domain.documents import ImagePart, Input, Message, TextPart, TokensPart, ToolCall
+from sluice.domain.documents import ImagePart, Input, Message, SpeechOptions, TextPart, TokensPart, ToolCall
 from tests.support.inputs import INPUTS
 from tests.support.service import Service
 
@@ -25,6 +25,7 @@ def of_one(*content: Any, **more: Any) -> Input:
 @example(of_one(TextPart(text="a"), tool_calls=(ToolCall(id="1", name="look", arguments="{}"),)))
 @example(Input.of_prompt("a").model_copy(update={"instructions": "be brief"}))
 @example(Input.of_prompt("a").model_copy(update={"instructions": ""}))
+@example(Input.of_prompt("a").model_copy(update={"speech": SpeechOptions(voice="v", instructions="größe")}))
 @example(of_one())
 @given(INPUTS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, derandomize=True)

@@ -131,6 +131,26 @@ FULL: dict[str, dict[str, Any]] = {
         "dimensions": 2,
         "user": "u",
     },
+    "/v1/images/generations": {
+        "model": "artist",
+        "prompt": "a",
+        "size": "auto",
+        "quality": "high",
+        "background": "opaque",
+        "output_format": "png",
+        "response_format": "b64_json",
+        "n": 1,
+        "user": "u",
+    },
+    "/v1/audio/speech": {
+        "model": "speaker",
+        "input": "a",
+        "voice": "alloy",
+        "response_format": "mp3",
+        "speed": 1,
+        "instructions": "i",
+        "stream_format": "audio",
+    },
 }
 STATUSES = {200, 400, 401, 403, 404, 429, 503}
 

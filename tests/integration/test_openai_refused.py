@@ -44,7 +44,7 @@ def test_a_quota_is_429(
 ) -> None:
     service.act("quota.set", user_id="alice", limits=limits)
     api.model.tokens = (500, 80)
-    body = MINIMAL[path] | ({"input": "x" * 400} if "embeddings" in path else {})
+    body = MINIMAL[path] | ({"input": "x" * 400} if path in ("/v1/embeddings", "/v1/audio/speech") else {})
     if is_retried or "monthly" in limits:
         assert api.post(path, body).status == 200
     reply = api.post(path, body)
@@ -123,7 +123,10 @@ def test_a_wrong_key_is_401(api: Api, alice: bytes, headers: dict[str, str], cod
 
 
 def test_each_kind_of_model_does_its_own(api: Api, service: Service, alice: bytes) -> None:
-    for reply in (api.chat(model="embedder"), api.respond(model="embedder"), api.embed(model="nova-micro")):
+    drawn = [api.post(path, MINIMAL[path] | {"model": "embedder"}) for path in PATHS if "input" not in MINIMAL[path]]
+    spoken = api.post("/v1/audio/speech", MINIMAL["/v1/audio/speech"] | {"model": "artist"})
+    own = (api.respond(model="embedder"), api.embed(model="nova-micro"), spoken)
+    for reply in (*drawn, *own):
         assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "model_not_supported", "model")
     unnamed = api.post("/v1/embeddings", {"input": "hello"})
     assert (unnamed.status, unnamed.error["code"]) == (400, "model_not_supported"), "the default model answers"

@@ -13,6 +13,7 @@ from tests.support.service import Service
 KNOWN = {
     "POST /generate": (),
     "GET /status/{request_id}": ("wait",),
+    "GET /results/{request_id}": (),
     "POST /requests/{request_id}/cancel": (),
     "GET /requests": ("cursor", "end", "error_code", "limit", "model", "start", "status"),
     "GET /usage": ("by_key", "by_tag", "end", "start"),
@@ -148,12 +149,16 @@ def test_an_id_has_one_spelling_on_every_route(deploy: Any, service: Service, al
     other = spelling(request_id)
     assert other != request_id or not any(letter in request_id for letter in "abcdef")
 
-    for name, route in (("status", "GET /status/{request_id}"), ("submit", "POST /requests/{request_id}/cancel")):
+    for name, route in (
+        ("status", "GET /status/{request_id}"),
+        ("status", "GET /results/{request_id}"),
+        ("submit", "POST /requests/{request_id}/cancel"),
+    ):
         deploy(name)
         status, _, problem = call(route, request_id=other)
         assert (status, problem["code"]) == (404, "request_not_found")
         assert other not in json.dumps(problem, ensure_ascii=False)
-        assert call(route, request_id=request_id)[2]["request_id"] == request_id
+        assert call(route, request_id=request_id)[0] == (409 if "results" in route else 200)
     deploy("status")
     for cursor in {other.replace("%", "%25").replace("+", "%2B").replace("\n", "%0A").replace("\x00", "%00")}:
         assert findings(call("GET /requests", f"cursor={cursor}"))[0][0] == "/cursor"

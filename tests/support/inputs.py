@@ -5,12 +5,14 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from sluice.domain.documents import (
+    ImageOptions,
     ImagePart,
     Input,
     Message,
     NamedTool,
     RefusalPart,
     ResponseFormat,
+    SpeechOptions,
     TextPart,
     TokensPart,
     Tool,
@@ -58,4 +60,6 @@ INPUTS = st.builds(
         schema_text=_MAYBE,
     ),
     dimensions=st.none() | st.integers(1, 4096),
+    image=st.none() | st.builds(ImageOptions, size=_MAYBE, output_format=_MAYBE),
+    speech=st.none() | st.builds(SpeechOptions, voice=TEXT, instructions=_MAYBE),
 )

@@ -1,5 +1,6 @@
 """The API of OpenAI's clients as they see it: the handler, a foreground function in this process, and a scripted model."""
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from uuid import UUID
 from sluice import bootstrap
 from sluice.backends.protocol import Backend
 from sluice.db.ledger import Ledger
-from sluice.domain.documents import Output, OutputEmbedding
+from sluice.domain.documents import Output, OutputEmbedding, OutputFile
 from sluice.domain.requests import Claim, Completion
 from sluice.services.process import Worker, WorkerSettings
 from sluice.services.wait import wait_until_ended
@@ -27,10 +28,16 @@ EMBEDDER: Json = {
     "endpoint": "http://127.0.0.1:1/v1",
     "kind": "embedding",
 }
+ARTIST = EMBEDDER | {"model_id": "artist", "backend_model": "artist", "kind": "image"}
+SPEAKER = EMBEDDER | {"model_id": "speaker", "backend_model": "speaker", "kind": "speech"}
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+MP3 = b"ID3" + bytes(range(256))
 MINIMAL: dict[str, Json] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}]},
     "/v1/responses": {"input": "hello"},
     "/v1/embeddings": {"model": "embedder", "input": "hello"},
+    "/v1/images/generations": {"model": "artist", "prompt": "hello"},
+    "/v1/audio/speech": {"model": "speaker", "input": "hello", "voice": "alloy"},
 }
 """A body for each route that asks a model."""
 
@@ -38,7 +45,7 @@ MINIMAL: dict[str, Json] = {
 @dataclass
 class Model:
     """Answers as scripted, one answer after the other, then with "an answer", or an empty object where it must be JSON;
-    embeds with the same vector."""
+    embeds with the same vector, and draws and speaks the same file."""
 
     script: list[Output | Exception] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
@@ -52,6 +59,9 @@ class Model:
         if claim.kind == "embedding":
             vectors = tuple(OutputEmbedding(vector="AAAAPwAAgL4=") for _ in claim.input.messages)
             return Completion(Output(items=vectors), self.tokens[0], 0)
+        if claim.kind in ("image", "speech"):
+            content, mime_type = (PNG, "image/png") if claim.kind == "image" else (MP3, "audio/mpeg")
+            return Completion(Output(items=(OutputFile.of(content, mime_type),)), *self.tokens, content=content)
         usual = "an answer" if claim.input.response_format is None else "{}"
         said = self.script.pop(0) if self.script else Output.of_text(usual, "stop")
         if isinstance(said, Exception):
@@ -70,6 +80,11 @@ class Reply:
     @property
     def body(self) -> Any:
         return json.loads(self.text)
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of an answer that is no text."""
+        return base64.b64decode(self.text)
 
     @property
     def error(self) -> Json:
@@ -92,6 +107,7 @@ class Api:
 
     Attributes:
         runner: what hands a claim to the foreground function; replaced where that is to fail.
+        backends: by name; replaced where a real one is to be called.
     """
 
     def __init__(self, service: Service, sqs: Any) -> None:
@@ -99,6 +115,7 @@ class Api:
         self.model = Model()
         self.runner: Runner = self.run
         self.runs: list[Mapping[str, Any]] = []
+        self.backends: Mapping[str, Backend] = {"bedrock": self.model, "openai": self.model}
 
     def hand_over(self, claim: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """As LambdaRunner; what it takes and gives goes over the wire."""
@@ -122,13 +139,11 @@ class Api:
         return len(records)
 
     def _worker_handler(self, role: str, given: Json) -> Any:
-        backends: Mapping[str, Backend] = {"bedrock": self.model, "openai": self.model}
-
         def worker(remaining_seconds: Callable[[], float]) -> Worker:
             return Worker(
                 ledger=Ledger(self.service.database(role)),
                 queue=bootstrap.queue(),
-                backends=backends,
+                backends=self.backends,
                 settings=SETTINGS,
                 remaining_seconds=remaining_seconds,
             )

@@ -148,6 +148,7 @@ def test_routes(processed: dict[str, Any]) -> None:
         "POST /generate",
         "POST /requests/{request_id}/cancel",
         "GET /status/{request_id}",
+        "GET /results/{request_id}",
         "GET /requests",
         "GET /usage",
         "GET /models",

@@ -333,7 +333,7 @@ def test_valid_endpoints_are_accepted(endpoint: str) -> None:
         ({"max_tokens_limit": 2**31}, "/max_tokens_limit"),
         ({"overhead_tokens": -1}, "/overhead_tokens"),
         ({"overhead_tokens": 2**31}, "/overhead_tokens"),
-        ({"kind": "image"}, "/kind"),
+        ({"kind": "video"}, "/kind"),
         ({"kind": None}, "/kind"),
         ({"item_tokens": -1}, "/item_tokens"),
         ({"item_tokens": None}, "/item_tokens"),

@@ -99,11 +99,14 @@ def completion(claim: Claim, answer: Answer, finish_word: Any, report: TokenRepo
     return booked(claim, output, answer.byte_length, report)
 
 
-def booked(claim: Claim, output: Output, written_bytes: int, report: TokenReport) -> Completion:
+def booked(
+    claim: Claim, output: Output, written_bytes: int, report: TokenReport, content: bytes | None = None
+) -> Completion:
     """An answer with the tokens that are booked for it.
 
     Args:
         written_bytes: length of all that the model wrote.
+        content: the bytes of an answer that is a file.
 
     Raises:
         ModelError: model_usage_missing, a request cannot be accounted for without token counts.
@@ -111,7 +114,9 @@ def booked(claim: Claim, output: Output, written_bytes: int, report: TokenReport
     counts = counted(report, claim, written_bytes)
     if counts is None:
         raise ModelError("model_usage_missing")
-    return Completion(output, counts.prompt, counts.completion, counts.doubt, counts.cached, counts.reasoning)
+    return Completion(
+        output, counts.prompt, counts.completion, counts.doubt, counts.cached, counts.reasoning, content=content
+    )
 
 
 def _empty_reason(answer: Answer, finish_reason: FinishReason | None) -> EmptyReason:

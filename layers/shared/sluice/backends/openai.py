@@ -3,20 +3,20 @@
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import urllib3
 from urllib3 import exceptions
 
 from sluice.backends.deadline import DeadlinePoolManager, until
 from sluice.backends.json_text import written
-from sluice.backends.openai_answers import most_payload_bytes, read_completion
-from sluice.backends.openai_requests import chat_body, embeddings_body
+from sluice.backends.openai_answers import most_payload_bytes, read_completion, too_large
+from sluice.backends.openai_requests import chat_body, embeddings_body, image_body, speech_body
 from sluice.backends.protocol import ModelError
 from sluice.backends.upstream import http_failure
 from sluice.domain.errors import ConfigurationError
-from sluice.domain.requests import Claim, Completion
+from sluice.domain.requests import Claim, Completion, ModelKind
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK: Final = 65_536
@@ -24,14 +24,20 @@ _CHUNK: Final = 65_536
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
 )
+_CALLS: Final[Mapping[ModelKind, tuple[str, Callable[[Claim], dict[str, Any]]]]] = {
+    "chat": ("/chat/completions", chat_body),
+    "embedding": ("/embeddings", embeddings_body),
+    "image": ("/images/generations", image_body),
+    "speech": ("/audio/speech", speech_body),
+}
 
 
 class OpenAIBackend:
-    """Calls POST {endpoint}/chat/completions, or /embeddings.
+    """Calls POST {endpoint}/chat/completions, or /embeddings, /images/generations, /audio/speech.
 
     Args:
         api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
-        max_result_bytes: longest answer accepted, in bytes of UTF-8.
+        max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
     """
 
     def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
@@ -59,7 +65,7 @@ class OpenAIBackend:
                 preload_content=False,
                 redirect=False,
             )
-            payload = _read(response, deadline, self._max_bytes[claim.kind])
+            payload = self._payload(claim, response, deadline)
         except (exceptions.NameResolutionError, exceptions.SSLError, exceptions.LocationValueError) as error:
             raise ModelError("model_misconfigured" if _is_misaddressed(error) else "model_unavailable") from None
         except exceptions.NewConnectionError:
@@ -75,6 +81,14 @@ class OpenAIBackend:
         if response.status != 200:
             raise http_failure(response.status, response.headers, payload)
         return read_completion(claim, response.headers, payload)
+
+    def _payload(self, claim: Claim, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        try:
+            return _read(response, deadline, self._max_bytes[claim.kind])
+        except ModelError:
+            if response.status != 200:
+                raise
+            raise too_large(claim) from None
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int) -> bytes:
@@ -106,11 +120,8 @@ def _request(claim: Claim) -> tuple[str, str]:
     Raises:
         ModelError: model_rejected, it cannot be written.
     """
-    if claim.kind == "embedding":
-        path, body = "/embeddings", embeddings_body(claim)
-    else:
-        path, body = "/chat/completions", chat_body(claim)
-    return path, written(body)
+    path, body_of = _CALLS[claim.kind]
+    return path, written(body_of(claim))
 
 
 def _is_misaddressed(error: Exception) -> bool:

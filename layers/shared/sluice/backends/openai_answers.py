@@ -1,47 +1,55 @@
-"""What a server with OpenAI's API answers: chat completions, embeddings, and errors in the place of either."""
+"""What a server with OpenAI's API answers: chat completions, embeddings, images, speech, and errors in their place."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from sluice.backends.answers import booked, completion, failed_call
+from sluice.backends.files import audio_type, read_image
 from sluice.backends.parts import UnreadableError, read_choice
 from sluice.backends.protocol import ModelError
 from sluice.backends.stream import joined_stream
-from sluice.backends.tokens import TokenReport, count
+from sluice.backends.tokens import TokenReport, count, image_report, speech_report
 from sluice.backends.upstream import error_inside, read_json, reported_failure
 from sluice.backends.vectors import read_vectors
+from sluice.domain.documents import ImageOptions, Output, OutputFile
 from sluice.domain.requests import Claim, Completion, ModelKind
-from sluice.domain.sizes import MAX_ANSWER_BYTES
+from sluice.domain.sizes import MAX_ANSWER_BYTES, MAX_FILE_BYTES
 
 # JSON may escape every character of the text to six (\uXXXX); the rest of the answer is small.
 _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
 # A number of a vector takes 5 characters in base64, as it is kept, and up to 24 in JSON.
 _DIGITS: Final = 5
+# A file may arrive that is too large to be kept, so that what it used can be charged; but not any number of bytes.
+_MOST_FILE_BYTES: Final = MAX_FILE_BYTES * 2
 
 
 def most_payload_bytes(max_result_bytes: int) -> Mapping[ModelKind, int]:
     """How long an answer of each kind of model may be as it is sent, in bytes.
 
     Args:
-        max_result_bytes: longest answer accepted, in bytes of UTF-8.
+        max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
     """
     return {
         "chat": max_result_bytes * _ESCAPED + _ENVELOPE_BYTES,
         "embedding": MAX_ANSWER_BYTES * _DIGITS + _ENVELOPE_BYTES,
+        "image": _MOST_FILE_BYTES * 4 // 3 + _ENVELOPE_BYTES,
+        "speech": _MOST_FILE_BYTES,
     }
 
 
 def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
-    """The completion, or the vectors, in the body of a successful answer.
+    """The completion, the vectors, the image or the recording in the body of a successful answer.
 
     Args:
-        headers: those of the answer; an error inside it may say there how long to wait.
+        headers: those of the answer: of what type a recording is, and how long to wait after an error inside it.
 
     Raises:
         ModelError: the body is no such answer, or holds an error.
     """
+    if claim.kind == "speech":
+        return _speech(claim, headers, payload)
     document = read_json(payload)
     if document is None:
         document = joined_stream(payload)
@@ -53,6 +61,8 @@ def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes) ->
     report = _report(document)
     if claim.kind == "embedding":
         return _embedding(claim, document, report)
+    if claim.kind == "image":
+        return _image(claim, document, report)
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if (found := error_inside(choice)) is not None:
@@ -72,6 +82,34 @@ def _embedding(claim: Claim, document: dict[str, Any], report: TokenReport) -> C
     except UnreadableError:
         raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
     return booked(claim, output, 0, report)
+
+
+def _image(claim: Claim, document: dict[str, Any], report: TokenReport) -> Completion:
+    try:
+        content, mime_type = read_image(document, claim.input.image or ImageOptions())
+    except UnreadableError:
+        raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
+    output = Output(items=(OutputFile.of(content, mime_type),))
+    return booked(claim, output, 0, image_report(report, claim), content)
+
+
+def _speech(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
+    try:
+        mime_type = audio_type(headers.get("Content-Type"), payload)
+    except UnreadableError:
+        # A text: an error that calls itself a success, or the page of a proxy.
+        if (found := error_inside(read_json(payload))) is not None:
+            raise reported_failure(found[0], headers, found[1]) from None
+        raise ModelError("model_bad_response") from None
+    output = Output(items=(OutputFile.of(payload, mime_type),))
+    return booked(claim, output, 0, speech_report(claim), payload)
+
+
+def too_large(claim: Claim) -> ModelError:
+    """The error of a successful answer that is longer than any may be."""
+    error = ModelError("result_too_large")
+    # A recording costs what its text is long, however much of it was read.
+    return failed_call(error, claim, speech_report(claim)) if claim.kind == "speech" else error
 
 
 def _report(document: Any) -> TokenReport:

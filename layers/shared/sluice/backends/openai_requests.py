@@ -1,13 +1,14 @@
-"""What is sent to a server with OpenAI's API: the bodies of chat completions and of embeddings.
+"""What is sent to a server with OpenAI's API: the bodies of chat completions, embeddings, images and speech.
 
 Only what is set is sent: many servers refuse members that they do not know, also where these are null.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from sluice.backends.json_text import parsed
 from sluice.backends.protocol import ModelError
 from sluice.domain.documents import (
+    ImageOptions,
     ImagePart,
     Input,
     Message,
@@ -21,6 +22,9 @@ from sluice.domain.documents import (
     ToolChoice,
 )
 from sluice.domain.requests import Claim
+
+# OpenAI's own.
+_IMAGES_IN_BASE64: Final = ("gpt-image-", "chatgpt-image-")
 
 
 def chat_body(claim: Claim) -> dict[str, Any]:
@@ -58,6 +62,37 @@ def embeddings_body(claim: Claim) -> dict[str, Any]:
         encoding_format="float",
         dimensions=claim.input.dimensions,
     )
+
+
+def image_body(claim: Claim) -> dict[str, Any]:
+    """The body of POST /images/generations, for one image.
+
+    Raises:
+        ModelError: model_rejected, the input is not one text.
+    """
+    options = claim.input.image or ImageOptions()
+    # Most servers answer with a URL otherwise; these models know no other form than this, and refuse the parameter.
+    form = None if claim.backend_model.startswith(_IMAGES_IN_BASE64) else "b64_json"
+    return _given(model=claim.backend_model, prompt=_single_text(claim), response_format=form, **options.model_dump())
+
+
+def speech_body(claim: Claim) -> dict[str, Any]:
+    """The body of POST /audio/speech.
+
+    Raises:
+        ModelError: model_rejected, the input is not one text, or names no voice.
+    """
+    options = claim.input.speech
+    if options is None:
+        raise ModelError("model_rejected")
+    return _given(model=claim.backend_model, input=_single_text(claim), **options.model_dump())
+
+
+def _single_text(claim: Claim) -> str:
+    text = claim.input.single_text
+    if not text:
+        raise ModelError("model_rejected")
+    return text
 
 
 def chat_messages(asked: Input) -> list[dict[str, Any]]:

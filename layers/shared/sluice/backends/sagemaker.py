@@ -100,6 +100,8 @@ class SageMakerBackend:
 
 
 def _body(claim: Claim) -> Any:
+    if claim.kind not in ("chat", "embedding"):
+        raise ModelError("model_rejected")
     if claim.mapping and "request" in claim.mapping:
         return mapped_body(claim.mapping["request"], claim)
     body = embeddings_body(claim) if claim.kind == "embedding" else chat_body(claim)

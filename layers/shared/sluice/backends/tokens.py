@@ -65,7 +65,8 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     A part that is missing is what the total leaves for it. What the total has beyond the sum of the parts is counted
     too: servers that report reasoning or cached tokens beside the others do charge for them. No tokens at all for a
     text that is there are replaced by an estimate, and more than can be true by the share of the request's reservation.
-    A model of embeddings writes nothing: all of its tokens are the prompt's.
+    A model of embeddings writes nothing: all of its tokens are the prompt's. An image for which no tokens are reported
+    counts what the operator lets one count.
 
     Args:
         answer_bytes: length of all that the model wrote, reasoning included, in bytes of UTF-8; None: there is no
@@ -98,6 +99,8 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     if answer_bytes and completion == 0:
         completion = max(1, min(_estimate(answer_bytes), max_tokens))
         flag = flag if flag == "implausible" else "estimated"
+    if claim.kind == "image" and answer_bytes is not None and completion == 0:
+        completion, flag = max_tokens, flag if flag == "implausible" else "estimated"
     if prompt > most_prompt:
         prompt, flag = prompt_share, "implausible"
     if completion > most_completion:
@@ -108,6 +111,23 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     return TokenCounts(
         prompt, completion, doubt, min(report.cached or 0, prompt), min(report.reasoning or 0, completion)
     )
+
+
+def image_report(report: TokenReport, claim: Claim) -> TokenReport:
+    """What a model that draws reported. A count that it did not report is for the image what the operator lets one
+    count, and for the prompt an estimate."""
+    if _completed(report) is not None:
+        return report
+    estimated = min(_estimate(claim.input.byte_length), claim.prompt_tokens_most)
+    return TokenReport(
+        prompt=estimated if report.prompt is None else report.prompt,
+        completion=claim.parameters.get("max_tokens", 0) if report.completion is None else report.completion,
+    )
+
+
+def speech_report(claim: Claim) -> TokenReport:
+    """What a model that speaks would report, if its API had reports: the characters of the text."""
+    return TokenReport(prompt=len(claim.input.single_text or ""), completion=0)
 
 
 def _estimate(length: int) -> int:

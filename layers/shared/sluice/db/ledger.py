@@ -33,6 +33,7 @@ from sluice.domain.requests import (
     RequestSummary,
     Run,
     Settled,
+    StoredResult,
     Submission,
 )
 from sluice.domain.states import Status
@@ -121,6 +122,17 @@ class Ledger:
             "request_detail",
             repeatable=True,
             readers={"status": Status, "output": Output.model_validate, "input": Input.model_validate},
+            key_hash=key_hash,
+            request_id=request_id,
+        )
+
+    def result(self, key_hash: bytes, request_id: UUID | None) -> StoredResult:
+        """The answer of one request of the caller, with its bytes where it is a file."""
+        return self._database.row(
+            StoredResult,
+            "result_read",
+            repeatable=True,
+            readers={"output": Output.model_validate},
             key_hash=key_hash,
             request_id=request_id,
         )

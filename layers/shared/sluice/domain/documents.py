@@ -7,6 +7,7 @@ its members nor its spelling.
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -165,14 +166,45 @@ def schema_text(schema: Mapping[str, Any] | None) -> str | None:
     return None if schema is None else json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
+class ImageOptions(Document):
+    """How an image is to be drawn, in the words of OpenAI's API; what is None is the model's choice.
+
+    Attributes:
+        size: in pixels, as in 1024x1024; or auto.
+        output_format: png, jpeg or webp.
+    """
+
+    size: str | None = None
+    quality: str | None = None
+    background: str | None = None
+    output_format: str | None = None
+
+
+class SpeechOptions(Document):
+    """How a text is to be read aloud, in the words of OpenAI's API; what is None is the model's choice.
+
+    Attributes:
+        response_format: of the audio: mp3, opus, aac, flac, wav or pcm.
+        speed: 1 is as the voice speaks by itself.
+        instructions: how the voice is to sound.
+    """
+
+    voice: str
+    response_format: str | None = None
+    speed: float | None = None
+    instructions: str | None = None
+
+
 class Input(Document):
     """What a request asks: a conversation, oldest message first, and what the model may do. Or texts to be embedded,
-    each the only part of a message.
+    each the only part of a message. Or one text, of which an image or a recording is to be made.
 
     Attributes:
         instructions: what the model is told before the conversation; unlike a message it is of this request only, and
             not of one that continues it.
         dimensions: the length that embeddings are to have, where the model has a choice.
+        image: for models of kind image.
+        speech: for models of kind speech, which need it.
     """
 
     messages: tuple[Message, ...]
@@ -182,11 +214,20 @@ class Input(Document):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     dimensions: int | None = None
+    image: ImageOptions | None = None
+    speech: SpeechOptions | None = None
 
     @classmethod
     def of_prompt(cls, prompt: str) -> Self:
         """An input of one text by the user."""
         return cls(messages=(Message(role="user", content=(TextPart(text=prompt),)),))
+
+    @property
+    def single_text(self) -> str | None:
+        """Its text, if it is one message of nothing but text; else None."""
+        (first, *more) = self.messages or (None,)
+        is_text = first is not None and all(isinstance(part, TextPart) for part in first.content)
+        return first.text if first is not None and is_text and first.content and not more else None
 
     @property
     def byte_length(self) -> int:
@@ -231,6 +272,8 @@ class Input(Document):
         if self.response_format is not None:
             form = self.response_format
             yield from (form.name or "", form.description or "", form.schema_text or "")
+        if self.speech is not None:
+            yield self.speech.instructions or ""
 
 
 # What is answered -----------------------------------------------------------------------------------------------------
@@ -264,7 +307,26 @@ class OutputEmbedding(Document):
     vector: str
 
 
-OutputItem = OutputMessage | OutputToolCall | OutputReasoning | OutputEmbedding
+class OutputFile(Document):
+    """A file that a model made: an image or a recording. Its bytes are kept beside the document.
+
+    Attributes:
+        byte_length: of the bytes.
+        sha256: of the bytes, in hexadecimal.
+    """
+
+    type: Literal["file"] = "file"
+    mime_type: str
+    byte_length: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes, mime_type: str) -> Self:
+        """What describes these bytes."""
+        return cls(mime_type=mime_type, byte_length=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+OutputItem = OutputMessage | OutputToolCall | OutputReasoning | OutputEmbedding | OutputFile
 
 
 def _known_or_other(word: Any) -> Any:
@@ -342,8 +404,18 @@ class Output(Document):
         return "".join(part.text for part in self._parts())
 
     @property
+    def file(self) -> OutputFile | None:
+        """The file that it is, if it is one."""
+        return next((item for item in self.items if isinstance(item, OutputFile)), None)
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Its embeddings, in the order of the texts; see OutputEmbedding."""
+        return tuple(item.vector for item in self.items if isinstance(item, OutputEmbedding))
+
+    @property
     def byte_length(self) -> int:
-        """Length of all that the model wrote and that is kept, in bytes of UTF-8; embeddings are no text."""
+        """Length of all that the model wrote and that is kept, in bytes of UTF-8; embeddings and files are no text."""
         calls = (part for call in self.tool_calls for part in (call.id, call.name, call.arguments))
         return sum(len(text.encode()) for text in (self.text, self.reasoning, *calls))
 

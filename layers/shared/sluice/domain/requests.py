@@ -1,5 +1,6 @@
 """A request from submission to settlement, as the database and the services exchange it."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
@@ -10,8 +11,9 @@ from sluice.domain.calls import ModelCall, Plan
 from sluice.domain.documents import Document, FinishReason, Input, Output
 from sluice.domain.states import Status
 
-ModelKind = Literal["chat", "embedding"]
-"""What a model does: it answers a conversation, or turns texts into vectors."""
+ModelKind = Literal["chat", "embedding", "image", "speech"]
+"""What a model does: it answers a conversation, turns texts into vectors, draws what a text describes, or reads a text
+aloud. The answers of the last two are files."""
 
 # Submitting -----------------------------------------------------------------------------------------------------------
 
@@ -291,6 +293,7 @@ class Completion:
     Attributes:
         cached_tokens: those of prompt_tokens that the model read from its cache.
         reasoning_tokens: those of completion_tokens that it wrote before its answer.
+        content: the bytes, where the answer is a file.
     """
 
     output: Output
@@ -299,6 +302,7 @@ class Completion:
     doubt: UsageDoubt | None = None
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    content: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def of_text(
@@ -321,6 +325,7 @@ class Outcome:
         calls: those that were made, unless the request's own model answered the first one. The tokens are then the sums
             of those that are charged; for retry of all.
         recovered: a model that answered although calls of it had failed lately.
+        content: the bytes, where the output is a file.
     """
 
     request_id: UUID
@@ -338,10 +343,13 @@ class Outcome:
     reasoning_tokens: int | None = None
     calls: Sequence[ModelCall] | None = None
     recovered: str | None = None
+    content: bytes | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field that has a value."""
+        """Every field that has a value; bytes are in base64."""
         content = {name: value for name, value in vars(self).items() if value is not None}
+        if self.content is not None:
+            content["content"] = base64.b64encode(self.content).decode()
         content["request_id"] = str(self.request_id)
         if self.output is not None:
             content["output"] = self.output.to_json()
@@ -499,6 +507,21 @@ class RequestDetail:
     surface: Mapping[str, Any] | None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """The answer of a request by itself. Unless outcome is ok, nothing else is set.
+
+    Attributes:
+        outcome: ok; request_not_found; result_not_ready, result_not_found; or what key_check found.
+        content: the bytes of an answer that is a file.
+    """
+
+    outcome: str
+    request_id: UUID
+    output: Output
+    content: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True)

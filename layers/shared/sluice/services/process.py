@@ -19,7 +19,7 @@ from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageFlag
-from sluice.domain.sizes import fits_an_answer
+from sluice.domain.sizes import MAX_FILE_BYTES, fits_an_answer
 from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.answering import Answerer, Trail
 from sluice.services.dispatch import send_or_undispatch
@@ -175,7 +175,11 @@ class Worker:
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
             return self._failure(claim, trail, ModelError("worker_error"), report)
         output = completion.output
-        if output.byte_length > self._settings.max_result_bytes or not _fits_an_answer(output):
+        if (
+            output.byte_length > self._settings.max_result_bytes
+            or len(completion.content or b"") > MAX_FILE_BYTES
+            or not _fits_an_answer(output)
+        ):
             trail.reject("result_too_large")
             return self._failure(claim, trail, ModelError("result_too_large"), report)
         return self._with_calls(
@@ -185,6 +189,7 @@ class Worker:
                 "completed",
                 output=output,
                 fingerprint=question_fingerprint(claim),
+                content=completion.content,
             ),
             claim,
             trail,

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
 from sluice.domain.history import HistoryQuery
-from sluice.domain.requests import ModelOffer, RequestDetail, RequestState, RequestSummary
+from sluice.domain.requests import ModelOffer, RequestDetail, RequestState, RequestSummary, StoredResult
 from sluice.services.access import refuse_unless_allowed
 
 T = TypeVar("T")
+
+# As long as most requests take at least.
+_POLL_SECONDS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,29 @@ class Reader:
         refuse_unless_allowed(found.outcome)
         if found.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
+        return found
+
+    def result(self, key_hash: bytes, request_id: UUID | None) -> StoredResult:
+        """The answer of one request of the caller by itself.
+
+        Args:
+            request_id: as in request().
+
+        Raises:
+            SluiceError: request_not_found, also for another user's; result_not_ready, it is unfinished;
+                result_not_found, it ended without an answer or was erased; what key_check finds; database_unavailable.
+        """
+        found = self.ledger.result(key_hash, request_id)
+        refuse_unless_allowed(found.outcome)
+        match found.outcome:
+            case "request_not_found":
+                raise SluiceError("request_not_found", "You have no request with this id.")
+            case "result_not_ready":
+                raise SluiceError(
+                    "result_not_ready", "The request is unfinished: ask again later.", retry_after=_POLL_SECONDS
+                )
+            case "result_not_found":
+                raise SluiceError("result_not_found", "The request ended without an answer, or its answer was erased.")
         return found
 
     def history(self, key_hash: bytes, query: HistoryQuery) -> History:

@@ -7,12 +7,18 @@ from uuid import UUID
 
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
-from sluice.domain.requests import Admission, QuotaCounter, RequestLimits, Submission
+from sluice.domain.requests import Admission, ModelKind, QuotaCounter, RequestLimits, Submission
 from sluice.domain.states import Status
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
 
+_DOES: Final[Mapping[ModelKind, str]] = {
+    "chat": "answers conversations",
+    "embedding": "embeds texts",
+    "image": "draws images",
+    "speech": "reads texts aloud",
+}
 MAX_IMAGES_BYTES: Final = 5_500_000
 """Of all images of a conversation, in base64: with the rest of it, less than the 6 MB that Lambda takes and gives.
 A body cannot have more, but a conversation that is continued could."""
@@ -140,8 +146,9 @@ def refusal(
         case "model_missing":
             return SluiceError(outcome, "No default model is set: name one. GET /models lists those there are.")
         case "model_kind_differs":
-            can = "embeds texts" if submission.kind != "embedding" else "answers conversations"
-            return SluiceError(outcome, f"This model only {can}. GET /models says what each model does.")
+            return SluiceError(
+                outcome, f"This model only {_DOES[detail['kind']]}. GET /models says what each model does."
+            )
         case "images_not_taken":
             return SluiceError(outcome, "This model takes no images. Send text only, or name a model that does.")
         case "prompt_too_long":

@@ -7,6 +7,7 @@ from pydantic import AliasChoices, Field, model_validator
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, ResponseFormat, schema_text
 from sluice.domain.fields import Identifier, Metadata, Price, Storable, Strict, Time
+from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -31,6 +32,10 @@ class GenerateRequest(Strict):
     """Refuse the request if it may cost more, in the currency of the caller's price list."""
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
+    image: ImageSettings | None = None
+    """The answer is to be an image of what the prompt describes; `model` is one that draws."""
+    speech: SpeechSettings | None = None
+    """The answer is to be the prompt read aloud; `model` is one that speaks."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -38,6 +43,11 @@ class GenerateRequest(Strict):
             raise ValueError("give either ttl_seconds or expires_at, not both")
         if self.repair_attempts is not None and self.schema_ is None:
             raise ValueError("repair_attempts is for answers that must fit a schema: give one")
+        if self.image is not None and self.speech is not None:
+            raise ValueError("give either image or speech, not both")
+        is_file = self.image is not None or self.speech is not None
+        if is_file and (self.schema_ is not None or self.parameters.model_dump(exclude_none=True)):
+            raise ValueError("parameters and schema are for answers in text, not for an image or speech")
         return self
 
     @model_validator(mode="before")
@@ -53,6 +63,10 @@ class GenerateRequest(Strict):
         if self.schema_ is not None:
             form = ResponseFormat(type="json_schema", schema_text=schema_text(self.schema_))
             asked = asked.model_copy(update={"response_format": form})
+        if self.image is not None:
+            asked = asked.model_copy(update={"image": self.image.options()})
+        if self.speech is not None:
+            asked = asked.model_copy(update={"speech": self.speech.options()})
         model, fallbacks = candidates(self.model, self.models)
         return Submission(
             input=asked,
@@ -67,4 +81,5 @@ class GenerateRequest(Strict):
             expires_at=self.expires_at,
             not_before=self.not_before,
             idempotency_key=idempotency_key,
+            kind="image" if self.image is not None else "speech" if self.speech is not None else None,
         )

@@ -1,4 +1,5 @@
-"""GET /status/{request_id}, /requests, /usage, /models, /health, /openapi.json: what clients read."""
+"""GET /status/{request_id}, /results/{request_id}, /requests, /usage, /models, /health, /openapi.json: what clients
+read."""
 
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pydantic import PlainValidator
 
 from sluice.api.app import new_router
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, Nothing, answer, caller_key, read_query
+from sluice.api.native.results import get_result
 from sluice.api.native.views import history_view, model_view, request_view
 from sluice.domain.breakdown import Breakdown
 from sluice.domain.days import Days
@@ -58,6 +60,13 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     def _request(request_id: str) -> Response[str]:
         key_hash, query = caller_key(router.current_event), read_query(router.current_event, StatusQuery)
         return get_request(reader(), key_hash, id_of(request_id), query.wait)
+
+    @router.get("/results/<request_id>")
+    def _result(request_id: str) -> Response[Any]:
+        event = router.current_event
+        key_hash, _ = caller_key(event), read_query(event, Nothing)
+        asked = {name: event.headers.get(name) for name in ("range", "if-range", "if-none-match")}
+        return get_result(reader(), key_hash, id_of(request_id), asked)
 
     @router.get("/requests")
     def _history() -> Response[str]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sluice.api.native.quotes import kept_quote
 from sluice.domain.documents import Output
@@ -26,7 +27,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
             "queue": None if state.queue is None else _queue(state.queue),
         }
         | ({} if state.metadata is None else {"metadata": state.metadata})
-        | ({"result_type": state.output.result_type} if state.output and state.output.result_type else {})
+        | ({} if state.output is None else _result_facts(state.output, state.request_id))
         | ({} if state.answered_by is None else {"answered_by": state.answered_by})
         | ({} if state.cached_from is None else {"cached_from": str(state.cached_from)})
         | ({} if state.quote is None else {"quote": kept_quote(state)})
@@ -55,8 +56,22 @@ def model_view(offer: ModelOffer) -> dict[str, Any]:
 
 
 def _result(output: Output) -> Any:
-    """The answer: its text, or the value of one that is JSON."""
+    """The answer: its text, or the value of one that is JSON; None for a file."""
+    if output.file is not None:
+        return None
     return json.loads(output.text) if output.result_type == "json" else output.text
+
+
+def _result_facts(output: Output, request_id: UUID) -> dict[str, Any]:
+    """What the answer is, where it is no text; of a file also where it is."""
+    if output.file is None:
+        return {"result_type": output.result_type} if output.result_type else {}
+    return {
+        "result_type": "file",
+        "mime_type": output.file.mime_type,
+        "byte_length": output.file.byte_length,
+        "result_url": f"/results/{request_id}",
+    }
 
 
 def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from sluice.api.app import new_router
 from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
 from sluice.api.native.quotes import quote_view
-from sluice.api.openai import chat, embeddings, responses
+from sluice.api.openai import chat, embeddings, files, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
 from sluice.api.openai.errors import invalid
+from sluice.api.openai.files import ImageRequest, SpeechRequest, image_view
 from sluice.api.openai.ids import request_of
 from sluice.api.openai.reading import read_body, read_object
 from sluice.api.openai.response_view import asked_items, response_view
@@ -32,6 +33,7 @@ from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.documents import Input
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Flag, Strict
+from sluice.domain.files import safe_type
 from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, Submission
 from sluice.domain.sizes import fits_an_answer
 from sluice.domain.states import Status
@@ -119,6 +121,14 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
     def _embed() -> Response[str]:
         return create_embeddings(services, router.current_event)
 
+    @router.post("/v1/images/generations")
+    def _draw() -> Response[str]:
+        return create_image(services, router.current_event)
+
+    @router.post("/v1/audio/speech")
+    def _speak() -> Response[Any]:
+        return create_speech(services, router.current_event)
+
     @router.get("/v1/models")
     def _models() -> Response[str]:
         offers = services.reader().models(caller_key(router.current_event))
@@ -187,6 +197,30 @@ def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Resp
     done = _answered(services, event, key_hash, body.submission())
     view = embeddings_view(done.detail, body.encoding_format)
     return _answer(view, _headers(done.accepted), "Send fewer texts at once, or ask for encoding_format base64.")
+
+
+def create_image(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
+    """Draw an image."""
+    key_hash = caller_key(event)
+    body = read_body(ImageRequest, body_text(event), files.IMAGES_UNSUPPORTED)
+    done = _answered(services, event, key_hash, body.submission())
+    content, _ = _file(services, key_hash, done)
+    return _answer(image_view(done.detail, content), _headers(done.accepted))
+
+
+def create_speech(services: Services, event: APIGatewayProxyEventV2) -> Response[Any]:
+    """Read a text aloud."""
+    key_hash = caller_key(event)
+    body = read_body(SpeechRequest, body_text(event), files.SPEECH_UNSUPPORTED)
+    done = _answered(services, event, key_hash, body.submission())
+    content, mime_type = _file(services, key_hash, done)
+    return Response(200, mime_type, content, HEADERS | _headers(done.accepted))
+
+
+def _file(services: Services, key_hash: bytes, done: Answered) -> tuple[bytes, str]:
+    """The file that was answered, and its MIME type."""
+    found = services.reader().result(key_hash, done.detail.request_id)
+    return found.content or b"", safe_type(found.output.file.mime_type if found.output.file else "")
 
 
 def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:

@@ -27,6 +27,10 @@ REFUSALS: Final = {
     "models_openai_has_endpoint": ("invalid_input", "A model of the openai backend needs an endpoint."),
     "models_max_tokens_in_order": ("invalid_input", "max_tokens_default must not exceed max_tokens_limit."),
     "models_default_is_active": ("invalid_input", "The default model must be active."),
+    "models_files_by_openai": (
+        "invalid_input",
+        "Only a model of the openai backend can be of the kind image or speech.",
+    ),
     "models_bedrock_only_chats": ("invalid_input", "A model of the bedrock backend can only be of the kind chat."),
     "models_mapping_of_sagemaker": (
         "invalid_input",

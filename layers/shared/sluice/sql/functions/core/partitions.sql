@@ -61,7 +61,8 @@ BEGIN
          'SELECT q.metadata, q.handling INTO metadata, handling'),
         -- A page of whole prompts could be larger than a Lambda response may be.
         ('prompt_beginning', 'prompts', 'request_id', 'OUT prompt text', 'SELECT left(q.prompt, 1000) INTO prompt'),
-        ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output')
+        ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output'),
+        ('file_find', 'binary_results', 'result_id', 'OUT content bytea', 'SELECT q.content INTO content')
     ) AS f (name, source, key, out, lookup)
     LOOP
         -- Newest first: what is looked up is mostly recent.

@@ -119,7 +119,8 @@ BEGIN
         LIMIT 100;
 END $$;
 
--- Every completed request has exactly one result, and no other request has a result.
+-- Every completed request has exactly one result, and no other request has a result. If its model answers with files,
+-- the file is there too; no file is there without its result.
 CREATE OR REPLACE FUNCTION result_is_kept(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -140,6 +141,18 @@ BEGIN
         LEFT JOIN requests_all r ON r.request_id = s.request_id
         WHERE (p_full OR s.result_id >= oldest)
           AND r.result_id IS DISTINCT FROM s.result_id
+        UNION ALL
+        SELECT r.user_id::text, r.request_id, NULL::text, 'file ' || r.result_id, 'none'
+        FROM requests_to_verify(p_full, p_today, p_touched) r
+        JOIN models m ON m.model_id = r.model_id AND m.kind IN ('image', 'speech')
+        WHERE r.status = 'completed'
+          AND NOT EXISTS (SELECT FROM binary_results b
+                          WHERE b.result_id = r.result_id AND b.request_id = coalesce(r.cached_from, r.request_id))
+        UNION ALL
+        SELECT NULL::text, b.request_id, NULL::text, 'no file', 'file ' || b.result_id
+        FROM binary_results b
+        WHERE (p_full OR b.result_id >= oldest)
+          AND NOT EXISTS (SELECT FROM results s WHERE s.result_id = b.result_id AND s.request_id = b.request_id)
         LIMIT 100;
 END $$;
 

@@ -44,7 +44,8 @@ BEGIN
         result.said := 'bypass';
         RETURN result;
     END IF;
-    IF m.kind = 'chat' AND (p_submission #>> '{parameters,temperature}')::numeric IS DISTINCT FROM 0
+    -- An image has neither temperature nor seed, and is another one each time.
+    IF m.kind IN ('chat', 'image') AND (p_submission #>> '{parameters,temperature}')::numeric IS DISTINCT FROM 0
        AND NOT coalesce(p_submission->'parameters' ? 'seed', false) AND asked->'sampled' IS DISTINCT FROM 'true'
     THEN
         result.said := 'uncacheable';

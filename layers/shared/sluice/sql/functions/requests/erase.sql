@@ -20,6 +20,8 @@ BEGIN
     -- A fingerprint would tell whether a text that one knows was in it.
     UPDATE results a SET output = '{"items": []}', fingerprint = NULL
     WHERE a.result_id = (SELECT r.result_id FROM requests_all r WHERE r.request_id = p_request_id);
+    UPDATE binary_results a SET content = ''
+    WHERE a.result_id = (SELECT r.result_id FROM requests_all r WHERE r.request_id = p_request_id);
     PERFORM cache_forget(result.user_id, NULL, r.result_id) FROM requests_all r WHERE r.request_id = p_request_id;
     DELETE FROM idempotency_keys k WHERE k.user_id = result.user_id AND k.request_id = p_request_id;
     caller := key_check(p_key_hash, 'submit');

@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION input_is_plain(p_input jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN jsonb_array_length(p_input->'messages') = 1 AND jsonb_array_length(p_input #> '{messages,0,content}') = 1
            AND p_input #> '{messages,0,content,0,text}' IS NOT NULL AND p_input #> '{messages,0,tool_calls}' IS NULL
-           AND NOT p_input ?| '{instructions,tools,response_format}';
+           AND NOT p_input ?| '{instructions,tools,response_format,speech}';
 
 CREATE OR REPLACE FUNCTION input_bytes(p_input jsonb) RETURNS integer
     LANGUAGE plpgsql IMMUTABLE AS $$
@@ -24,7 +24,7 @@ BEGIN
             '$.messages[*].content[*].text', '$.messages[*].tool_calls[*].name',
             '$.messages[*].tool_calls[*].arguments', '$.instructions', '$.tools[*].name', '$.tools[*].description',
             '$.tools[*].parameters', '$.response_format.name', '$.response_format.description',
-            '$.response_format.schema_text']::jsonpath[]) AS texts (path)
+            '$.response_format.schema_text', '$.speech.instructions']::jsonpath[]) AS texts (path)
         CROSS JOIN LATERAL jsonb_path_query(p_input, texts.path) AS piece);
 END $$;
 COMMENT ON FUNCTION input_bytes(jsonb) IS

@@ -126,11 +126,14 @@ BEGIN
         RETURN result;
     ELSIF m.kind <> coalesce(p_submission->>'kind', 'chat') THEN
         result.outcome := 'model_kind_differs';
+        result.detail := jsonb_build_object('kind', m.kind);
         RETURN result;
     END IF;
 
+    -- Of an image, what the operator lets it count; a client cannot ask for more or less.
     completion := CASE m.kind WHEN 'chat' THEN
-        coalesce((p_submission #>> '{parameters,max_tokens}')::integer, m.max_tokens_default) ELSE 0 END;
+        coalesce((p_submission #>> '{parameters,max_tokens}')::integer, m.max_tokens_default)
+        WHEN 'image' THEN m.max_tokens_default ELSE 0 END;
     IF completion > m.max_tokens_limit THEN
         result.outcome := 'max_tokens_exceeded';
         result.detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
@@ -306,7 +309,8 @@ BEGIN
     INSERT INTO prompts (request_id, input, parameters, metadata, surface, handling)
     VALUES (result.request_id, p_submission->'input',
             coalesce(nullif(p_submission->'parameters', 'null'), '{}')
-                || CASE m.kind WHEN 'chat' THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
+                || CASE WHEN m.kind IN ('chat', 'image')
+                        THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
             nullif(p_submission->'metadata', 'null'), p_submission->'surface',
             CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 OR result.quoted IS NOT NULL THEN
                 jsonb_strip_nulls(jsonb_build_object(

@@ -36,12 +36,14 @@ GRANT INSERT, UPDATE ON
     adjustments_due, request_stats, rollup_watermarks, model_breakers,
     answer_cache, answer_sizes, forecast_stats
     TO sluice_definer;
-GRANT INSERT ON prompts, results, attempts, audit_log, audit_chain, statements, billed_usage TO sluice_definer;
+GRANT INSERT ON prompts, results, binary_results, attempts, audit_log, audit_chain, statements, billed_usage
+    TO sluice_definer;
 -- A redrive takes back what its attempts were charged.
 GRANT UPDATE (is_charged) ON attempts TO sluice_definer;
 -- What a request asked and was answered can be erased.
 GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
 GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
+GRANT UPDATE (content) ON binary_results TO sluice_definer;
 GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers,
     answer_cache TO sluice_definer;
 
@@ -83,12 +85,13 @@ BEGIN
         -- first), entry points
         ('sluice_submit', '8s', ARRAY['request_submit', 'request_cancel', 'request_undispatch', 'request_show',
                                       'request_ended', 'wait_begin', 'wait_end', 'cache_purge', 'request_quote']),
-        ('sluice_status', '8s', ARRAY['request_show', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
+        ('sluice_status', '8s', ARRAY['request_show', 'result_read', 'request_ended', 'wait_begin', 'wait_end', 'request_history',
                                       'request_history_v2', 'model_offers', 'usage_show', 'usage_show_v2',
                                       'usage_show_v3']),
         ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle',
                                       'request_undispatch',
-                                      'request_detail', 'request_ended', 'request_cancel', 'request_erase',
+                                      'request_detail', 'result_read', 'request_ended', 'request_cancel',
+                                      'request_erase',
                                       'model_offers']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_foreground', '20s', ARRAY['request_settle', 'request_undispatch']),

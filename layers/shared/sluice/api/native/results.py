@@ -1,0 +1,72 @@
+"""GET /results/{request_id}: an answer by itself, whole or in part, with a type of its own."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+from aws_lambda_powertools.event_handler import Response
+
+from sluice.api.exchange import HEADERS
+from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, wanted_span
+from sluice.domain.files import FILE_TYPES, safe_type
+from sluice.domain.requests import StoredResult
+from sluice.domain.sizes import MAX_FILE_BYTES
+from sluice.services.read import Reader
+
+TEXT: Final = "text/plain; charset=utf-8"
+JSON: Final = "application/json"
+_EXTENSIONS: Final = {**FILE_TYPES, TEXT: "txt", JSON: "json"}
+# A client may keep an answer, which never changes, and has to ask whether it is still there: it may have been erased.
+CACHED: Final = "private, no-cache"
+
+
+def get_result(
+    reader: Reader, key_hash: bytes, request_id: UUID | None, asked: Mapping[str, str | None]
+) -> Response[Any]:
+    """The answer of one request of the caller by itself.
+
+    Args:
+        asked: the headers Range, If-Range and If-None-Match, by their names in lower case.
+    """
+    found = reader.result(key_hash, request_id)
+    content, kind = content_of(found)
+    tag = f'"{_digest(found, content)}"'
+    headers = HEADERS | {
+        "Cache-Control": CACHED,
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{found.request_id}.{_EXTENSIONS[kind]}"',
+    }
+    if has_tag(asked.get("if-none-match"), tag):
+        return Response(304, None, None, headers)
+    try:
+        span = wanted_span(asked.get("range"), len(content)) if is_current(asked.get("if-range"), tag) else None
+    except UnsatisfiableError:
+        return Response(416, None, None, headers | {"Content-Range": f"bytes */{len(content)}"})
+    if span is None:
+        return Response(200, kind, _body(found, content), headers | {"Content-Length": str(len(content))})
+    # In base64, Lambda answers with no more than this. A part may be shorter than was asked for.
+    part = content[span.first : min(span.last + 1, span.first + MAX_FILE_BYTES)]
+    where = f"bytes {span.first}-{span.first + len(part) - 1}/{len(content)}"
+    return Response(206, kind, part, headers | {"Content-Range": where, "Content-Length": str(len(part))})
+
+
+def content_of(found: StoredResult) -> tuple[bytes, str]:
+    """An answer as bytes, and their MIME type. Vectors are a JSON object with what is stored of them."""
+    output = found.output
+    if output.file is not None:
+        return found.content or b"", safe_type(output.file.mime_type)
+    if output.vectors:
+        return json.dumps({"embeddings": output.vectors}).encode(), JSON
+    return output.text.encode(), JSON if output.result_type == "json" else TEXT
+
+
+def _body(found: StoredResult, content: bytes) -> str | bytes:
+    # Text needs no base64, with which a long one would be more than Lambda takes.
+    return content if found.output.file is not None else content.decode()
+
+
+def _digest(found: StoredResult, content: bytes) -> str:
+    return found.output.file.sha256 if found.output.file else hashlib.sha256(content).hexdigest()
