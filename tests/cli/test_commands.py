@@ -1,15 +1,13 @@
 """Each command sends one operation with exactly the given arguments."""
 
 import datetime as dt
-import json
-from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
 from sluice_cli.root import cli
-from tests.cli.conftest import Deployment, fields, run
+from tests.cli.conftest import Deployment, run
 
 KEY = "0199b7a4-0000-7000-8000-000000000001"
 REQUEST = "0199b7a4-0000-7000-8000-000000000002"
@@ -203,6 +201,32 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         "key.create",
         {"user_id": "alice", "models": ["small", "big"]},
     ),
+    (
+        "keys create alice --cache-max-age 10m",
+        "key.create",
+        {"user_id": "alice", "cache_max_age": 600},
+    ),
+    ("tiers set gold --cache-max-age 0s", "tier.set", {"tier": "gold", "cache_max_age": 0}),
+    (
+        "models set painter --kind image --backend openai --backend-model gpt-image-1",
+        "model.set",
+        {"model_id": "painter", "kind": "image", "backend": "openai", "backend_model": "gpt-image-1"},
+    ),
+    (
+        "models set small --cache-max-age 1h --cached-answer-price 5",
+        "model.set",
+        {"model_id": "small", "cache_max_age": 3600, "prices": {"cached_answer": "5"}},
+    ),
+    ("models set small --no-cache-max-age", "model.set", {"model_id": "small", "cache_max_age": None}),
+    ("prices set small --cached-answer 5", "price.set", {"model_id": "small", "cached_answer": "5"}),
+    ("cache purge alice", "cache.purge", {"user_id": "alice"}),
+    ("cache purge --model small", "cache.purge", {"model_id": "small"}),
+    ("stats calibration", "stats.calibration", {}),
+    (
+        "stats calibration --model small --start 2027-01-01 --end 2027-01-31",
+        "stats.calibration",
+        {"model_id": "small", "start": "2027-01-01", "end": "2027-01-31"},
+    ),
     ("models set small --no-images", "model.set", {"model_id": "small", "image_tokens": None}),
     ("models set small --no-mapping", "model.set", {"model_id": "small", "mapping": None}),
     ("aliases list", "alias.list", {}),
@@ -390,7 +414,13 @@ def test_since_is_relative_to_now(deployment: Deployment) -> None:
         "models set small --endpoint http://127.0.0.1/v1 --no-endpoint",
         "models set small --secret-arn arn:s --no-secret-arn",
         "models set small --backend magic --backend-model x",
-        "models set small --kind image",
+        "models set small --kind video",
+        "models set small --cache-max-age 60",
+        "models set small --cache-max-age 1h --no-cache-max-age",
+        "models fallback small",
+        "models fallback small big --none",
+        "cache purge",
+        "stats calibration --start yesterday",
         "models set small --image-tokens 5 --no-images",
         "aliases set gpt-4o-mini",
         "aliases remove",
@@ -432,59 +462,4 @@ def test_invalid_usage_is_refused(deployment: Deployment, line: str) -> None:
     # `sluice users` alone shows its help.
     assert done.exit_code == (0 if line == "users" else 2)
     assert "Usage: sluice" in done.stdout + done.stderr
-    assert deployment.asked == []
-
-
-MAPPING = {
-    "request": {"inputs": "{{prompt}}"},
-    "response": {"text": "a", "prompt_tokens": "b", "completion_tokens": "c"},
-}
-
-
-def test_a_mapping_is_read_from_a_file(deployment: Deployment) -> None:
-    Path("mapping.json").write_text(json.dumps(MAPPING), encoding="utf-8")
-    line = "models set llama --backend sagemaker --backend-model llama-endpoint --mapping mapping.json"
-    done = deployment.run(*line.split(), answers={"model_id": "llama", "mapping": MAPPING})
-    assert done.exit_code == 0, done.stderr
-    assert json.loads(fields(done.stdout)["mapping"]) == MAPPING
-    (asked,) = deployment.asked
-    assert asked.arguments == {
-        "model_id": "llama",
-        "backend": "sagemaker",
-        "backend_model": "llama-endpoint",
-        "mapping": MAPPING,
-    }
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"{", "'m.json' is not a file of JSON without repeated members (line 1: Expecting property name"),
-        (b'{\n"request": {}\n"response": {}}', "(line 3: Expecting ',' delimiter)"),
-        (b'{"a": {"b": 1, "b": 2}}', "'m.json' is not a file of JSON without repeated members."),
-        (b"[" * 100_000, "'m.json' is not a file of JSON"),
-        (b"[]", "'m.json' is not a file with a JSON object that has members."),
-        (b"{}", "'m.json' is not a file with a JSON object that has members."),
-        (b"\xff", "'m.json' is not a file that can be read as text in UTF-8."),
-        (None, "'m.json' is not a file that can be read as text in UTF-8."),
-    ],
-)
-def test_a_file_that_holds_no_mapping_is_refused_in_one_line(
-    deployment: Deployment, content: bytes | None, sentence: str
-) -> None:
-    if content is not None:
-        Path("m.json").write_bytes(content)
-    done = run("models", "set", "llama", "--mapping", "m.json")
-    assert done.exit_code == 2
-    assert sentence in done.stderr.splitlines()[-1]
-    assert deployment.asked == []
-
-
-def test_a_mapping_is_set_or_removed(deployment: Deployment) -> None:
-    Path("m.json").write_text(json.dumps(MAPPING), encoding="utf-8")
-    done = run("models", "set", "llama", "--mapping", "m.json", "--no-mapping")
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (
-        2,
-        "Error: --mapping and --no-mapping cannot be combined.",
-    )
     assert deployment.asked == []
