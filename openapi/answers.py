@@ -51,6 +51,8 @@ class Facts(Answer):
     max_prompt_bytes: int = Nothing
     max_tokens_limit: int = Nothing
     longest_seconds: int = Nothing
+    byte_length: int = Nothing
+    """Of a result."""
     request_status: Status = Nothing
 
 

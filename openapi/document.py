@@ -229,6 +229,8 @@ def _error(status: int, codes: Iterable[str], *, is_openai: bool) -> dict[str, A
         headers.append("Retry-After")
     if status == 401:
         headers.append("WWW-Authenticate")
+    if status == 416:
+        headers.append("Content-Range")
     if status == 429:
         headers += RATE_LIMITS
     description = "; ".join(ERRORS[code][1] for code in listed)

@@ -91,7 +91,7 @@ def scripted_model() -> Iterator[ScriptedModel]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel) -> Iterator[Stack]:
-    """The stack with short times, the real model as its default, and two others: a scripted and an unreachable one."""
+    """The stack with short times, the real model as its default, and others: scripted ones and an unreachable one."""
     parameters = {"WorkerTimeout": "30", "RetryBaseSeconds": "1", "MaxAttempts": "2", "MaxResultBytes": "10000"}
     stack = Stack(tmp_path_factory.mktemp("stack"), durable=False, parameters=parameters)
     try:
@@ -99,6 +99,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedMode
             model = {"backend": "openai", "backend_model": "x", "timeout_seconds": 3}
             stack.admin("model.set", model_id="scripted", endpoint=scripted_model.url, **model)
             stack.admin("model.set", model_id="seeing", endpoint=scripted_model.url, **model, image_tokens=100)
+            stack.admin("model.set", model_id="artist", kind="image", endpoint=scripted_model.url, **model)
+            stack.admin("model.set", model_id="speaker", kind="speech", endpoint=scripted_model.url, **model)
             stack.admin("model.set", model_id="away", endpoint="http://127.0.0.1:9/v1", **model)
             yield stack
     finally:

@@ -232,7 +232,12 @@ def test_a_file_whole_and_in_parts(service: Service, server: ScriptedServer, ali
     assert (headers["Content-Length"], headers["ETag"]) == ("8", TAG)
     assert result(request_id, KEYED | {"range": "bytes=-4"})[2] == PNG[-4:]
     status, headers, body = result(request_id, KEYED | {"range": f"bytes={len(PNG)}-"})
-    assert (status, body, headers["Content-Range"]) == (416, b"", f"bytes */{len(PNG)}")
+    assert (status, headers["Content-Type"], headers["Content-Range"]) == (
+        416,
+        "application/problem+json",
+        f"bytes */{len(PNG)}",
+    )
+    assert (json.loads(body)["code"], json.loads(body)["byte_length"]) == ("range_not_satisfiable", len(PNG))
     for several in ("bytes=0-1,3-4", "bytes=x", "lines=0-1"):
         assert result(request_id, KEYED | {"range": several})[::2] == (200, PNG)
     assert result(request_id, KEYED | {"range": "bytes=0-1", "if-range": TAG})[0] == 206

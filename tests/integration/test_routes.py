@@ -15,6 +15,8 @@ KNOWN = {
     "GET /status/{request_id}": ("wait",),
     "GET /results/{request_id}": (),
     "POST /requests/{request_id}/cancel": (),
+    "POST /quote": (),
+    "DELETE /cache": (),
     "GET /requests": ("cursor", "end", "error_code", "limit", "model", "start", "status"),
     "GET /usage": ("by_key", "by_tag", "end", "start"),
     "GET /models": (),
@@ -22,20 +24,23 @@ KNOWN = {
     "GET /openapi.json": (),
 }
 
+# Of the routes that have one.
+BODIES = {"POST /generate", "POST /quote"}
+
 
 def call(route: str, query: str = "", request_id: str | None = None, body: str | None = None) -> Answer:
     """As API Gateway calls: it joins the values of a repeated parameter with commas."""
     method, path = route.split(" ")
+    function = "status" if method == "GET" else "submit"
     path = path.replace("{request_id}", request_id or "01890a5d-ac96-774b-bcce-b302099a8057")
     joined: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         joined[name] = f"{joined[name]},{value}" if name in joined else value
-    http = event("submit" if method == "POST" else "status")
+    http = event(function)
     http["requestContext"]["http"] |= {"method": method, "path": path}
     http |= {"rawPath": path, "rawQueryString": query, "headers": KEYED, "queryStringParameters": joined or None}
-    http["body"] = body if body is not None else '{"prompt": "hello"}' if route == "POST /generate" else None
-    name = "submit" if method == "POST" else "status"
-    answer = load(f"{name}.app").handler(http, Context())
+    http["body"] = body if body is not None else '{"prompt": "hello"}' if route in BODIES else None
+    answer = load(f"{function}.app").handler(http, Context())
     return answer["statusCode"], answer["headers"], json.loads(answer["body"])
 
 
@@ -43,7 +48,7 @@ def call(route: str, query: str = "", request_id: str | None = None, body: str |
 def routes(request: pytest.FixtureRequest, deploy: Any, alice: bytes) -> list[str]:
     """The routes of a function, which is deployed."""
     deploy(request.param)
-    return [route for route in KNOWN if route.startswith("POST") == (request.param == "submit")]
+    return [route for route in KNOWN if route.startswith("GET") == (request.param == "status")]
 
 
 def findings(answer: Answer) -> list[tuple[str, str]]:

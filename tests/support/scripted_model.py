@@ -1,10 +1,42 @@
-"""A model whose answers are in its prompts."""
+"""A model whose answers are in its prompts, and that draws and speaks."""
 
+import base64
+import io
 import json
+import wave
+import zlib
 from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checked = name + content
+    return len(content).to_bytes(4) + checked + zlib.crc32(checked).to_bytes(4)
+
+
+def _picture() -> bytes:
+    """A PNG of 256 times 256 grey points, each its own shade."""
+    size = 256
+    header = size.to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0))
+    rows = b"".join(b"\0" + bytes((x * y) % 256 for x in range(size)) for y in range(size))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        _chunk(name, content) for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+def _recording() -> bytes:
+    """A second of a tone, as WAV."""
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as sound:
+            sound.setparams((1, 1, 8000, 8000, "NONE", "not compressed"))
+            sound.writeframes(bytes(n % 20 * 12 for n in range(8000)))
+        return file.getvalue()
+
+
+PICTURE = _picture()
+RECORDING = _recording()
 
 
 class ScriptedModel:
@@ -12,6 +44,7 @@ class ScriptedModel:
 
     {"status": 429, "headers": {}, "body": ..., "seconds": 2}, or {"text": "an answer"}, or {"message": {"content": ...}}
     with {"finish_reason", "usage"} beside it. {"turns": [...]} has one of these for each answer of the conversation.
+    Asked for an image or for speech, it answers with `PICTURE` or `RECORDING`.
 
     Attributes:
         asked: the bodies that it was sent, in order.
@@ -26,10 +59,12 @@ class ScriptedModel:
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 scripted.asked.append(asked)
-                script = script_of(asked["messages"])
+                script = self.file() or script_of(asked["messages"])
                 scripted.released.wait(60 if script.get("hang") else script.get("seconds", 0))
                 body = script["body"] if "body" in script else completion(**script)
-                payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                if not isinstance(body, bytes):
+                    body = body if isinstance(body, str) else json.dumps(body)
+                payload = body if isinstance(body, bytes) else body.encode()
                 try:
                     self.send_response(script.get("status", 200))
                     for name, value in script.get("headers", {}).items():
@@ -39,6 +74,13 @@ class ScriptedModel:
                     self.wfile.write(payload)
                 except OSError:
                     pass  # the caller has given up
+
+            def file(self) -> dict[str, Any] | None:
+                if self.path.endswith("/images/generations"):
+                    return {"body": {"created": 1, "data": [{"b64_json": base64.b64encode(PICTURE).decode()}]}}
+                if self.path.endswith("/audio/speech"):
+                    return {"body": RECORDING, "headers": {"Content-Type": "audio/wav"}}
+                return None
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -56,7 +98,7 @@ class ScriptedModel:
 
     def asked_about(self, word: str) -> list[dict[str, Any]]:
         """The bodies with this word in their messages."""
-        return [body for body in self.asked if word in json.dumps(body["messages"])]
+        return [body for body in self.asked if word in json.dumps(body.get("messages", ()))]
 
     def stop(self) -> None:
         self.released.set()

@@ -5,6 +5,7 @@ client: a call is the name of a method and its arguments, and what comes back is
 """
 
 import asyncio
+import base64
 import json
 import sys
 import time
@@ -92,6 +93,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "retries_taken"):  # with_raw_response
         parsed = _plain(value.parse())
         return {"retries": value.retries_taken, "headers": dict(value.headers), "parsed": parsed}
+    if hasattr(value, "iter_bytes"):  # a file
+        return {"content": base64.b64encode(value.content).decode(), "type": value.response.headers["content-type"]}
     if not isinstance(value, BaseModel):
         return value
     plain: dict[str, Any] = value.model_dump(mode="json", warnings=False)

@@ -41,6 +41,8 @@ def answer_problem(error: SluiceError) -> Response[str]:
         headers["Retry-After"] = str(error.retry_after)
     if problem["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="sluice"'
+    if error.code == "range_not_satisfiable":
+        headers["Content-Range"] = f"bytes */{error.extra.get('byte_length', '*')}"
     return Response(problem["status"], "application/problem+json", json.dumps(problem, default=str), headers)
 
 

@@ -10,6 +10,7 @@ from aws_lambda_powertools.event_handler import Response
 
 from sluice.api.exchange import HEADERS
 from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, wanted_span
+from sluice.domain.errors import SluiceError
 from sluice.domain.files import FILE_TYPES, safe_type
 from sluice.domain.requests import StoredResult
 from sluice.domain.sizes import MAX_FILE_BYTES
@@ -29,6 +30,9 @@ def get_result(
 
     Args:
         asked: the headers Range, If-Range and If-None-Match, by their names in lower case.
+
+    Raises:
+        SluiceError: range_not_satisfiable; as Reader.result().
     """
     found = reader.result(key_hash, request_id)
     content, kind = content_of(found)
@@ -40,11 +44,15 @@ def get_result(
         "Content-Disposition": f'attachment; filename="{found.request_id}.{_EXTENSIONS[kind]}"',
     }
     if has_tag(asked.get("if-none-match"), tag):
-        return Response(304, None, None, headers)
+        return Response(304, None, "", headers)
     try:
         span = wanted_span(asked.get("range"), len(content)) if is_current(asked.get("if-range"), tag) else None
     except UnsatisfiableError:
-        return Response(416, None, None, headers | {"Content-Range": f"bytes */{len(content)}"})
+        raise SluiceError(
+            "range_not_satisfiable",
+            f"The result has {len(content)} bytes: ask for some of these, or leave Range out.",
+            byte_length=len(content),
+        ) from None
     if span is None:
         return Response(200, kind, _body(found, content), headers | {"Content-Length": str(len(content))})
     # In base64, Lambda answers with no more than this. A part may be shorter than was asked for.
