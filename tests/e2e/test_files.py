@@ -3,7 +3,7 @@
 import base64
 import urllib.error
 import urllib.request
-from http.client import HTTPMessage
+from email.message import Message
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.openai_clients import OpenAI
 from tests.support.scripted_model import PICTURE, RECORDING
 
 
-def download(client: Client, path: str, **headers: str) -> tuple[int, HTTPMessage, bytes]:
+def download(client: Client, path: str, **headers: str) -> tuple[int, Message, bytes]:
     """The status, the headers and the bytes of a route."""
     assert client.key is not None
     sent = {"x-api-key": client.key} | {name.replace("_", "-"): value for name, value in headers.items()}
