@@ -26,7 +26,7 @@ MOST = {
     "Worker": 395,
     "Foreground": 395,
     "Rollup": 420,
-    "Admin": 510,
+    "Admin": 525,
     "Migrate": 420,
 }
 # Nobody's: boto3 adds resources to botocore, and transfers of files to S3.

@@ -112,6 +112,8 @@ EMBEDDING = MODEL | {"backend": "openai", "endpoint": "https://models.example/v1
         ("model.fallback", {"model_id": "nova-micro", "fallbacks": ["a", "a"]}, "invalid_input"),
         ("model.fallback", {"model_id": "nova-micro"}, "invalid_input"),
         ("cache.purge", {}, "invalid_input"),
+        ("stats.calibration", {"start": "2027-01-02", "end": "2027-01-01"}, "invalid_input"),
+        ("stats.calibration", {"model": "nova-micro"}, "invalid_input"),
         ("cache.purge", {"user_id": "nobody"}, "user_not_found"),
         ("cache.purge", {"model_id": "none"}, "model_unknown"),
         ("key.create", {"user_id": "alice", "models": ["none"]}, "model_unknown"),

@@ -251,7 +251,7 @@ def test_models_are_listed_by_all_their_names(api: Api, service: Service, alice:
     listed = api.get("/v1/models").body
     assert (listed["object"], {each["id"] for each in listed["data"]}) == (
         "list",
-        {"nova-micro", "org/tiny@1", "embedder"},
+        {"nova-micro", "org/tiny@1", "embedder", "artist", "speaker"},
     )
     for name in ("org/tiny@1", "org%2Ftiny@1", "nova-micro"):
         one = api.get(f"/v1/models/{name}").body

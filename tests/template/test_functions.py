@@ -149,6 +149,8 @@ def test_routes(processed: dict[str, Any]) -> None:
         "POST /requests/{request_id}/cancel",
         "GET /status/{request_id}",
         "GET /results/{request_id}",
+        "POST /quote",
+        "DELETE /cache",
         "GET /requests",
         "GET /usage",
         "GET /models",
@@ -157,7 +159,7 @@ def test_routes(processed: dict[str, Any]) -> None:
         "X-AMAZON-APIGATEWAY-ANY-METHOD /v1/{proxy+}",
     }
     for route, integration in routes.items():
-        function = "SubmitFunction" if route.startswith("POST ") else "StatusFunction"
+        function = "StatusFunction" if route.startswith("GET ") else "SubmitFunction"
         if "/v1/" in route:
             function = "OpenaiFunction"
         assert f"/${{{function}Aliaslive}}/" in json.dumps(integration["uri"])

@@ -11,7 +11,7 @@ import pytest
 
 from sluice.api.native.bodies import GenerateRequest
 from sluice.domain.documents import Input, Message, TextPart
-from sluice.domain.fingerprint import question_fingerprint, submission_digest
+from sluice.domain.fingerprint import question_digest, question_fingerprint, submission_digest
 from sluice.domain.requests import Claim, Submission
 from sluice.validation import parse_json
 
@@ -67,14 +67,15 @@ def test_fingerprint_differs_for_each_part_of_the_question(change: dict[str, Any
 
 
 def test_fingerprint_is_stable() -> None:
-    # Stored with results: a change here means that no new question equals an old one.
+    # Kept with answers: a change here means that no new question equals an old one.
     content = [
-        "alice",
-        "small",
-        {"max_tokens": 7, "temperature": 0.5},
+        {"temperature": 0.5},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
     ]
-    assert question_fingerprint(CLAIM) == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    question = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert question_digest(CLAIM.input, CLAIM.parameters) == question
+    whole = f"alice\nsmall\n7\n{question}"
+    assert question_fingerprint(CLAIM) == hashlib.sha256(whole.encode()).hexdigest()
 
 
 # Submissions ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from sluice.services.admin.budgets import Amounts
 from sluice.services.admin.models import Prices, PriceSet
 from sluice.services.admin.refusals import REFUSALS
 from sluice.services.admin.tiers import PeriodLimits
-from sluice.services.billing import CACHED, COMPLETION, PROMPT, REASONING
+from sluice.services.billing import CACHED, CACHED_ANSWER, COMPLETION, PROMPT, REASONING
 from sluice.services.tasks import run
 
 PACKAGE = Path(sluice.__path__[0])
@@ -96,7 +96,7 @@ def test_periods_are_the_fields_of_limits() -> None:
 
 
 def test_token_classes_are_the_fields_of_prices() -> None:
-    assert tuple(Prices.model_fields) == (PROMPT, CACHED, COMPLETION, REASONING) == TOKEN_CLASSES
+    assert tuple(Prices.model_fields) == (PROMPT, CACHED, COMPLETION, REASONING, CACHED_ANSWER) == TOKEN_CLASSES
     assert set(TOKEN_CLASSES) < set(PriceSet.model_fields)
     (listed,) = re.findall(r"FUNCTION token_classes\(\).*?ARRAY\[(.*?)\]", SQL, re.DOTALL)
     assert tuple(re.findall(r"\w+", listed)) == TOKEN_CLASSES
@@ -183,7 +183,7 @@ def test_operations_of_the_database_are_known_to_both_sides() -> None:
 
 # Failures of requests -------------------------------------------------------------------------------------------------
 
-WORKER = ("services/process.py", *(path for path in SOURCES if path.startswith("backends/")))
+WORKER = ("services/process.py", "services/answering.py", *(path for path in SOURCES if path.startswith("backends/")))
 
 
 def test_failures_with_a_message_are_those_of_the_worker() -> None:

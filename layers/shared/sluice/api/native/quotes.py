@@ -1,14 +1,16 @@
 """Quotes as clients get them: before a request, and beside what became of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sluice.api.problems import problem_details
 from sluice.domain.requests import RequestState
-from sluice.services.quote import Quote
+
+if TYPE_CHECKING:
+    from sluice.services.quote import Quote
 
 
-def quote_view(quote: Quote) -> dict[str, Any]:
+def quote_view(quote: "Quote") -> dict[str, Any]:
     """A quote."""
     return {
         "accepted": quote.refusal is None,

@@ -1,10 +1,10 @@
 -- min_compatible_version: 1
 -- Answers that are given again, and equal requests that share one call of a model.
 
--- All locks at once, and first those that others take first (see 0007_token_classes.sql). Nothing is read or rewritten
+-- All locks at once, and first those that others take first: submissions the keys and then the user locks (see also
+-- 0007_token_classes.sql). Nothing is read or rewritten
 -- meanwhile, except the few rows of prices and of what is unfinished.
-LOCK TABLE quota_plans IN EXCLUSIVE MODE;
-LOCK TABLE api_keys, models, tiers, inflight, usage_by_model, usage_by_attribute, billed_usage, requests,
+LOCK TABLE api_keys, quota_plans, models, tiers, inflight, usage_by_model, usage_by_attribute, billed_usage, requests,
     requests_archive, prices IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE api_keys ADD COLUMN cache_max_age integer
@@ -13,6 +13,9 @@ ALTER TABLE models ADD COLUMN cache_max_age integer
     CONSTRAINT models_cache_max_age_not_negative CHECK (cache_max_age >= 0);
 ALTER TABLE tiers ADD COLUMN cache_max_age integer
     CONSTRAINT tiers_cache_max_age_not_negative CHECK (cache_max_age >= 0);
+ALTER TABLE quota_plans ADD COLUMN cache_max_age integer
+    CONSTRAINT quota_plans_cache_max_age_not_negative CHECK (cache_max_age >= 0);
+COMMENT ON COLUMN quota_plans.cache_max_age IS 'That of the tier.';
 COMMENT ON COLUMN api_keys.cache_max_age IS
     'How old an answer may be, in seconds, that is given again to an equal request with this key which says nothing '
     'itself; 0: none is. NULL: what the model, or else the tier says.';

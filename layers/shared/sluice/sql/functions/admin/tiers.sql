@@ -14,7 +14,8 @@ BEGIN
         max_unfinished = CASE WHEN 'max_unfinished' = ANY (plan_overrides(p)) THEN p.max_unfinished
                               ELSE t.max_unfinished END,
         dispatch_window = CASE WHEN 'dispatch_window' = ANY (plan_overrides(p)) THEN p.dispatch_window
-                               ELSE t.dispatch_window END
+                               ELSE t.dispatch_window END,
+        cache_max_age = t.cache_max_age
     FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids);
     UPDATE quotas q SET
         max_requests = CASE WHEN 'max_requests' = ANY (quota_overrides(q)) THEN q.max_requests ELSE l.max_requests END,

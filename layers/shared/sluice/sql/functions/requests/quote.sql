@@ -76,9 +76,9 @@ CREATE OR REPLACE FUNCTION model_processing_ms(p_model_id text) RETURNS integer
 CALL define_type('quotation', $$outcome text, model_id text, detail jsonb, quoted jsonb$$);
 
 CREATE OR REPLACE FUNCTION request_quote(p_key_hash bytea, p_submission jsonb) RETURNS quotation
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
-    made   admission := request_submit(p_key_hash, p_submission || '{"quote": true}');
+    made   decision := submission_decide(p_key_hash, p_submission || '{"quote": true}');
     result quotation;
 BEGIN
     result.outcome := made.outcome;

@@ -30,7 +30,7 @@ CREATE OR REPLACE FUNCTION submission_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     plan quota_plans;
-    made admission;
+    made decision;
 BEGIN
     NEW.parameters := coalesce(NEW.parameters, '{}');
     IF coalesce(NEW.prompt, '') = '' OR NOT parameters_are_valid(NEW.parameters) THEN
@@ -43,7 +43,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM users u WHERE u.user_id = NEW.user_id AND u.is_active) THEN
         RAISE EXCEPTION 'no active user %', NEW.user_id USING ERRCODE = 'SL403', CONSTRAINT = 'user_inactive';
     END IF;
-    made := request_admit(plan, NULL, NULL, NULL, NULL, 'submissions', jsonb_build_object(
+    made := request_admit(plan, NULL, NULL, NULL, 'submissions', jsonb_build_object(
         'input', jsonb_build_object('messages', jsonb_build_array(jsonb_build_object(
             'role', 'user', 'content', jsonb_build_array(jsonb_build_object('type', 'text', 'text', NEW.prompt))))),
         'model', NEW.model_id, 'parameters', NEW.parameters, 'metadata', NEW.metadata,

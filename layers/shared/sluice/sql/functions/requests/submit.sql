@@ -1,6 +1,10 @@
 -- Submitting: one request is accepted, or refused with a reason. One call, one commit.
 
 CALL define_type('admission', $$
+    outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb
+$$);
+-- An admission with the quote, where there is one; see quote_make().
+CALL define_type('decision', $$
     outcome text, request_id uuid, user_id text, model_id text, send uuid[], detail jsonb, quoted jsonb
 $$);
 CALL define_type('lifetime', $$begins_at timestamptz, expires_at timestamptz, refusal text$$);
@@ -9,13 +13,34 @@ CALL define_type('lifetime', $$begins_at timestamptz, expires_at timestamptz, re
 CREATE OR REPLACE FUNCTION request_submit(p_key_hash bytea, p_submission jsonb) RETURNS admission
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
-    caller record;
-    plan   quota_plans;
+    made   decision := submission_decide(p_key_hash, p_submission);
     result admission;
 BEGIN
+    result.outcome := made.outcome;
+    result.request_id := made.request_id;
+    result.user_id := made.user_id;
+    result.model_id := made.model_id;
+    result.send := made.send;
+    result.detail := made.detail;
+    RETURN result;
+END $$;
+COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
+    'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
+    'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
+    'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
+    'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
+    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more). See request_admit.';
+
+-- The same with p_submission->quote: nothing is accepted.
+CREATE OR REPLACE FUNCTION submission_decide(p_key_hash bytea, p_submission jsonb) RETURNS decision
+    LANGUAGE plpgsql AS $$
+DECLARE
+    caller record;
+    plan   quota_plans;
+    result decision;
+BEGIN
     -- Nearly always, the key is good and the lock is free: one statement finds the one and takes the other.
-    SELECT p AS plan, k.key_id, k.models, k.cache_max_age, key_is_stale(k) AS is_stale,
-           (SELECT t.cache_max_age FROM tiers t WHERE t.tier = p.tier) AS tier_max_age
+    SELECT p AS plan, k.key_id, k.models, k.cache_max_age, key_is_stale(k) AS is_stale
     INTO caller
     FROM api_keys k JOIN users u ON u.user_id = k.user_id JOIN quota_plans p ON p.user_id = k.user_id
     WHERE k.key_hash = p_key_hash AND key_refusal(k, u, 'submit') IS NULL
@@ -27,9 +52,7 @@ BEGIN
         IF caller.outcome = 'ok' THEN
             plan := user_lock(caller.user_id);
             -- Checked again: the key may have been revoked while this waited for the lock.
-            SELECT c.*, k.models, k.cache_max_age,
-                   (SELECT t.cache_max_age FROM tiers t WHERE t.tier = plan.tier) AS tier_max_age
-            INTO caller
+            SELECT c.*, k.models, k.cache_max_age INTO caller
             FROM key_check(p_key_hash, 'submit') AS c LEFT JOIN api_keys k ON k.key_id = c.key_id;
         END IF;
         IF caller.outcome <> 'ok' THEN
@@ -37,29 +60,20 @@ BEGIN
             RETURN result;
         END IF;
     END IF;
-    result := request_admit(plan, caller.key_id, caller.models, caller.cache_max_age, caller.tier_max_age, 'submit',
-                            p_submission, true);
+    result := request_admit(plan, caller.key_id, caller.models, caller.cache_max_age, 'submit', p_submission, true);
     IF caller.is_stale AND result.outcome = 'accepted' THEN
         PERFORM key_touch(caller.key_id);
     END IF;
     RETURN result;
 END $$;
-COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
-    'p_submission: input, kind (of model; chat if not given), model, parameters, metadata, surface, idempotency_key, '
-    'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
-    'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
-    'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
-    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), quote (accept nothing). See '
-    'request_admit.';
 
 -- The core. The user is known, and the caller holds the user lock. A refusal returns before the first write.
--- p_key_models: those that the key may be used for; NULL: all. p_key_max_age, p_tier_max_age: see
--- api_keys.cache_max_age.
+-- p_key_models: those that the key may be used for; NULL: all. p_key_max_age: see api_keys.cache_max_age.
 CREATE OR REPLACE FUNCTION request_admit(
-    plan quota_plans, p_key_id uuid, p_key_models text[], p_key_max_age integer, p_tier_max_age integer, p_actor text,
-    p_submission jsonb, p_may_dispatch boolean
+    plan quota_plans, p_key_id uuid, p_key_models text[], p_key_max_age integer, p_actor text, p_submission jsonb,
+    p_may_dispatch boolean
 )
-    RETURNS admission
+    RETURNS decision
     LANGUAGE plpgsql AS $$
 DECLARE
     m          models;
@@ -80,7 +94,7 @@ DECLARE
     quota      record;
     budget     record;
     at         timestamptz;
-    result     admission;
+    result     decision;
 BEGIN
     result.send := '{}';
     result.user_id := plan.user_id;
@@ -179,10 +193,10 @@ BEGIN
         RETURN result;
     END IF;
     reserved := needed;
-    IF (p_submission ? 'cache' OR coalesce(p_key_max_age, m.cache_max_age, p_tier_max_age) > 0)
+    IF (p_submission ? 'cache' OR coalesce(p_key_max_age, m.cache_max_age, plan.cache_max_age) > 0)
        AND p_submission ? 'question' AND NOT p_submission ? 'not_before'
     THEN
-        look := cache_look(plan.user_id, p_key_id, coalesce(p_key_max_age, m.cache_max_age, p_tier_max_age), m,
+        look := cache_look(plan.user_id, p_key_id, coalesce(p_key_max_age, m.cache_max_age, plan.cache_max_age), m,
                            p_submission, completion);
         is_hit := coalesce(look.said = 'hit', false);
         IF is_hit THEN
