@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 from uuid import UUID
 
@@ -91,9 +92,17 @@ class Service:
         self.dead_letters = FakeDeadLetters()
         self.owner: Connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self._databases: list[RoleDatabase] = []
+        self._kept: dict[tuple[int, str], RoleDatabase] = {}
+
+    def kept(self, role: str) -> RoleDatabase:
+        """The database of this thread that acts as sluice_<role>; its plans are made once."""
+        key = (get_ident(), role)
+        if key not in self._kept:
+            self._kept[key] = self.database(role)
+        return self._kept[key]
 
     def database(self, role: str) -> RoleDatabase:
-        """A database that acts as sluice_<role>."""
+        """A new database that acts as sluice_<role>."""
 
         def opener() -> Connection:
             connection = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None, row_factory=dict_row)
@@ -137,17 +146,15 @@ class Service:
 
     def act(self, operation: str, **arguments: Any) -> Any:
         """admin_run as the admin function."""
-        return self.database("admin").value(
-            "admin_run", operation=operation, arguments=Jsonb(arguments), invocation=None
-        )
+        return self.kept("admin").value("admin_run", operation=operation, arguments=Jsonb(arguments), invocation=None)
 
     def settle(self, *outcomes: dict[str, Any]) -> list[dict[str, Any]]:
         """request_settle as the worker."""
-        return self.database("worker").call("request_settle", outcomes=Jsonb(outcomes), actor="worker")
+        return self.kept("worker").call("request_settle", outcomes=Jsonb(outcomes), actor="worker")
 
     def claim(self, *ids: UUID, lease_seconds: float = 60) -> list[dict[str, Any]]:
         """request_claim as the worker."""
-        return self.database("worker").call("request_claim", ids=list(ids), lease_seconds=lease_seconds)
+        return self.kept("worker").call("request_claim", ids=list(ids), lease_seconds=lease_seconds)
 
     def submit(self, key_hash: bytes, prompt: str = "hello", **given: Any) -> UUID:
         """A request that must be accepted."""
@@ -158,13 +165,13 @@ class Service:
         return Ledger(self.database(role))
 
     def submitter(self, database: Database | None = None, limits: RequestLimits = LIMITS) -> Submitter:
-        return Submitter(ledger=Ledger(database or self.database("submit")), queue=self.queue, limits=limits)
+        return Submitter(ledger=Ledger(database or self.kept("submit")), queue=self.queue, limits=limits)
 
     def canceller(self, database: Database | None = None) -> Canceller:
-        return Canceller(ledger=Ledger(database or self.database("submit")), queue=self.queue)
+        return Canceller(ledger=Ledger(database or self.kept("submit")), queue=self.queue)
 
     def reader(self) -> Reader:
-        return Reader(ledger=self.ledger("status"))
+        return Reader(ledger=Ledger(self.kept("status")))
 
     def status(self, key_hash: bytes, request_id: UUID | str) -> dict[str, Any]:
         """What GET /status answers."""
