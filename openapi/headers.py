@@ -81,6 +81,7 @@ SENT: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string"},
     },
     "If-Range": {"description": "`Range` counts only if this is the `ETag`.", "schema": {"type": "string"}},
+    "If-Match": {"description": "`ETag`s of what the client has a part of.", "schema": {"type": "string"}},
     "If-None-Match": {"description": "`ETag`s of what the client has already.", "schema": {"type": "string"}},
     "Prefer": {
         "description": "`wait=N`: to wait for the answer for up to so many seconds (RFC 7240).",

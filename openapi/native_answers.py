@@ -126,7 +126,8 @@ class Amounts(Answer):
 class ForecastBasis(Answer):
     """What a forecast is made from: so many answers to requests of this size."""
 
-    answers: int
+    answers: int | None
+    """None: it is made from others' answers too."""
     own: bool
     """They are the caller's own."""
 

@@ -78,6 +78,7 @@ _CACHED: Final = ("Cache-Status", "Age")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 _STORED: Final = ("ETag", "Accept-Ranges", "Content-Disposition")
+_PARTS: Final = ("etag_differs", "range_not_satisfiable")
 _RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)
 
 
@@ -220,8 +221,8 @@ OPERATIONS: Final = (
             ),
             Result(304, "The client has it already.", None, _STORED, is_empty=True),
         ),
-        errors=("invalid_input", "request_not_found", "result_not_found", "result_not_ready", "range_not_satisfiable"),
-        headers=("Range", "If-Range", "If-None-Match"),
+        errors=("invalid_input", "request_not_found", "result_not_found", "result_not_ready", *_PARTS),
+        headers=("Range", "If-Range", "If-Match", "If-None-Match"),
         summary="The answer of one request by itself",
         description="An image or a recording as it is; text as text; vectors as JSON, in base64.",
     ),

@@ -1,7 +1,6 @@
 """SQS batches: requests are claimed, their models called, their results settled. And single requests that were claimed
 for a client that waits: called directly, it answers with what became of the request."""
 
-from dataclasses import replace
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -38,12 +37,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         logger.info("request done", extra=dict(report.counts))
         return next(
             (
-                # A file is read from the database: with it, the answer might be more than Lambda takes.
-                {
-                    "outcome": replace(outcome, content=None).to_json(),
-                    "kind": settled.kind,
-                    "status": settled.status,
-                }
+                {"outcome": outcome.to_json(), "kind": settled.kind, "status": settled.status}
                 for outcome, settled in report.settled.values()
             ),
             {},

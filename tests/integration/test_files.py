@@ -3,14 +3,18 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from sluice.backends.openai import OpenAIBackend
+from sluice.db.ledger import Ledger
+from sluice.domain.requests import Outcome, Settled
 from sluice.domain.sizes import MAX_ANSWER_BYTES, MAX_FILE_BYTES
+from sluice.messaging import Delivery
 from sluice.services.process import Worker, WorkerSettings
 from tests.support.functions import KEYED, Context, event, load
 from tests.support.ledger import assert_books_balance, violations
@@ -94,9 +98,9 @@ def test_an_image_is_kept_with_its_result(service: Service, server: ScriptedServ
     assert kept["output"]["items"] == [
         {"type": "file", "mime_type": "image/png", "byte_length": len(PNG), "sha256": TAG.strip('"')}
     ]
-    # Bytes + overhead + max_tokens_default are reserved; a quarter of the bytes and max_tokens_default are booked.
+    # Bytes + overhead + max_tokens_limit are reserved; a quarter of the bytes and max_tokens_default are booked.
     shown = service.status(alice, request_id)
-    assert kept["reserved_tokens"] == 7 + 64 + 256
+    assert kept["reserved_tokens"] == 7 + 64 + 1024
     assert shown["usage"] == {"prompt_tokens": 2, "completion_tokens": 256, "total_tokens": 258}
     assert {name: shown[name] for name in ("status", "result", "result_type", "mime_type", "byte_length")} == {
         "status": "completed",
@@ -106,6 +110,19 @@ def test_an_image_is_kept_with_its_result(service: Service, server: ScriptedServ
         "byte_length": len(PNG),
     }
     assert shown["result_url"] == f"/results/{request_id}"
+    assert_books_balance(service)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(("reported", "charged"), [(1024, 1024), (1025, 1024), (8449, 1024), (0, 256)])
+def test_an_image_never_counts_more_than_was_reserved(
+    service: Service, server: ScriptedServer, alice: bytes, reported: int, charged: int
+) -> None:
+    usage = {"input_tokens": 3, "output_tokens": reported}
+    server.replies(Reply(body={**IMAGE.body, "usage": usage}))
+    shown = service.status(alice, draw(service, alice))
+    assert (shown["usage"]["completion_tokens"], shown["status"]) == (charged, "completed")
+    assert shown["usage"]["total_tokens"] <= shown["reserved_tokens"]
     assert_books_balance(service)
 
 
@@ -159,7 +176,7 @@ def test_what_is_no_file_fails(service: Service, server: ScriptedServer, alice: 
 def test_a_flush_that_is_sent_twice_keeps_one_file(service: Service, alice: bytes) -> None:
     request_id = service.submit(alice, "a", model="artist", image={})
     (claim,) = service.claim(request_id)
-    assert claim["parameters"] == {"max_tokens": 256}
+    assert (claim["parameters"], claim["max_tokens_default"]) == ({"max_tokens": 1024}, 256)
     outcome = {
         "request_id": str(request_id),
         "attempt": 1,
@@ -176,6 +193,30 @@ def test_a_flush_that_is_sent_twice_keeps_one_file(service: Service, alice: byte
         assert (settled["kind"], settled["status"]) == ("settled", "completed")
     assert service.value("SELECT count(*) FROM binary_results") == 1
     assert_books_balance(service)
+
+
+@pytest.mark.usefixtures("models")
+def test_each_file_is_settled_by_itself(service: Service, server: ScriptedServer, alice: bytes) -> None:
+    """Others do not wait while megabytes are written."""
+    calls: list[int] = []
+
+    class Counting(Ledger):
+        def settle(self, outcomes: Sequence[Outcome], actor: str = "worker") -> list[Settled]:
+            calls.append(len(outcomes))
+            return super().settle(outcomes, actor)
+
+    server.replies(IMAGE, IMAGE, IMAGE)
+    ids = [service.submit(alice, "a", model="artist", image={}) for _ in range(3)]
+    worker = Worker(
+        ledger=Counting(service.database("worker")),
+        queue=service.queue,
+        backends={"openai": OpenAIBackend(str, 1000)},
+        settings=replace(SETTINGS, flush_seconds=0.5),
+        remaining_seconds=lambda: 30.0,
+    )
+    report = worker.work([Delivery(str(each), json.dumps({"request_id": str(each)})) for each in ids])
+    assert (calls, report.counts, report.failed_message_ids) == ([1, 1, 1], {"completed": 3}, [])
+    assert all(outcome.content is None for outcome, _ in report.settled.values())
 
 
 @pytest.mark.usefixtures("models")
@@ -206,6 +247,15 @@ def test_a_file_that_is_missing_or_left_over_is_a_violation(
     service.owner.execute("UPDATE binary_results SET request_id = %s", (UUID(int=1),))
     found = {(each["request_id"], each["expected"][:4]) for each in violations(service)}
     assert found == {(str(first), "file"), (str(second), "file"), (str(UUID(int=1)), "no f")}
+
+
+@pytest.mark.usefixtures("models")
+def test_a_file_is_no_result_by_itself(service: Service, server: ScriptedServer, alice: bytes) -> None:
+    server.replies(IMAGE)
+    request_id = draw(service, alice)
+    service.owner.execute("DELETE FROM results")
+    found = [(each["request_id"], each["expected"][:4]) for each in violations(service)]
+    assert sorted(found) == [(str(request_id), "no f"), (str(request_id), "resu")]
 
 
 # GET /results ---------------------------------------------------------------------------------------------------------
@@ -242,6 +292,9 @@ def test_a_file_whole_and_in_parts(service: Service, server: ScriptedServer, ali
         assert result(request_id, KEYED | {"range": several})[::2] == (200, PNG)
     assert result(request_id, KEYED | {"range": "bytes=0-1", "if-range": TAG})[0] == 206
     assert result(request_id, KEYED | {"range": "bytes=0-1", "if-range": '"another"'})[::2] == (200, PNG)
+    assert result(request_id, KEYED | {"range": "bytes=0-1", "if-match": TAG})[0] == 206
+    status, _, body = result(request_id, KEYED | {"range": "bytes=0-1", "if-match": '"another"'})
+    assert (status, json.loads(body)["code"]) == (412, "etag_differs")
     status, headers, body = result(request_id, KEYED | {"if-none-match": TAG, "range": "bytes=0-1"})
     assert (status, headers["ETag"], body) == (304, TAG, b"")
 
@@ -329,37 +382,6 @@ def test_what_generate_refuses(service: Service, deploy: Any, body: dict[str, An
 # /v1 ------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_for_openais_clients(api: Api, service: Service, alice: bytes) -> None:
-    reply = api.post("/v1/images/generations", {"model": "artist", "prompt": "a", "size": "512x512", "quality": "auto"})
-    assert reply.status == 200
-    assert base64.b64decode(reply.body["data"][0]["b64_json"]) == PNG
-    assert reply.body | {"created": 0, "data": []} == {
-        "created": 0,
-        "data": [],
-        "output_format": "png",
-        "size": "512x512",
-        "usage": {
-            "input_tokens": 7,
-            "input_tokens_details": {"text_tokens": 7, "image_tokens": 0},
-            "output_tokens": 3,
-            "total_tokens": 10,
-        },
-    }
-    assert "content" not in api.runs[0]
-    response = api.get(f"/v1/responses/resp_{reply.request_id.hex}").body
-    assert (response["status"], response["output"]) == ("completed", [])
-    assert_books_balance(service)
-
-
-def test_speech_for_openais_clients(api: Api, service: Service, alice: bytes) -> None:
-    body = {"model": "speaker", "input": "hello", "voice": "alloy", "response_format": "mp3", "stream_format": "audio"}
-    reply = api.post("/v1/audio/speech", body)
-    assert (reply.status, reply.headers["Content-Type"], reply.content) == (200, "audio/mpeg", MP3)
-    assert api.model.claims[0].input.speech is not None
-    assert api.model.claims[0].input.speech.to_json() == {"voice": "alloy", "response_format": "mp3"}
-    assert_books_balance(service)
-
-
 def test_a_file_of_4_mib_for_openais_clients(
     api: Api, service: Service, server: ScriptedServer, alice: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,37 +401,6 @@ def test_a_file_of_4_mib_for_openais_clients(
     assert (spoken.status, spoken.headers["Content-Type"]) == (200, "application/octet-stream")
     assert spoken.content == content
     assert_books_balance(service)
-
-
-@pytest.mark.parametrize(
-    ("path", "changes", "code", "param"),
-    [
-        ("images/generations", {"n": 2}, "unsupported_parameter", "n"),
-        ("images/generations", {"response_format": "url"}, "unsupported_parameter", "response_format"),
-        ("images/generations", {"stream": True}, "unsupported_parameter", "stream"),
-        ("images/generations", {"style": "vivid"}, "unsupported_parameter", "style"),
-        ("images/generations", {"moderation": "low"}, "unsupported_parameter", "moderation"),
-        ("images/generations", {"output_compression": 50}, "unsupported_parameter", "output_compression"),
-        ("images/generations", {"output_format": "gif"}, "invalid_value", "output_format"),
-        ("images/generations", {"prompt": ""}, "empty_string", "prompt"),
-        ("images/generations", {"no_such": 1}, "unknown_parameter", "no_such"),
-        ("audio/speech", {"stream_format": "sse"}, "unsupported_parameter", "stream_format"),
-        ("audio/speech", {"response_format": "midi"}, "invalid_value", "response_format"),
-        ("audio/speech", {"voice": None}, "missing_required_parameter", "voice"),
-        ("audio/speech", {"speed": 5}, "number_above_max_value", "speed"),
-        ("audio/speech", {"input": None}, "missing_required_parameter", "input"),
-    ],
-)
-def test_what_is_refused_by_name(
-    api: Api, service: Service, alice: bytes, path: str, changes: dict[str, Any], code: str, param: str
-) -> None:
-    bodies = {
-        "images/generations": {"model": "artist", "prompt": "a"},
-        "audio/speech": {"model": "speaker", "input": "a", "voice": "alloy"},
-    }
-    reply = api.post(f"/v1/{path}", bodies[path] | changes)
-    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, code, param)
-    assert service.value("SELECT count(*) FROM requests") == 0
 
 
 # Erasing --------------------------------------------------------------------------------------------------------------

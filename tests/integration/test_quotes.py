@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from sluice.api.native.bodies import GenerateRequest
 from sluice.api.native.submission import generate, quote
+from sluice.backends.protocol import ModelError
+from sluice.domain.documents import Input, Message, TextPart
 from sluice.domain.errors import SluiceError
-from sluice.domain.requests import Completion
+from sluice.domain.requests import Completion, Submission
 from sluice.services.quote import Quoter
 from tests.support.conformance import check_response
 from tests.support.ledger import assert_books_balance, wait_until_visible
@@ -111,25 +114,52 @@ def test_the_forecast_comes_from_answers_of_this_size(service: Service, alice: b
     for n in range(4):
         work(service, priced, service.submit(alice, f"hello {n}"))
     rollup(service)
-    assert ask(service, alice)["forecast"] is None
+    assert ask(service, alice, "hello x")["forecast"] is None
     work(service, priced, service.submit(alice, "hello 5"))
     rollup(service)
-    forecast = ask(service, alice)["forecast"]
+    forecast = ask(service, alice, "hello x")["forecast"]
     assert (forecast["completion_tokens"], forecast["basis"]) == (4, {"answers": 5, "own": True})
     assert forecast["cost"]["amount"] == str(forecast["prompt_tokens"] + 8)
     # Another size, another limit, another model, another user: nothing is known.
     assert ask(service, alice, "hello " * 100)["forecast"] is None
-    assert ask(service, alice, parameters={"max_tokens": 99})["forecast"] is None
-    assert ask(service, alice, model="other")["forecast"] is None
-    assert ask(service, service.add_user("bob", "sluice_" + "b" * 43))["forecast"] is None
+    assert ask(service, alice, "hello x", parameters={"max_tokens": 99})["forecast"] is None
+    assert ask(service, alice, "hello x", model="other")["forecast"] is None
+    assert ask(service, service.add_user("bob", "sluice_" + "b" * 43), "hello x")["forecast"] is None
 
 
-def test_enough_answers_of_others_will_do(service: Service, alice: bytes, priced: Models) -> None:
+def test_enough_answers_of_several_others_will_do(service: Service, alice: bytes, priced: Models) -> None:
+    carol, dave = (service.add_user(name, f"sluice_{name[0] * 43}") for name in ("carol", "dave"))
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
     for n in range(20):
         work(service, priced, service.submit(alice, f"hello {n}"))
+    work(service, priced, service.submit(carol, "hello y"))
     rollup(service)
-    forecast = ask(service, service.add_user("bob", "sluice_" + "b" * 43))["forecast"]
-    assert forecast["basis"] == {"answers": 20, "own": False}
+    # It would be what alice's answers are like.
+    assert ask(service, bob, "hello x")["forecast"] is None
+    work(service, priced, service.submit(dave, "hello z"))
+    rollup(service)
+    assert ask(service, bob, "hello x")["forecast"]["basis"] == {"answers": None, "own": False}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    messages=st.lists(st.integers(1, 12), min_size=5, max_size=8), repairs=st.integers(0, 3), length=st.integers(1, 99)
+)
+def test_a_forecast_is_never_above_its_bound(
+    service: Service, alice: bytes, priced: Models, messages: list[int], repairs: int, length: int
+) -> None:
+    """Whatever is in the conversations that it was made from."""
+    submitter = service.submitter()
+    for count in messages:
+        talk = Input(messages=tuple(Message(role="user", content=(TextPart(text="x"),)) for _ in range(count)))
+        priced.script("only", Completion.of_text("x", talk.byte_length + 10 + 2 * (count - 1), 16, "stop"))
+        work(service, priced, submitter.submit(alice, Submission(input=talk)).request_id)
+    rollup(service)
+    form = {"schema": {"type": "object"}, "repair_attempts": repairs} if repairs else {}
+    quoted = ask(service, alice, "y" * length, **form)
+    if quoted["forecast"] is not None:
+        assert quoted["forecast"]["prompt_tokens"] <= quoted["bound"]["prompt_tokens"]
+        assert Decimal(quoted["forecast"]["cost"]["amount"]) <= Decimal(quoted["bound"]["cost"]["amount"])
 
 
 def test_the_cache_is_in_the_quote(service: Service, alice: bytes, priced: Models) -> None:
@@ -153,10 +183,19 @@ def test_the_wait_is_estimated_from_the_users_own_requests(service: Service, ali
     assert quoted["wait_seconds"] >= 1
 
 
+def test_a_time_to_begin_is_a_wait(service: Service, alice: bytes, priced: Models) -> None:
+    begins = (datetime.now(UTC) + timedelta(minutes=50)).isoformat()
+    assert 2990 <= ask(service, alice, not_before=begins)["wait_seconds"] <= 3000
+    late = ask(service, alice, not_before="8998-01-01T00:00:00Z")
+    assert late["refusal"]["code"] == "lifetime_invalid"
+
+
 # Accepting with a limit -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("most", "is_accepted"), [("46.999", False), ("47", True), (47, True), ("0", False)])
+@pytest.mark.parametrize(
+    ("most", "is_accepted"), [("46.999", False), ("47", True), (47, True), ("0", False), (0.00005, False)]
+)
 def test_max_cost_refuses_what_may_cost_more(
     service: Service, alice: bytes, priced: Models, most: Any, is_accepted: bool
 ) -> None:
@@ -178,6 +217,18 @@ def test_max_cost_counts_fallbacks_and_repairs(
     service.act("model.fallback", model_id="only", fallbacks=["other"])
     assert ask(service, alice)["bound"]["cost"]["amount"] == str(15 + 9 * 16)
     assert Decimal(ask(service, alice, schema={"type": "object"})["bound"]["cost"]["amount"]) > 2 * (15 + 9 * 16)
+
+
+def test_a_quote_is_for_the_models_that_the_budget_allows(
+    service: Service, alice: bytes, priced: Models, admin: Callable[..., Any]
+) -> None:
+    admin("price.set", model_id="other", prompt="1000000", completion="9000000")
+    service.act("model.fallback", model_id="only", fallbacks=["other"])
+    admin("budget.set", user_id="alice", limits={"daily": "100"})
+    quoted = ask(service, alice)
+    assert (quoted["accepted"], quoted["models"], quoted["bound"]["cost"]["amount"]) == (True, ["only"], "47")
+    request_id = UUID(body_of(post(service, alice, max_cost="47"))["request_id"])
+    assert service.status(alice, request_id)["quote"]["models"] == ["only"]
 
 
 def test_a_model_without_a_price_cannot_be_bounded(service: Service, alice: bytes, models: Models) -> None:
@@ -232,6 +283,13 @@ def test_the_calibration_compares_every_answer_with_what_was_forecast_before_it(
             priced.script("only", Completion.of_text("x", 10, rng.randint(2, 6), "stop"))
             work(service, priced, service.submit(alice, f"hello {n}", max_cost="1000"))
         rollup(service)
+    # What took two attempts waited for its model, and not for its turn.
+    again = UUID(body_of(post(service, alice, max_cost="1000"))["request_id"])
+    priced.script("only", ModelError("model_unavailable"))
+    work(service, priced, again)
+    work(service, priced, again)
+    assert service.status(alice, again)["status"] == "completed"
+    rollup(service)
     (row,) = admin("stats.calibration")
     assert (row["model_id"], row["answers"], row["waits"], row["above_bound"]) == ("only", 20, 30, 0)
     assert 0 < row["error"] < 0.2

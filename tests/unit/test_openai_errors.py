@@ -16,6 +16,7 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "invalid_request_error",
+    412: "invalid_request_error",
     416: "invalid_request_error",
     500: "server_error",
     503: "server_error",

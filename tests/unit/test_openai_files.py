@@ -38,7 +38,7 @@ def audio(content: bytes = MP3, kind: str = "audio/mpeg", status: int = 200) -> 
 
 @pytest.fixture
 def image(server: ScriptedServer) -> Claim:
-    return claim(server, kind="image", parameters={"max_tokens": 1000})
+    return claim(server, kind="image", parameters={"max_tokens": 1000}, max_tokens_default=600)
 
 
 @pytest.fixture
@@ -181,14 +181,15 @@ def test_other_answers_are_bad_and_tell_their_tokens(
             None,
         ),
         ({"prompt_tokens": 9, "completion_tokens": 300}, (9, 300), None),
-        # No report: what the operator lets an image count, and a token for every four bytes.
-        (None, (6, 1000), None),
-        ({}, (6, 1000), None),
-        ({"input_tokens": 9}, (9, 1000), None),
+        # No report: what the operator has set for an image, and a token for every four bytes.
+        (None, (6, 600), None),
+        ({}, (6, 600), None),
+        ({"input_tokens": 9}, (9, 600), None),
         ({"output_tokens": 300}, (6, 300), None),
-        ({"total_tokens": 9}, (6, 1000), None),
+        ({"total_tokens": 9}, (6, 600), None),
         # One that cannot be true.
-        ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, (6, 1000), "estimated"),
+        ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, (6, 600), "estimated"),
+        ({"input_tokens": 9, "output_tokens": 1001}, (9, 1000), "implausible"),
         ({"input_tokens": 9, "output_tokens": 900_000_000}, (9, 1000), "implausible"),
     ],
 )
@@ -274,6 +275,15 @@ def test_what_is_no_audio_is_bad_and_costs_nothing(
     server.replies(audio(body, kind))
     error = failure(backend, speech)
     assert (error.code, error.prompt_tokens) == ("model_bad_response", None)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream", "audio/mpeg"])
+def test_an_error_is_no_recording_whatever_it_calls_itself(
+    server: ScriptedServer, backend: OpenAIBackend, speech: Claim, kind: str
+) -> None:
+    server.replies(audio(b'{"error": {"message": "out of memory", "code": 500}}', kind))
+    error = failure(backend, speech)
+    assert (error.code, error.prompt_tokens) == ("model_unavailable", None)
 
 
 def test_a_recording_that_is_too_long_to_be_read_is_charged(

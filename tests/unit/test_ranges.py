@@ -1,10 +1,10 @@
-"""Parts of answers: Range, If-Range and If-None-Match as in RFC 9110."""
+"""Parts of answers: Range, If-Range, If-Match and If-None-Match as in RFC 9110."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.api.ranges import Span, UnsatisfiableError, has_tag, is_current, wanted_span
+from sluice.api.ranges import Span, UnsatisfiableError, has_tag, is_current, may_have_tag, wanted_span
 
 TAG = f'"{"a" * 64}"'
 
@@ -91,6 +91,7 @@ def test_any_text_is_a_header(text: str) -> None:
         except UnsatisfiableError:
             continue
     assert has_tag(text, TAG) in (True, False)
+    assert may_have_tag(text, TAG) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,23 @@ def test_any_text_is_a_header(text: str) -> None:
 )
 def test_what_the_client_has_already(header: str | None, has: bool) -> None:
     assert has_tag(header, TAG) is has
+
+
+@pytest.mark.parametrize(
+    ("header", "may"),
+    [
+        (None, True),
+        ("*", True),
+        (TAG, True),
+        (f'"x", {TAG}', True),
+        (f'W/"x",{TAG}', True),
+        (f"W/{TAG}", False),
+        ('"x"', False),
+        (TAG.strip('"'), False),
+    ],
+)
+def test_what_the_client_has_a_part_of(header: str | None, may: bool) -> None:
+    assert may_have_tag(header, TAG) is may
 
 
 @pytest.mark.parametrize(

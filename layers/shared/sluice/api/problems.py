@@ -13,6 +13,7 @@ STATUSES: Final[dict[Kind, int]] = {
     Kind.FORBIDDEN: 403,
     Kind.NOT_FOUND: 404,
     Kind.CONFLICT: 409,
+    Kind.UNMET: 412,
     Kind.OUT_OF_RANGE: 416,
     Kind.INVALID: 422,
     Kind.EXHAUSTED: 429,

@@ -8,6 +8,7 @@ _RANGE: Final = re.compile(
     r"bytes[ \t]*=[ \t]*(?:(?P<first>\d+)-(?P<last>\d*)|-(?P<suffix>\d+))[ \t]*", re.ASCII | re.IGNORECASE
 )
 _TAG: Final = re.compile(r'(?:W/)?("[!#-~]*")', re.ASCII)
+_STRONG_TAG: Final = re.compile(r'(?:W/"[!#-~]*")|("[!#-~]*")', re.ASCII)
 # Longer than any answer; Python refuses to read numbers of thousands of digits.
 _DIGITS: Final = 15
 
@@ -53,6 +54,12 @@ def has_tag(header: str | None, tag: str) -> bool:
     """Whether If-None-Match names this entity tag, or any."""
     given = (header or "").strip()
     return given == "*" or tag in _TAG.findall(given)
+
+
+def may_have_tag(header: str | None, tag: str) -> bool:
+    """Whether If-Match names this entity tag, or any, or is not there; a weak tag is another (RFC 9110, 13.1.1)."""
+    given = (header or "*").strip()
+    return given == "*" or tag in _STRONG_TAG.findall(given)
 
 
 def is_current(if_range: str | None, tag: str) -> bool:

@@ -94,12 +94,12 @@ def _image(claim: Claim, document: dict[str, Any], report: TokenReport) -> Compl
 
 
 def _speech(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
+    # An error that calls itself a success, perhaps also audio.
+    if (found := error_inside(read_json(payload))) is not None:
+        raise reported_failure(found[0], headers, found[1])
     try:
         mime_type = audio_type(headers.get("Content-Type"), payload)
     except UnreadableError:
-        # A text: an error that calls itself a success, or the page of a proxy.
-        if (found := error_inside(read_json(payload))) is not None:
-            raise reported_failure(found[0], headers, found[1]) from None
         raise ModelError("model_bad_response") from None
     output = Output(items=(OutputFile.of(payload, mime_type),))
     return booked(claim, output, 0, speech_report(claim), payload)

@@ -65,8 +65,8 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     A part that is missing is what the total leaves for it. What the total has beyond the sum of the parts is counted
     too: servers that report reasoning or cached tokens beside the others do charge for them. No tokens at all for a
     text that is there are replaced by an estimate, and more than can be true by the share of the request's reservation.
-    A model of embeddings writes nothing: all of its tokens are the prompt's. An image for which no tokens are reported
-    counts what the operator lets one count.
+    A model of embeddings writes nothing: all of its tokens are the prompt's. An image never counts more than the
+    operator lets one count.
 
     Args:
         answer_bytes: length of all that the model wrote, reasoning included, in bytes of UTF-8; None: there is no
@@ -81,7 +81,8 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
     input_bytes, max_tokens = claim.input.byte_length, claim.parameters.get("max_tokens", answer_bytes or 0)
     prompt_share = claim.prompt_tokens_most
     most_prompt = prompt_share + ALLOWANCE_TOKENS
-    most_completion = max(max_tokens, answer_bytes or 0) + ALLOWANCE_TOKENS
+    # Models do not write much beyond max_tokens. Nobody tells one that draws how much an image may count.
+    most_completion = max_tokens if claim.kind == "image" else max(max_tokens, answer_bytes or 0) + ALLOWANCE_TOKENS
     flag: UsageFlag | None = (
         None if whole == (report.prompt, report.completion) and _adds_up(report) else "inconsistent"
     )
@@ -100,7 +101,7 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
         completion = max(1, min(_estimate(answer_bytes), max_tokens))
         flag = flag if flag == "implausible" else "estimated"
     if claim.kind == "image" and answer_bytes is not None and completion == 0:
-        completion, flag = max_tokens, flag if flag == "implausible" else "estimated"
+        completion, flag = _image_tokens(claim), flag if flag == "implausible" else "estimated"
     if prompt > most_prompt:
         prompt, flag = prompt_share, "implausible"
     if completion > most_completion:
@@ -114,20 +115,25 @@ def counted(report: TokenReport, claim: Claim, answer_bytes: int | None) -> Toke
 
 
 def image_report(report: TokenReport, claim: Claim) -> TokenReport:
-    """What a model that draws reported. A count that it did not report is for the image what the operator lets one
-    count, and for the prompt an estimate."""
+    """What a model that draws reported. A count that it did not report is for the image what the operator has set, and
+    for the prompt an estimate."""
     if _completed(report) is not None:
         return report
     estimated = min(_estimate(claim.input.byte_length), claim.prompt_tokens_most)
     return TokenReport(
         prompt=estimated if report.prompt is None else report.prompt,
-        completion=claim.parameters.get("max_tokens", 0) if report.completion is None else report.completion,
+        completion=_image_tokens(claim) if report.completion is None else report.completion,
     )
 
 
 def speech_report(claim: Claim) -> TokenReport:
     """What a model that speaks would report, if its API had reports: the characters of the text."""
     return TokenReport(prompt=len(claim.input.single_text or ""), completion=0)
+
+
+def _image_tokens(claim: Claim) -> int:
+    # The operator may have set less as the most since then.
+    return min(claim.max_tokens_default, int(claim.parameters.get("max_tokens", 0)))
 
 
 def _estimate(length: int) -> int:

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    UNMET = "unmet"
     OUT_OF_RANGE = "out_of_range"
     INVALID = "invalid"
     EXHAUSTED = "exhausted"
@@ -58,6 +59,7 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "month_closed": (Kind.CONFLICT, "The month is closed"),
     "model_unpriced": (Kind.CONFLICT, "The model has no price"),
     "budget_currency_differs": (Kind.CONFLICT, "The budget is in another currency"),
+    "etag_differs": (Kind.UNMET, "The result has another ETag"),
     "range_not_satisfiable": (Kind.OUT_OF_RANGE, "The result has no such part"),
     "invalid_input": (Kind.INVALID, "Invalid input"),
     "prompt_too_long": (Kind.INVALID, "Prompt too long"),

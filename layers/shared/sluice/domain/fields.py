@@ -98,9 +98,11 @@ def _day(value: Any) -> date:
 
 
 def _price(value: Any) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _PRICE.fullmatch(str(value)):
+    # Python writes small numbers of JSON as 5e-05.
+    text = format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _PRICE.fullmatch(text):
         raise ValueError('must be a decimal number like "0.035", with at most 10 digits on either side of the point')
-    return Decimal(str(value))
+    return Decimal(text)
 
 
 def id_of(text: str) -> UUID | None:

@@ -127,7 +127,8 @@ class Quotation:
 
     Attributes:
         outcome, detail: as in Admission; accepted: it would be.
-        quoted: tokens, cost and times, as quote_make() in the database has them; None: it can never be accepted.
+        quoted: tokens, cost and times, as quote_make() in the database has them; None: it is refused before they are
+            known.
     """
 
     outcome: str
@@ -203,6 +204,7 @@ class Claim:
         kind: what the model does.
         plan: what may be done beside calling the model; None: nothing.
         mapping: how a server of another form than OpenAI's is asked and read; see sluice.backends.mapping.
+        max_tokens_default: what an image counts if the model does not say so.
     """
 
     request_id: UUID
@@ -223,6 +225,7 @@ class Claim:
     kind: ModelKind = "chat"
     plan: Plan | None = None
     mapping: Mapping[str, Any] | None = None
+    max_tokens_default: int = 0
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:

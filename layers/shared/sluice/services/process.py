@@ -67,7 +67,7 @@ class BatchReport:
         finish_reasons: completed requests by why their models stopped; unknown: the model did not say.
         doubts: token reports that were doubted, by what was wrong.
         repairs: attempts that failed for a reason that the operator has to repair, by model and error code.
-        settled: outcomes with what the database made of them, by request.
+        settled: outcomes, without the bytes of files, with what the database made of them, by request.
     """
 
     failed_message_ids: list[str] = field(default_factory=list)
@@ -243,7 +243,16 @@ class Worker:
         )
 
     def _settle(self, outcomes: list[Outcome], report: BatchReport) -> list[Outcome]:
-        """Settle in one call; returns what could not be stored."""
+        """Settle in one call, and each file in one of its own; returns what could not be stored."""
+        # Some megabytes take a while, for which the users of all outcomes of a call are locked.
+        files = [[outcome] for outcome in outcomes if outcome.content is not None]
+        unsettled: list[Outcome] = []
+        for flush in ([outcome for outcome in outcomes if outcome.content is None], *files):
+            # The database may be away: the others are not tried before the next time.
+            unsettled += flush if unsettled else self._settle_flush(flush, report)
+        return unsettled
+
+    def _settle_flush(self, outcomes: list[Outcome], report: BatchReport) -> list[Outcome]:
         if not outcomes:
             return []
         try:
@@ -284,7 +293,11 @@ class Worker:
     def _settle_call(self, outcomes: Sequence[Outcome], report: BatchReport) -> None:
         settled = self._ledger.settle(outcomes)
         by_id = {one.request_id: one for one in settled if one.kind != "dispatch"}
-        report.settled |= {one.request_id: (one, by_id[one.request_id]) for one in outcomes if one.request_id in by_id}
+        report.settled |= {
+            one.request_id: (replace(one, content=None), by_id[one.request_id])
+            for one in outcomes
+            if one.request_id in by_id
+        }
         answered = {one.request_id for one in settled if (one.kind, one.status) == ("settled", "completed")}
         report.finish_reasons.update(
             one.output.finish_reason or "unknown" for one in outcomes if one.output and one.request_id in answered

@@ -34,7 +34,7 @@ class Quoter:
         """What would become of a submission, which is not accepted.
 
         Raises:
-            SluiceError: it could never be accepted as it is; database_unavailable.
+            SluiceError: it is refused before it is known what it would use; database_unavailable.
         """
         check_submission(submission, self.limits)
         asked = replace(submission, idempotency_key=None, repeat=None)

@@ -65,7 +65,7 @@ def reading_routes(*, reader: Callable[[], Reader]) -> APIGatewayHttpRouter:
     def _result(request_id: str) -> Response[Any]:
         event = router.current_event
         key_hash, _ = caller_key(event), read_query(event, Nothing)
-        asked = {name: event.headers.get(name) for name in ("range", "if-range", "if-none-match")}
+        asked = {name: event.headers.get(name) for name in ("range", "if-range", "if-match", "if-none-match")}
         return get_result(reader(), key_hash, id_of(request_id), asked)
 
     @router.get("/requests")

@@ -9,7 +9,7 @@ from uuid import UUID
 from aws_lambda_powertools.event_handler import Response
 
 from sluice.api.exchange import HEADERS
-from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, wanted_span
+from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, may_have_tag, wanted_span
 from sluice.domain.errors import SluiceError
 from sluice.domain.files import FILE_TYPES, safe_type
 from sluice.domain.requests import StoredResult
@@ -29,10 +29,10 @@ def get_result(
     """The answer of one request of the caller by itself.
 
     Args:
-        asked: the headers Range, If-Range and If-None-Match, by their names in lower case.
+        asked: the headers Range, If-Range, If-Match and If-None-Match, by their names in lower case.
 
     Raises:
-        SluiceError: range_not_satisfiable; as Reader.result().
+        SluiceError: etag_differs, range_not_satisfiable; as Reader.result().
     """
     found = reader.result(key_hash, request_id)
     content, kind = content_of(found)
@@ -43,6 +43,10 @@ def get_result(
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{found.request_id}.{_EXTENSIONS[kind]}"',
     }
+    if not may_have_tag(asked.get("if-match"), tag):
+        raise SluiceError(
+            "etag_differs", f"The result has the ETag {tag}, which If-Match does not name: fetch it anew."
+        )
     if has_tag(asked.get("if-none-match"), tag):
         return Response(304, None, "", headers)
     try:

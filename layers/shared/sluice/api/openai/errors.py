@@ -23,6 +23,7 @@ _STATUSES: Final[dict[Kind, tuple[int, str]]] = {
     Kind.MALFORMED: (400, "invalid_request_error"),
     Kind.INVALID: (400, "invalid_request_error"),
     Kind.CONFLICT: (400, "invalid_request_error"),
+    Kind.UNMET: (412, "invalid_request_error"),
     Kind.OUT_OF_RANGE: (416, "invalid_request_error"),
     Kind.UNAUTHENTICATED: (401, "authentication_error"),
     Kind.FORBIDDEN: (403, "permission_error"),

@@ -231,7 +231,7 @@ def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     submission = body.submission(earlier, referred_items(find), is_counted=True)
     asked = submission.input
-    offer = _offer(services.reader().models(key_hash), body.model)
+    offer = _offer(services.reader().models(key_hash), submission.model)
     if offer.kind != "chat":
         raise SluiceError("model_kind_differs", "This model does not answer conversations.")
     if asked.image_count and offer.image_tokens is None:

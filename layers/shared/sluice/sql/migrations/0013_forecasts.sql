@@ -7,7 +7,7 @@ CREATE TABLE answer_sizes (
     answer_size       smallint     NOT NULL,
     user_id           varchar(255) NOT NULL REFERENCES users,
     answers           bigint       NOT NULL,
-    prompt_estimate   bigint       NOT NULL,
+    prompt_most       bigint       NOT NULL,
     prompt_tokens     bigint       NOT NULL,
     completion_tokens bigint       NOT NULL,
     PRIMARY KEY (model_id, prompt_size, answer_size, user_id)
@@ -15,9 +15,9 @@ CREATE TABLE answer_sizes (
 COMMENT ON TABLE answer_sizes IS
     'Sums over the answers of a model to requests of one size: what a forecast for a request of that size is made of.';
 COMMENT ON COLUMN answer_sizes.prompt_size IS
-    'Logarithm to base 2 of the estimate of the prompt''s tokens, rounded down.';
+    'Logarithm to base 2 of the share of the prompt in the reservation, rounded down.';
 COMMENT ON COLUMN answer_sizes.answer_size IS 'The same of max_tokens; -1: none, as of embeddings.';
-COMMENT ON COLUMN answer_sizes.prompt_estimate IS 'The sum of the estimates, see prompt_estimate().';
+COMMENT ON COLUMN answer_sizes.prompt_most IS 'The sum of these shares.';
 
 CREATE TABLE forecast_stats (
     day              date         NOT NULL,
@@ -39,4 +39,6 @@ COMMENT ON TABLE forecast_stats IS
 COMMENT ON COLUMN forecast_stats.error_tokens IS 'The sum of the differences, each without its sign.';
 COMMENT ON COLUMN forecast_stats.above_bound IS 'Answers with more tokens than were reserved for them.';
 
-INSERT INTO rollup_watermarks (task) VALUES ('forecasts');
+-- Older answers are not read: they may be many.
+INSERT INTO rollup_watermarks (task, xact_id)
+SELECT 'forecasts', w.xact_id FROM rollup_watermarks w WHERE w.task = 'stats';

@@ -13,5 +13,7 @@ COMMENT ON COLUMN models.kind IS
     'speech: it reads a text aloud.';
 COMMENT ON COLUMN models.max_tokens_default IS
     'What a request may write if it does not say so; of kind image, what an image counts if the model does not say so.';
+COMMENT ON COLUMN models.max_tokens_limit IS
+    'The most that a request may write; of kind image, what an image reserves and counts at most.';
 COMMENT ON TABLE binary_results IS
     'The bytes of answers that are files. Each has a row in results too, with the same id, which describes it.';

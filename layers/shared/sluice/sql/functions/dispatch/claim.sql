@@ -4,7 +4,7 @@ CALL define_type('claim', $$
     request_id uuid, attempt smallint, user_id text, model_id text, input jsonb, parameters jsonb,
     backend text, backend_model text, endpoint text, secret_arn text, timeout_seconds integer,
     overhead_tokens integer, last_error text, item_tokens integer, image_tokens integer, kind text, plan jsonb,
-    mapping jsonb
+    mapping jsonb, max_tokens_default integer
 $$);
 CALL define_type('claimed_request', $$
     request_id uuid, attempt smallint, status_before text, user_id text, last_error text
@@ -48,7 +48,7 @@ BEGIN
                m.overhead_tokens, r.last_error, m.item_tokens, m.image_tokens, m.kind::text,
                CASE WHEN failing OR p.handling IS NOT NULL
                     THEN claim_plan(r.request_id, r.model_id, p.handling, r.last_error, probes) END,
-               m.mapping
+               m.mapping, m.max_tokens_default
         FROM started r
         CROSS JOIN LATERAL question_find(r.request_id) AS p
         JOIN models m ON m.model_id = r.model_id

@@ -133,7 +133,6 @@ BEGIN
         WHERE r.status = 'completed'
           AND NOT EXISTS (SELECT FROM results s
                           WHERE s.result_id = r.result_id AND s.request_id = coalesce(r.cached_from, r.request_id))
-          AND NOT EXISTS (SELECT FROM binary_results b WHERE b.result_id = r.result_id AND b.request_id = r.request_id)
         UNION ALL
         SELECT r.user_id::text, s.request_id, NULL::text, coalesce('result ' || r.result_id, 'no result'),
                'result ' || s.result_id

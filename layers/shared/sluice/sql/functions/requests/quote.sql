@@ -1,30 +1,31 @@
 -- Quotes: what a request would use and cost, whether it would be accepted, and when it would be answered. Nothing is
--- written, and the checks are those of request_admit itself.
+-- accepted, and the checks are those of request_admit itself.
 
 -- What a submission that could be accepted would be. It is computed in the middle of request_admit.
 CREATE OR REPLACE FUNCTION quote_make(
-    plan quota_plans, m models, p_model_ids text[], p_reserved integer, p_completions integer, p_max_tokens integer,
-    p_bytes integer, p_look cache_look_up
+    plan quota_plans, m models, p_model_ids text[], p_reserved integer, p_max_tokens integer, p_repairs integer,
+    p_not_before timestamptz, p_look cache_look_up
 )
     RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    day      date := utc_today();
-    list     text := billing_list(plan.user_id, day);
-    is_hit   boolean := coalesce(p_look.said = 'hit', false);
-    estimate integer := greatest((p_bytes + 3) / 4 + m.overhead_tokens, 1);
-    forecast answer_forecast;
-    wait     record;
+    day         date := utc_today();
+    list        text := billing_list(plan.user_id, day);
+    is_hit      boolean := coalesce(p_look.said = 'hit', false);
+    completions integer := CASE WHEN is_hit THEN 0 ELSE p_max_tokens * (1 + p_repairs) END;
+    forecast    answer_forecast;
+    wait        record;
 BEGIN
-    forecast := answer_forecast(plan.user_id, m.model_id, estimate, p_max_tokens);
-    SELECT * INTO wait FROM quote_wait(plan, p_look.leader_id IS NOT NULL);
+    forecast := answer_forecast(plan.user_id, m.model_id, prompt_most(m, p_reserved, p_max_tokens, p_repairs),
+                                p_max_tokens);
+    SELECT * INTO wait FROM quote_wait(plan, p_look.leader_id IS NOT NULL, p_not_before);
     RETURN jsonb_build_object(
         'model', m.model_id, 'models', p_model_ids, 'price_list', list, 'currency', list_currency(list),
         'bound', jsonb_build_object(
-            'prompt_tokens', p_reserved - p_completions, 'completion_tokens', p_completions,
+            'prompt_tokens', p_reserved - completions, 'completion_tokens', completions,
             'amount', trim_scale(CASE
                 WHEN is_hit THEN tokens_cost(list, m.model_id, day, 0, 0, 0, 0, 1)
-                ELSE models_cost_most(list, p_model_ids, day, p_reserved - p_completions, p_completions) END)::text),
+                ELSE models_cost_most(list, p_model_ids, day, p_reserved - completions, completions) END)::text),
         'forecast', CASE
             WHEN is_hit OR p_look.leader_id IS NOT NULL THEN jsonb_build_object(
                 'prompt_tokens', 0, 'completion_tokens', 0,
@@ -34,7 +35,8 @@ BEGIN
                 'prompt_tokens', forecast.prompt_tokens, 'completion_tokens', forecast.completion_tokens,
                 'amount', trim_scale(tokens_cost(list, m.model_id, day, forecast.prompt_tokens,
                                                  forecast.completion_tokens, 0, 0, 0))::text,
-                'answers', forecast.answers, 'is_own', forecast.is_own) END,
+                -- How much others ask is nobody's business.
+                'answers', CASE WHEN forecast.is_own THEN forecast.answers END, 'is_own', forecast.is_own) END,
         'cache', p_look.said,
         'wait_seconds', CASE WHEN is_hit THEN 0 ELSE wait.seconds END,
         'wait_basis', CASE WHEN NOT is_hit THEN wait.basis END,
@@ -43,10 +45,13 @@ END $$;
 
 -- How long a request of the user would wait to be started: not at all if the dispatch window has room and nothing waits
 -- before it, otherwise at the rate at which the user's requests end. NULL: it is not known. p_follows: it would wait
--- for an equal one.
-CREATE OR REPLACE FUNCTION quote_wait(plan quota_plans, p_follows boolean, OUT seconds integer, OUT basis jsonb)
+-- for an equal one. p_not_before: it waits until then in any case.
+CREATE OR REPLACE FUNCTION quote_wait(
+    plan quota_plans, p_follows boolean, p_not_before timestamptz, OUT seconds integer, OUT basis jsonb
+)
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
+    pause   integer := least(greatest(ceil(extract(epoch FROM p_not_before - clock_now())), 0), 2147483647);
     counted record;
     lately  record;
 BEGIN
@@ -55,12 +60,12 @@ BEGIN
                                   AND coalesce(i.not_before, '-infinity') <= clock_now()) AS waiting
     INTO counted FROM inflight i WHERE i.user_id = plan.user_id;
     IF p_follows OR counted.waiting = 0 AND counted.dispatched < plan.dispatch_window THEN
-        seconds := 0;
+        seconds := pause;
         RETURN;
     END IF;
     lately := requests_ended_lately(plan.user_id);
     IF lately.ended > 0 THEN
-        seconds := ceil((counted.waiting + 1) * lately.seconds / lately.ended);
+        seconds := greatest(ceil((counted.waiting + 1) * lately.seconds / lately.ended), pause);
         basis := jsonb_build_object('position', counted.waiting + 1, 'answered', lately.ended,
                                     'seconds', ceil(lately.seconds));
     END IF;
@@ -89,4 +94,4 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION request_quote(bytea, jsonb) IS
     'What would become of a submission: outcome and detail as request_submit would answer now, with nothing accepted. '
-    'quoted: NULL if it can never be accepted as it is.';
+    'quoted: NULL if it is refused before it is known what it would use: no such key, no such model, and the like.';

@@ -144,10 +144,10 @@ BEGIN
         RETURN result;
     END IF;
 
-    -- Of an image, what the operator lets it count; a client cannot ask for more or less.
+    -- Of an image, the most that the operator lets it count; a client cannot ask for more or less.
     completion := CASE m.kind WHEN 'chat' THEN
         coalesce((p_submission #>> '{parameters,max_tokens}')::integer, m.max_tokens_default)
-        WHEN 'image' THEN m.max_tokens_default ELSE 0 END;
+        WHEN 'image' THEN m.max_tokens_limit ELSE 0 END;
     IF completion > m.max_tokens_limit THEN
         result.outcome := 'max_tokens_exceeded';
         result.detail := jsonb_build_object('max_tokens_limit', m.max_tokens_limit);
@@ -208,7 +208,8 @@ BEGIN
     END IF;
 
     IF p_submission ?| '{quote,max_cost}' THEN
-        result.quoted := quote_make(plan, m, model_ids, reserved, completions, completion, bytes, look);
+        result.quoted := quote_make(plan, m, model_ids, reserved, completion, repairs,
+                                    (p_submission->>'not_before')::timestamptz, look);
     END IF;
 
     result.request_id := request_id_now();
@@ -252,6 +253,27 @@ BEGIN
         RETURN result;
     END IF;
 
+    IF plan.has_budgets THEN
+        LOOP
+            budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions,
+                                   is_hit::integer);
+            EXIT WHEN budget.refusal IS NULL OR cardinality(model_ids) = 1;
+            -- Perhaps there is room without the fallbacks.
+            model_ids := trim_array(model_ids, 1);
+            SELECT max(tokens_most(t, p_submission->'input', completion, repairs)) INTO reserved
+            FROM models t WHERE t.model_id = ANY (model_ids);
+        END LOOP;
+        IF budget.refusal IS NOT NULL THEN
+            result.outcome := budget.refusal;
+            result.detail := budget.detail;
+            RETURN result;
+        END IF;
+        IF result.quoted IS NOT NULL AND cardinality(model_ids) < jsonb_array_length(result.quoted->'models') THEN
+            result.quoted := quote_make(plan, m, model_ids, reserved, completion, repairs,
+                                        (p_submission->>'not_before')::timestamptz, look);
+        END IF;
+    END IF;
+
     IF p_submission ? 'max_cost' THEN
         IF result.quoted #>> '{bound,amount}' IS NULL THEN
             result.outcome := 'model_unpriced';
@@ -262,21 +284,6 @@ BEGIN
             result.detail := jsonb_build_object(
                 'max_cost', p_submission->>'max_cost', 'amount_needed', result.quoted #>> '{bound,amount}',
                 'currency', result.quoted->>'currency');
-            RETURN result;
-        END IF;
-    END IF;
-
-    IF plan.has_budgets THEN
-        LOOP
-            budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions,
-                                   is_hit::integer);
-            EXIT WHEN budget.refusal IS NULL OR cardinality(model_ids) = 1;
-            -- Perhaps there is room without the fallbacks.
-            model_ids := trim_array(model_ids, 1);
-        END LOOP;
-        IF budget.refusal IS NOT NULL THEN
-            result.outcome := budget.refusal;
-            result.detail := budget.detail;
             RETURN result;
         END IF;
     END IF;
@@ -400,6 +407,13 @@ CREATE OR REPLACE FUNCTION tokens_most(m models, p_input jsonb, p_max_tokens int
             FROM (SELECT input_bytes(p_input)::bigint + m.overhead_tokens
                          + input_extra_items(p_input)::bigint * m.item_tokens
                          + input_image_count(p_input)::bigint * coalesce(m.image_tokens, 0) AS prompt) AS c);
+
+-- The reverse: the most tokens that the prompt of a request can have which has reserved so many.
+CREATE OR REPLACE FUNCTION prompt_most(m models, p_reserved integer, p_max_tokens integer, p_repairs integer)
+    RETURNS integer
+    LANGUAGE sql STABLE
+    RETURN greatest((p_reserved - p_repairs * (p_max_tokens + repair_bytes() + 2 * m.item_tokens)) / (1 + p_repairs)
+                    - p_max_tokens, 0);
 
 -- Ends a request, as it is accepted, with an answer from the cache.
 CREATE OR REPLACE FUNCTION answer_again(

@@ -1,19 +1,14 @@
 -- Forecasts: how many tokens a request will probably use, from the answers of its model to requests of its size.
 
--- The estimate of a prompt's tokens: four bytes each, and what the template adds. p_estimated_tokens: that of the
--- request, which has the whole completion in it.
-CREATE OR REPLACE FUNCTION prompt_estimate(p_estimated_tokens integer, p_max_tokens integer) RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN greatest(p_estimated_tokens - coalesce(p_max_tokens, 0), 1);
-
 CREATE OR REPLACE FUNCTION size_of(p_tokens integer) RETURNS smallint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN p_tokens > 0 THEN floor(log(2, p_tokens::numeric))::smallint ELSE -1::smallint END;
 
--- So many answers of the user, or else of all users, a forecast needs.
-CREATE OR REPLACE FUNCTION forecast_rules(OUT own bigint, OUT everybodys bigint)
+-- So many answers of the user, or else of all users, a forecast needs. Those of so many users: a mean of one or two of
+-- them would tell what theirs are like.
+CREATE OR REPLACE FUNCTION forecast_rules(OUT own bigint, OUT everybodys bigint, OUT users bigint)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT 5::bigint, 20::bigint;
+    SELECT 5::bigint, 20::bigint, 3::bigint;
 $$;
 
 CALL define_type('answer_forecast', $$
@@ -22,34 +17,38 @@ $$);
 
 -- NULL in all fields: too few answers are known.
 CREATE OR REPLACE FUNCTION answer_forecast(
-    p_user_id text, p_model_id text, p_prompt_estimate integer, p_max_tokens integer
+    p_user_id text, p_model_id text, p_prompt_most integer, p_max_tokens integer
 )
     RETURNS answer_forecast
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     rules  record := forecast_rules();
     known  record;
+    is_enough boolean;
     result answer_forecast;
 BEGIN
     FOREACH result.is_own IN ARRAY ARRAY[true, false] LOOP
-        SELECT sum(s.answers)::bigint AS answers, sum(s.prompt_estimate) AS estimate, sum(s.prompt_tokens) AS prompt,
-               sum(s.completion_tokens) AS completion
+        SELECT sum(s.answers)::bigint AS answers, count(*) AS users, sum(s.prompt_most) AS most,
+               sum(s.prompt_tokens) AS prompt, sum(s.completion_tokens) AS completion
         INTO known
         FROM answer_sizes s
-        WHERE s.model_id = p_model_id AND s.prompt_size = size_of(p_prompt_estimate)
+        WHERE s.model_id = p_model_id AND s.prompt_size = size_of(p_prompt_most)
           AND s.answer_size = size_of(p_max_tokens) AND (s.user_id = p_user_id OR NOT result.is_own);
-        EXIT WHEN known.answers >= CASE WHEN result.is_own THEN rules.own ELSE rules.everybodys END;
+        is_enough := CASE WHEN result.is_own THEN known.answers >= rules.own
+                          ELSE known.answers >= rules.everybodys AND known.users >= rules.users END;
+        EXIT WHEN is_enough;
     END LOOP;
-    IF (known.answers >= CASE WHEN result.is_own THEN rules.own ELSE rules.everybodys END) IS NOT TRUE THEN
+    IF is_enough IS NOT TRUE THEN
         RETURN NULL;
     END IF;
     result.answers := known.answers;
-    result.prompt_tokens := round(p_prompt_estimate * known.prompt / known.estimate);
+    -- Models have reported more than can be true.
+    result.prompt_tokens := least(round(p_prompt_most * known.prompt / nullif(known.most, 0)), p_prompt_most);
     result.completion_tokens := least(round(known.completion / known.answers), p_max_tokens);
     RETURN result;
 END $$;
 COMMENT ON FUNCTION answer_forecast(text, text, integer, integer) IS
-    'answers: how many it is made from; is_own: they are the user''s own.';
+    'p_prompt_most: see prompt_most(). answers: how many it is made from; is_own: they are the user''s own.';
 
 -- Compares what is new in the audit log with what was forecast from all before it, and then learns from it. Only
 -- requests that their own model answered with its first call.
@@ -60,21 +59,23 @@ DECLARE
 BEGIN
     span := rollup_advance('forecasts');
     WITH answered AS MATERIALIZED (
-        SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, m.max_tokens,
-               prompt_estimate(r.estimated_tokens, m.max_tokens) AS estimate, r.prompt_tokens, r.completion_tokens,
+        SELECT r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date AS day, w.max_tokens,
+               prompt_most(m, r.reserved_tokens, w.max_tokens, request_repairs(p.handling)) AS prompt_most,
+               r.prompt_tokens, r.completion_tokens,
                r.total_tokens, r.total_tokens > r.reserved_tokens AS is_above,
                (p.handling #>> '{quote,wait_seconds}')::numeric * 1000 AS forecast_wait,
                greatest(extract(epoch FROM r.started_at - r.created_at), 0) * 1000 AS actual_wait
         FROM audit_log a
         JOIN requests_all r ON r.request_id = a.request_id
         JOIN prompts p ON p.request_id = a.request_id
-        CROSS JOIN LATERAL (SELECT coalesce((p.parameters->>'max_tokens')::integer, 0) AS max_tokens) AS m
+        JOIN models m ON m.model_id = r.model_id
+        CROSS JOIN LATERAL (SELECT coalesce((p.parameters->>'max_tokens')::integer, 0) AS max_tokens) AS w
         WHERE a.xact_id >= span.low AND a.xact_id < span.high AND a.action = 'request.completed'
-          AND r.status = 'completed' AND r.charges IS NULL AND r.prompt_tokens IS NOT NULL
+          AND r.status = 'completed' AND r.attempts = 1 AND r.charges IS NULL AND r.prompt_tokens IS NOT NULL
     ), compared AS (
         SELECT n.*, f.prompt_tokens + f.completion_tokens AS forecast
         FROM answered n
-        LEFT JOIN LATERAL answer_forecast(n.user_id, n.model_id, n.estimate, n.max_tokens) AS f ON true
+        LEFT JOIN LATERAL answer_forecast(n.user_id, n.model_id, n.prompt_most, n.max_tokens) AS f ON true
     ), judged AS (
         INSERT INTO forecast_stats AS s
             (day, model_id, answers, forecast_tokens, actual_tokens, error_tokens, above_bound, waits,
@@ -96,13 +97,13 @@ BEGIN
             error_wait_ms = s.error_wait_ms + EXCLUDED.error_wait_ms
     )
     INSERT INTO answer_sizes AS s
-        (model_id, prompt_size, answer_size, user_id, answers, prompt_estimate, prompt_tokens, completion_tokens)
-    SELECT c.model_id, size_of(c.estimate), size_of(c.max_tokens), c.user_id, count(*), sum(c.estimate),
+        (model_id, prompt_size, answer_size, user_id, answers, prompt_most, prompt_tokens, completion_tokens)
+    SELECT c.model_id, size_of(c.prompt_most), size_of(c.max_tokens), c.user_id, count(*), sum(c.prompt_most),
            sum(c.prompt_tokens), sum(c.completion_tokens)
     FROM compared c
     GROUP BY 1, 2, 3, 4
     ON CONFLICT (model_id, prompt_size, answer_size, user_id) DO UPDATE SET
-        answers = s.answers + EXCLUDED.answers, prompt_estimate = s.prompt_estimate + EXCLUDED.prompt_estimate,
+        answers = s.answers + EXCLUDED.answers, prompt_most = s.prompt_most + EXCLUDED.prompt_most,
         prompt_tokens = s.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = s.completion_tokens + EXCLUDED.completion_tokens;
 END $$;
