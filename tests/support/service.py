@@ -158,19 +158,21 @@ class Service:
 
     def submit(self, key_hash: bytes, prompt: str = "hello", **given: Any) -> UUID:
         """A request that must be accepted."""
-        return self.submitter().submit(key_hash, GenerateRequest(prompt=prompt, **given).submission()).request_id
+        submitter = self.submitter(self.kept("submit"))
+        return submitter.submit(key_hash, GenerateRequest(prompt=prompt, **given).submission()).request_id
 
     def ledger(self, role: str) -> Ledger:
         """The ledger as a function sees it."""
         return Ledger(self.database(role))
 
     def submitter(self, database: Database | None = None, limits: RequestLimits = LIMITS) -> Submitter:
-        return Submitter(ledger=Ledger(database or self.kept("submit")), queue=self.queue, limits=limits)
+        return Submitter(ledger=Ledger(database or self.database("submit")), queue=self.queue, limits=limits)
 
     def canceller(self, database: Database | None = None) -> Canceller:
-        return Canceller(ledger=Ledger(database or self.kept("submit")), queue=self.queue)
+        return Canceller(ledger=Ledger(database or self.database("submit")), queue=self.queue)
 
     def reader(self) -> Reader:
+        """That of this thread."""
         return Reader(ledger=Ledger(self.kept("status")))
 
     def status(self, key_hash: bytes, request_id: UUID | str) -> dict[str, Any]:
