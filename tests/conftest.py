@@ -6,6 +6,7 @@ SLUICE_TEST_DSN names another server instead (PostgreSQL 18 with pg_stat_stateme
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -104,16 +105,28 @@ def empty_dsn(server_dsn: str, create_database: Callable[..., str]) -> str:
     return with_schema(server_dsn, create_database())
 
 
+@pytest.fixture(scope="session")
+def copied_database(
+    server_dsn: str, create_database: Callable[..., str], template_database: str
+) -> Callable[[], AbstractContextManager[str]]:
+    """Makes databases with the schema and only the shipped rows, which are dropped before all of it is written."""
+
+    @contextmanager
+    def copied() -> Iterator[str]:
+        name = create_database(template_database)
+        with open_database(server_dsn, "postgres") as admin:
+            # They belong to one database and are not copied.
+            for each in admin.execute(_ROLE_SETTINGS, [template_database]).fetchall():
+                admin.execute(f'ALTER ROLE {each["role"]} IN DATABASE "{name}" SET {each["name"]} TO {each["value"]}')
+        yield with_schema(server_dsn, name)
+        with open_database(server_dsn, "postgres") as admin:
+            admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    return copied
+
+
 @pytest.fixture
-def dsn(server_dsn: str, create_database: Callable[..., str], template_database: str) -> Iterator[str]:
-    """A database with the schema and only the shipped rows, as its owner. It is dropped before all of it is written."""
-    name = create_database(template_database)
-    with open_database(server_dsn, "postgres") as admin:
-        # They belong to one database and are not copied.
-        for setting in admin.execute(_ROLE_SETTINGS, [template_database]).fetchall():
-            admin.execute(
-                f'ALTER ROLE {setting["role"]} IN DATABASE "{name}" SET {setting["name"]} TO {setting["value"]}'
-            )
-    yield with_schema(server_dsn, name)
-    with open_database(server_dsn, "postgres") as admin:
-        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+def dsn(copied_database: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+    """A database of the test, as its owner."""
+    with copied_database() as made:
+        yield made
