@@ -1,7 +1,7 @@
 """How good quotes are: real prompts to the local stack's real model, each quoted first and compared with what it used.
 
-The prompts are paragraphs of this project's own documentation and code, with questions about them. Half of the requests
-come before the first rollup, and so before the first forecast.
+The prompts are paragraphs of this project's own documentation and code, with questions about them. A quarter of the
+requests come before the first rollup, and so before the first forecast.
 
     PYTHONPATH=layers/shared python -m benchmarks.quotes [--prompts 500]
 """
