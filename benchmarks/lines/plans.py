@@ -22,7 +22,7 @@ from benchmarks.sides import SluiceSide
 
 FINDERS: Final = "finders"
 _WAYS: Final = {
-    FINDERS: "SELECT metadata_find(uuidv7()), result_find(uuidv7())",
+    FINDERS: "SELECT extras_find(uuidv7()), result_find(uuidv7())",
     "planned each time": "SELECT look_up_planned(uuidv7())",
     "one cached plan": "SELECT look_up_cached(uuidv7())",
 }
@@ -78,7 +78,7 @@ def _rate(address: Address, statement: str, connections: int) -> float:
         done = subprocess.run(
             [*command, "--time=1", address.url("sluice")],
             env=os.environ | {"PGOPTIONS": "-c jit=off"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         )

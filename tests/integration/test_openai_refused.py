@@ -13,7 +13,7 @@ from sluice.domain.keys import digest
 from sluice.domain.requests import Claim, RequestLimits, Submission
 from tests.support.inputs import INPUTS
 from tests.support.ledger import assert_books_balance
-from tests.support.openai_api import MINIMAL, Api, keyed
+from tests.support.openai_api import ARTIST, MINIMAL, Api, keyed
 from tests.support.service import LIMITS, Service, completed, submission
 
 CLEAN = """
@@ -43,6 +43,8 @@ def test_a_quota_is_429(
     api: Api, service: Service, alice: bytes, path: str, limits: dict[str, Any], code: str, is_retried: bool
 ) -> None:
     service.act("quota.set", user_id="alice", limits=limits)
+    # An image reserves all that its model may count: as much as the other paths' requests, so that 900 tokens hold one.
+    service.act("model.set", **ARTIST, max_tokens_limit=512)
     api.model.tokens = (500, 80)
     body = MINIMAL[path] | ({"input": "x" * 400} if path in ("/v1/embeddings", "/v1/audio/speech") else {})
     if is_retried or "monthly" in limits:
