@@ -63,9 +63,9 @@ def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def _memory_folder() -> Iterator[Path | None]:
-    """A folder in memory, where the system has one with room: there a copy of a database takes 12 ms. On ext4 it takes up
-    to 500, since a file that is made passes over the inodes of those just deleted, one by one."""
-    memory = Path("/dev/shm")  # noqa: S108  (the folder in it has a random name)
+    """A folder in memory, where the system has one with room. On ext4, where databases are made and dropped all the time,
+    each file that is made has to pass over the inodes of those just deleted, which is most of what an empty test takes."""
+    memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK | os.X_OK) or shutil.disk_usage(memory).free < _MEMORY_BYTES:
         yield None
         return
