@@ -21,6 +21,7 @@ from sluice.db.connection import Database, connect
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
+from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.services.access import UnknownKeys
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
     from sluice.services.tasks.run import TasksEvent
+    from sluice.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,12 @@ logger = logging.getLogger(__name__)
 ROLLUP_SECONDS: Final = 310
 # A rotated credential is used within this time.
 _SECRET_SECONDS: Final = 300
+# Writing an object is safe to repeat, and takes as long as it is large.
+_STORAGE: Final = {
+    "connect_timeout": 2,
+    "read_timeout": 30,
+    "retries": {"total_max_attempts": 3, "mode": "standard"},
+}
 
 
 @cache
@@ -126,11 +134,12 @@ def reader() -> "Reader":
     """Reads for clients."""
     from sluice.services.read import Reader
 
-    return Reader(ledger=ledger())
+    return Reader(ledger=ledger(), storage=storage if settings().storage_bucket else None)
 
 
 def worker(remaining_seconds: Callable[[], float]) -> "Worker":
     """Works on the batch of one invocation, which has so much time left."""
+    from sluice.services.keeping import Keeper
     from sluice.services.process import Worker, WorkerSettings
 
     current = settings()
@@ -138,6 +147,7 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ledger=ledger(),
         queue=queue(),
         backends=backends(),
+        keeper=Keeper(storage if current.storage_bucket else None, current.max_stored_bytes),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,
             flush_seconds=current.flush_milliseconds / 1000,
@@ -159,6 +169,7 @@ def task_context(event: "TasksEvent") -> "TaskContext":
         maintenance=Maintenance(database()),
         queue=queue(),
         dead_letters=dead_letters(),
+        storage=storage() if current.storage_bucket else None,
         archive_after_days=current.archive_after_days,
         redispatch_grace_seconds=current.redispatch_grace_seconds,
         full=event.full,
@@ -257,6 +268,16 @@ def dead_letters() -> "Queue":
 
 
 @cache
+def storage() -> "Storage":
+    """The bucket for what is too large for the database."""
+    from sluice.storage import Storage
+
+    # The region's own host: an address with another one would be redirected, and its signature be wrong then.
+    options = {"signature_version": "s3v4", "s3": {"us_east_1_regional_endpoint": "regional"}}
+    return Storage(_client("s3", **_STORAGE | options), settings().require("storage_bucket"))
+
+
+@cache
 def backends() -> "Mapping[str, Backend]":
     """The model backends by name."""
     from sluice.backends.registry import BACKENDS, Resources
@@ -266,6 +287,7 @@ def backends() -> "Mapping[str, Backend]":
         bedrock_client=_bedrock,
         sagemaker_client=_sagemaker,
         max_result_bytes=settings().max_result_bytes,
+        max_file_bytes=settings().max_stored_bytes if settings().storage_bucket else MAX_FILE_BYTES,
     )
     return {name: make(resources) for name, make in BACKENDS.items()}
 

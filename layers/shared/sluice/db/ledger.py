@@ -17,6 +17,7 @@ from sluice.domain.calls import Plan
 from sluice.domain.documents import Input, Output
 from sluice.domain.fingerprint import question_digest, submission_digest
 from sluice.domain.history import HistoryQuery
+from sluice.domain.objects import StoredObject
 from sluice.domain.requests import (
     Admission,
     CachePurging,
@@ -132,7 +133,7 @@ class Ledger:
             StoredResult,
             "result_read",
             repeatable=True,
-            readers={"output": Output.model_validate},
+            readers={"output": Output.model_validate, "stored": StoredObject.of_json},
             key_hash=key_hash,
             request_id=request_id,
         )

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import IO, Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -19,6 +19,7 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusa
 """Why a model stopped, in the words of OpenAI's chat completions, and two of ours: refusal (it declined to answer; the
 text is its refusal) and other (it gave a word that is not known here)."""
 FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
+_CHUNK: Final = 1 << 20
 
 EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
 """Why an answer has no text: the model asked for tools, a filter took the text away, the model declined without a word,
@@ -321,9 +322,23 @@ class OutputFile(Document):
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes, mime_type: str) -> Self:
-        """What describes these bytes."""
-        return cls(mime_type=mime_type, byte_length=len(content), sha256=hashlib.sha256(content).hexdigest())
+    def of(cls, content: bytes | IO[bytes], mime_type: str) -> Self:
+        """What describes these bytes, or those of a file, which is read from its beginning."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks_of(content):
+            digest.update(chunk)
+            size += len(chunk)
+        return cls(mime_type=mime_type, byte_length=size, sha256=digest.hexdigest())
+
+
+def chunks_of(content: bytes | IO[bytes]) -> Iterator[bytes]:
+    """All of it in parts, of which none is large; a file is read from its beginning."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    content.seek(0)
+    while chunk := content.read(_CHUNK):
+        yield chunk
 
 
 OutputItem = OutputMessage | OutputToolCall | OutputReasoning | OutputEmbedding | OutputFile

@@ -1,5 +1,6 @@
 """GET /results/{request_id}: an answer by itself, whole or in part, with a type of its own."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from sluice.api.exchange import HEADERS
 from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, may_have_tag, wanted_span
 from sluice.domain.errors import SluiceError
 from sluice.domain.files import FILE_TYPES, safe_type
+from sluice.domain.objects import StoredObject
 from sluice.domain.requests import StoredResult
 from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.services.read import Reader
@@ -37,11 +39,12 @@ def get_result(
     found = reader.result(key_hash, request_id)
     content, kind = content_of(found)
     tag = f'"{_digest(found, content)}"'
+    filename = f"{found.request_id}.{_EXTENSIONS[kind]}"
     headers = HEADERS | {
         "Cache-Control": CACHED,
         "ETag": tag,
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{found.request_id}.{_EXTENSIONS[kind]}"',
+        "Content-Disposition": f'attachment; filename="{filename}"',
     }
     if not may_have_tag(asked.get("if-match"), tag):
         raise SluiceError(
@@ -49,6 +52,9 @@ def get_result(
         )
     if has_tag(asked.get("if-none-match"), tag):
         return Response(304, None, "", headers)
+    if found.stored is not None:
+        # Range and If-Range go there with the client.
+        return redirect(302, reader.address(found.stored, filename), found.stored)
     try:
         span = wanted_span(asked.get("range"), len(content)) if is_current(asked.get("if-range"), tag) else None
     except UnsatisfiableError:
@@ -63,6 +69,17 @@ def get_result(
     part = content[span.first : min(span.last + 1, span.first + MAX_FILE_BYTES)]
     where = f"bytes {span.first}-{span.first + len(part) - 1}/{len(content)}"
     return Response(206, kind, part, headers | {"Content-Range": where, "Content-Length": str(len(part))})
+
+
+def redirect(status: int, address: str, stored: StoredObject) -> Response[Any]:
+    """Sends a client to where an answer is kept, and tells what it will be.
+
+    Args:
+        status: 302; 303, where the client has sent a body.
+    """
+    digest = base64.b64encode(bytes.fromhex(stored.sha256)).decode()
+    headers = {"Location": address, "Cache-Control": "no-store", "Repr-Digest": f"sha-256=:{digest}:"}
+    return Response(status, None, "", HEADERS | headers)
 
 
 def content_of(found: StoredResult) -> tuple[bytes, str]:

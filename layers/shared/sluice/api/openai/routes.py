@@ -1,5 +1,6 @@
 """The routes of OpenAI's API: each reads a body, has a service do the work, and shows the result."""
 
+import base64
 import hashlib
 import json
 import time
@@ -18,6 +19,7 @@ from sluice.api.app import new_router
 from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
 from sluice.api.native.quotes import quote_view
+from sluice.api.native.results import redirect
 from sluice.api.openai import chat, embeddings, files, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
@@ -33,8 +35,8 @@ from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.documents import Input
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Flag, Strict
-from sluice.domain.files import safe_type
-from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, Submission
+from sluice.domain.files import FILE_TYPES, safe_type
+from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, StoredResult, Submission
 from sluice.domain.sizes import fits_an_answer
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
@@ -204,8 +206,12 @@ def create_image(services: Services, event: APIGatewayProxyEventV2) -> Response[
     key_hash = caller_key(event)
     body = read_body(ImageRequest, body_text(event), files.IMAGES_UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    content, _ = _file(services, key_hash, done)
-    return _answer(image_view(done.detail, content), _headers(done.accepted))
+    found = services.reader().result(key_hash, done.detail.request_id)
+    if found.stored is not None:
+        where = services.reader().address(found.stored, _filename(found))
+        return _answer(image_view(done.detail, {"url": where}), _headers(done.accepted))
+    image = {"b64_json": base64.b64encode(found.content or b"").decode()}
+    return _answer(image_view(done.detail, image), _headers(done.accepted))
 
 
 def create_speech(services: Services, event: APIGatewayProxyEventV2) -> Response[Any]:
@@ -213,14 +219,20 @@ def create_speech(services: Services, event: APIGatewayProxyEventV2) -> Response
     key_hash = caller_key(event)
     body = read_body(SpeechRequest, body_text(event), files.SPEECH_UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    content, mime_type = _file(services, key_hash, done)
-    return Response(200, mime_type, content, HEADERS | _headers(done.accepted))
-
-
-def _file(services: Services, key_hash: bytes, done: Answered) -> tuple[bytes, str]:
-    """The file that was answered, and its MIME type."""
     found = services.reader().result(key_hash, done.detail.request_id)
-    return found.content or b"", safe_type(found.output.file.mime_type if found.output.file else "")
+    if found.stored is not None:
+        moved = redirect(303, services.reader().address(found.stored, _filename(found)), found.stored)
+        moved.headers.update(_headers(done.accepted))
+        return moved
+    return Response(200, _mime_type(found), found.content or b"", HEADERS | _headers(done.accepted))
+
+
+def _mime_type(found: StoredResult) -> str:
+    return safe_type(found.output.file.mime_type if found.output.file else "")
+
+
+def _filename(found: StoredResult) -> str:
+    return f"{found.request_id}.{FILE_TYPES[_mime_type(found)]}"
 
 
 def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
