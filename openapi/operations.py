@@ -68,7 +68,7 @@ _ANSWERED: Final = (
     "answer_pending",
 )
 # Also where it is erased while its caller waits.
-_ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found")
+_ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found", "storage_unavailable")
 NO_ROUTE: Final = "route_not_found"
 """The answer to a method and path that are no route, which belongs to no operation."""
 
@@ -78,6 +78,7 @@ _CACHED: Final = ("Cache-Status", "Age")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 _STORED: Final = ("ETag", "Accept-Ranges", "Content-Disposition")
+_MOVED: Final = ("Location", "Repr-Digest")
 _PARTS: Final = ("etag_differs", "range_not_satisfiable")
 _RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)
 
@@ -219,9 +220,17 @@ OPERATIONS: Final = (
                 (*_STORED, "Content-Length", "Content-Range"),
                 types=_RESULT_TYPES,
             ),
+            Result(302, "It is a large file: where it can be fetched for some minutes.", None, _MOVED, is_empty=True),
             Result(304, "The client has it already.", None, _STORED, is_empty=True),
         ),
-        errors=("invalid_input", "request_not_found", "result_not_found", "result_not_ready", *_PARTS),
+        errors=(
+            "invalid_input",
+            "request_not_found",
+            "result_not_found",
+            "result_not_ready",
+            "storage_unavailable",
+            *_PARTS,
+        ),
         headers=("Range", "If-Range", "If-Match", "If-None-Match"),
         summary="The answer of one request by itself",
         description="An image or a recording as it is; text as text; vectors as JSON, in base64.",
@@ -469,6 +478,13 @@ OPERATIONS: Final = (
                 None,
                 _ASKED,
                 types=tuple(each for each in FILE_TYPES if not each.startswith("image/")),
+            ),
+            Result(
+                303,
+                "It is a large file: where it can be fetched for some minutes.",
+                None,
+                (*_ASKED, *_MOVED),
+                is_empty=True,
             ),
         ),
         errors=_ANSWERED_FILES,

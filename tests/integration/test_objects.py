@@ -109,6 +109,7 @@ def test_a_large_recording_is_in_the_bucket(
     kind, content, query = fetched(service, storage, alice, request_id)
     assert (kind, content) == ("audio/mpeg", recording(size))
     assert query["response-content-type"] == "audio/mpeg"
+    assert query["response-content-disposition"] == 'attachment; filename="a name"'
     assert query["X-Amz-Expires"] == "300"
     (row,) = service.rows("SELECT *, encode(sha256, 'hex') AS digest FROM objects")
     assert (row["byte_length"], row["digest"]) == (size, hashlib.sha256(content).hexdigest())
