@@ -1,6 +1,8 @@
 """Through the deployed stack: answers that are files, from the model's server to the client."""
 
 import base64
+import json
+import re
 import urllib.error
 import urllib.request
 from email.message import Message
@@ -10,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.e2e.conftest import Client
-from tests.support.openai_clients import OpenAI
+from tests.support.openai_clients import OpenAI, SdkError
 from tests.support.scripted_model import PICTURE, RECORDING, filled
 
 LARGE = '{"bytes": 12000000}'
@@ -128,3 +130,14 @@ def test_openais_client_draws_and_speaks_at_length(openai: OpenAI) -> None:
         assert answer.read() == filled(PICTURE, LARGE)
     done = openai("audio.speech.create", model="speaker", input=LARGE, voice="alloy")
     assert (base64.b64decode(done["content"]), done["type"]) == (filled(RECORDING, LARGE), "audio/wav")
+
+
+def test_a_long_text_is_fetched_from_the_bucket(client: Client, openai: OpenAI) -> None:
+    script = json.dumps({"text": "long " * 4000})
+    with pytest.raises(SdkError) as failed:
+        openai("chat.completions.create", model="scripted", messages=[{"role": "user", "content": script}])
+    assert (failed.value.status, failed.value.body["failure"]) == (400, "result_too_large")
+    (path,) = re.findall(r"GET (/results/\S+) has it", str(failed.value))
+    status, headers, content = download(client, path)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert content == b"long " * 4000

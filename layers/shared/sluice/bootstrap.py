@@ -147,7 +147,7 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ledger=ledger(),
         queue=queue(),
         backends=backends(),
-        keeper=Keeper(storage if current.storage_bucket else None, current.max_stored_bytes),
+        keeper=Keeper(storage if current.storage_bucket else None, current.max_result_bytes, current.max_stored_bytes),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,
             flush_seconds=current.flush_milliseconds / 1000,

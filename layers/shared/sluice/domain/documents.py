@@ -19,6 +19,8 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusa
 """Why a model stopped, in the words of OpenAI's chat completions, and two of ours: refusal (it declined to answer; the
 text is its refusal) and other (it gave a word that is not known here)."""
 FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
+TEXT_TYPE: Final = "text/plain; charset=utf-8"
+JSON_TYPE: Final = "application/json"
 _CHUNK: Final = 1 << 20
 
 EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
@@ -412,6 +414,12 @@ class Output(Document):
         others = (item for item in self.items if not isinstance(item, OutputMessage))
         message = OutputMessage(content=(TextPart(text=text),))
         return self.model_copy(update={"items": (message, *others), "result_type": "json"})
+
+    def as_text(self) -> tuple[bytes, str]:
+        """An answer that is no file as one, and its MIME type. Vectors are JSON with what is stored of them."""
+        if self.vectors:
+            return json.dumps({"embeddings": self.vectors}).encode(), JSON_TYPE
+        return self.text.encode(), JSON_TYPE if self.result_type == "json" else TEXT_TYPE
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 If the settlement does not follow, nothing refers to the object, and a sweep deletes it (services/tasks/objects.py).
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO, Final
@@ -13,7 +14,7 @@ from sluice.domain.documents import OutputFile
 from sluice.domain.errors import SluiceError
 from sluice.domain.objects import StoredObject
 from sluice.domain.requests import Claim, Completion
-from sluice.domain.sizes import MAX_FILE_BYTES
+from sluice.domain.sizes import MAX_FILE_BYTES, fits_an_answer
 from sluice.storage import Storage
 
 
@@ -23,10 +24,12 @@ class Keeper:
 
     Attributes:
         storage: asked for when the first answer needs it; None: there is none.
-        max_stored_bytes: the largest answer that is kept there.
+        max_result_bytes: the longest answer in text that the database keeps, in bytes of UTF-8.
+        max_stored_bytes: the largest answer that the bucket keeps.
     """
 
     storage: Callable[[], Storage] | None
+    max_result_bytes: int
     max_stored_bytes: int
 
     def keep(self, claim: Claim, completion: Completion) -> Completion:
@@ -35,12 +38,28 @@ class Keeper:
         Raises:
             ModelError: storage_unavailable.
         """
-        file, content = completion.output.file, completion.content
-        if self.storage is None or file is None or content is None:
+        if self.storage is None or (large := self._too_large_for_the_database(completion)) is None:
             return completion
-        if not MAX_FILE_BYTES < file.byte_length <= self.max_stored_bytes:
+        file, content = large
+        if file.byte_length > self.max_stored_bytes:
             return completion
-        return replace(completion, content=None, stored=self._put(self.storage(), claim, file, content))
+        stored = self._put(self.storage(), claim, file, content)
+        # Beside the file, what says how the answer ended.
+        output = completion.output.model_copy(update={"items": (file,), "result_type": None})
+        return replace(completion, output=output, content=None, stored=stored)
+
+    def _too_large_for_the_database(self, completion: Completion) -> tuple[OutputFile, bytes | IO[bytes]] | None:
+        """The answer as a file, if it is too large for the database and can be one."""
+        output, content = completion.output, completion.content
+        if output.file is not None and content is not None:
+            return (output.file, content) if output.file.byte_length > MAX_FILE_BYTES else None
+        # Calls of tools and refusals are for programs, which look for them in the document.
+        if output.tool_calls or output.refusal:
+            return None
+        if output.byte_length <= self.max_result_bytes and fits_an_answer(json.dumps(output.to_json())):
+            return None
+        text, mime_type = output.as_text()
+        return OutputFile.of(text, mime_type), text
 
     @staticmethod
     def _put(storage: Storage, claim: Claim, file: OutputFile, content: bytes | IO[bytes]) -> StoredObject:
@@ -56,5 +75,5 @@ class Keeper:
                 content.close()
 
 
-NOWHERE: Final = Keeper(None, 0)
+NOWHERE: Final = Keeper(None, 0, 0)
 """Where there is no bucket."""

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -11,6 +10,7 @@ from aws_lambda_powertools.event_handler import Response
 
 from sluice.api.exchange import HEADERS
 from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, may_have_tag, wanted_span
+from sluice.domain.documents import JSON_TYPE, TEXT_TYPE
 from sluice.domain.errors import SluiceError
 from sluice.domain.files import FILE_TYPES, safe_type
 from sluice.domain.objects import StoredObject
@@ -18,9 +18,7 @@ from sluice.domain.requests import StoredResult
 from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.services.read import Reader
 
-TEXT: Final = "text/plain; charset=utf-8"
-JSON: Final = "application/json"
-_EXTENSIONS: Final = {**FILE_TYPES, TEXT: "txt", JSON: "json"}
+_EXTENSIONS: Final = {**FILE_TYPES, TEXT_TYPE: "txt", JSON_TYPE: "json"}
 # A client may keep an answer, which never changes, and has to ask whether it is still there: it may have been erased.
 CACHED: Final = "private, no-cache"
 
@@ -83,13 +81,11 @@ def redirect(status: int, address: str, stored: StoredObject) -> Response[Any]:
 
 
 def content_of(found: StoredResult) -> tuple[bytes, str]:
-    """An answer as bytes, and their MIME type. Vectors are a JSON object with what is stored of them."""
+    """An answer as bytes, and their MIME type; no bytes of one that is in the bucket."""
     output = found.output
     if output.file is not None:
         return found.content or b"", safe_type(output.file.mime_type)
-    if output.vectors:
-        return json.dumps({"embeddings": output.vectors}).encode(), JSON
-    return output.text.encode(), JSON if output.result_type == "json" else TEXT
+    return output.as_text()
 
 
 def _body(found: StoredResult, content: bytes) -> str | bytes:

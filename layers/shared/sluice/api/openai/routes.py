@@ -167,7 +167,7 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
             else detail_of(accepted, submission)
         )
         metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
-        return answer(200, response_view(detail), _headers(accepted) | _poll_headers(detail))
+        return answer(200, response_view(_in_place(detail)), _headers(accepted) | _poll_headers(detail))
     try:
         done = _answered(services, event, key_hash, submission)
     except SluiceError as error:
@@ -176,9 +176,10 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
         # Whoever asked for a stream of a background response comes back for the rest of it.
         detail = services.reader().detail(key_hash, error.extra["request_id"])
         return _event_stream(response_stream(detail), {})
+    detail = _in_place(done.detail)
     if body.stream:
-        return _event_stream(response_stream(done.detail), _headers(done.accepted))
-    return _answer(response_view(done.detail), _headers(done.accepted))
+        return _event_stream(response_stream(detail), _headers(done.accepted))
+    return _answer(response_view(detail), _headers(done.accepted))
 
 
 def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -186,10 +187,10 @@ def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     key_hash = caller_key(event)
     body = read_body(ChatRequest, body_text(event), chat.UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    headers = _headers(done.accepted)
+    detail, headers = _in_place(done.detail), _headers(done.accepted)
     if body.stream:
-        return _event_stream(chat_stream(done.detail, with_usage=body.includes_usage), headers)
-    return _answer(chat_view(done.detail), headers)
+        return _event_stream(chat_stream(detail, with_usage=body.includes_usage), headers)
+    return _answer(chat_view(detail), headers)
 
 
 def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -197,7 +198,7 @@ def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Resp
     key_hash = caller_key(event)
     body = read_body(EmbeddingRequest, body_text(event), embeddings.UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    view = embeddings_view(done.detail, body.encoding_format)
+    view = embeddings_view(_in_place(done.detail), body.encoding_format)
     return _answer(view, _headers(done.accepted), "Send fewer texts at once, or ask for encoding_format base64.")
 
 
@@ -321,12 +322,13 @@ def retrieve_response(services: Services, key_hash: bytes, response_id: str, que
     detail = _stored(services, key_hash, response_id)
     if not query.stream:
         headers = {"x-request-id": str(detail.request_id)} | _poll_headers(detail)
-        return _answer(response_view(detail), headers)
+        return _answer(response_view(_in_place(detail)), headers)
     if not detail.status.is_final:
         deadline = time.monotonic() + services.foreground().wait_seconds
         wait_until_ended(services.reader().ledger, detail.request_id, deadline)
         detail = _stored(services, key_hash, response_id)
-    return _event_stream(response_stream(detail, query.starting_after), {"x-request-id": str(detail.request_id)})
+    stream = response_stream(_in_place(detail), query.starting_after)
+    return _event_stream(stream, {"x-request-id": str(detail.request_id)})
 
 
 def cancel_response(services: Services, key_hash: bytes, response_id: str) -> Response[str]:
@@ -433,6 +435,19 @@ def _sendable(made: Response[str], advice: str) -> Response[str]:
         return made
     message = f"The answer is larger than can be sent in this form. {advice}".strip()
     raise SluiceError("request_failed", message, failure="result_too_large")
+
+
+def _in_place(detail: RequestDetail) -> RequestDetail:
+    """A request whose answer, if it has one, is a part of the document that shows it, and no file in the bucket.
+
+    Raises:
+        SluiceError: request_failed.
+    """
+    if detail.output is None or detail.output.file is None:
+        return detail
+    where = f"GET /results/{detail.request_id} has it."
+    message = f"The answer is larger than can be sent in this form. {where}"
+    raise SluiceError("request_failed", message, failure="result_too_large", request_id=detail.request_id)
 
 
 def _log(accepted: Accepted) -> None:
