@@ -6,7 +6,6 @@ where the image is, instead of the image, is none that can be read.
 
 import base64
 import binascii
-import mmap
 import re
 from collections.abc import Mapping
 from tempfile import TemporaryFile
@@ -40,24 +39,40 @@ _BEGINNING: Final = 64
 def split_image(body: IO[bytes]) -> tuple[bytes, IO[bytes]]:
     """The JSON of an answer without the first image in it, and that image, decoded on the disk.
 
-    What is not in base64 is in neither, and the image is empty: such an answer cannot be read.
+    It is read a part at a time, and never mapped into memory, where its pages would count as the function's.
 
     Raises:
-        UnreadableError: without the image it is still too long to be one.
+        UnreadableError: there is no image in base64 in it, or too much beside it.
     """
-    with mmap.mmap(body.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        found = _ENCODED.search(whole)
-        end = whole.find(b'"', found.end()) if found else -1
-        if found is None or end < 0 or len(whole) - (end - found.end()) > _MOST_AROUND:
+    body.seek(0)
+    before = body.read(_MOST_AROUND)
+    if (found := _ENCODED.search(before)) is None:
+        raise UnreadableError
+    body.seek(found.end())
+    image = TemporaryFile()  # noqa: SIM115 (it outlives this call)
+    try:
+        after = _decode(body, image)
+        # Read where the image ended, which is somewhere in the last chunk.
+        after += body.read(_MOST_AROUND)
+        if body.read(1):
             raise UnreadableError
-        # It is gone when nothing refers to it any more.
-        image = TemporaryFile()  # noqa: SIM115
+    except BaseException:
+        image.close()
+        raise
+    return before[: found.end()] + after, image
+
+
+def _decode(encoded: IO[bytes], image: IO[bytes]) -> bytes:
+    """Decode up to the quotation mark that ends a text in base64; returns that and what was read after it."""
+    while chunk := encoded.read(_CHUNK):
+        text, quote, after = chunk.partition(b'"')
         try:
-            for start in range(found.end(), end, _CHUNK):
-                image.write(base64.b64decode(whole[start : min(start + _CHUNK, end)], validate=True))
+            image.write(base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):
-            image.truncate(0)
-        return whole[: found.end()] + whole[end:], image
+            raise UnreadableError from None
+        if quote:
+            return quote + after
+    raise UnreadableError
 
 
 def read_image(
