@@ -59,8 +59,9 @@ _REFUSALS: Final = (
     "budget_reserved",
     "unfinished_exceeded",
 )
+_ACCEPTED: Final = (*_REFUSALS, "storage_unavailable")
 _ANSWERED: Final = (
-    *_REFUSALS,
+    *_ACCEPTED,
     "images_not_taken",
     "parameter_unsupported",
     "request_not_found",
@@ -68,7 +69,7 @@ _ANSWERED: Final = (
     "answer_pending",
 )
 # Also where it is erased while its caller waits.
-_ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found", "storage_unavailable")
+_ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found")
 NO_ROUTE: Final = "route_not_found"
 """The answer to a method and path that are no route, which belongs to no operation."""
 
@@ -188,7 +189,7 @@ OPERATIONS: Final = (
                 ("Location", "Idempotent-Replayed", "Preference-Applied", *_CACHED, *RATE_LIMITS),
             ),
         ),
-        errors=_REFUSALS,
+        errors=_ACCEPTED,
         body=GenerateRequest,
         headers=("Idempotency-Key", "Prefer"),
         summary="Accept a request",
@@ -367,7 +368,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
-        errors=("invalid_input", "request_not_found"),
+        errors=("invalid_input", "request_not_found", "storage_unavailable"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",
         description="With `stream=true`, waits for its end and answers with its events.",
@@ -390,7 +391,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "submit",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id",)),),
-        errors=("request_not_found",),
+        errors=("request_not_found", "storage_unavailable"),
         description="A key needs the scope `read` too. While a worker has it, its status is still `in_progress`.",
     ),
     Operation(
@@ -401,7 +402,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The page.", response.InputItems),),
-        errors=("invalid_input", "request_not_found"),
+        errors=("invalid_input", "request_not_found", "storage_unavailable"),
         query=routes.PageQuery,
     ),
     Operation(
@@ -415,6 +416,7 @@ OPERATIONS: Final = (
         errors=(
             "body_not_json",
             "invalid_input",
+            "storage_unavailable",
             "parameter_unsupported",
             "model_unknown",
             "model_missing",

@@ -18,6 +18,7 @@ RESERVED = [
     for name in ("Submit", "Status", "Openai", "Worker", "Foreground")
 ]
 ANSWERS = {"Fn::Sub": "${Bucket.Arn}/results/*"}
+INPUTS = {"Fn::Sub": "${Bucket.Arn}/inputs/*"}
 OBJECTS = {"Fn::Sub": "${Bucket.Arn}/*"}
 BUCKET = {"Fn::GetAtt": ["Bucket", "Arn"]}
 MODEL_CREDENTIALS = {
@@ -26,18 +27,21 @@ MODEL_CREDENTIALS = {
 
 # Permissions in addition to logging, tracing, the network and the database.
 GRANTS: dict[str, dict[str, list[object]]] = {
-    "Submit": {"sqs:SendMessage": [QUEUE]},
+    "Submit": {"sqs:SendMessage": [QUEUE], "s3:PutObject": [INPUTS]},
     "Status": {"s3:GetObject": [ANSWERS], "s3:GetObjectVersion": [ANSWERS]},
     "Openai": {
         "sqs:SendMessage": [QUEUE],
         "lambda:InvokeFunction": [FOREGROUND],
-        "s3:GetObject": [ANSWERS],
-        "s3:GetObjectVersion": [ANSWERS],
+        "s3:PutObject": [INPUTS],
+        "s3:GetObject": [INPUTS, ANSWERS],
+        "s3:GetObjectVersion": [INPUTS, ANSWERS],
     },
     "Foreground": {
         "sqs:SendMessage": [QUEUE],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+        "s3:GetObject": [INPUTS],
+        "s3:GetObjectVersion": [INPUTS],
         "s3:PutObject": [ANSWERS],
     },
     "Worker": {
@@ -48,6 +52,8 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:SendMessage": [QUEUE],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+        "s3:GetObject": [INPUTS],
+        "s3:GetObjectVersion": [INPUTS],
         "s3:PutObject": [ANSWERS],
     },
     "Rollup": {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sluice.services.cancel import Canceller
     from sluice.services.erase import Eraser
     from sluice.services.foreground import Foreground
+    from sluice.services.inputs import InputKeeper
     from sluice.services.process import Worker
     from sluice.services.purge import Purger
     from sluice.services.quote import Quoter
@@ -64,6 +65,14 @@ def settings() -> Settings:
 
 
 @cache
+def input_keeper() -> "InputKeeper | None":
+    """Keeps large inputs; None: the database keeps all."""
+    from sluice.services.inputs import InputKeeper
+
+    return InputKeeper(storage) if settings().storage_bucket else None
+
+
+@cache
 def unknown_keys() -> UnknownKeys:
     """The unknown keys that this environment remembers."""
     return UnknownKeys()
@@ -74,7 +83,7 @@ def submitter() -> "Submitter":
     """Accepts requests."""
     from sluice.services.submit import Submitter
 
-    return Submitter(ledger=ledger(), queue=queue(), limits=request_limits())
+    return Submitter(ledger=ledger(), queue=queue(), limits=request_limits(), inputs=input_keeper())
 
 
 @cache
@@ -102,6 +111,7 @@ def foreground() -> "Foreground":
         # From the moment of the claim: until the run has begun, all of its time, and a margin as for a worker.
         lease_seconds=LONGEST_SECONDS + current.worker_timeout + current.lease_margin_seconds,
         wait_seconds=LONGEST_SECONDS,
+        inputs=input_keeper(),
     )
 
 
@@ -134,7 +144,8 @@ def reader() -> "Reader":
     """Reads for clients."""
     from sluice.services.read import Reader
 
-    return Reader(ledger=ledger(), storage=storage if settings().storage_bucket else None)
+    bucket = storage if settings().storage_bucket else None
+    return Reader(ledger=ledger(), storage=bucket, inputs=input_keeper())
 
 
 def worker(remaining_seconds: Callable[[], float]) -> "Worker":

@@ -2,6 +2,7 @@
 part of anything, is a row of the table `objects`."""
 
 import base64
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Final
@@ -46,6 +47,19 @@ class Storage:
         )
         version: str | None = answer.get("VersionId")
         return version
+
+    def read(self, stored: StoredObject) -> bytes:
+        """All of an object, which must be what its row says."""
+        version = {"VersionId": stored.version_id} if stored.version_id else {}
+        answer = self._call("get_object", Key=stored.key, **version)
+        try:
+            content: bytes = answer["Body"].read()
+        except (BotoCoreError, OSError) as error:
+            raise _unavailable("get_object", error) from None
+        if hashlib.sha256(content).hexdigest() != stored.sha256:
+            logger.error("object altered", extra={"key": stored.key})
+            raise SluiceError("storage_unavailable", "What is stored is not what was written.")
+        return content
 
     def address(self, stored: StoredObject, filename: str) -> str:
         """Where a client may fetch an object for ADDRESS_SECONDS, as a download with this name. Made without a call."""

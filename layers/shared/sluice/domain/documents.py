@@ -22,6 +22,8 @@ FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 JSON_TYPE: Final = "application/json"
 _CHUNK: Final = 1 << 20
+# Of a prompt, as many characters as a history shows.
+_BEGINNING: Final = 1000
 
 EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
 """Why an answer has no text: the model asked for tools, a filter took the text away, the model declined without a word,
@@ -208,6 +210,7 @@ class Input(Document):
         dimensions: the length that embeddings are to have, where the model has a choice.
         image: for models of kind image.
         speech: for models of kind speech, which need it.
+        stored: the object that holds all of it, as StoredObject.to_json(); then this is the beginning, for people.
     """
 
     messages: tuple[Message, ...]
@@ -219,11 +222,18 @@ class Input(Document):
     dimensions: int | None = None
     image: ImageOptions | None = None
     speech: SpeechOptions | None = None
+    stored: dict[str, Any] | None = None
 
     @classmethod
     def of_prompt(cls, prompt: str) -> Self:
         """An input of one text by the user."""
         return cls(messages=(Message(role="user", content=(TextPart(text=prompt),)),))
+
+    def beginning(self, stored: dict[str, Any]) -> Self:
+        """The beginning of an input that is an object; see `stored`."""
+        first = self.messages[0]
+        text = TextPart(text=first.text[:_BEGINNING])
+        return type(self)(messages=(Message(role=first.role, content=(text,)),), stored=stored)
 
     @property
     def single_text(self) -> str | None:

@@ -1,12 +1,13 @@
 """Objects: what is too large for the database, and is kept in the bucket."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 from urllib.parse import quote
 from uuid import UUID
 
-ObjectClass = Literal["results"]
+ObjectClass = Literal["inputs", "results"]
 """What an object is; keys begin with it, so that rules of the bucket can name it."""
 
 
@@ -36,13 +37,17 @@ class StoredObject:
         return f"{self.object_class}/{user}/{self.object_id}"
 
     def to_json(self) -> dict[str, Any]:
+        """As documents have it."""
+        return vars(self) | {"object_id": str(self.object_id)}
+
+    def to_row(self) -> dict[str, Any]:
         """As the database takes it."""
-        return vars(self) | {"object_id": str(self.object_id), "key": self.key}
+        return self.to_json() | {"key": self.key}
 
     @classmethod
-    def of_json(cls, row: dict[str, Any]) -> Self:
-        """As the database gives it."""
-        return cls(**row | {"object_id": UUID(row["object_id"])})
+    def of_json(cls, row: Mapping[str, Any]) -> Self:
+        """As documents and the database have it."""
+        return cls(**{**row, "object_id": UUID(row["object_id"])})
 
 
 @dataclass(frozen=True)

@@ -130,12 +130,14 @@ class Quotation:
         outcome, detail: as in Admission; accepted: it would be.
         quoted: tokens, cost and times, as quote_make() in the database has them; None: it is refused before they are
             known.
+        user_id: whose key it is; None: of no key that may do this.
     """
 
     outcome: str
     model_id: str | None
     detail: Mapping[str, Any] | None
     quoted: Mapping[str, Any] | None
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ class Outcome:
         if self.content is not None:
             content["content"] = base64.b64encode(self.content).decode()
         if self.stored is not None:
-            content["stored"] = self.stored.to_json()
+            content["stored"] = self.stored.to_row()
         content["request_id"] = str(self.request_id)
         if self.output is not None:
             content["output"] = self.output.to_json()

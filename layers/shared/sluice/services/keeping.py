@@ -15,6 +15,7 @@ from sluice.domain.errors import SluiceError
 from sluice.domain.objects import StoredObject
 from sluice.domain.requests import Claim, Completion
 from sluice.domain.sizes import MAX_FILE_BYTES, fits_an_answer
+from sluice.services.inputs import InputKeeper
 from sluice.storage import Storage
 
 
@@ -31,6 +32,21 @@ class Keeper:
     storage: Callable[[], Storage] | None
     max_result_bytes: int
     max_stored_bytes: int
+
+    def whole(self, claim: Claim) -> Claim:
+        """The claim with all of its input.
+
+        Raises:
+            ModelError: storage_unavailable.
+        """
+        if claim.input.stored is None:
+            return claim
+        try:
+            if self.storage is None:
+                raise SluiceError("storage_unavailable", "There is no bucket.")
+            return replace(claim, input=InputKeeper(self.storage).whole(claim.input))
+        except SluiceError:
+            raise ModelError("storage_unavailable") from None
 
     def keep(self, claim: Claim, completion: Completion) -> Completion:
         """The completion, with the object where it is kept if it is too large for the database and not for the bucket.

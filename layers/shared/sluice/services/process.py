@@ -102,6 +102,7 @@ class Worker:
     ) -> None:
         self._ledger = ledger
         self._queue = queue
+        self._keeper = keeper
         self._answerer = Answerer(backends, check_form, keeper, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
         self._remaining = remaining_seconds
@@ -142,8 +143,7 @@ class Worker:
 
     def _answer(self, claims: Sequence[Claim], report: BatchReport) -> list[UUID]:
         """Call the models and settle; returns the ids of requests that could not be settled."""
-        started = [claim for claim in claims if self._has_time_for(claim)]
-        finished = [Outcome(claim.request_id, claim.attempt, "released") for claim in claims if claim not in started]
+        started, finished = self._begin(claims, report)
         executor = ThreadPoolExecutor(max_workers=max(1, len(started)), thread_name_prefix="model")
         trails = [(claim, Trail(claim)) for claim in started]
         pending = {executor.submit(self._answerer.answer, claim, trail): (claim, trail) for claim, trail in trails}
@@ -163,6 +163,20 @@ class Worker:
         while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [outcome.request_id for outcome in finished]
+
+    def _begin(self, claims: Sequence[Claim], report: BatchReport) -> tuple[list[Claim], list[Outcome]]:
+        """Those that there is time for, with all of their inputs; and what becomes of the others."""
+        started: list[Claim] = []
+        finished: list[Outcome] = []
+        for claim in claims:
+            if not self._has_time_for(claim):
+                finished.append(Outcome(claim.request_id, claim.attempt, "released"))
+                continue
+            try:
+                started.append(self._keeper.whole(claim))
+            except ModelError as error:
+                finished.append(self._failure(claim, Trail(claim), error, report))
+        return started, finished
 
     def _has_time_for(self, claim: Claim) -> bool:
         """Return True if there is time to wait for its model, or not much more in a new invocation."""

@@ -1,7 +1,7 @@
 """What a client reads: one request, the recent ones, the models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sluice.domain.requests import ModelOffer, RequestDetail, RequestState, Requ
 from sluice.services.access import refuse_unless_allowed
 
 if TYPE_CHECKING:
+    from sluice.services.inputs import InputKeeper
     from sluice.storage import Storage
 
 T = TypeVar("T")
@@ -62,10 +63,12 @@ class Reader:
 
     Attributes:
         storage: asked for when an answer is there; None: there is none.
+        inputs: reads large ones; None: there are none.
     """
 
     ledger: Ledger
     storage: Callable[[], "Storage"] | None = None
+    inputs: "InputKeeper | None" = None
 
     def request(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
         """One request of the caller.
@@ -98,7 +101,9 @@ class Reader:
         refuse_unless_allowed(found.outcome)
         if found.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
-        return found
+        if found.input.stored is None or self.inputs is None:
+            return found
+        return replace(found, input=self.inputs.whole(found.input))
 
     def result(self, key_hash: bytes, request_id: UUID | None) -> StoredResult:
         """The answer of one request of the caller by itself.

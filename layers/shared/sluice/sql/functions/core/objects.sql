@@ -9,14 +9,16 @@ CREATE OR REPLACE FUNCTION object_json(p_object_id uuid) RETURNS jsonb
     FROM objects o WHERE o.object_id = p_object_id AND o.deleted_at IS NULL;
 $$;
 
-CREATE OR REPLACE FUNCTION object_keep(p_stored jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION object_keep(p_stored jsonb, p_request_id uuid) RETURNS void
     LANGUAGE sql AS $$
-    INSERT INTO objects (object_id, object_class, user_id, key, mime_type, byte_length, sha256, version_id, created_at)
-    SELECT (p_stored->>'object_id')::uuid, p_stored->>'object_class', p_stored->>'user_id', p_stored->>'key',
+    INSERT INTO objects (
+        object_id, object_class, user_id, request_id, key, mime_type, byte_length, sha256, version_id, created_at)
+    SELECT (p_stored->>'object_id')::uuid, p_stored->>'object_class', p_stored->>'user_id', p_request_id,
+           p_stored->>'key',
            p_stored->>'mime_type', (p_stored->>'byte_length')::bigint, decode(p_stored->>'sha256', 'hex'),
            p_stored->>'version_id', clock_now();
 $$;
-COMMENT ON FUNCTION object_keep(jsonb) IS 'Writes the row of an object that was written to the bucket just now.';
+COMMENT ON FUNCTION object_keep(jsonb, uuid) IS 'Writes the row of an object that was written to the bucket just now.';
 
 -- The sweep -----------------------------------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ BEGIN
 
     -- Few answers are files: the statement above is not made dearer for them.
     IF EXISTS (SELECT FROM unnest(ended) AS s WHERE s.content IS NOT NULL OR s.stored IS NOT NULL) THEN
-        PERFORM object_keep(s.stored) FROM unnest(ended) AS s WHERE s.stored IS NOT NULL;
+        PERFORM object_keep(s.stored, s.request_id) FROM unnest(ended) AS s WHERE s.stored IS NOT NULL;
         INSERT INTO binary_results (result_id, request_id, content, mime_type, object_id)
         SELECT s.result_id, s.request_id, coalesce(decode(s.content, 'base64'), ''),
                coalesce(s.stored->>'mime_type', s.output #>> '{items,0,mime_type}'), (s.stored->>'object_id')::uuid
