@@ -1,4 +1,4 @@
-"""Starts ministack, with three things as AWS has them. It is run by the interpreter that ministack is installed for.
+"""Starts ministack, with four things as AWS has them. It is run by the interpreter that ministack is installed for.
 
 Environments start a few at a time, and a request that waits for one takes another that is free before. ministack starts
 one for each request that finds none free, and a burst would start so many that nothing else gets a processor for a
@@ -8,6 +8,8 @@ When all of a function's environments are busy, an HTTP API answers 503, not 429
 an addition: it is what the functions themselves answer when they are overloaded.
 
 A function's reserved concurrency holds for calls through an alias too, of which ministack takes no notice.
+
+Parts of an object, and headers of the answer, can also be asked for with the version's id.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 
 from ministack.app import main
 from ministack.core import lambda_runtime
-from ministack.services import lambda_svc
+from ministack.services import lambda_svc, s3
 
 _STARTING_AT_ONCE = max(2, os.cpu_count() or 2)
 # After so long one is started in any case: those that start may wait for the one that is asked for.
@@ -33,6 +35,7 @@ _BUSY = {
 _acquire = lambda_runtime.acquire_worker
 _answer = lambda_svc.lambda_execute_result_to_api_proxy_response
 _reserved_of = lambda_svc._reserved_concurrency
+_object = s3._get_object
 _choosing = threading.Lock()
 
 
@@ -63,7 +66,15 @@ def _reserved(record: dict[str, Any] | None, config: dict[str, Any]) -> Any:
     return _reserved_of(lambda_svc._functions.get(config.get("FunctionName")) or record, config)
 
 
+def _object_or_part(bucket: str, key: str, headers: dict[str, str], query: dict[str, Any] | None = None) -> Any:
+    current = ((s3._ensure_bucket(bucket) or {}).get("objects") or {}).get(key) or {}
+    if query and s3._qp(query, "versionId", "") in ("", current.get("version_id")):
+        query = {name: value for name, value in query.items() if name != "versionId"}
+    return _object(bucket, key, headers, query)
+
+
 lambda_svc.acquire_worker = _acquire_in_turn
+s3._get_object = _object_or_part
 lambda_svc._reserved_concurrency = _reserved
 lambda_svc.lambda_execute_result_to_api_proxy_response = _answer_or_busy
 

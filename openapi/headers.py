@@ -18,7 +18,14 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string"},
     },
     "X-Content-Type-Options": {"description": "`nosniff`", "schema": {"const": "nosniff"}},
-    "Location": {"description": "Where the request is, relative to the base URL.", "schema": {"type": "string"}},
+    "Location": {
+        "description": "Where the request is, relative to the base URL; of a large file, where it can be fetched.",
+        "schema": {"type": "string"},
+    },
+    "Repr-Digest": {
+        "description": "The SHA-256 of the file (RFC 9530).",
+        "schema": {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"},
+    },
     "Retry-After": {"description": "Seconds to wait before asking again.", "schema": {"type": "integer"}},
     "Cache-Status": {
         "description": "What the answer cache did (RFC 9211); absent where nobody asked it.",

@@ -161,6 +161,12 @@ class GeneratedImage(Answer):
     b64_json: str
 
 
+class ImageAddress(Answer):
+    """Where an image can be fetched for some minutes that is too large for an answer."""
+
+    url: str
+
+
 class TextTokens(Answer):
     """Of the prompt's tokens."""
 
@@ -181,7 +187,7 @@ class ImageList(Answer):
     """One image, and how it was asked for."""
 
     created: int
-    data: Annotated[list[GeneratedImage], Field(min_length=1, max_length=1)]
+    data: Annotated[list[GeneratedImage | ImageAddress], Field(min_length=1, max_length=1)]
     output_format: ImageFormat
     """Of the image as it is."""
     size: str = Nothing

@@ -59,8 +59,9 @@ _REFUSALS: Final = (
     "budget_reserved",
     "unfinished_exceeded",
 )
+_ACCEPTED: Final = (*_REFUSALS, "storage_unavailable")
 _ANSWERED: Final = (
-    *_REFUSALS,
+    *_ACCEPTED,
     "images_not_taken",
     "parameter_unsupported",
     "request_not_found",
@@ -78,6 +79,7 @@ _CACHED: Final = ("Cache-Status", "Age")
 _ASKED: Final = ("x-request-id", "Idempotent-Replayed", *_CACHED, *RATE_LIMITS)
 _POLL: Final = "openai-poll-after-ms"
 _STORED: Final = ("ETag", "Accept-Ranges", "Content-Disposition")
+_MOVED: Final = ("Location", "Repr-Digest")
 _PARTS: Final = ("etag_differs", "range_not_satisfiable")
 _RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)
 
@@ -187,7 +189,7 @@ OPERATIONS: Final = (
                 ("Location", "Idempotent-Replayed", "Preference-Applied", *_CACHED, *RATE_LIMITS),
             ),
         ),
-        errors=_REFUSALS,
+        errors=_ACCEPTED,
         body=GenerateRequest,
         headers=("Idempotency-Key", "Prefer"),
         summary="Accept a request",
@@ -219,9 +221,17 @@ OPERATIONS: Final = (
                 (*_STORED, "Content-Length", "Content-Range"),
                 types=_RESULT_TYPES,
             ),
+            Result(302, "It is a large file: where it can be fetched for some minutes.", None, _MOVED, is_empty=True),
             Result(304, "The client has it already.", None, _STORED, is_empty=True),
         ),
-        errors=("invalid_input", "request_not_found", "result_not_found", "result_not_ready", *_PARTS),
+        errors=(
+            "invalid_input",
+            "request_not_found",
+            "result_not_found",
+            "result_not_ready",
+            "storage_unavailable",
+            *_PARTS,
+        ),
         headers=("Range", "If-Range", "If-Match", "If-None-Match"),
         summary="The answer of one request by itself",
         description="An image or a recording as it is; text as text; vectors as JSON, in base64.",
@@ -358,7 +368,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
-        errors=("invalid_input", "request_not_found"),
+        errors=("invalid_input", "request_not_found", "storage_unavailable"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",
         description="With `stream=true`, waits for its end and answers with its events.",
@@ -381,7 +391,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "submit",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id",)),),
-        errors=("request_not_found",),
+        errors=("request_not_found", "storage_unavailable"),
         description="A key needs the scope `read` too. While a worker has it, its status is still `in_progress`.",
     ),
     Operation(
@@ -392,7 +402,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The page.", response.InputItems),),
-        errors=("invalid_input", "request_not_found"),
+        errors=("invalid_input", "request_not_found", "storage_unavailable"),
         query=routes.PageQuery,
     ),
     Operation(
@@ -406,6 +416,7 @@ OPERATIONS: Final = (
         errors=(
             "body_not_json",
             "invalid_input",
+            "storage_unavailable",
             "parameter_unsupported",
             "model_unknown",
             "model_missing",
@@ -469,6 +480,13 @@ OPERATIONS: Final = (
                 None,
                 _ASKED,
                 types=tuple(each for each in FILE_TYPES if not each.startswith("image/")),
+            ),
+            Result(
+                303,
+                "It is a large file: where it can be fetched for some minutes.",
+                None,
+                (*_ASKED, *_MOVED),
+                is_empty=True,
             ),
         ),
         errors=_ANSWERED_FILES,

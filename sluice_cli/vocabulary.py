@@ -20,5 +20,16 @@ BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
 MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""
-ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify", "close")
+ROLLUP_TASKS: Final = (
+    "recover",
+    "usage",
+    "stats",
+    "partitions",
+    "archive",
+    "audit",
+    "expire",
+    "verify",
+    "close",
+    "objects",
+)
 """Scheduled tasks that can be run on demand."""

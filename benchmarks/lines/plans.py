@@ -27,6 +27,8 @@ _WAYS: Final = {
     "one cached plan": "SELECT look_up_cached(uuidv7())",
 }
 _CONNECTIONS: Final = (2, 64)
+# Of all connections, each time.
+_LOOK_UPS_EACH: Final = 3200
 _LOOK_UPS: Final = """
     CREATE FUNCTION look_up_{name}(p_id uuid) RETURNS void LANGUAGE plpgsql STABLE
     SET plan_cache_mode = {mode} AS $$
@@ -76,7 +78,7 @@ def _rate(address: Address, statement: str, connections: int) -> float:
         script.write_text(statement)
         command = [_pgbench(), "--no-vacuum", f"--file={script}", f"--client={connections}"]
         done = subprocess.run(
-            [*command, "--time=1", address.url("sluice")],
+            [*command, f"--transactions={_LOOK_UPS_EACH // connections}", address.url("sluice")],
             env=os.environ | {"PGOPTIONS": "-c jit=off"},
             stdout=subprocess.PIPE,
             text=True,

@@ -50,6 +50,7 @@ def expanded(invariant: str, user: str | None, *where: str | None) -> Iterator[V
         "request_settled_once",
         "inflight_is_what_is_unfinished",
         "result_is_kept",
+        "object_is_kept",
         "rows_as_declared",
     }
     for each in where:
@@ -447,6 +448,11 @@ WRONGS = {
         " is_charged, begun_at, ended_at) VALUES (%(today)s, 1, 1, 'small', 'bedrock', 1, 1, true, now(), now())",
         ("request_settled_once", "alice", "today"),
     ),
+    "an object of nobody's input": wrong(
+        "INSERT INTO objects (object_id, object_class, user_id, request_id, key, mime_type, byte_length, sha256)"
+        " VALUES (%(unaccepted)s, 'inputs', 'alice', %(today)s, 'inputs/x', 'x', 1, sha256(''))",
+        ("object_is_kept", "alice", "today"),
+    ),
     # 11. every completed request has its result
     "a result gone": wrong(
         f"DELETE FROM results WHERE {ANSWERED}", ("result_is_kept", "alice", "answered"), unseen=True
@@ -511,4 +517,4 @@ def test_each_invariant_has_a_case_that_breaks_it_alone(untouched: Books) -> Non
     source = untouched.service.value("SELECT prosrc FROM pg_proc WHERE proname = 'ledger_verify'")
     alone = {min(names) for names in ({v[0] for v in case.full} for case in WRONGS.values()) if len(names) == 1}
     assert alone == set(re.findall(r"SELECT '(\w+)'", source))
-    assert len(alone) == 15
+    assert len(alone) == 16

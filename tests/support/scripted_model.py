@@ -44,7 +44,8 @@ class ScriptedModel:
 
     {"status": 429, "headers": {}, "body": ..., "seconds": 2}, or {"text": "an answer"}, or {"message": {"content": ...}}
     with {"finish_reason", "usage"} beside it. {"turns": [...]} has one of these for each answer of the conversation.
-    Asked for an image or for speech, it answers with `PICTURE` or `RECORDING`.
+    Asked for an image or for speech, it answers with `PICTURE` or `RECORDING`; if what it is to draw or say is
+    {"bytes": 10000000}, then with so many.
 
     Attributes:
         asked: the bodies that it was sent, in order.
@@ -59,7 +60,7 @@ class ScriptedModel:
             def do_POST(self) -> None:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 scripted.asked.append(asked)
-                script = self.file() or script_of(asked["messages"])
+                script = self.file(asked) or script_of(asked["messages"])
                 scripted.released.wait(60 if script.get("hang") else script.get("seconds", 0))
                 body = script["body"] if "body" in script else completion(**script)
                 if not isinstance(body, bytes):
@@ -75,11 +76,12 @@ class ScriptedModel:
                 except OSError:
                     pass  # the caller has given up
 
-            def file(self) -> dict[str, Any] | None:
+            def file(self, asked: dict[str, Any]) -> dict[str, Any] | None:
                 if self.path.endswith("/images/generations"):
-                    return {"body": {"created": 1, "data": [{"b64_json": base64.b64encode(PICTURE).decode()}]}}
+                    picture = base64.b64encode(filled(PICTURE, asked["prompt"])).decode()
+                    return {"body": {"created": 1, "data": [{"b64_json": picture}]}}
                 if self.path.endswith("/audio/speech"):
-                    return {"body": RECORDING, "headers": {"Content-Type": "audio/wav"}}
+                    return {"body": filled(RECORDING, asked["input"]), "headers": {"Content-Type": "audio/wav"}}
                 return None
 
             def log_message(self, *_: Any) -> None:
@@ -104,6 +106,14 @@ class ScriptedModel:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+def filled(file: bytes, script: str) -> bytes:
+    """A file with zeros after it, up to the length that the script wants."""
+    try:
+        return file.ljust(json.loads(script)["bytes"], b"\0")
+    except ValueError:
+        return file
 
 
 def script_of(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -209,6 +209,7 @@ class Service:
             "maintenance": Maintenance(database),
             "queue": self.queue,
             "dead_letters": self.dead_letters,
+            "storage": None,
             "archive_after_days": 30,
             "redispatch_grace_seconds": 60,
         }

@@ -199,6 +199,7 @@ def test_schedules_run_every_task_at_its_time(stack: Stack) -> None:
         "rate(1 hour)": ["verify"],
         "cron(35 3 ? * SUN *)": ["verify"],
         "cron(5 0 * * ? *)": ["partitions", "expire"],
+        "cron(50 * * * ? *)": ["objects"],
         "cron(20 1 * * ? *)": ["usage", "close"],
         "cron(35 2 * * ? *)": ["archive"],
     }

@@ -17,19 +17,32 @@ RESERVED = [
     }
     for name in ("Submit", "Status", "Openai", "Worker", "Foreground")
 ]
+ANSWERS = {"Fn::Sub": "${Bucket.Arn}/results/*"}
+INPUTS = {"Fn::Sub": "${Bucket.Arn}/inputs/*"}
+OBJECTS = {"Fn::Sub": "${Bucket.Arn}/*"}
+BUCKET = {"Fn::GetAtt": ["Bucket", "Arn"]}
 MODEL_CREDENTIALS = {
     "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:sluice/models/*"
 }
 
 # Permissions in addition to logging, tracing, the network and the database.
 GRANTS: dict[str, dict[str, list[object]]] = {
-    "Submit": {"sqs:SendMessage": [QUEUE]},
-    "Status": {},
-    "Openai": {"sqs:SendMessage": [QUEUE], "lambda:InvokeFunction": [FOREGROUND]},
+    "Submit": {"sqs:SendMessage": [QUEUE], "s3:PutObject": [INPUTS]},
+    "Status": {"s3:GetObject": [ANSWERS], "s3:GetObjectVersion": [ANSWERS]},
+    "Openai": {
+        "sqs:SendMessage": [QUEUE],
+        "lambda:InvokeFunction": [FOREGROUND],
+        "s3:PutObject": [INPUTS],
+        "s3:GetObject": [INPUTS, ANSWERS],
+        "s3:GetObjectVersion": [INPUTS, ANSWERS],
+    },
     "Foreground": {
         "sqs:SendMessage": [QUEUE],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+        "s3:GetObject": [INPUTS],
+        "s3:GetObjectVersion": [INPUTS],
+        "s3:PutObject": [ANSWERS],
     },
     "Worker": {
         "sqs:ReceiveMessage": [QUEUE],
@@ -39,12 +52,18 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:SendMessage": [QUEUE],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
+        "s3:GetObject": [INPUTS],
+        "s3:GetObjectVersion": [INPUTS],
+        "s3:PutObject": [ANSWERS],
     },
     "Rollup": {
         "sqs:SendMessage": [QUEUE],
         "sqs:GetQueueAttributes": [QUEUE],
         "sqs:ReceiveMessage": [DEAD_LETTERS],
         "sqs:DeleteMessage": [DEAD_LETTERS],
+        "s3:ListBucketVersions": [BUCKET],
+        "s3:DeleteObject": [OBJECTS],
+        "s3:DeleteObjectVersion": [OBJECTS],
     },
     "Admin": {"lambda:InvokeFunction": [ROLLUP]},
     "Migrate": {

@@ -18,6 +18,7 @@ from sluice.backends.registry import BACKENDS
 from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
+from sluice.domain.objects import ObjectClass
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
@@ -120,6 +121,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "prices_token_class_known": TOKEN_CLASSES,
     "requests_finish_reason_known": FINISH_REASONS,
     "models_kind_known": get_args(ModelKind),
+    "objects_class_known": get_args(ObjectClass),
 }
 
 

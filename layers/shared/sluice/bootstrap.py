@@ -21,6 +21,7 @@ from sluice.db.connection import Database, connect
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import ConfigurationError, SluiceError
 from sluice.domain.requests import RequestLimits
+from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.services.access import UnknownKeys
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sluice.services.cancel import Canceller
     from sluice.services.erase import Eraser
     from sluice.services.foreground import Foreground
+    from sluice.services.inputs import InputKeeper
     from sluice.services.process import Worker
     from sluice.services.purge import Purger
     from sluice.services.quote import Quoter
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
     from sluice.services.tasks.run import TasksEvent
+    from sluice.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,12 @@ logger = logging.getLogger(__name__)
 ROLLUP_SECONDS: Final = 310
 # A rotated credential is used within this time.
 _SECRET_SECONDS: Final = 300
+# Writing an object is safe to repeat, and takes as long as it is large.
+_STORAGE: Final = {
+    "connect_timeout": 2,
+    "read_timeout": 30,
+    "retries": {"total_max_attempts": 3, "mode": "standard"},
+}
 
 
 @cache
@@ -53,6 +62,14 @@ def settings() -> Settings:
 
 
 # Services -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def input_keeper() -> "InputKeeper | None":
+    """Keeps large inputs; None: the database keeps all."""
+    from sluice.services.inputs import InputKeeper
+
+    return InputKeeper(storage) if settings().storage_bucket else None
 
 
 @cache
@@ -66,7 +83,7 @@ def submitter() -> "Submitter":
     """Accepts requests."""
     from sluice.services.submit import Submitter
 
-    return Submitter(ledger=ledger(), queue=queue(), limits=request_limits())
+    return Submitter(ledger=ledger(), queue=queue(), limits=request_limits(), inputs=input_keeper())
 
 
 @cache
@@ -94,6 +111,7 @@ def foreground() -> "Foreground":
         # From the moment of the claim: until the run has begun, all of its time, and a margin as for a worker.
         lease_seconds=LONGEST_SECONDS + current.worker_timeout + current.lease_margin_seconds,
         wait_seconds=LONGEST_SECONDS,
+        inputs=input_keeper(),
     )
 
 
@@ -126,11 +144,13 @@ def reader() -> "Reader":
     """Reads for clients."""
     from sluice.services.read import Reader
 
-    return Reader(ledger=ledger())
+    bucket = storage if settings().storage_bucket else None
+    return Reader(ledger=ledger(), storage=bucket, inputs=input_keeper())
 
 
 def worker(remaining_seconds: Callable[[], float]) -> "Worker":
     """Works on the batch of one invocation, which has so much time left."""
+    from sluice.services.keeping import Keeper
     from sluice.services.process import Worker, WorkerSettings
 
     current = settings()
@@ -138,6 +158,7 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ledger=ledger(),
         queue=queue(),
         backends=backends(),
+        keeper=Keeper(storage if current.storage_bucket else None, current.max_result_bytes, current.max_stored_bytes),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,
             flush_seconds=current.flush_milliseconds / 1000,
@@ -159,6 +180,7 @@ def task_context(event: "TasksEvent") -> "TaskContext":
         maintenance=Maintenance(database()),
         queue=queue(),
         dead_letters=dead_letters(),
+        storage=storage() if current.storage_bucket else None,
         archive_after_days=current.archive_after_days,
         redispatch_grace_seconds=current.redispatch_grace_seconds,
         full=event.full,
@@ -257,6 +279,16 @@ def dead_letters() -> "Queue":
 
 
 @cache
+def storage() -> "Storage":
+    """The bucket for what is too large for the database."""
+    from sluice.storage import Storage
+
+    # The region's own host: an address with another one would be redirected, and its signature be wrong then.
+    options = {"signature_version": "s3v4", "s3": {"us_east_1_regional_endpoint": "regional"}}
+    return Storage(_client("s3", **_STORAGE | options), settings().require("storage_bucket"))
+
+
+@cache
 def backends() -> "Mapping[str, Backend]":
     """The model backends by name."""
     from sluice.backends.registry import BACKENDS, Resources
@@ -266,6 +298,7 @@ def backends() -> "Mapping[str, Backend]":
         bedrock_client=_bedrock,
         sagemaker_client=_sagemaker,
         max_result_bytes=settings().max_result_bytes,
+        max_file_bytes=settings().max_stored_bytes if settings().storage_bucket else MAX_FILE_BYTES,
     )
     return {name: make(resources) for name, make in BACKENDS.items()}
 

@@ -30,6 +30,10 @@ class Settings(BaseModel):
     max_attempts: int = Field(default=20, gt=0, lt=2**15)
 
     max_result_bytes: int = Field(default=1_000_000, gt=0)
+    storage_bucket: str = ""
+    """Where what is too large for the database is kept; empty: nowhere, and it is refused."""
+    max_stored_bytes: int = Field(default=104_857_600, gt=0)
+    """The largest answer that is kept there, in bytes."""
     flush_milliseconds: int = Field(default=200, ge=0)
     retry_base_seconds: float = Field(default=10, gt=0)
     lease_margin_seconds: float = Field(default=30, gt=0)

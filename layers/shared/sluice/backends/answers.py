@@ -1,7 +1,7 @@
 """A model's answer, whichever protocol it came by: what it wrote, why it stopped, why there is no text, its tokens."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sluice.backends.protocol import ModelError
 from sluice.backends.tokens import TokenReport, counted
@@ -100,7 +100,7 @@ def completion(claim: Claim, answer: Answer, finish_word: Any, report: TokenRepo
 
 
 def booked(
-    claim: Claim, output: Output, written_bytes: int, report: TokenReport, content: bytes | None = None
+    claim: Claim, output: Output, written_bytes: int, report: TokenReport, content: bytes | IO[bytes] | None = None
 ) -> Completion:
     """An answer with the tokens that are booked for it.
 

@@ -6,8 +6,10 @@ where the image is, instead of the image, is none that can be read.
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
 from sluice.backends.parts import UnreadableError
 from sluice.domain.documents import ImageOptions
@@ -26,11 +28,63 @@ _AUDIO_TYPES: Final = {
 _PAGES: Final = (b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head", b"<body", b"<!--")
 
 
-def read_image(document: Mapping[str, Any], asked: ImageOptions) -> tuple[bytes, str]:
+_ENCODED: Final = re.compile(rb'"b64_json"\s*:\s*"')
+# A multiple of 4, as many characters of base64 are 3 bytes.
+_CHUNK: Final = 1 << 20
+# What an answer says beside its image, in bytes.
+_MOST_AROUND: Final = 1 << 20
+_BEGINNING: Final = 64
+
+
+def split_image(body: IO[bytes]) -> tuple[bytes, IO[bytes]]:
+    """The JSON of an answer without the first image in it, and that image, decoded on the disk.
+
+    It is read a part at a time, and never mapped into memory, where its pages would count as the function's.
+
+    Raises:
+        UnreadableError: there is no image in base64 in it, or too much beside it.
+    """
+    body.seek(0)
+    before = body.read(_MOST_AROUND)
+    if (found := _ENCODED.search(before)) is None:
+        raise UnreadableError
+    body.seek(found.end())
+    image = TemporaryFile()  # noqa: SIM115 (it outlives this call)
+    try:
+        after = _decode(body, image)
+        # Read where the image ended, which is somewhere in the last chunk.
+        after += body.read(_MOST_AROUND)
+        if body.read(1):
+            raise UnreadableError
+    except BaseException:
+        image.close()
+        raise
+    return before[: found.end()] + after, image
+
+
+def _decode(encoded: IO[bytes], image: IO[bytes]) -> bytes:
+    """Decode up to the quotation mark that ends a text in base64; returns that and what was read after it."""
+    while chunk := encoded.read(_CHUNK):
+        text, quote, after = chunk.partition(b'"')
+        try:
+            image.write(base64.b64decode(text, validate=True))
+        except (binascii.Error, ValueError):
+            raise UnreadableError from None
+        if quote:
+            return quote + after
+    raise UnreadableError
+
+
+def read_image(
+    document: Mapping[str, Any], asked: ImageOptions, taken_out: IO[bytes] | None = None
+) -> tuple[bytes | IO[bytes], str]:
     """The image in an answer and its MIME type.
 
     The type is what the server says that it is, or else what was asked for, and the first bytes must agree; where
     nobody said anything, the first bytes decide.
+
+    Args:
+        taken_out: the image, where it is not in the document any more; see split_image().
 
     Raises:
         UnreadableError: there is no image in it, or not of the type that it should have.
@@ -40,11 +94,12 @@ def read_image(document: Mapping[str, Any], asked: ImageOptions) -> tuple[bytes,
     encoded = first.get("b64_json") if isinstance(first, dict) else None
     if not isinstance(encoded, str):
         raise UnreadableError
+    content: bytes | IO[bytes]
     try:
-        content = base64.b64decode(encoded, validate=True)
+        content = base64.b64decode(encoded, validate=True) if taken_out is None else taken_out
     except (binascii.Error, ValueError):
         raise UnreadableError from None
-    found = _image_type(content)
+    found = _image_type(beginning(content))
     said = document.get("output_format") or asked.output_format
     if found is None or (said is not None and _IMAGE_TYPES.get(str(said).lower()) != found):
         raise UnreadableError
@@ -60,14 +115,23 @@ def _image_type(content: bytes) -> str | None:
     return "image/webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
 
 
-def audio_type(content_type: str | None, content: bytes) -> str:
+def beginning(content: bytes | IO[bytes]) -> bytes:
+    """The first bytes, in which a type shows."""
+    if isinstance(content, bytes):
+        return content[:_BEGINNING]
+    content.seek(0)
+    return content.read(_BEGINNING)
+
+
+def audio_type(content_type: str | None, content: bytes | IO[bytes]) -> str:
     """The MIME type of audio, from the header of the answer.
 
     Raises:
         UnreadableError: it is empty, or a page or another text.
     """
     named = (content_type or "").partition(";")[0].strip().lower()
-    if not content or _is_text(named) or content[:64].lstrip().lower().startswith(_PAGES):
+    first = beginning(content)
+    if not first or _is_text(named) or first.lstrip().lower().startswith(_PAGES):
         raise UnreadableError
     return _AUDIO_TYPES.get(named, NO_TYPE)
 

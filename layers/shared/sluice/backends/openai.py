@@ -4,19 +4,21 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final
 
 import urllib3
 from urllib3 import exceptions
 
 from sluice.backends.deadline import DeadlinePoolManager, until
 from sluice.backends.json_text import written
-from sluice.backends.openai_answers import most_payload_bytes, read_completion, too_large
+from sluice.backends.openai_answers import MEMORY_BYTES, most_payload_bytes, read_completion, too_large
 from sluice.backends.openai_requests import chat_body, embeddings_body, image_body, speech_body
 from sluice.backends.protocol import ModelError
 from sluice.backends.upstream import http_failure
 from sluice.domain.errors import ConfigurationError
 from sluice.domain.requests import Claim, Completion, ModelKind
+from sluice.domain.sizes import MAX_FILE_BYTES
 
 _CONNECT_SECONDS: Final = 5.0
 _CHUNK: Final = 65_536
@@ -24,6 +26,7 @@ _CHUNK: Final = 65_536
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
 )
+_FILES: Final = ("image", "speech")
 _CALLS: Final[Mapping[ModelKind, tuple[str, Callable[[Claim], dict[str, Any]]]]] = {
     "chat": ("/chat/completions", chat_body),
     "embedding": ("/embeddings", embeddings_body),
@@ -38,11 +41,14 @@ class OpenAIBackend:
     Args:
         api_key: finds the API key in a secret, by its ARN; raises ConfigurationError if it is not there.
         max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
+        max_file_bytes: largest file accepted.
     """
 
-    def __init__(self, api_key: Callable[[str], str], max_result_bytes: int) -> None:
+    def __init__(
+        self, api_key: Callable[[str], str], max_result_bytes: int, max_file_bytes: int = MAX_FILE_BYTES
+    ) -> None:
         self._api_key = api_key
-        self._max_bytes = most_payload_bytes(max_result_bytes)
+        self._max_bytes = most_payload_bytes(max_result_bytes, max_file_bytes)
         # No retries here: PostgreSQL schedules them, and an uncounted second call would be billed but not recorded.
         self._pool = DeadlinePoolManager(maxsize=10, retries=False)
 
@@ -78,40 +84,70 @@ class OpenAIBackend:
         except ValueError:
             # The key has characters that no header can hold; http.client's message, which quotes it, is not passed on.
             raise ModelError("model_unauthorized") from None
-        if response.status != 200:
-            raise http_failure(response.status, response.headers, payload)
-        return read_completion(claim, response.headers, payload)
-
-    def _payload(self, claim: Claim, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+        if isinstance(payload, bytes):
+            return _completion(claim, response, payload)
+        content = None
         try:
-            return _read(response, deadline, self._max_bytes[claim.kind])
-        except ModelError:
-            if response.status != 200:
+            completion = _completion(claim, response, payload)
+            content = completion.content
+            return completion
+        finally:
+            if content is not payload:
+                payload.close()
+
+    def _payload(self, claim: Claim, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes | IO[bytes]:
+        try:
+            most = self._max_bytes[claim.kind]
+            return _read(response, deadline, most, MEMORY_BYTES if claim.kind in _FILES else most)
+        except ModelError as error:
+            if response.status != 200 or error.code != "result_too_large":
                 raise
             raise too_large(claim) from None
 
 
-def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int) -> bytes:
+def _completion(claim: Claim, response: urllib3.BaseHTTPResponse, payload: bytes | IO[bytes]) -> Completion:
+    if response.status != 200:
+        # The page of a proxy is not megabytes long, and says nothing that is needed.
+        raise http_failure(response.status, response.headers, payload if isinstance(payload, bytes) else b"")
+    return read_completion(claim, response.headers, payload)
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int, memory_bytes: int) -> bytes | IO[bytes]:
     """The body, if it arrives before the deadline and is not larger than any answer may be.
 
+    Args:
+        memory_bytes: a longer one is in a file.
+
     Raises:
-        ModelError: result_too_large.
+        ModelError: result_too_large; storage_unavailable, the disk is full.
         TimeoutError: the deadline passed.
     """
-    chunks, size = [], 0
+    body, size = SpooledTemporaryFile(max_size=memory_bytes), 0  # noqa: SIM115 (it may outlive this call)
     try:
         with until(deadline, response.shutdown):
             while chunk := response.read1(_CHUNK):
-                chunks.append(chunk)
                 size += len(chunk)
                 if size > most_bytes:
                     raise ModelError("result_too_large")
+                _write(body, chunk)
     except BaseException:
         # A connection that was read half cannot be reused.
         response.close()
+        body.close()
         raise
     response.release_conn()
-    return b"".join(chunks)
+    body.seek(0)
+    if size > memory_bytes:
+        return body
+    with body:
+        return body.read()
+
+
+def _write(body: IO[bytes], chunk: bytes) -> None:
+    try:
+        body.write(chunk)
+    except OSError:
+        raise ModelError("storage_unavailable") from None
 
 
 def _request(claim: Claim) -> tuple[str, str]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from sluice.backends.answers import booked, completion, failed_call
-from sluice.backends.files import audio_type, read_image
+from sluice.backends.files import audio_type, read_image, split_image
 from sluice.backends.parts import UnreadableError, read_choice
 from sluice.backends.protocol import ModelError
 from sluice.backends.stream import joined_stream
@@ -22,34 +22,58 @@ _ENVELOPE_BYTES: Final = 65_536
 # A number of a vector takes 5 characters in base64, as it is kept, and up to 24 in JSON.
 _DIGITS: Final = 5
 # A file may arrive that is too large to be kept, so that what it used can be charged; but not any number of bytes.
-_MOST_FILE_BYTES: Final = MAX_FILE_BYTES * 2
+MEMORY_BYTES: Final = MAX_FILE_BYTES * 2
+"""A body with a file is held in memory up to this length, and on the disk beyond it."""
 
 
-def most_payload_bytes(max_result_bytes: int) -> Mapping[ModelKind, int]:
+def most_payload_bytes(max_result_bytes: int, max_file_bytes: int = MAX_FILE_BYTES) -> Mapping[ModelKind, int]:
     """How long an answer of each kind of model may be as it is sent, in bytes.
 
     Args:
         max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
+        max_file_bytes: largest file accepted.
     """
+    most_file_bytes = max(max_file_bytes, MEMORY_BYTES)
     return {
         "chat": max_result_bytes * _ESCAPED + _ENVELOPE_BYTES,
         "embedding": MAX_ANSWER_BYTES * _DIGITS + _ENVELOPE_BYTES,
-        "image": _MOST_FILE_BYTES * 4 // 3 + _ENVELOPE_BYTES,
-        "speech": _MOST_FILE_BYTES,
+        "image": most_file_bytes * 4 // 3 + _ENVELOPE_BYTES,
+        "speech": most_file_bytes,
     }
 
 
-def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
+def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes | IO[bytes]) -> Completion:
     """The completion, the vectors, the image or the recording in the body of a successful answer.
 
     Args:
         headers: those of the answer: of what type a recording is, and how long to wait after an error inside it.
+        payload: the body; as a file only if the model's answers are files. It may become the completion's content;
+            otherwise the caller closes it.
 
     Raises:
         ModelError: the body is no such answer, or holds an error.
     """
     if claim.kind == "speech":
         return _speech(claim, headers, payload)
+    if isinstance(payload, bytes):
+        return _answer(claim, headers, payload)
+    try:
+        around, image = split_image(payload)
+    except UnreadableError:
+        raise ModelError("model_bad_response") from None
+    try:
+        return _answer(claim, headers, around, image)
+    except BaseException:
+        image.close()
+        raise
+
+
+def _answer(claim: Claim, headers: Mapping[str, str], payload: bytes, image: IO[bytes] | None = None) -> Completion:
+    """What is in a JSON answer.
+
+    Args:
+        image: the image, if it was taken out of the payload.
+    """
     document = read_json(payload)
     if document is None:
         document = joined_stream(payload)
@@ -62,7 +86,7 @@ def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes) ->
     if claim.kind == "embedding":
         return _embedding(claim, document, report)
     if claim.kind == "image":
-        return _image(claim, document, report)
+        return _image(claim, document, report, image)
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if (found := error_inside(choice)) is not None:
@@ -84,18 +108,21 @@ def _embedding(claim: Claim, document: dict[str, Any], report: TokenReport) -> C
     return booked(claim, output, 0, report)
 
 
-def _image(claim: Claim, document: dict[str, Any], report: TokenReport) -> Completion:
+def _image(claim: Claim, document: dict[str, Any], report: TokenReport, image: IO[bytes] | None) -> Completion:
+    """Args:
+    image: the image, if it was taken out of the document.
+    """
     try:
-        content, mime_type = read_image(document, claim.input.image or ImageOptions())
+        content, mime_type = read_image(document, claim.input.image or ImageOptions(), image)
     except UnreadableError:
         raise failed_call(ModelError("model_bad_response", is_answer=True), claim, report) from None
     output = Output(items=(OutputFile.of(content, mime_type),))
     return booked(claim, output, 0, image_report(report, claim), content)
 
 
-def _speech(claim: Claim, headers: Mapping[str, str], payload: bytes) -> Completion:
-    # An error that calls itself a success, perhaps also audio.
-    if (found := error_inside(read_json(payload))) is not None:
+def _speech(claim: Claim, headers: Mapping[str, str], payload: bytes | IO[bytes]) -> Completion:
+    # An error that calls itself a success, perhaps also audio. None is as long as a recording on the disk.
+    if isinstance(payload, bytes) and (found := error_inside(read_json(payload))) is not None:
         raise reported_failure(found[0], headers, found[1])
     try:
         mime_type = audio_type(headers.get("Content-Type"), payload)

@@ -17,6 +17,7 @@ from sluice.domain.calls import Plan
 from sluice.domain.documents import Input, Output
 from sluice.domain.fingerprint import question_digest, submission_digest
 from sluice.domain.history import HistoryQuery
+from sluice.domain.objects import StoredObject
 from sluice.domain.requests import (
     Admission,
     CachePurging,
@@ -50,10 +51,16 @@ class Ledger:
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
-    def submit(self, key_hash: bytes, submission: Submission, limits: RequestLimits) -> Admission:
-        """Accept one request or say why not: one statement, one commit."""
+    def submit(
+        self, key_hash: bytes, submission: Submission, limits: RequestLimits, stored: StoredObject | None = None
+    ) -> Admission:
+        """Accept one request or say why not: one statement, one commit.
+
+        Args:
+            stored: the object that holds the input; None: the database is to keep it.
+        """
         return self._database.row(
-            Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits))
+            Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits, stored))
         )
 
     def quote(self, key_hash: bytes, submission: Submission, limits: RequestLimits) -> Quotation:
@@ -66,13 +73,24 @@ class Ledger:
             submission=Jsonb(_submission(submission, limits)),
         )
 
-    def run(self, key_hash: bytes, submission: Submission, limits: RequestLimits, lease_seconds: float) -> Run:
-        """Accept one request and claim it where it may run at once: one statement, one commit."""
+    def run(
+        self,
+        key_hash: bytes,
+        submission: Submission,
+        limits: RequestLimits,
+        lease_seconds: float,
+        stored: StoredObject | None = None,
+    ) -> Run:
+        """Accept one request and claim it where it may run at once: one statement, one commit.
+
+        Args:
+            stored: as of submit().
+        """
         return self._database.row(
             Run,
             "request_run",
             key_hash=key_hash,
-            submission=Jsonb(_submission(submission, limits)),
+            submission=Jsonb(_submission(submission, limits, stored)),
             lease_seconds=lease_seconds,
         )
 
@@ -132,7 +150,7 @@ class Ledger:
             StoredResult,
             "result_read",
             repeatable=True,
-            readers={"output": Output.model_validate},
+            readers={"output": Output.model_validate, "stored": StoredObject.of_json},
             key_hash=key_hash,
             request_id=request_id,
         )
@@ -244,12 +262,15 @@ class Ledger:
         return self._database.rows(DispatchedRequest, "request_resend", repeatable=True, ids=list(ids))
 
 
-def _submission(submission: Submission, limits: RequestLimits) -> dict[str, Any]:
+def _submission(submission: Submission, limits: RequestLimits, stored: StoredObject | None = None) -> dict[str, Any]:
     content = submission.to_json() | {
         "longest_seconds": limits.longest_seconds,
         "max_attempts": limits.max_attempts,
         "question": question_digest(submission.input, submission.parameters),
     }
+    if stored is not None:
+        content["stored"] = stored.to_row()
+        content["beginning"] = submission.input.beginning(stored.to_json()).to_json()
     if submission.idempotency_key is not None:
         content["body_hash"] = submission_digest(submission).hex()
     return content

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sluice.db.connection import Database
 from sluice.db.reports import Statements
+from sluice.domain.objects import Version
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,28 @@ class AuditVerification:
     kind: str | None
     audit_id: UUID | None
     batch_no: int | None
+
+
+@dataclass(frozen=True)
+class DoomedObject:
+    """An object that nothing refers to any more."""
+
+    object_id: UUID
+    key: str
+    version_id: str | None
+
+
+@dataclass(frozen=True)
+class ObjectComparison:
+    """A part of the bucket's list, compared with the rows.
+
+    Attributes:
+        unknown: the positions in it, from 1, of versions without a row.
+        missing: how many rows were found to have no object.
+    """
+
+    unknown: Sequence[int]
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,39 @@ class Maintenance:
     def expire_idempotency_keys(self, limit: int) -> int:
         """Delete expired idempotency keys, at most so many; returns how many."""
         return int(self._database.value("idempotency_expire", repeatable=True, limit=limit))
+
+    def doomed_objects(self, limit: int) -> list[DoomedObject]:
+        """Objects that nothing refers to any more, at most so many."""
+        return self._database.rows(DoomedObject, "objects_doomed", repeatable=True, limit=limit)
+
+    def forget_objects(self, ids: Sequence[UUID]) -> int:
+        """Forget objects that were deleted from the bucket; returns how many."""
+        return int(self._database.value("objects_forget", repeatable=True, ids=list(ids)))
+
+    def begin_object_sweep(self) -> str | None:
+        """The key after which to go on comparing the bucket with the rows; None: from the beginning."""
+        after: str | None = self._database.value("object_sweep_begin", repeatable=True)
+        return after
+
+    def compare_objects(
+        self, after: str | None, upto: str | None, found: Sequence[Version], grace_seconds: int
+    ) -> ObjectComparison:
+        """Compare every version of every key after one up to another with the rows, and remember how far that is.
+
+        Args:
+            upto: None: to the end.
+            grace_seconds: a row that is younger may be newer than the list.
+        """
+        return self._database.row(
+            ObjectComparison,
+            "objects_compare",
+            repeatable=True,
+            after=after,
+            upto=upto,
+            keys=[each.key for each in found],
+            versions=[each.version_id for each in found],
+            grace_seconds=grace_seconds,
+        )
 
     def seal_audit(self, limit: int) -> AuditSealing:
         """Add a batch of at most so many new rows to the audit log's chain."""

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import IO, Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -19,6 +19,11 @@ FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusa
 """Why a model stopped, in the words of OpenAI's chat completions, and two of ours: refusal (it declined to answer; the
 text is its refusal) and other (it gave a word that is not known here)."""
 FINISH_REASONS: Final[tuple[FinishReason, ...]] = get_args(FinishReason)
+TEXT_TYPE: Final = "text/plain; charset=utf-8"
+JSON_TYPE: Final = "application/json"
+_CHUNK: Final = 1 << 20
+# Of a prompt, as many characters as a history shows.
+_BEGINNING: Final = 1000
 
 EmptyReason = Literal["tool_calls", "content_filter", "refusal", "reasoning", "nothing"]
 """Why an answer has no text: the model asked for tools, a filter took the text away, the model declined without a word,
@@ -205,6 +210,7 @@ class Input(Document):
         dimensions: the length that embeddings are to have, where the model has a choice.
         image: for models of kind image.
         speech: for models of kind speech, which need it.
+        stored: the object that holds all of it, as StoredObject.to_json(); then this is the beginning, for people.
     """
 
     messages: tuple[Message, ...]
@@ -216,11 +222,18 @@ class Input(Document):
     dimensions: int | None = None
     image: ImageOptions | None = None
     speech: SpeechOptions | None = None
+    stored: dict[str, Any] | None = None
 
     @classmethod
     def of_prompt(cls, prompt: str) -> Self:
         """An input of one text by the user."""
         return cls(messages=(Message(role="user", content=(TextPart(text=prompt),)),))
+
+    def beginning(self, stored: dict[str, Any]) -> Self:
+        """The beginning of an input that is an object; see `stored`."""
+        first = self.messages[0]
+        text = TextPart(text=first.text[:_BEGINNING])
+        return type(self)(messages=(Message(role=first.role, content=(text,)),), stored=stored)
 
     @property
     def single_text(self) -> str | None:
@@ -321,9 +334,23 @@ class OutputFile(Document):
     sha256: str
 
     @classmethod
-    def of(cls, content: bytes, mime_type: str) -> Self:
-        """What describes these bytes."""
-        return cls(mime_type=mime_type, byte_length=len(content), sha256=hashlib.sha256(content).hexdigest())
+    def of(cls, content: bytes | IO[bytes], mime_type: str) -> Self:
+        """What describes these bytes, or those of a file, which is read from its beginning."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks_of(content):
+            digest.update(chunk)
+            size += len(chunk)
+        return cls(mime_type=mime_type, byte_length=size, sha256=digest.hexdigest())
+
+
+def chunks_of(content: bytes | IO[bytes]) -> Iterator[bytes]:
+    """All of it in parts, of which none is large; a file is read from its beginning."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    content.seek(0)
+    while chunk := content.read(_CHUNK):
+        yield chunk
 
 
 OutputItem = OutputMessage | OutputToolCall | OutputReasoning | OutputEmbedding | OutputFile
@@ -397,6 +424,12 @@ class Output(Document):
         others = (item for item in self.items if not isinstance(item, OutputMessage))
         message = OutputMessage(content=(TextPart(text=text),))
         return self.model_copy(update={"items": (message, *others), "result_type": "json"})
+
+    def as_text(self) -> tuple[bytes, str]:
+        """An answer that is no file as one, and its MIME type. Vectors are JSON with what is stored of them."""
+        if self.vectors:
+            return json.dumps({"embeddings": self.vectors}).encode(), JSON_TYPE
+        return self.text.encode(), JSON_TYPE if self.result_type == "json" else TEXT_TYPE
 
     @property
     def text(self) -> str:

@@ -94,6 +94,7 @@ ERRORS: Final[dict[str, tuple[Kind, str]]] = {
     "request_failed": (Kind.INTERNAL, "The request failed"),
     "answer_pending": (Kind.UNAVAILABLE, "The answer is not there yet"),
     "database_unavailable": (Kind.UNAVAILABLE, "Database unavailable"),
+    "storage_unavailable": (Kind.UNAVAILABLE, "Storage unavailable"),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
-from sluice.domain.documents import ImageOptions, SpeechOptions
+from sluice.domain.documents import JSON_TYPE, TEXT_TYPE, ImageOptions, SpeechOptions
 from sluice.domain.fields import Storable, Strict
 
 NO_TYPE: Final = "application/octet-stream"
@@ -26,7 +26,8 @@ FILE_TYPES: Final[Mapping[str, str]] = {
 
 def safe_type(mime_type: str) -> str:
     """The type under which a file is given out: its own, unless a row says something that it may not be."""
-    return mime_type if mime_type in FILE_TYPES else NO_TYPE
+    # A long text, and long JSON, are files too.
+    return mime_type if mime_type in FILE_TYPES or mime_type in (TEXT_TYPE, JSON_TYPE) else NO_TYPE
 
 
 ImageSize = Annotated[str, StringConstraints(pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$")]

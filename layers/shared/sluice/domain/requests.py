@@ -4,11 +4,12 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import IO, Any, Final, Literal, Self
 from uuid import UUID
 
 from sluice.domain.calls import ModelCall, Plan
 from sluice.domain.documents import Document, FinishReason, Input, Output
+from sluice.domain.objects import StoredObject
 from sluice.domain.states import Status
 
 ModelKind = Literal["chat", "embedding", "image", "speech"]
@@ -129,12 +130,14 @@ class Quotation:
         outcome, detail: as in Admission; accepted: it would be.
         quoted: tokens, cost and times, as quote_make() in the database has them; None: it is refused before they are
             known.
+        user_id: whose key it is; None: of no key that may do this.
     """
 
     outcome: str
     model_id: str | None
     detail: Mapping[str, Any] | None
     quoted: Mapping[str, Any] | None
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,8 @@ class Completion:
     Attributes:
         cached_tokens: those of prompt_tokens that the model read from its cache.
         reasoning_tokens: those of completion_tokens that it wrote before its answer.
-        content: the bytes, where the answer is a file.
+        content: the bytes, where the answer is a file; a file on the disk, where they are many.
+        stored: the object that holds the answer; then there is no content.
     """
 
     output: Output
@@ -305,7 +309,8 @@ class Completion:
     doubt: UsageDoubt | None = None
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    content: bytes | None = field(default=None, repr=False)
+    content: bytes | IO[bytes] | None = field(default=None, repr=False)
+    stored: StoredObject | None = None
 
     @classmethod
     def of_text(
@@ -329,6 +334,7 @@ class Outcome:
             of those that are charged; for retry of all.
         recovered: a model that answered although calls of it had failed lately.
         content: the bytes, where the output is a file.
+        stored: the object that holds the answer; then there is no content.
     """
 
     request_id: UUID
@@ -347,12 +353,15 @@ class Outcome:
     calls: Sequence[ModelCall] | None = None
     recovered: str | None = None
     content: bytes | None = field(default=None, repr=False)
+    stored: StoredObject | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value; bytes are in base64."""
         content = {name: value for name, value in vars(self).items() if value is not None}
         if self.content is not None:
             content["content"] = base64.b64encode(self.content).decode()
+        if self.stored is not None:
+            content["stored"] = self.stored.to_row()
         content["request_id"] = str(self.request_id)
         if self.output is not None:
             content["output"] = self.output.to_json()
@@ -519,12 +528,14 @@ class StoredResult:
     Attributes:
         outcome: ok; request_not_found; result_not_ready, result_not_found; or what key_check found.
         content: the bytes of an answer that is a file.
+        stored: the object that holds the answer; then there is no content.
     """
 
     outcome: str
     request_id: UUID
     output: Output
     content: bytes | None = field(repr=False)
+    stored: StoredObject | None = None
 
 
 @dataclass(frozen=True)

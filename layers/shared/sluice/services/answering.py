@@ -12,6 +12,7 @@ from sluice.domain.documents import Output
 from sluice.domain.failures import FAILURES
 from sluice.domain.requests import Claim, Completion, UsageDoubt
 from sluice.services.forms import CheckForm
+from sluice.services.keeping import Keeper
 from sluice.services.repair import repaired_input
 
 # A fallback that has less time than this is not called: the attempt ends, and the next one has all of its time.
@@ -86,14 +87,20 @@ class Answerer:
     Args:
         backends: by name.
         check_form: looks at answers whose form was asked for.
+        keeper: keeps those that are too large for the database.
         remaining_seconds: how much time there is for calls.
     """
 
     def __init__(
-        self, backends: Mapping[str, Backend], check_form: CheckForm, remaining_seconds: Callable[[], float]
+        self,
+        backends: Mapping[str, Backend],
+        check_form: CheckForm,
+        keeper: Keeper,
+        remaining_seconds: Callable[[], float],
     ) -> None:
         self._backends = backends
         self._check_form = check_form
+        self._keeper = keeper
         self._remaining = remaining_seconds
 
     def answer(self, claim: Claim, trail: Trail) -> Completion:
@@ -113,7 +120,7 @@ class Answerer:
             # Each answer that was not taken has used up one.
             left = repairs - sum(call.cause == "schema_mismatch" for call in trail.calls)
             try:
-                return self._answer_by(candidate, trail, left)
+                return self._kept(candidate, trail, self._answer_by(candidate, trail, left))
             except ModelError as error:
                 if not FAILURES[error.code].falls_back:
                     raise
@@ -136,6 +143,13 @@ class Answerer:
             repairs -= 1
             max_tokens = claim.parameters.get("max_tokens", 0)
             asked = replace(claim, input=repaired_input(claim.input, completion.output, fault.finding, max_tokens))
+
+    def _kept(self, claim: Claim, trail: Trail, completion: Completion) -> Completion:
+        try:
+            return self._keeper.keep(claim, completion)
+        except ModelError as error:
+            trail.reject(error.code)
+            raise
 
     def _call(self, claim: Claim, trail: Trail) -> Completion:
         trail.begin(claim)

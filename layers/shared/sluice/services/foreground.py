@@ -21,6 +21,7 @@ from sluice.domain.states import Status
 from sluice.handover import BrokenOffError, NotStartedError
 from sluice.messaging import Message, Sender
 from sluice.services.dispatch import send_or_undispatch
+from sluice.services.inputs import InputKeeper
 from sluice.services.read import Reader
 from sluice.services.submit import Accepted, accepted_or_refused, check_submission
 from sluice.services.wait import wait_until_ended
@@ -56,6 +57,7 @@ class Foreground:
     Attributes:
         lease_seconds: for how long a run is believed to be alive.
         wait_seconds: the longest that a client waits.
+        inputs: keeps large ones; None: the database keeps all.
     """
 
     ledger: Ledger
@@ -64,6 +66,7 @@ class Foreground:
     runner: Runner
     lease_seconds: float
     wait_seconds: float
+    inputs: InputKeeper | None = None
 
     def answer(self, key_hash: bytes, submission: Submission) -> Answered:
         """Accept a request and wait for its end.
@@ -74,14 +77,15 @@ class Foreground:
         """
         deadline = time.monotonic() + self.wait_seconds
         check_submission(submission, self.limits)
-        run = self.ledger.run(key_hash, submission, self.limits, self.lease_seconds)
+        stored = self.inputs.keep(self.ledger, key_hash, submission, self.limits) if self.inputs else None
+        run = self.ledger.run(key_hash, submission, self.limits, self.lease_seconds, stored)
         accepted = accepted_or_refused(run, submission)
         send_or_undispatch(self.ledger, self.queue, [Message(one, accepted.user_id) for one in run.send])
         if run.claim is not None and (detail := self._run(accepted, submission, run.claim)) is not None:
             return Answered(detail, accepted)
         if not wait_until_ended(self.ledger, accepted.request_id, deadline):
             raise answer_pending(accepted.request_id)
-        return Answered(Reader(self.ledger).detail(key_hash, accepted.request_id), accepted)
+        return Answered(Reader(self.ledger, inputs=self.inputs).detail(key_hash, accepted.request_id), accepted)
 
     def _run(self, accepted: Accepted, submission: Submission, claim: Mapping[str, Any]) -> RequestDetail | None:
         """Have a claimed request run; None if it is not done."""

@@ -24,6 +24,7 @@ from sluice.messaging import Delivery, Message, Sender, requested_id
 from sluice.services.answering import Answerer, Trail
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.forms import CheckForm, check_form
+from sluice.services.keeping import NOWHERE, Keeper
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Worker:
     Args:
         backends: by name.
         check_form: looks at answers whose form was asked for.
+        keeper: keeps answers that are too large for the database.
         remaining_seconds: how long this invocation still has.
     """
 
@@ -94,12 +96,14 @@ class Worker:
         queue: Sender,
         backends: Mapping[str, Backend],
         check_form: CheckForm = check_form,
+        keeper: Keeper = NOWHERE,
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._queue = queue
-        self._answerer = Answerer(backends, check_form, lambda: remaining_seconds() - RESERVE_SECONDS)
+        self._keeper = keeper
+        self._answerer = Answerer(backends, check_form, keeper, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
         self._remaining = remaining_seconds
         self._full_seconds = remaining_seconds() - RESERVE_SECONDS
@@ -139,8 +143,7 @@ class Worker:
 
     def _answer(self, claims: Sequence[Claim], report: BatchReport) -> list[UUID]:
         """Call the models and settle; returns the ids of requests that could not be settled."""
-        started = [claim for claim in claims if self._has_time_for(claim)]
-        finished = [Outcome(claim.request_id, claim.attempt, "released") for claim in claims if claim not in started]
+        started, finished = self._begin(claims, report)
         executor = ThreadPoolExecutor(max_workers=max(1, len(started)), thread_name_prefix="model")
         trails = [(claim, Trail(claim)) for claim in started]
         pending = {executor.submit(self._answerer.answer, claim, trail): (claim, trail) for claim, trail in trails}
@@ -161,6 +164,20 @@ class Worker:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [outcome.request_id for outcome in finished]
 
+    def _begin(self, claims: Sequence[Claim], report: BatchReport) -> tuple[list[Claim], list[Outcome]]:
+        """Those that there is time for, with all of their inputs; and what becomes of the others."""
+        started: list[Claim] = []
+        finished: list[Outcome] = []
+        for claim in claims:
+            if not self._has_time_for(claim):
+                finished.append(Outcome(claim.request_id, claim.attempt, "released"))
+                continue
+            try:
+                started.append(self._keeper.whole(claim))
+            except ModelError as error:
+                finished.append(self._failure(claim, Trail(claim), error, report))
+        return started, finished
+
     def _has_time_for(self, claim: Claim) -> bool:
         """Return True if there is time to wait for its model, or not much more in a new invocation."""
         return self._remaining() - RESERVE_SECONDS >= min(claim.timeout_seconds, self._full_seconds / 2)
@@ -174,12 +191,12 @@ class Worker:
             # Only its type: a traceback's last line may quote what was sent.
             logger.error("backend failed", extra={"error": type(error).__name__, "backend": claim.backend})
             return self._failure(claim, trail, ModelError("worker_error"), report)
-        output = completion.output
-        if (
-            output.byte_length > self._settings.max_result_bytes
-            or len(completion.content or b"") > MAX_FILE_BYTES
-            or not _fits_an_answer(output)
-        ):
+        output, content = completion.output, completion.content
+        # What is on the disk still was too large for the bucket.
+        is_file_too_large = content is not None and (not isinstance(content, bytes) or len(content) > MAX_FILE_BYTES)
+        if content is not None and not isinstance(content, bytes):
+            content.close()
+        if is_file_too_large or output.byte_length > self._settings.max_result_bytes or not _fits_an_answer(output):
             trail.reject("result_too_large")
             return self._failure(claim, trail, ModelError("result_too_large"), report)
         return self._with_calls(
@@ -189,7 +206,8 @@ class Worker:
                 "completed",
                 output=output,
                 fingerprint=question_fingerprint(claim),
-                content=completion.content,
+                content=content if isinstance(content, bytes) else None,
+                stored=completion.stored,
             ),
             claim,
             trail,

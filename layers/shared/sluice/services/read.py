@@ -1,15 +1,20 @@
 """What a client reads: one request, the recent ones, the models."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from uuid import UUID
 
 from sluice.db.ledger import Ledger
 from sluice.domain.errors import SluiceError
 from sluice.domain.history import HistoryQuery
+from sluice.domain.objects import StoredObject
 from sluice.domain.requests import ModelOffer, RequestDetail, RequestState, RequestSummary, StoredResult
 from sluice.services.access import refuse_unless_allowed
+
+if TYPE_CHECKING:
+    from sluice.services.inputs import InputKeeper
+    from sluice.storage import Storage
 
 T = TypeVar("T")
 
@@ -54,9 +59,16 @@ def read_page(read: Callable[[int], Sequence[T]], size: int) -> Page[T]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads for the user of a key."""
+    """Reads for the user of a key.
+
+    Attributes:
+        storage: asked for when an answer is there; None: there is none.
+        inputs: reads large ones; None: there are none.
+    """
 
     ledger: Ledger
+    storage: Callable[[], "Storage"] | None = None
+    inputs: "InputKeeper | None" = None
 
     def request(self, key_hash: bytes, request_id: UUID | None) -> RequestState:
         """One request of the caller.
@@ -89,7 +101,9 @@ class Reader:
         refuse_unless_allowed(found.outcome)
         if found.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
-        return found
+        if found.input.stored is None or self.inputs is None:
+            return found
+        return replace(found, input=self.inputs.whole(found.input))
 
     def result(self, key_hash: bytes, request_id: UUID | None) -> StoredResult:
         """The answer of one request of the caller by itself.
@@ -113,6 +127,16 @@ class Reader:
             case "result_not_found":
                 raise SluiceError("result_not_found", "The request ended without an answer, or its answer was erased.")
         return found
+
+    def address(self, stored: StoredObject, filename: str) -> str:
+        """Where whoever may read an answer can fetch it for some minutes, as a download with this name.
+
+        Raises:
+            SluiceError: storage_unavailable, also if this deployment has none any more.
+        """
+        if self.storage is None:
+            raise SluiceError("storage_unavailable", "The answer is in a bucket that this deployment does not know.")
+        return self.storage().address(stored, filename)
 
     def history(self, key_hash: bytes, query: HistoryQuery) -> History:
         """A page of those of the caller's requests that a query asks for.

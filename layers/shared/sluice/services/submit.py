@@ -12,6 +12,7 @@ from sluice.domain.states import Status
 from sluice.messaging import Message, Sender
 from sluice.services.access import refuse_unless_allowed
 from sluice.services.dispatch import send_or_undispatch
+from sluice.services.inputs import InputKeeper
 
 _DOES: Final[Mapping[ModelKind, str]] = {
     "chat": "answers conversations",
@@ -47,11 +48,16 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Submitter:
-    """Accepts requests."""
+    """Accepts requests.
+
+    Attributes:
+        inputs: keeps large ones; None: the database keeps all.
+    """
 
     ledger: Ledger
     queue: Sender
     limits: RequestLimits
+    inputs: InputKeeper | None = None
 
     def submit(self, key_hash: bytes, submission: Submission) -> Accepted:
         """Accept a request and send its message.
@@ -62,7 +68,8 @@ class Submitter:
             SluiceError: it was refused, and nothing was written; or database_unavailable.
         """
         check_submission(submission, self.limits)
-        admission = self.ledger.submit(key_hash, submission, self.limits)
+        stored = self.inputs.keep(self.ledger, key_hash, submission, self.limits) if self.inputs else None
+        admission = self.ledger.submit(key_hash, submission, self.limits, stored)
         accepted = accepted_or_refused(admission, submission)
         messages = [Message(next_id, accepted.user_id) for next_id in admission.send]
         send_or_undispatch(self.ledger, self.queue, messages)

@@ -1,7 +1,7 @@
 """GET /results/{request_id}: an answer by itself, whole or in part, with a type of its own."""
 
+import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -10,15 +10,15 @@ from aws_lambda_powertools.event_handler import Response
 
 from sluice.api.exchange import HEADERS
 from sluice.api.ranges import UnsatisfiableError, has_tag, is_current, may_have_tag, wanted_span
+from sluice.domain.documents import JSON_TYPE, TEXT_TYPE
 from sluice.domain.errors import SluiceError
 from sluice.domain.files import FILE_TYPES, safe_type
+from sluice.domain.objects import StoredObject
 from sluice.domain.requests import StoredResult
 from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.services.read import Reader
 
-TEXT: Final = "text/plain; charset=utf-8"
-JSON: Final = "application/json"
-_EXTENSIONS: Final = {**FILE_TYPES, TEXT: "txt", JSON: "json"}
+_EXTENSIONS: Final = {**FILE_TYPES, TEXT_TYPE: "txt", JSON_TYPE: "json"}
 # A client may keep an answer, which never changes, and has to ask whether it is still there: it may have been erased.
 CACHED: Final = "private, no-cache"
 
@@ -37,11 +37,12 @@ def get_result(
     found = reader.result(key_hash, request_id)
     content, kind = content_of(found)
     tag = f'"{_digest(found, content)}"'
+    filename = f"{found.request_id}.{_EXTENSIONS[kind]}"
     headers = HEADERS | {
         "Cache-Control": CACHED,
         "ETag": tag,
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{found.request_id}.{_EXTENSIONS[kind]}"',
+        "Content-Disposition": f'attachment; filename="{filename}"',
     }
     if not may_have_tag(asked.get("if-match"), tag):
         raise SluiceError(
@@ -49,6 +50,9 @@ def get_result(
         )
     if has_tag(asked.get("if-none-match"), tag):
         return Response(304, None, "", headers)
+    if found.stored is not None:
+        # Range and If-Range go there with the client.
+        return redirect(302, reader.address(found.stored, filename), found.stored)
     try:
         span = wanted_span(asked.get("range"), len(content)) if is_current(asked.get("if-range"), tag) else None
     except UnsatisfiableError:
@@ -65,14 +69,23 @@ def get_result(
     return Response(206, kind, part, headers | {"Content-Range": where, "Content-Length": str(len(part))})
 
 
+def redirect(status: int, address: str, stored: StoredObject) -> Response[Any]:
+    """Sends a client to where an answer is kept, and tells what it will be.
+
+    Args:
+        status: 302; 303, where the client has sent a body.
+    """
+    digest = base64.b64encode(bytes.fromhex(stored.sha256)).decode()
+    headers = {"Location": address, "Cache-Control": "no-store", "Repr-Digest": f"sha-256=:{digest}:"}
+    return Response(status, None, "", HEADERS | headers)
+
+
 def content_of(found: StoredResult) -> tuple[bytes, str]:
-    """An answer as bytes, and their MIME type. Vectors are a JSON object with what is stored of them."""
+    """An answer as bytes, and their MIME type; no bytes of one that is in the bucket."""
     output = found.output
     if output.file is not None:
         return found.content or b"", safe_type(output.file.mime_type)
-    if output.vectors:
-        return json.dumps({"embeddings": output.vectors}).encode(), JSON
-    return output.text.encode(), JSON if output.result_type == "json" else TEXT
+    return output.as_text()
 
 
 def _body(found: StoredResult, content: bytes) -> str | bytes:

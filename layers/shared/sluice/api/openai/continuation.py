@@ -42,6 +42,12 @@ def conversation_until(given: str, find: Find) -> tuple[Message, ...]:
             "previous_response_id",
             "previous_response_unanswered",
         )
+    if detail.output.file is not None:
+        raise invalid(
+            f"Previous response with id {given[:64]!r} has an answer that is too long to be continued.",
+            "previous_response_id",
+            "previous_response_unanswered",
+        )
     said = [item for item in detail.output.items if isinstance(item, OutputMessage)]
     content = tuple(part for item in said for part in item.content if part.text)
     calls = tuple(ToolCall(id=each.id, name=each.name, arguments=each.arguments) for each in detail.output.tool_calls)

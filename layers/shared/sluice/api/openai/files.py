@@ -1,6 +1,5 @@
 """POST /v1/images/generations and POST /v1/audio/speech: what is asked, and the answers."""
 
-import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -64,15 +63,19 @@ class SpeechRequest(SpeechSettings):
         )
 
 
-def image_view(detail: RequestDetail, content: bytes) -> dict[str, Any]:
-    """A completed request as a list of one image."""
+def image_view(detail: RequestDetail, image: Mapping[str, str]) -> dict[str, Any]:
+    """A completed request as a list of one image.
+
+    Args:
+        image: b64_json, the image itself; or url, where it can be fetched, of one that is too large for an answer.
+    """
     asked = detail.input.image
     told = {"size": asked.size, "quality": asked.quality, "background": asked.background} if asked else {}
     prompt, completion = detail.prompt_tokens or 0, detail.completion_tokens or 0
     mime_type = detail.output.file.mime_type if detail.output and detail.output.file else ""
     return {
         "created": int(detail.created_at.timestamp()),
-        "data": [{"b64_json": base64.b64encode(content).decode()}],
+        "data": [dict(image)],
         "output_format": mime_type.removeprefix("image/"),
         **{name: value for name, value in told.items() if value not in (None, "auto")},
         "usage": {

@@ -1,5 +1,6 @@
 """The routes of OpenAI's API: each reads a body, has a service do the work, and shows the result."""
 
+import base64
 import hashlib
 import json
 import time
@@ -18,6 +19,7 @@ from sluice.api.app import new_router
 from sluice.api.cachestatus import cache_headers
 from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, caller_key, idempotency_key
 from sluice.api.native.quotes import quote_view
+from sluice.api.native.results import redirect
 from sluice.api.openai import chat, embeddings, files, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
@@ -33,8 +35,8 @@ from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.documents import Input
 from sluice.domain.errors import SluiceError
 from sluice.domain.fields import Flag, Strict
-from sluice.domain.files import safe_type
-from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, Submission
+from sluice.domain.files import FILE_TYPES, safe_type
+from sluice.domain.requests import ModelOffer, Repeat, RequestDetail, StoredResult, Submission
 from sluice.domain.sizes import fits_an_answer
 from sluice.domain.states import Status
 from sluice.services.cancel import Canceller
@@ -165,7 +167,7 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
             else detail_of(accepted, submission)
         )
         metrics.add_metric("RequestsAccepted", MetricUnit.Count, 1)
-        return answer(200, response_view(detail), _headers(accepted) | _poll_headers(detail))
+        return answer(200, response_view(_in_place(detail)), _headers(accepted) | _poll_headers(detail))
     try:
         done = _answered(services, event, key_hash, submission)
     except SluiceError as error:
@@ -174,9 +176,10 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
         # Whoever asked for a stream of a background response comes back for the rest of it.
         detail = services.reader().detail(key_hash, error.extra["request_id"])
         return _event_stream(response_stream(detail), {})
+    detail = _in_place(done.detail)
     if body.stream:
-        return _event_stream(response_stream(done.detail), _headers(done.accepted))
-    return _answer(response_view(done.detail), _headers(done.accepted))
+        return _event_stream(response_stream(detail), _headers(done.accepted))
+    return _answer(response_view(detail), _headers(done.accepted))
 
 
 def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -184,10 +187,10 @@ def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[s
     key_hash = caller_key(event)
     body = read_body(ChatRequest, body_text(event), chat.UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    headers = _headers(done.accepted)
+    detail, headers = _in_place(done.detail), _headers(done.accepted)
     if body.stream:
-        return _event_stream(chat_stream(done.detail, with_usage=body.includes_usage), headers)
-    return _answer(chat_view(done.detail), headers)
+        return _event_stream(chat_stream(detail, with_usage=body.includes_usage), headers)
+    return _answer(chat_view(detail), headers)
 
 
 def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -195,7 +198,7 @@ def create_embeddings(services: Services, event: APIGatewayProxyEventV2) -> Resp
     key_hash = caller_key(event)
     body = read_body(EmbeddingRequest, body_text(event), embeddings.UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    view = embeddings_view(done.detail, body.encoding_format)
+    view = embeddings_view(_in_place(done.detail), body.encoding_format)
     return _answer(view, _headers(done.accepted), "Send fewer texts at once, or ask for encoding_format base64.")
 
 
@@ -204,8 +207,12 @@ def create_image(services: Services, event: APIGatewayProxyEventV2) -> Response[
     key_hash = caller_key(event)
     body = read_body(ImageRequest, body_text(event), files.IMAGES_UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    content, _ = _file(services, key_hash, done)
-    return _answer(image_view(done.detail, content), _headers(done.accepted))
+    found = services.reader().result(key_hash, done.detail.request_id)
+    if found.stored is not None:
+        where = services.reader().address(found.stored, _filename(found))
+        return _answer(image_view(done.detail, {"url": where}), _headers(done.accepted))
+    image = {"b64_json": base64.b64encode(found.content or b"").decode()}
+    return _answer(image_view(done.detail, image), _headers(done.accepted))
 
 
 def create_speech(services: Services, event: APIGatewayProxyEventV2) -> Response[Any]:
@@ -213,14 +220,20 @@ def create_speech(services: Services, event: APIGatewayProxyEventV2) -> Response
     key_hash = caller_key(event)
     body = read_body(SpeechRequest, body_text(event), files.SPEECH_UNSUPPORTED)
     done = _answered(services, event, key_hash, body.submission())
-    content, mime_type = _file(services, key_hash, done)
-    return Response(200, mime_type, content, HEADERS | _headers(done.accepted))
-
-
-def _file(services: Services, key_hash: bytes, done: Answered) -> tuple[bytes, str]:
-    """The file that was answered, and its MIME type."""
     found = services.reader().result(key_hash, done.detail.request_id)
-    return found.content or b"", safe_type(found.output.file.mime_type if found.output.file else "")
+    if found.stored is not None:
+        moved = redirect(303, services.reader().address(found.stored, _filename(found)), found.stored)
+        moved.headers.update(_headers(done.accepted))
+        return moved
+    return Response(200, _mime_type(found), found.content or b"", HEADERS | _headers(done.accepted))
+
+
+def _mime_type(found: StoredResult) -> str:
+    return safe_type(found.output.file.mime_type if found.output.file else "")
+
+
+def _filename(found: StoredResult) -> str:
+    return f"{found.request_id}.{FILE_TYPES[_mime_type(found)]}"
 
 
 def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
@@ -309,12 +322,13 @@ def retrieve_response(services: Services, key_hash: bytes, response_id: str, que
     detail = _stored(services, key_hash, response_id)
     if not query.stream:
         headers = {"x-request-id": str(detail.request_id)} | _poll_headers(detail)
-        return _answer(response_view(detail), headers)
+        return _answer(response_view(_in_place(detail)), headers)
     if not detail.status.is_final:
         deadline = time.monotonic() + services.foreground().wait_seconds
         wait_until_ended(services.reader().ledger, detail.request_id, deadline)
         detail = _stored(services, key_hash, response_id)
-    return _event_stream(response_stream(detail, query.starting_after), {"x-request-id": str(detail.request_id)})
+    stream = response_stream(_in_place(detail), query.starting_after)
+    return _event_stream(stream, {"x-request-id": str(detail.request_id)})
 
 
 def cancel_response(services: Services, key_hash: bytes, response_id: str) -> Response[str]:
@@ -421,6 +435,19 @@ def _sendable(made: Response[str], advice: str) -> Response[str]:
         return made
     message = f"The answer is larger than can be sent in this form. {advice}".strip()
     raise SluiceError("request_failed", message, failure="result_too_large")
+
+
+def _in_place(detail: RequestDetail) -> RequestDetail:
+    """A request whose answer, if it has one, is a part of the document that shows it, and no file in the bucket.
+
+    Raises:
+        SluiceError: request_failed.
+    """
+    if detail.output is None or detail.output.file is None:
+        return detail
+    where = f"GET /results/{detail.request_id} has it."
+    message = f"The answer is larger than can be sent in this form. {where}"
+    raise SluiceError("request_failed", message, failure="result_too_large", request_id=detail.request_id)
 
 
 def _log(accepted: Accepted) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
 from sluice.messaging import DeadLetters, Sender
+from sluice.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,7 @@ class TaskContext:
     """What tasks work with.
 
     Attributes:
+        storage: the bucket; None: there is none.
         redispatch_grace_seconds: how long a message may need to appear in the queue's counts.
         full, head: see verify().
     """
@@ -20,6 +22,7 @@ class TaskContext:
     maintenance: Maintenance
     queue: Sender
     dead_letters: DeadLetters
+    storage: Storage | None
     archive_after_days: int
     redispatch_grace_seconds: int
     full: bool = False

@@ -27,7 +27,7 @@ DROP FUNCTION IF EXISTS
     request_id_after(quota_plans), price_on(text, text, text, date),
     tokens_amount(bigint, numeric, bigint, numeric), tokens_cost(text, text, date, bigint, bigint),
     request_cost(text, text, date, integer, integer), usage_text(numeric, numeric, numeric), prompt_find(uuid),
-    metadata_find(uuid),
+    metadata_find(uuid), file_find(uuid),
     budget_applies(budgets, uuid, text),
     budget_check(text, uuid, text, timestamptz, integer, integer),
     request_admit(quota_plans, uuid, text, jsonb, boolean),

@@ -62,7 +62,8 @@ BEGIN
         -- A page of whole prompts could be larger than a Lambda response may be.
         ('prompt_beginning', 'prompts', 'request_id', 'OUT prompt text', 'SELECT left(q.prompt, 1000) INTO prompt'),
         ('result_find', 'results', 'result_id', 'OUT output jsonb', 'SELECT q.output INTO output'),
-        ('file_find', 'binary_results', 'result_id', 'OUT content bytea', 'SELECT q.content INTO content')
+        ('content_find', 'binary_results', 'result_id', 'OUT content bytea, OUT object_id uuid',
+         'SELECT q.content, q.object_id INTO content, object_id')
     ) AS f (name, source, key, out, lookup)
     LOOP
         -- Newest first: what is looked up is mostly recent.

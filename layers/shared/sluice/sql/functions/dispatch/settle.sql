@@ -18,10 +18,11 @@
 --                             is_outage (the model as a whole seems to be out of service) and is_probe
 --   recovered                 a model that answered although calls of it had failed lately
 --   content                   completed, with a file: its bytes in base64; output describes it
+--   stored                    completed, and kept in the bucket: the object, with its key; output describes it
 CALL define_type('outcome', $$
     request_id uuid, attempt smallint, outcome text, output jsonb, fingerprint text, prompt_tokens integer,
     completion_tokens integer, error_code text, error_message text, retry_after double precision, usage_doubt jsonb,
-    cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text, content text
+    cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text, content text, stored jsonb
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
 -- fingerprint_key, cache_scope: those of its inflight row. source: the request whose answer it shares, of a request
@@ -31,7 +32,7 @@ CALL define_type('settlement', $$
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
     retry_after double precision, status_before text, usage_doubt jsonb, position bigint, cached_tokens integer,
     reasoning_tokens integer, calls jsonb, fingerprint_key bytea, cache_scope uuid, source uuid, finish_reason text,
-    content text
+    content text, stored jsonb
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
@@ -123,7 +124,8 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamp
            nullif(least(greatest(o.cached_tokens, 0), greatest(o.prompt_tokens, 0)), 0),
            nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0), o.calls,
            i.fingerprint, i.cache_scope, NULL::uuid, NULL::text,
-           CASE WHEN e.outcome = 'completed' THEN o.content END
+           CASE WHEN e.outcome = 'completed' THEN o.content END,
+           CASE WHEN e.outcome = 'completed' THEN o.stored END
     FROM unnest(p_outcomes) WITH ORDINALITY AS o
     JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
     CROSS JOIN LATERAL (
@@ -205,10 +207,12 @@ BEGIN
     SELECT array_agg(g.settlement ORDER BY g.request_id) INTO ended FROM gone g;
 
     -- Few answers are files: the statement above is not made dearer for them.
-    IF EXISTS (SELECT FROM unnest(ended) AS s WHERE s.content IS NOT NULL) THEN
-        INSERT INTO binary_results (result_id, request_id, content, mime_type)
-        SELECT s.result_id, s.request_id, decode(s.content, 'base64'), s.output #>> '{items,0,mime_type}'
-        FROM unnest(ended) AS s WHERE s.content IS NOT NULL;
+    IF EXISTS (SELECT FROM unnest(ended) AS s WHERE s.content IS NOT NULL OR s.stored IS NOT NULL) THEN
+        PERFORM object_keep(s.stored, s.request_id) FROM unnest(ended) AS s WHERE s.stored IS NOT NULL;
+        INSERT INTO binary_results (result_id, request_id, content, mime_type, object_id)
+        SELECT s.result_id, s.request_id, coalesce(decode(s.content, 'base64'), ''),
+               coalesce(s.stored->>'mime_type', s.output #>> '{items,0,mime_type}'), (s.stored->>'object_id')::uuid
+        FROM unnest(ended) AS s WHERE s.content IS NOT NULL OR s.stored IS NOT NULL;
     END IF;
     PERFORM attempts_keep(s.request_id, s.attempt, s.calls, true) FROM unnest(ended) AS s WHERE s.calls IS NOT NULL;
     IF EXISTS (SELECT FROM quota_plans p

@@ -58,6 +58,7 @@ BEGIN
                   FROM inflight_is_what_is_unfinished(result.is_full, today, touched) i
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM followers_have_leaders() i
         UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(result.is_full, today, touched) i
+        UNION ALL SELECT 'object_is_kept', i.* FROM object_is_kept(result.is_full, today) i
         UNION ALL SELECT 'result_is_kept', i.* FROM shared_with_its_user(result.is_full, today, touched) i
         UNION ALL SELECT 'rows_as_declared', i.* FROM rows_as_declared(result.is_full, today, touched) i
     ) AS v;

@@ -22,6 +22,12 @@ BEGIN
     WHERE a.result_id = (SELECT r.result_id FROM requests_all r WHERE r.request_id = p_request_id);
     UPDATE binary_results a SET content = ''
     WHERE a.result_id = (SELECT r.result_id FROM requests_all r WHERE r.request_id = p_request_id);
+    UPDATE objects o SET deleted_at = clock_now()
+    WHERE o.request_id = p_request_id AND o.object_class = 'inputs' AND o.deleted_at IS NULL;
+    UPDATE objects o SET deleted_at = clock_now()
+    FROM binary_results a
+    WHERE a.result_id = (SELECT r.result_id FROM requests_all r WHERE r.request_id = p_request_id)
+      AND o.object_id = a.object_id AND o.deleted_at IS NULL;
     PERFORM cache_forget(result.user_id, NULL, r.result_id) FROM requests_all r WHERE r.request_id = p_request_id;
     DELETE FROM idempotency_keys k WHERE k.user_id = result.user_id AND k.request_id = p_request_id;
     caller := key_check(p_key_hash, 'submit');

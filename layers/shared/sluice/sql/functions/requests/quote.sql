@@ -78,7 +78,7 @@ CREATE OR REPLACE FUNCTION model_processing_ms(p_model_id text) RETURNS integer
             FROM request_stats s
             WHERE s.model_id = p_model_id AND s.day >= date_trunc('day', clock_now()) - interval '7 days');
 
-CALL define_type('quotation', $$outcome text, model_id text, detail jsonb, quoted jsonb$$);
+CALL define_type('quotation', $$outcome text, model_id text, detail jsonb, quoted jsonb, user_id text$$);
 
 CREATE OR REPLACE FUNCTION request_quote(p_key_hash bytea, p_submission jsonb) RETURNS quotation
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
@@ -90,6 +90,7 @@ BEGIN
     result.model_id := made.model_id;
     result.detail := made.detail;
     result.quoted := made.quoted;
+    result.user_id := made.user_id;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_quote(bytea, jsonb) IS

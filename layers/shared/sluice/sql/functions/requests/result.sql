@@ -1,12 +1,13 @@
 -- The answer of a request by itself, with its bytes where it is a file.
 
-CALL define_type('stored_result', $$outcome text, request_id uuid, output jsonb, content bytea$$);
+CALL define_type('stored_result', $$outcome text, request_id uuid, output jsonb, content bytea, stored jsonb$$);
 
 CREATE OR REPLACE FUNCTION result_read(p_key_hash bytea, p_request_id uuid) RETURNS stored_result
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     caller record := key_use(p_key_hash, 'read');
     r      requests;
+    file   record;
     result stored_result;
 BEGIN
     result.outcome := caller.outcome;
@@ -31,7 +32,9 @@ BEGIN
             -- It was that of an equal request, which was erased.
             result.outcome := 'result_not_found';
         ELSE
-            result.content := file_find(r.result_id);
+            SELECT * INTO file FROM content_find(r.result_id);
+            result.content := file.content;
+            result.stored := object_json(file.object_id);
         END IF;
     END IF;
     RETURN result;
@@ -39,4 +42,4 @@ END $$;
 COMMENT ON FUNCTION result_read(bytea, uuid) IS
     'The answer of a request of the caller: ok; request_not_found; result_not_ready (it is unfinished), '
     'result_not_found (it ended without an answer, or was erased); or a refusal of key_check. content: of a file; NULL '
-    'of any other answer.';
+    'of any other answer. stored: the object that holds the answer; then content is empty, and output describes it.';

@@ -29,7 +29,8 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
     'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
-    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more). See request_admit.';
+    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), stored (the object that holds the input) '
+    'and beginning (what is kept of it here). See request_admit.';
 
 -- The same with p_submission->quote: nothing is accepted.
 CREATE OR REPLACE FUNCTION submission_decide(p_key_hash bytea, p_submission jsonb) RETURNS decision
@@ -328,7 +329,7 @@ BEGIN
             least((bytes + 3) / 4 + m.overhead_tokens + completion, reserved), reserved);
 
     INSERT INTO prompts (request_id, input, parameters, metadata, surface, handling)
-    VALUES (result.request_id, p_submission->'input',
+    VALUES (result.request_id, coalesce(p_submission->'beginning', p_submission->'input'),
             coalesce(nullif(p_submission->'parameters', 'null'), '{}')
                 || CASE WHEN m.kind IN ('chat', 'image')
                         THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
@@ -337,6 +338,9 @@ BEGIN
                 jsonb_strip_nulls(jsonb_build_object(
                     'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0),
                     'quote', result.quoted)) END);
+    IF p_submission ? 'stored' THEN
+        PERFORM object_keep(p_submission->'stored', result.request_id);
+    END IF;
 
     IF is_hit THEN
         PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look);

@@ -34,7 +34,7 @@ GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
     adjustments_due, request_stats, rollup_watermarks, model_breakers,
-    answer_cache, answer_sizes, forecast_stats
+    answer_cache, answer_sizes, forecast_stats, objects
     TO sluice_definer;
 GRANT INSERT ON prompts, results, binary_results, attempts, audit_log, audit_chain, statements, billed_usage
     TO sluice_definer;
@@ -44,8 +44,9 @@ GRANT UPDATE (is_charged) ON attempts TO sluice_definer;
 GRANT UPDATE (input, parameters, surface, erased_at) ON prompts TO sluice_definer;
 GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
 GRANT UPDATE (content) ON binary_results TO sluice_definer;
+GRANT UPDATE ON object_sweep TO sluice_definer;
 GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers,
-    answer_cache TO sluice_definer;
+    answer_cache, objects TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.
@@ -101,7 +102,8 @@ BEGIN
                                         'archive_months', 'idempotency_expire', 'cache_expire', 'audit_seal',
                                         'audit_verify',
                                         'audit_head', 'audit_chain_since', 'audit_chain_has', 'ledger_verify',
-                                        'ledger_verified', 'ledger_verified_to']),
+                                        'ledger_verified', 'ledger_verified_to', 'objects_doomed',
+                                        'objects_forget', 'object_sweep_begin', 'objects_compare']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',

@@ -1,0 +1,60 @@
+"""Inputs that are too large for the database: written to the bucket before their requests are accepted, and read by
+whoever needs all of them. The request itself has the beginning, and where all of it is."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+from uuid import uuid4
+
+from sluice.db.ledger import Ledger
+from sluice.domain.documents import Input
+from sluice.domain.objects import StoredObject
+from sluice.domain.requests import RequestLimits, Submission
+from sluice.storage import Storage
+
+INLINE_BYTES: Final = 65_536
+"""The database keeps inputs of up to so many bytes of text and images."""
+
+
+@dataclass(frozen=True)
+class InputKeeper:
+    """Writes and reads large inputs.
+
+    Attributes:
+        storage: asked for when the first large input comes.
+    """
+
+    storage: Callable[[], Storage]
+
+    def keep(
+        self, ledger: Ledger, key_hash: bytes, submission: Submission, limits: RequestLimits
+    ) -> StoredObject | None:
+        """Write the input of a submission, if it is large and would be accepted; None: it is not written.
+
+        If it is refused in the end, nothing refers to the object, and a sweep deletes it.
+
+        Raises:
+            SluiceError: storage_unavailable, database_unavailable.
+        """
+        if submission.input.byte_length + submission.input.image_bytes <= INLINE_BYTES:
+            return None
+        # Nobody without a key, and nobody whose request is refused, writes to the bucket.
+        quotation = ledger.quote(key_hash, submission, limits)
+        if quotation.outcome != "accepted" or quotation.user_id is None:
+            return None
+        content = json.dumps(submission.input.to_json(), ensure_ascii=False).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        stored = StoredObject(uuid4(), "inputs", quotation.user_id, "application/json", len(content), digest)
+        return replace(stored, version_id=self.storage().put(stored, content))
+
+    def whole(self, asked: Input) -> Input:
+        """All of an input, of which a request may have the beginning only.
+
+        Raises:
+            SluiceError: storage_unavailable.
+        """
+        if asked.stored is None:
+            return asked
+        return Input.model_validate_json(self.storage().read(StoredObject.of_json(asked.stored)))

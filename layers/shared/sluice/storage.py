@@ -1,0 +1,134 @@
+"""The bucket: holds what is too large for the database, and decides nothing. What an object is, and whether it is still
+part of anything, is a row of the table `objects`."""
+
+import base64
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sluice.domain.errors import SluiceError
+from sluice.domain.objects import ListedVersion, StoredObject, Version
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_SECONDS: Final = 300
+"""How long an address under which a client fetches an object is valid."""
+PAGE: Final = 1000
+"""S3: entries of a ListObjectVersions answer, and keys of a DeleteObjects call."""
+
+
+class Storage:
+    """A bucket in S3. Every method raises SluiceError, storage_unavailable.
+
+    Args:
+        client: botocore's client of S3.
+        bucket: its name.
+    """
+
+    def __init__(self, client: Any, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    def put(self, stored: StoredObject, body: bytes | IO[bytes]) -> str | None:
+        """Write an object, of which S3 checks that it is what its digest says; returns its version, if there are any.
+
+        A file is read as it is sent, never all at once.
+        """
+        answer = self._call(
+            "put_object",
+            Key=stored.key,
+            Body=body,
+            ContentLength=stored.byte_length,
+            ContentType=stored.mime_type,
+            ChecksumSHA256=_base64(stored.sha256),
+        )
+        version: str | None = answer.get("VersionId")
+        return version
+
+    def read(self, stored: StoredObject) -> bytes:
+        """All of an object, which must be what its row says."""
+        version = {"VersionId": stored.version_id} if stored.version_id else {}
+        answer = self._call("get_object", Key=stored.key, **version)
+        try:
+            content: bytes = answer["Body"].read()
+        except (BotoCoreError, OSError) as error:
+            raise _unavailable("get_object", error) from None
+        if hashlib.sha256(content).hexdigest() != stored.sha256:
+            logger.error("object altered", extra={"key": stored.key})
+            raise SluiceError("storage_unavailable", "What is stored is not what was written.")
+        return content
+
+    def address(self, stored: StoredObject, filename: str) -> str:
+        """Where a client may fetch an object for ADDRESS_SECONDS, as a download with this name. Made without a call."""
+        asked = {
+            "Bucket": self._bucket,
+            "Key": stored.key,
+            "ResponseContentType": stored.mime_type,
+            "ResponseContentDisposition": f'attachment; filename="{filename}"',
+            "ResponseCacheControl": "private, no-cache",
+            **({"VersionId": stored.version_id} if stored.version_id else {}),
+        }
+        try:
+            address: str = self._client.generate_presigned_url("get_object", Params=asked, ExpiresIn=ADDRESS_SECONDS)
+        except BotoCoreError as error:
+            raise _unavailable("generate_presigned_url", error) from None
+        return address
+
+    def delete(self, versions: Sequence[Version]) -> None:
+        """Delete versions of objects for good. One that is not there is deleted already."""
+        for start in range(0, len(versions), PAGE):
+            named = [
+                {"Key": each.key} | ({"VersionId": each.version_id} if each.version_id else {})
+                for each in versions[start : start + PAGE]
+            ]
+            answer = self._call("delete_objects", Delete={"Objects": named, "Quiet": True})
+            if errors := [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchVersion"]:
+                logger.error("objects not deleted", extra={"count": len(errors), "error": errors[0].get("Code")})
+                raise SluiceError("storage_unavailable", f"{len(errors)} objects were not deleted.")
+
+    def parts(self, after: str | None) -> Iterator[tuple[Sequence[ListedVersion], str | None]]:
+        """Every version of every key after this one, in the order of the keys, in parts, each with its last key.
+
+        All versions of a key are in one part. With the last part, the last key is None.
+        """
+        kept: list[ListedVersion] = []
+        position: dict[str, Any] = {"KeyMarker": after} if after else {}
+        while True:
+            answer = self._call("list_object_versions", MaxKeys=PAGE, **position)
+            listed = [_listed(entry) for entry in answer.get("Versions", ())]
+            # Some servers begin with the marker's key, and not after it.
+            found = kept + [each for each in listed if each.key.encode() > (after or "").encode()]
+            if not answer.get("IsTruncated"):
+                yield found, None
+                return
+            position = {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
+            # S3 may end a page between two versions of a key.
+            kept = [each for each in found if each.key == found[-1].key]
+            if whole := found[: len(found) - len(kept)]:
+                yield whole, whole[-1].key
+
+    def _call(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = getattr(self._client, operation)(Bucket=self._bucket, **arguments)
+        except (BotoCoreError, ClientError) as error:
+            raise _unavailable(operation, error) from None
+        return answer
+
+
+def _listed(entry: Mapping[str, Any]) -> ListedVersion:
+    # What a bucket without versions keeps has the version "null".
+    version = entry.get("VersionId")
+    return ListedVersion(entry["Key"], None if version == "null" else version, entry["LastModified"])
+
+
+def _base64(digest: str) -> str:
+    return base64.b64encode(bytes.fromhex(digest)).decode()
+
+
+def _unavailable(operation: str, error: Exception) -> SluiceError:
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    logger.error("storage failed", extra={"operation": operation, "error": code or type(error).__name__})
+    return SluiceError("storage_unavailable", "Storage cannot be reached now: try again.", retry_after=5)
