@@ -305,7 +305,7 @@ def test_the_migration_sets_the_limits_and_follows_the_parameters(owner: Connect
     load("admin.migrate").handler(INVOKED, Context())
     before = connection_limits_of(owner)
     assert (before["submit"], before["status"], before["worker"]) == (20, 20, 10)
-    assert (before["rollup"], before["admin"], before["definer"]) == (4, 5, -1)
+    assert (before["rollup"], before["admin"], before["definer"]) == (4, 3, -1)
 
     deploy("migrate", SUBMIT_CONCURRENCY="7", STATUS_CONCURRENCY="30", WORKER_CONCURRENCY="2")
     report = load("admin.migrate").handler(INVOKED, Context())

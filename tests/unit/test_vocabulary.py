@@ -21,6 +21,7 @@ from sluice.domain.failures import FAILURES
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
+from sluice.domain.webhooks import DisabledReason, EventState
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.budgets import Amounts
@@ -120,6 +121,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "prices_token_class_known": TOKEN_CLASSES,
     "requests_finish_reason_known": FINISH_REASONS,
     "models_kind_known": get_args(ModelKind),
+    "webhook_events_state_known": get_args(EventState),
+    "webhook_endpoints_disabled_reason_known": get_args(DisabledReason),
 }
 
 

@@ -90,6 +90,14 @@ class Sender(Protocol):
         ...
 
 
+class Waker(Protocol):
+    """What services need of a queue whose messages say nothing but that something is due."""
+
+    def wake(self) -> None:
+        """Send such a message; raises nothing: where it is lost, the recovery task sends another."""
+        ...
+
+
 class DeadLetters(Protocol):
     """What services need of a dead-letter queue."""
 
@@ -122,6 +130,12 @@ class Queue:
             logger.warning("queue cannot be asked", extra={"error": type(error).__name__})
             return None
         return sum(int(answer["Attributes"][count]) for count in _COUNTS)
+
+    def wake(self) -> None:
+        try:
+            self._client.send_message(QueueUrl=self._url, MessageBody=json.dumps({"due": True}))
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("wake-up not sent", extra={"error": type(error).__name__})
 
     def receive(self) -> list[Delivery]:
         try:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
-from sluice.messaging import DeadLetters, Sender
+from sluice.messaging import DeadLetters, Sender, Waker
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TaskContext:
     maintenance: Maintenance
     queue: Sender
     dead_letters: DeadLetters
+    webhook_queue: Waker
     archive_after_days: int
     redispatch_grace_seconds: int
     full: bool = False
