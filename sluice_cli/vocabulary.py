@@ -20,5 +20,7 @@ BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
 MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""
+WEBHOOK_STATES: Final = ("pending", "delivered", "dead")
+"""Of an event of webhooks."""
 ROLLUP_TASKS: Final = ("recover", "usage", "stats", "partitions", "archive", "audit", "expire", "verify", "close")
 """Scheduled tasks that can be run on demand."""

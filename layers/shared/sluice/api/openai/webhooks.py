@@ -47,26 +47,26 @@ class EndpointChange(Strict):
     """Whether nothing is sent to it."""
 
 
-class RotateRequest(Strict):
+class SecretRotation(Strict):
     """The body of POST /v1/webhook_endpoints/{id}/rotate_secret and POST /v1/webhook_secret."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class TestRequest(Strict):
+class EndpointTest(Strict):
     """The body of POST /v1/webhook_endpoints/{id}/test."""
 
     event_type: EventType
 
 
-class PageQuery(Strict):
+class EndpointsQuery(Strict):
     """The query of GET /v1/webhook_endpoints."""
 
     after: str | None = None
     limit: int = Field(default=_PAGE, ge=1, le=100)
 
 
-class DeliveriesQuery(PageQuery):
+class DeliveriesQuery(EndpointsQuery):
     """The query of GET /v1/webhook_deliveries."""
 
     webhook_endpoint_id: str | None = None
@@ -150,28 +150,28 @@ def update_endpoint(manager: "WebhookManager", event: APIGatewayProxyEventV2, gi
 
 def list_endpoints(manager: "WebhookManager", event: APIGatewayProxyEventV2) -> Response[str]:
     """A page of endpoints, newest first."""
-    key_hash, query = caller_key(event), _query(event, PageQuery)
+    key_hash, query = caller_key(event), _query(event, EndpointsQuery)
     found = manager.page(key_hash, "list", query.limit, after=_cursor(query.after, endpoint_of))
     return answer(200, _page([endpoint_view(each) for each in found], query.limit))
 
 
 def rotate_secret(manager: "WebhookManager", event: APIGatewayProxyEventV2, given_id: str) -> Response[str]:
     """A new secret for an endpoint; it is in this answer only."""
-    key_hash, body = caller_key(event), _body(RotateRequest, event)
+    key_hash, body = caller_key(event), _body(SecretRotation, event)
     keep_old = body.keep_old_secret_active_for_24_hours
     return answer(200, endpoint_view(manager.endpoint(key_hash, "rotate", endpoint_of(given_id), keep_old=keep_old)))
 
 
 def rotate_own_secret(manager: "WebhookManager", event: APIGatewayProxyEventV2) -> Response[str]:
     """A new secret for the events of requests that name an URL themselves; it is in this answer only."""
-    key_hash, body = caller_key(event), _body(RotateRequest, event)
+    key_hash, body = caller_key(event), _body(SecretRotation, event)
     made = manager.rotate_own(key_hash, keep_old=body.keep_old_secret_active_for_24_hours)
     return answer(200, {"object": "webhook_secret", "signing_secret": made["secret"]})
 
 
 def test_endpoint(manager: "WebhookManager", event: APIGatewayProxyEventV2, given_id: str) -> Response[str]:
     """Send a sample to an endpoint."""
-    key_hash, body = caller_key(event), _body(TestRequest, event)
+    key_hash, body = caller_key(event), _body(EndpointTest, event)
     outcome = manager.test(key_hash, endpoint_of(given_id), body.event_type)
     return answer(
         200,
