@@ -305,14 +305,14 @@ def test_the_migration_sets_the_limits_and_follows_the_parameters(owner: Connect
     load("admin.migrate").handler(INVOKED, Context())
     before = connection_limits_of(owner)
     assert (before["submit"], before["status"], before["worker"]) == (20, 20, 10)
-    assert (before["rollup"], before["admin"], before["definer"]) == (4, 3, -1)
+    assert (before["rollup"], before["admin"], before["definer"]) == (4, 5, -1)
 
     deploy("migrate", SUBMIT_CONCURRENCY="7", STATUS_CONCURRENCY="30", WORKER_CONCURRENCY="2")
     report = load("admin.migrate").handler(INVOKED, Context())
     after = connection_limits_of(owner)
     assert (after["submit"], after["status"], after["worker"]) == (7, 30, 4)
     assert report["Data"]["Connections"].startswith(
-        "Connection limits: submit 7, status 30, worker 4, openai 10, foreground 10, rollup 4, admin 5;"
+        "Connection limits: submit 7, status 30, worker 4, openai 10, foreground 10, rollup 4, admin 5, webhooks 2;"
     )
 
 

@@ -136,7 +136,7 @@ def deliver(service: Service, *, seconds: float = SECONDS) -> DeliveryReport:
         answer: Mapping[str, Any] = json.loads(json.dumps(sent.to_json()))
         return answer
 
-    return Deliverer(Webhooks(service.database("webhooks")), send, lambda: 1000.0).run()
+    return Deliverer(Webhooks(service.kept("webhooks")), send, lambda: 1000.0).run()
 
 
 def add_endpoint(

@@ -9,14 +9,14 @@ from sluice.db.connection import Connection
 from sluice.db.migrate import LOCK
 
 # Connections that no function may have: for the server itself, people with psql, and logins that are being refused.
-RESERVE: Final = 20
+RESERVE: Final = 18
 # The migration logs in as the owner, whose connections are not limited.
 OWNER_CONNECTIONS: Final = 1
 # Scheduled tasks that run at once are two, and people who administer a few. The worker and rollup get twice what they
 # need: after a deployment, the environments of the previous version keep theirs until they have idled long enough. The
 # others idle for seconds only, and their callers can try again.
 ROLLUP_CONNECTIONS: Final = 4
-ADMIN_CONNECTIONS: Final = 3
+ADMIN_CONNECTIONS: Final = 5
 # Those that the queue of webhooks may have at once.
 WEBHOOKS_CONNECTIONS: Final = 2
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from sluice.domain.fields import PageSize, Strict, UserId
 from sluice.domain.webhooks import EventState, endpoint_name, endpoint_of, event_of, message_id
 from sluice.services.admin.operation import AdminContext, Operation
+from sluice.services.admin.users import UserNamed, get_user
 
 
 def _endpoint(name: str) -> str:
@@ -21,10 +22,6 @@ def _event(name: str) -> str:
     if event_of(name) is None:
         raise ValueError("must be the id of an event: evt_ and 32 hexadecimal digits")
     return name
-
-
-class EndpointsOf(Strict):
-    user_id: UserId
 
 
 class EndpointNamed(Strict):
@@ -43,13 +40,15 @@ class EventsOf(Strict):
     limit: PageSize = Field(default=100)
 
 
-def list_endpoints(context: AdminContext, given: EndpointsOf) -> list[dict[str, Any]]:
+def list_endpoints(context: AdminContext, given: UserNamed) -> list[dict[str, Any]]:
     """A user's endpoints, without their secrets."""
+    get_user(context, given)
     return [_endpoint_view(each) for each in context.administration.webhook_endpoints(given.user_id)]
 
 
 def list_events(context: AdminContext, given: EventsOf) -> list[dict[str, Any]]:
     """A user's events with the attempts to deliver them."""
+    get_user(context, UserNamed(user_id=given.user_id))
     found = context.administration.webhook_events(given.user_id, given.state, given.limit)
     return [_event_view(each) for each in found]
 
@@ -84,7 +83,7 @@ def _event_view(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
-    "webhook.list": Operation(EndpointsOf, list_endpoints),
+    "webhook.list": Operation(UserNamed, list_endpoints),
     "webhook.deliveries": Operation(EventsOf, list_events),
     "webhook.enable": _on_endpoint("webhook.enable"),
     "webhook.disable": _on_endpoint("webhook.disable"),

@@ -99,7 +99,18 @@ BEGIN
     FOR o IN SELECT s.* FROM unnest(outcomes) AS s ORDER BY s.event_id LOOP
         SELECT * INTO v FROM webhook_events e WHERE e.event_id = o.event_id FOR UPDATE;
         -- leased_until is NULL where it was settled already, or ended in another way meanwhile.
-        IF v.attempts IS DISTINCT FROM o.attempt OR v.leased_until IS NULL THEN
+        IF v.attempts = o.attempt AND v.last_cause IN ('disabled', 'deleted') AND o.cause IS DISTINCT FROM 'released'
+           AND NOT EXISTS (SELECT FROM webhook_deliveries d WHERE (d.event_id, d.attempt) = (o.event_id, o.attempt))
+        THEN
+            -- Its endpoint was disabled while it was being sent: it is listed, and if it arrived, it is delivered.
+            INSERT INTO webhook_deliveries (event_id, attempt, at, status_code, cause, latency_ms)
+            VALUES (o.event_id, o.attempt, at, o.status_code, o.cause, o.latency_ms);
+            IF o.cause IS NULL THEN
+                v := webhook_event_end(v.event_id, NULL, at);
+            END IF;
+            RETURN NEXT ROW(v.event_id, v.state)::webhook_settled;
+            CONTINUE;
+        ELSIF v.attempts IS DISTINCT FROM o.attempt OR v.leased_until IS NULL THEN
             RETURN NEXT ROW(o.event_id, 'superseded')::webhook_settled;
             CONTINUE;
         END IF;
