@@ -188,6 +188,24 @@ def test_what_was_sent_is_listed_and_sent_again(
     assert receiver.ids() == [listed["id"]] * 2
 
 
+def test_who_delivers_is_woken_up_for_the_next_attempt(
+    webhooks: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(webhooks, f"{receiver.url}/hooks")
+    receiver.answers(500)
+    webhooks.respond("hello")
+    url = bootstrap.settings().webhook_queue_url
+
+    def waiting(kind: str) -> int:
+        found = webhooks.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+        return int(found[f"ApproximateNumberOfMessages{kind}"])
+
+    # The settlement wakes it up; after that it is the pause of the schedule.
+    assert (waiting(""), waiting("Delayed")) == (1, 0)
+    assert deliver(webhooks, monkeypatch) == {"pending": 1}
+    assert (waiting(""), waiting("Delayed")) == (1, 1)
+
+
 def test_a_disabled_endpoint_is_not_sent_to_again(webhooks: Api, receiver: Receiver) -> None:
     made = create(webhooks, f"{receiver.url}/hooks")
     webhooks.respond("hello")

@@ -73,7 +73,7 @@ class FakeWebhookQueue:
 
     wakes: int = 0
 
-    def wake(self) -> None:
+    def wake(self, delay_seconds: int = 0) -> None:
         self.wakes += 1
 
 

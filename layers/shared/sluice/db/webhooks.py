@@ -13,10 +13,16 @@ from sluice.domain.webhooks import WebhookClaim, WebhookOutcome
 
 @dataclass(frozen=True)
 class WebhookSettled:
-    """What became of an attempt's event; superseded: another claimer has it."""
+    """What became of an attempt's event.
+
+    Attributes:
+        state: superseded: another claimer has it.
+        delay_seconds: pending: until the next attempt.
+    """
 
     event_id: UUID
     state: Literal["delivered", "pending", "dead", "superseded"]
+    delay_seconds: float | None
 
 
 @dataclass(frozen=True)

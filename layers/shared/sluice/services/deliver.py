@@ -33,10 +33,12 @@ class DeliveryReport:
     Attributes:
         counts: attempts by what became of their events: delivered, pending (to be tried again), dead, superseded.
         is_more: events may be due that it had no time for.
+        next_seconds: until the first of those is due that are to be tried again; None: there are none.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     is_more: bool = False
+    next_seconds: float | None = None
 
 
 class Deliverer:
@@ -94,11 +96,14 @@ class Deliverer:
 
     def _settle(self, outcomes: list[WebhookOutcome], report: DeliveryReport) -> None:
         try:
-            settled = {each.event_id: each.state for each in self._webhooks.settle(outcomes)}
+            settled = {each.event_id: each for each in self._webhooks.settle(outcomes)}
         except SluiceError as error:
             logger.warning("webhooks not settled", extra={"code": error.code, "events": len(outcomes)})
             return
-        report.counts.update(settled.values())
+        report.counts.update(each.state for each in settled.values())
+        delays = [each.delay_seconds for each in settled.values() if each.delay_seconds is not None]
+        if delays:
+            report.next_seconds = min(*delays, report.next_seconds or delays[0])
         for outcome in outcomes:
             logger.info(
                 "webhook attempted",
@@ -108,6 +113,6 @@ class Deliverer:
                     "status_code": outcome.status_code,
                     "cause": outcome.cause,
                     "latency_ms": outcome.latency_ms,
-                    "state": settled.get(outcome.event_id),
+                    "state": settled[outcome.event_id].state,
                 },
             )

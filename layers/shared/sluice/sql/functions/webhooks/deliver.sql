@@ -15,7 +15,8 @@ CALL define_type('webhook_outcome', $$
     event_id uuid, attempt smallint, status_code smallint, cause text, latency_ms integer, retry_after double precision
 $$);
 -- state: delivered, pending, dead, or superseded: the lease had ended, and another claimer has the event.
-CALL define_type('webhook_settled', $$event_id uuid, state text$$);
+-- delay_seconds: pending: until the next attempt.
+CALL define_type('webhook_settled', $$event_id uuid, state text, delay_seconds double precision$$);
 CALL define_type('webhook_recovery', $$due integer, dead integer$$);
 
 CREATE OR REPLACE FUNCTION webhook_claim(p_limit integer, p_lease_seconds double precision) RETURNS SETOF webhook_claim
@@ -108,14 +109,15 @@ BEGIN
             IF o.cause IS NULL THEN
                 v := webhook_event_end(v.event_id, NULL, at);
             END IF;
-            RETURN NEXT ROW(v.event_id, v.state)::webhook_settled;
+            RETURN NEXT ROW(v.event_id, v.state, NULL)::webhook_settled;
             CONTINUE;
         ELSIF v.attempts IS DISTINCT FROM o.attempt OR v.leased_until IS NULL THEN
-            RETURN NEXT ROW(o.event_id, 'superseded')::webhook_settled;
+            RETURN NEXT ROW(o.event_id, 'superseded', NULL)::webhook_settled;
             CONTINUE;
         END IF;
         v := webhook_attempt_end(v, o, at);
-        RETURN NEXT ROW(v.event_id, v.state)::webhook_settled;
+        RETURN NEXT ROW(v.event_id, v.state, CASE WHEN v.state = 'pending' THEN
+            extract(epoch FROM v.next_attempt_at - at) END)::webhook_settled;
     END LOOP;
 END $$;
 COMMENT ON FUNCTION webhook_settle(jsonb) IS 'p_outcomes: an array of objects with the attributes of webhook_outcome.';
