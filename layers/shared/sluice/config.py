@@ -24,6 +24,10 @@ class Settings(BaseModel):
     dead_letter_queue_url: str = ""
     rollup_function: str = ""
     foreground_function: str = ""
+    webhook_queue_url: str = ""
+    deliver_function: str = ""
+    webhook_loopback: bool = False
+    """Whether webhooks may be sent to this machine, and by http: for the local stack only."""
 
     max_prompt_bytes: int = Field(default=32_768, gt=0)
     request_ttl_seconds: int = Field(default=86_400, gt=0)

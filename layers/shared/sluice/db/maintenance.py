@@ -21,6 +21,14 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class WebhookRecovery:
+    """How many events of webhooks are due, and how many were ended because their last attempt or their time is over."""
+
+    due: int
+    dead: int
+
+
+@dataclass(frozen=True)
 class AuditSealing:
     """What a batch of the audit log's chain has sealed.
 
@@ -103,6 +111,14 @@ class Maintenance:
         """Forget cached answers that are too old, at most so many; returns how many."""
         forgotten: int = self._database.value("cache_expire", repeatable=True, limit=limit)
         return forgotten
+
+    def recover_webhooks(self, limit: int) -> WebhookRecovery:
+        """End events whose last attempt was lost or whose time is over, at most so many; count those that are due."""
+        return self._database.row(WebhookRecovery, "webhook_recover", repeatable=True, limit=limit)
+
+    def expire_webhooks(self, limit: int) -> int:
+        """Delete events that ended long ago, at most so many; returns how many."""
+        return int(self._database.value("webhook_expire", repeatable=True, limit=limit))
 
     def recover(self, limit: int) -> Recovery:
         """Take back expired claims, end requests without attempts or time left: at most so many of each."""

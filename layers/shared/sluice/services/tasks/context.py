@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
-from sluice.messaging import DeadLetters, Sender
+from sluice.messaging import DeadLetters, Sender, Waker
 from sluice.storage import Storage
 
 
@@ -23,6 +23,7 @@ class TaskContext:
     queue: Sender
     dead_letters: DeadLetters
     storage: Storage | None
+    webhook_queue: Waker
     archive_after_days: int
     redispatch_grace_seconds: int
     full: bool = False
