@@ -69,7 +69,7 @@ def work(service: Service, storage: Storage | None, request_id: UUID) -> None:
         ledger=service.ledger("worker"),
         queue=service.queue,
         backends={"openai": OpenAIBackend(str, 1000, MOST)},
-        keeper=Keeper(None if storage is None else lambda: storage, SETTINGS.max_result_bytes, MOST),
+        keeper=Keeper(None if storage is None else lambda: storage, 1000, 1000, MOST),
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     )

@@ -161,7 +161,12 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ledger=ledger(),
         queue=queue(),
         backends=backends(),
-        keeper=Keeper(storage if current.storage_bucket else None, current.max_result_bytes, current.max_stored_bytes),
+        keeper=Keeper(
+            storage if current.storage_bucket else None,
+            inline_bytes=current.inline_result_bytes,
+            max_result_bytes=current.max_result_bytes,
+            max_stored_bytes=current.max_stored_bytes,
+        ),
         webhooks=webhook_queue(),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,

@@ -34,6 +34,8 @@ class Settings(BaseModel):
     max_attempts: int = Field(default=20, gt=0, lt=2**15)
 
     max_result_bytes: int = Field(default=1_000_000, gt=0)
+    inline_result_bytes: int = Field(default=1_000_000, gt=0)
+    """The longest answer in text that the database keeps."""
     storage_bucket: str = ""
     """Where what is too large for the database is kept; empty: nowhere, and it is refused."""
     max_stored_bytes: int = Field(default=104_857_600, gt=0)
