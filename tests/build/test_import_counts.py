@@ -48,7 +48,6 @@ OTHERS = {
     # Connects to addresses of strangers: it has nothing that reaches anything else.
     "Deliver": {
         "psycopg",
-        "botocore",
         "sluice.db",
         "sluice.services",
         "sluice.bootstrap",
