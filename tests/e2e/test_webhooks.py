@@ -12,7 +12,10 @@ from tests.support.openai_clients import OpenAI, SdkError
 from tests.support.receiver import Received, Receiver, receiving
 
 from .conftest import Client
+from .test_ledger import sluice
 from .test_openai_clients import ended, says
+
+__all__ = ["sluice"]  # a fixture
 
 TYPES = ["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
 
@@ -141,3 +144,32 @@ def test_what_ends_without_a_worker_is_told_by_the_recovery_task(
     assert client.call("POST", f"/requests/{request_id}/cancel").status == 200
     stack.invoke("rollup", {"tasks": ["recover"]})
     assert called(receiver, about(request_id)).event["type"] == "response.cancelled"
+
+
+def test_an_operator_sees_what_was_sent_and_sends_it_again(
+    stack: Stack, sluice: Callable[..., Any], manager: OpenAI, client: Client, receiver: Receiver
+) -> None:
+    made = endpoint(manager, f"{receiver.url}/hooks")
+    receiver.answers(410)
+    request_id = client.submit(says("yes"), model="scripted")
+    assert client.wait(request_id)["status"] == "completed"
+    called(receiver, about(request_id))
+    user = stack.info.user_id
+
+    def dead() -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = sluice("webhooks", "deliveries", user, "--status", "dead")
+        return [each for each in listed if each["data_id"] == request_id]
+
+    assert wait_until(lambda: bool(dead()), 30)
+    (event,) = dead()
+    assert (event["status_code"], event["last_cause"], event["endpoint_id"]) == (410, "gone", made["id"])
+    (listed,) = (each for each in sluice("webhooks", "list", user) if each["endpoint_id"] == made["id"])
+    assert listed["disabled_reason"] == "gone"
+    refused = sluice("webhooks", "redeliver", event["event_id"], check=False)
+    assert refused.returncode != 0
+    assert len(refused.stderr.strip().splitlines()) == 1
+    sluice("webhooks", "enable", made["id"])
+    receiver.answers(200)
+    sluice("webhooks", "redeliver", event["event_id"])
+    stack.invoke("rollup", {"tasks": ["recover"]})
+    assert wait_until(lambda: receiver.ids() == [event["event_id"]] * 2, 30)

@@ -1,5 +1,6 @@
 """Delivering webhooks: what an answer makes of an event and of its endpoint, by a clock that only moves when set."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from sluice.db.webhooks import Webhooks
 from sluice.domain.documents import Input
 from sluice.domain.requests import Submission
 from sluice.domain.webhooks import WebhookOutcome, signature
+from sluice.services.deliver import Deliverer
 from sluice.services.tasks.run import run_tasks
 from tests.support.ledger import set_clock, stop_the_clock, violations
 from tests.support.receiver import Answer, Receiver, add_endpoint, deliver, receiving
@@ -227,6 +229,43 @@ def test_an_endpoint_that_keeps_failing_is_tried_by_one_event_at_a_time(
     advance(service, 600)
     deliver(service)
     assert service.value("SELECT count(*) FROM webhook_events WHERE state = 'delivered'") == 30
+
+
+def test_no_more_are_sent_for_a_user_at_once_than_leaves_room_for_others(
+    service: Service, alice: bytes, endpoint: dict[str, Any]
+) -> None:
+    bob = service.add_user("bob", "sluice_" + "b" * 43)
+    for number in range(3):
+        add_endpoint(service, alice, f"https://example.com/{number}")
+    add_endpoint(service, bob, "https://example.com/bob")
+    end(service, alice, 10)
+    advance(service, 1)
+    end(service, bob)
+    claimed = claims(service).claim(100, 60)
+    owners = Counter(
+        service.value("SELECT user_id FROM webhook_events WHERE event_id = %s", each.event_id) for each in claimed
+    )
+    assert owners == {"alice": 10, "bob": 1}
+    assert max(Counter(each.endpoint_id for each in claimed).values()) <= 5
+    assert claims(service).claim(100, 60) == []
+
+
+def test_an_invocation_without_time_begins_nothing_and_says_so(
+    service: Service, alice: bytes, endpoint: dict[str, Any]
+) -> None:
+    end(service, alice)
+    report = Deliverer(claims(service), lambda webhook: None, lambda: 29.0).run()
+    assert (report.is_more, report.counts) == (True, {})
+    assert event(service)["attempts"] == 0
+
+
+def test_what_is_not_answered_in_time_is_a_timeout(service: Service, alice: bytes, endpoint: dict[str, Any]) -> None:
+    end(service, alice)
+    report = Deliverer(claims(service), lambda webhook: None, lambda: 1000.0).run()
+    assert report.counts == {"pending": 1}
+    assert report.next_seconds is not None
+    assert 5 <= report.next_seconds <= 5.5
+    assert deliveries(service)[0]["cause"] == "timeout"
 
 
 def test_one_endpoint_that_fails_delays_no_other(

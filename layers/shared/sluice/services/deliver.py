@@ -19,6 +19,8 @@ AT_ONCE: Final = 10
 SEND_SECONDS: Final = 25.0
 """The longest that having one sent takes."""
 LEASE_SECONDS: Final = 60.0
+# To settle what was sent last.
+_MARGIN_SECONDS: Final = 5.0
 # Before another attempt at an event that could not be handed over.
 _NOT_STARTED_SECONDS: Final = 5.0
 
@@ -63,8 +65,8 @@ class Deliverer:
         is_open = True
         with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="webhook") as executor:
             while True:
-                report.is_more = is_open and self._remaining() < SEND_SECONDS + 5
-                is_open = is_open and not report.is_more
+                if is_open and self._remaining() < SEND_SECONDS + _MARGIN_SECONDS:
+                    report.is_more, is_open = True, False
                 claims = self._claim(AT_ONCE - len(pending)) if is_open else []
                 if claims is None:
                     is_open, claims = False, []

@@ -67,6 +67,7 @@ CREATE TABLE webhook_events (
     CONSTRAINT webhook_events_leased_only_if_pending CHECK (leased_until IS NULL OR state = 'pending')
 ) WITH (fillfactor = 80);
 CREATE INDEX webhook_events_pending ON webhook_events (endpoint_id, next_attempt_at) WHERE state = 'pending';
+CREATE INDEX webhook_events_leased ON webhook_events (endpoint_id) WHERE leased_until IS NOT NULL;
 CREATE INDEX webhook_events_of_user ON webhook_events (user_id, event_id);
 CREATE INDEX webhook_events_ended ON webhook_events (ended_at) WHERE ended_at IS NOT NULL;
 COMMENT ON TABLE webhook_events IS

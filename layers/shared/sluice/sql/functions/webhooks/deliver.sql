@@ -61,7 +61,10 @@ BEGIN
                     room,
                     CASE WHEN w.failures >= rules.failures THEN 1 ELSE w.max_concurrency END
                     - (SELECT count(*) FROM webhook_events l
-                       WHERE l.state = 'pending' AND l.endpoint_id = w.endpoint_id AND l.leased_until > at)))
+                       WHERE l.endpoint_id = w.endpoint_id AND l.leased_until > at),
+                    rules.most_at_once
+                    - (SELECT count(*) FROM webhook_endpoints o JOIN webhook_events l ON l.endpoint_id = o.endpoint_id
+                       WHERE o.user_id = w.user_id AND l.leased_until > at)))
                 FOR UPDATE SKIP LOCKED
             ), taken AS (
                 UPDATE webhook_events v SET attempts = v.attempts + 1, leased_until = ends, next_attempt_at = ends
@@ -81,8 +84,8 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION webhook_claim(integer, double precision) IS
-    'Claims events that are due, for as long as the lease: no more of an endpoint at once than its concurrency, one of '
-    'an endpoint that has failed too often, and none while that is paused. Every claim is an attempt.';
+    'Claims events that are due, for as long as the lease: no more of an endpoint or a user at once than they may '
+    'have, one of an endpoint that has failed too often, and none while that is paused. Every claim is an attempt.';
 
 CREATE OR REPLACE FUNCTION webhook_settle(p_outcomes jsonb) RETURNS SETOF webhook_settled
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$

@@ -3,14 +3,15 @@
 -- Pauses after the first, second … attempt, in seconds, as the Standard Webhooks have them: about three days in all.
 -- Each is drawn out by up to a tenth. lives: after that an event is dead, whatever it waited for.
 -- After so many failures without a success an endpoint gets one attempt at a time, after a pause that doubles between
--- these two. most_endpoints: of a user. kept: how long ended events are listed.
+-- these two. most_endpoints: of a user. most_at_once: events of a user that are sent at a time, so that nobody whose
+-- receivers hang keeps all claimers busy. kept: how long ended events are listed.
 CREATE OR REPLACE FUNCTION webhook_rules(
     OUT pauses integer[], OUT lives interval, OUT failures integer, OUT first_pause integer, OUT longest_pause integer,
-    OUT most_endpoints integer, OUT kept interval, OUT old_secret_lives interval
+    OUT most_endpoints integer, OUT kept interval, OUT old_secret_lives interval, OUT most_at_once integer
 )
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT '{5,300,1800,7200,18000,36000,50400,72000,86400}'::integer[], interval '4 days', 10, 10, 60, 20,
-           interval '30 days', interval '24 hours';
+           interval '30 days', interval '24 hours', 10;
 $$;
 
 -- How many attempts the schedule has.

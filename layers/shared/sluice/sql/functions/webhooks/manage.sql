@@ -272,7 +272,7 @@ BEGIN
         result.outcome := 'webhook_endpoint_not_found';
         RETURN result;
     ELSIF (SELECT count(*) FROM webhook_events e
-           WHERE e.state = 'pending' AND e.endpoint_id = w.endpoint_id AND e.leased_until > at) >= w.max_concurrency
+           WHERE e.endpoint_id = w.endpoint_id AND e.leased_until > at) >= w.max_concurrency
     THEN
         result.outcome := 'webhook_endpoint_busy';
         RETURN result;
