@@ -415,7 +415,12 @@ def _without_retries(timeout_seconds: int) -> dict[str, Any]:
 def _queue(setting: str) -> "Queue":
     from sluice.messaging import Queue
 
-    return Queue(_client("sqs"), settings().require(setting))
+    return Queue(_sqs(), settings().require(setting))
+
+
+@cache
+def _sqs() -> Any:
+    return _client("sqs")
 
 
 def _client(service: str, **config: Any) -> Any:
