@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sluice.db.connection import Database
 from sluice.db.reports import Statements
-from sluice.domain.objects import Version
+from sluice.domain.objects import ListedVersion
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Maintenance:
         return after
 
     def compare_objects(
-        self, after: str | None, upto: str | None, found: Sequence[Version], grace_seconds: int
+        self, after: str | None, upto: str | None, found: Sequence[ListedVersion], grace_seconds: int
     ) -> ObjectComparison:
         """Compare every version of every key after one up to another with the rows, and remember how far that is.
 
@@ -174,6 +174,7 @@ class Maintenance:
             upto=upto,
             keys=[each.key for each in found],
             versions=[each.version_id for each in found],
+            are_current=[each.is_current for each in found],
             grace_seconds=grace_seconds,
         )
 
