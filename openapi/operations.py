@@ -293,7 +293,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
-        errors=("invalid_input", "request_not_found", "storage_unavailable"),
+        errors=("invalid_input", "request_not_found", "request_failed", "storage_unavailable"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",
         description="With `stream=true`, waits for its end and answers with its events.",

@@ -29,10 +29,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             count_with_dimensions("WebhooksDead", count, service="webhooks")
         else:
             metrics.add_metric(_METRICS[state], MetricUnit.Count, count)
-    if report.is_more:
-        bootstrap.webhook_queue().wake()
-    elif report.next_seconds is not None and report.next_seconds <= MAX_DELAY_SECONDS:
-        # Later ones are the recovery task's, and so are those that this message comes too early for.
-        bootstrap.webhook_queue().wake(ceil(report.next_seconds))
+    if (queue := bootstrap.webhook_queue()) is not None:
+        if report.is_more:
+            queue.wake()
+        elif report.next_seconds is not None and report.next_seconds <= MAX_DELAY_SECONDS:
+            # Later ones are the recovery task's, and so are those that this message comes too early for.
+            queue.wake(ceil(report.next_seconds))
     logger.info("webhooks done", extra={**report.counts, "is_more": report.is_more})
     return dict(report.counts)

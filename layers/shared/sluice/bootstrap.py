@@ -317,9 +317,9 @@ def storage() -> "Storage":
 
 
 @cache
-def webhook_queue() -> "Queue":
-    """The queue of messages that webhooks are due."""
-    return _queue("webhook_queue_url")
+def webhook_queue() -> "Queue | None":
+    """The queue of messages that webhooks are due; None: this function sends none."""
+    return _queue("webhook_queue_url") if settings().webhook_queue_url else None
 
 
 @cache

@@ -444,12 +444,12 @@ def _sendable(made: Response[str], advice: str) -> Response[str]:
 
 
 def _in_place(detail: RequestDetail) -> RequestDetail:
-    """A request whose answer, if it has one, is a part of the document that shows it, and no file in the bucket.
+    """A request whose answer, if it has one, is a part of the document that shows it, and no text in the bucket.
 
     Raises:
         SluiceError: request_failed.
     """
-    if detail.output is None or detail.output.file is None:
+    if detail.output is None or not detail.output.is_elsewhere:
         return detail
     where = f"GET /results/{detail.request_id} has it."
     message = f"The answer is larger than can be sent in this form. {where}"

@@ -34,7 +34,7 @@ def run(context: TaskContext) -> dict[str, int]:
         )
         figures["redispatched"] = _send(context, lost)
     webhooks = context.maintenance.recover_webhooks(LIMIT)
-    if webhooks.due:
+    if webhooks.due and context.webhook_queue is not None:
         context.webhook_queue.wake()
     return figures | {"webhooks_due": webhooks.due, "webhooks_dead": webhooks.dead}
 
