@@ -50,6 +50,7 @@ class World:
             "POWERTOOLS_SERVICE_NAME": function,
             "POWERTOOLS_METRICS_NAMESPACE": "Sluice",
             "QUEUE_URL": f"{self.queue_address}/123456789012/sluice-requests",
+            "WEBHOOK_QUEUE_URL": f"{self.queue_address}/123456789012/sluice-webhooks",
             "DATABASE_HOST": str(database["host"]),
             "DATABASE_PORT": str(database["port"]),
             "DATABASE_NAME": str(database["dbname"]),

@@ -303,6 +303,8 @@ class Stack:
             "SubmitConcurrency": "60",
             "StatusConcurrency": "60",
             "OpenaiConcurrency": "30",
+            # Receivers of webhooks are on this machine.
+            "WebhookLoopback": "true",
             **self._parameters,
         }
         deployment = deploy.deploy(

@@ -54,6 +54,8 @@ class Facts(Answer):
     byte_length: int = Nothing
     """Of a result."""
     request_status: Status = Nothing
+    cause: str = Nothing
+    """Why a webhook endpoint did not answer."""
 
 
 class Problem(Facts):

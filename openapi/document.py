@@ -11,13 +11,8 @@ from pydantic import BaseModel
 
 from openapi.answers import ErrorEnvelope, Problem
 from openapi.headers import EVERYWHERE, HEADERS, OPENAI_ERRORS, RATE_LIMITS, SENT
-from openapi.operations import (
-    NO_ROUTE,
-    OPERATIONS,
-    TAGS,
-    Operation,
-    Result,
-)
+from openapi.operation import Operation, Result
+from openapi.operations import NO_ROUTE, OPERATIONS, TAGS
 from openapi.schemas import PREFIX, Schema, schemas_of
 from sluice.api.openai.errors import answer_error
 from sluice.api.problems import STATUSES
@@ -39,6 +34,8 @@ answer."""
 _PATH_PARAMETERS: Final[dict[str, Schema]] = {
     "request_id": {"description": "As it was given out.", "schema": {"type": "string", "format": "uuid"}},
     "response_id": {"description": "As it was given out.", "schema": {"type": "string"}},
+    "webhook_endpoint_id": {"description": "As it was given out.", "schema": {"type": "string"}},
+    "event_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "model": {"description": "A model or an alias; may contain slashes.", "schema": {"type": "string"}},
 }
 # Where a failed request's status depends on whether its client is at fault: one of each.

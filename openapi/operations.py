@@ -1,16 +1,14 @@
 """The operations of the API: for each route what may be sent, what is answered, and which errors."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
-
-from pydantic import BaseModel
+from typing import Final
 
 from openapi import native_answers as native
 from openapi import openai_answers as openai
 from openapi import response_answers as response
 from openapi.headers import RATE_LIMITS
+from openapi.operation import Operation, Result
 from openapi.response_events import ResponseEvent
+from openapi.webhook_operations import WEBHOOK_OPERATIONS, WEBHOOKS
 from sluice.api.exchange import Nothing
 from sluice.api.native import reading, results, submission
 from sluice.api.native.bodies import GenerateRequest
@@ -21,21 +19,9 @@ from sluice.api.openai.files import ImageRequest, SpeechRequest
 from sluice.api.openai.responses import ResponseRequest
 from sluice.domain.files import FILE_TYPES
 from sluice.domain.history import HistoryQuery
-from sluice.domain.vocabulary import Scope
 
 # Errors ---------------------------------------------------------------------------------------------------------------
 
-ALWAYS: Final = ("internal_error",)
-KEYED: Final = (
-    "key_missing",
-    "key_malformed",
-    "key_unknown",
-    "key_revoked",
-    "key_expired",
-    "user_inactive",
-    "scope_missing",
-    "database_unavailable",
-)
 _REFUSALS: Final = (
     "body_not_json",
     "invalid_input",
@@ -84,68 +70,6 @@ _PARTS: Final = ("etag_differs", "range_not_satisfiable")
 _RESULT_TYPES: Final = ("text/plain", "application/json", *FILE_TYPES)
 
 
-@dataclass(frozen=True)
-class Result:
-    """An answer that is no error.
-
-    Attributes:
-        body: a model, or several of which it is one; None: the body is this document.
-        events: the model of an event, where it may also be a stream.
-        types: the MIME types that the body may have, where it is not described.
-        is_empty: there is no body.
-    """
-
-    status: int
-    description: str
-    body: type[BaseModel] | tuple[type[BaseModel], ...] | None
-    headers: tuple[str, ...] = ()
-    events: type[BaseModel] | None = None
-    types: tuple[str, ...] = ()
-    is_empty: bool = False
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A route.
-
-    Attributes:
-        function: whose docstring is the summary.
-        scope: that the key needs; None: no key is needed.
-        headers: that the client may send.
-        body_needed: False: there may be no body.
-    """
-
-    method: str
-    path: str
-    name: str
-    function: Callable[..., Any]
-    tag: str
-    scope: Scope | None
-    results: tuple[Result, ...]
-    errors: tuple[str, ...] = ()
-    query: type[BaseModel] | None = None
-    body: type[BaseModel] | None = None
-    body_needed: bool = True
-    headers: tuple[str, ...] = ()
-    summary: str | None = None
-    description: str | None = field(default=None)
-
-    @property
-    def key(self) -> str:
-        """As the template has it."""
-        return f"{self.method} {self.path}"
-
-    @property
-    def is_openai(self) -> bool:
-        """Whether it speaks OpenAI's dialect, in which errors have another form."""
-        return self.path.startswith("/v1/")
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        """Of all errors that it answers."""
-        return (*(KEYED if self.scope else ()), *self.errors, *ALWAYS)
-
-
 _STREAM: Final = "With `stream: true`, the answer is an event stream. It is sent whole, when the answer is there."
 _PENDING: Final = (
     "Waits for the answer as long as a connection may be held, then says `answer_pending`: the same call, sent again, "
@@ -164,6 +88,7 @@ TAGS: Final = {
     _IMAGES: "OpenAI's Images API, as far as it makes images of a text.",
     _SPEECH: "OpenAI's Audio API, as far as it reads texts aloud.",
     _MODELS: "OpenAI's Models API.",
+    WEBHOOKS: "OpenAI's webhook endpoints, and what was sent to them.",
 }
 
 OPERATIONS: Final = (
@@ -368,7 +293,7 @@ OPERATIONS: Final = (
         _RESPONSES,
         "read",
         (Result(200, "The response as it is now.", response.Response, ("x-request-id", _POLL), ResponseEvent),),
-        errors=("invalid_input", "request_not_found", "storage_unavailable"),
+        errors=("invalid_input", "request_not_found", "request_failed", "storage_unavailable"),
         query=routes.RetrieveQuery,
         summary="One response of the caller",
         description="With `stream=true`, waits for its end and answers with its events.",
@@ -514,4 +439,5 @@ OPERATIONS: Final = (
         errors=("model_unknown",),
         summary="One model that a client may name",
     ),
+    *WEBHOOK_OPERATIONS,
 )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from openapi.document import FILE as DOCUMENT
 from openapi.document import ROOT
 from openapi.headers import EVERYWHERE, OPENAI_ERRORS
-from openapi.operations import ALWAYS, KEYED
+from openapi.operation import ALWAYS, KEYED
 from openapi.schemas import PREFIX, UNSUPPORTED, Schema
 from sluice.api.problems import STATUSES
 from sluice.domain.errors import ERRORS

@@ -19,6 +19,7 @@ app = api_app(
             canceller=bootstrap.canceller,
             eraser=bootstrap.eraser,
             quoter=bootstrap.quoter,
+            webhooks=bootstrap.webhook_manager,
         )
     ),
     unknown_keys=bootstrap.unknown_keys,

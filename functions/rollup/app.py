@@ -6,7 +6,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import bootstrap
 from sluice.services.tasks.run import TasksEvent, run_tasks
-from sluice.telemetry import MetricUnit, logger, metrics
+from sluice.telemetry import MetricUnit, count_with_dimensions, logger, metrics
 from sluice.validation import parse_object
 
 
@@ -21,8 +21,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     command = parse_object(TasksEvent, event)
     figures = run_tasks(bootstrap.task_context(command), command.tasks)
     logger.info("tasks done", extra={"tasks": {name: _logged(figure) for name, figure in figures.items()}})
-    for figure, count in figures.get("recover", {}).items():
-        metrics.add_metric(f"Recover{figure.capitalize()}", MetricUnit.Count, count)
+    recovered = dict(figures.get("recover", {}))
+    if dead := recovered.pop("webhooks_dead", 0):
+        # As the function of webhooks counts them: an alarm watches one metric.
+        count_with_dimensions("WebhooksDead", dead, service="webhooks")
+    for figure, count in recovered.items():
+        metrics.add_metric(f"Recover{''.join(map(str.capitalize, figure.split('_')))}", MetricUnit.Count, count)
     if "verify" in figures:
         found = figures["verify"]
         violations = len(found["violations"]) + (found["audit"]["problem"] is not None)

@@ -15,6 +15,7 @@ from sluice_cli.commands.stats import stats
 from sluice_cli.commands.tiers import tiers
 from sluice_cli.commands.usage import usage
 from sluice_cli.commands.users import users
+from sluice_cli.commands.webhooks import webhooks
 
 COMMANDS = (
     users,
@@ -27,6 +28,7 @@ COMMANDS = (
     aliases,
     cache,
     requests,
+    webhooks,
     usage,
     invoice,
     stats,

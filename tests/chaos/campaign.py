@@ -19,6 +19,7 @@ from tests.chaos.faults import UNAVAILABLE, Aws, FaultInjector, RecoveryLoop
 from tests.chaos.load import MODEL, Clients, Ledger
 from tests.chaos.model import MAX_TOKENS, TIMEOUT_SECONDS, ScriptedModel
 from tests.chaos.plan import DISPATCH_WINDOWS, make_plan
+from tests.chaos.webhooks import Webhooks
 
 MAX_ATTEMPTS = 30
 # Short times, so that losses are noticed soon, and many attempts, since many are made to fail.
@@ -104,6 +105,10 @@ class Campaign:
 
     def run(self, seed: int, size: Size) -> Report:
         """Run one seed, from creating its users to its verdict."""
+        with Webhooks(seed) as webhooks:
+            return self._run(seed, size, webhooks)
+
+    def _run(self, seed: int, size: Size, webhooks: Webhooks) -> Report:
         report = Report(seed)
         plan = make_plan(seed, size.requests, size.faults, size.users)
         did, began = self._model.did.copy(), time.monotonic()
@@ -117,6 +122,12 @@ class Campaign:
             keys = dict(
                 pool.map(
                     lambda user: (user, self._make_user(plan.user_id(user), plan.dispatch_window(user))),
+                    range(plan.users),
+                )
+            )
+            list(
+                pool.map(
+                    lambda user: webhooks.subscribe(self.stack.info.api_url, plan.user_id(user), keys[user]),
                     range(plan.users),
                 )
             )
@@ -138,6 +149,8 @@ class Campaign:
             lap("faults")
             self._drain(plan.user_ids, report)
             lap("drain")
+            report.wrong += webhooks.drain(self.stack.info.database_url, plan)
+            lap("webhooks")
         finally:
             injector.stop()
             recovery_loop.stop()
@@ -148,6 +161,8 @@ class Campaign:
         report.wrong += judge.judge(plan, ledger, books, self._model.calls, MAX_ATTEMPTS)
         report.wrong += judge.dead_letters(injector.dead, self._unreadable)
         report.wrong += judge.reported(plan, ledger, books, self.stack.info.api_url, keys)
+        waits = {name: order.waits for order in plan.orders for name in ledger.ids.get(order.number, ())}
+        report.wrong += webhooks.judge(self.stack.info.database_url, plan, waits)
         report.wrong += judge.verify(self.stack.state_dir)
         lap("judgement")
         report.accepted, report.states = ledger.accepted, judge.states(books)

@@ -220,6 +220,17 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
     ("models set small --no-cache-max-age", "model.set", {"model_id": "small", "cache_max_age": None}),
     ("prices set small --cached-answer 5", "price.set", {"model_id": "small", "cached_answer": "5"}),
     ("cache purge alice", "cache.purge", {"user_id": "alice"}),
+    ("webhooks list alice", "webhook.list", {"user_id": "alice"}),
+    ("webhooks deliveries alice", "webhook.deliveries", {"user_id": "alice"}),
+    (
+        "webhooks deliveries alice --status dead --limit 7",
+        "webhook.deliveries",
+        {"user_id": "alice", "state": "dead", "limit": 7},
+    ),
+    (f"webhooks redeliver evt_{'a' * 32}", "webhook.redeliver", {"event_id": f"evt_{'a' * 32}"}),
+    (f"webhooks enable we_{'a' * 32}", "webhook.enable", {"endpoint_id": f"we_{'a' * 32}"}),
+    (f"webhooks disable we_{'a' * 32}", "webhook.disable", {"endpoint_id": f"we_{'a' * 32}"}),
+    (f"webhooks delete we_{'a' * 32}", "webhook.delete", {"endpoint_id": f"we_{'a' * 32}"}),
     ("cache purge --model small", "cache.purge", {"model_id": "small"}),
     ("stats calibration", "stats.calibration", {}),
     (

@@ -51,7 +51,7 @@ def routes() -> set[str]:
 @cache
 def openai_routes() -> set[str]:
     """Those of OpenAI's API, which share a route of the template."""
-    text = (LAYER / "api/openai/routes.py").read_text()
+    text = "".join((LAYER / "api/openai" / name).read_text() for name in ("routes.py", "webhooks.py"))
     found = re.findall(r'@router\.(get|post|delete)\("([^"]+)"\)', text)
     return {f"{method.upper()} {path.replace('<', '{').replace('>', '}')}" for method, path in found}
 
@@ -78,4 +78,5 @@ def audit_actions() -> set[str]:
     compared = set(re.findall(r"\bWHEN '([a-z]+\.[a-z_]+)'", sql()))
     noted = set(re.findall(r"""(?:["']action["']: |\.note\()["']([a-z]+\.[a-z_]+)["']""", service()))
     actions = named | (compared - OPERATION_NAMES) | noted
-    return {action for action in actions if not action.startswith("sluice.")}  # a setting, or the name of a lock
+    # Settings and names of locks; types of webhooks' events.
+    return {action for action in actions if not action.startswith(("sluice.", "response."))}

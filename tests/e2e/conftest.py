@@ -93,6 +93,7 @@ def scripted_model() -> Iterator[ScriptedModel]:
 def stack(tmp_path_factory: pytest.TempPathFactory, scripted_model: ScriptedModel) -> Iterator[Stack]:
     """The stack with short times, the real model as its default, and others: scripted ones and an unreachable one."""
     parameters = {"WorkerTimeout": "30", "RetryBaseSeconds": "1", "MaxAttempts": "2", "MaxResultBytes": "10000"}
+    parameters["InlineResultBytes"] = "9000"
     stack = Stack(tmp_path_factory.mktemp("stack"), durable=False, parameters=parameters)
     try:
         with stack:

@@ -20,6 +20,7 @@ def test_connections_are_limited_as_the_parameters_say(database: Database) -> No
         "openai": 30,
         "worker": 10,
         "foreground": 30,
+        "webhooks": 2,
         "rollup": 4,
         "admin": 5,
         "definer": -1,

@@ -50,7 +50,8 @@ def sluice(stack: Stack) -> Callable[..., Any]:
 def unattended(stack: Stack) -> Iterator[None]:
     """The queue without a consumer."""
     functions = stack.client("lambda")
-    (mapping,) = functions.list_event_source_mappings()["EventSourceMappings"]
+    mappings = functions.list_event_source_mappings()["EventSourceMappings"]
+    (mapping,) = (each for each in mappings if each["FunctionArn"].endswith(stack.info.functions["worker"]))
     functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     yield
     functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)

@@ -62,6 +62,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """Sets the environment of the next handler, as the template would."""
     sqs, secrets = boto3.client("sqs"), boto3.client("secretsmanager")
     queue_url = sqs.create_queue(QueueName="requests")["QueueUrl"]
+    webhook_queue_url = sqs.create_queue(QueueName="webhooks")["QueueUrl"]
     dead_letter_queue_url = sqs.create_queue(QueueName="dead-letters")["QueueUrl"]
 
     def configure(role: str, dsn: str = dsn, **settings: str) -> Any:
@@ -80,6 +81,7 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             "DATABASE_ROLE": f"sluice_{role}" if role != "migrate" else "",
             "QUEUE_URL": queue_url,
             "DEAD_LETTER_QUEUE_URL": dead_letter_queue_url,
+            "WEBHOOK_QUEUE_URL": webhook_queue_url,
             "RETRY_BASE_SECONDS": "1",
             **settings,
         }.items():

@@ -17,7 +17,7 @@ from sluice.db.migrate import migrate
 from tests.support.database import call
 from tests.support.service import ROLES, Service, completed
 
-MODULES = ("ledger", "maintenance", "administration", "reports")
+MODULES = ("ledger", "maintenance", "administration", "reports", "webhooks")
 
 
 @dataclass(frozen=True)

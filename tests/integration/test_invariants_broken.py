@@ -373,6 +373,11 @@ WRONGS = {
         "DELETE FROM prompts WHERE request_id = %(forgotten)s",
         ("inflight_is_what_is_unfinished", "bob", "forgotten"),
     ),
+    "webhooks that nobody looks for": wrong(
+        "INSERT INTO webhook_endpoints (user_id, url, name, event_types, secret, created_at, updated_at)"
+        " VALUES ('erin', 'https://example.com', 'x', '{}', 'whsec_x', clock_now(), clock_now())",
+        ("plan_is_whole", "erin", None),
+    ),
     # 8. budgets: used and reserved are the sums, within the limit
     "an amount that nobody spent": wrong(
         "UPDATE budgets SET amount_used = amount_used + 0.0000001", ("budget_is_the_sum", "erin", "monthly budget")

@@ -80,7 +80,7 @@ def work(service: Service, storage: Storage, model: Listens, request_id: UUID) -
         ledger=service.ledger("worker"),
         queue=service.queue,
         backends={"openai": model, "bedrock": model},
-        keeper=Keeper(lambda: storage, 1000, 1 << 20),
+        keeper=Keeper(lambda: storage, 1000, 1000, 1 << 20),
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     )

@@ -21,7 +21,8 @@ from tests.support.service import Service
 
 BUCKET = "sluice-test"
 LONG = "é" * 600
-SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.0, retry_base_seconds=1, lease_margin_seconds=30)
+LONGEST = 10_000
+SETTINGS = WorkerSettings(max_result_bytes=LONGEST, flush_seconds=0.0, retry_base_seconds=1, lease_margin_seconds=30)
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
 
@@ -53,7 +54,7 @@ def work(service: Service, storage: Storage | None, request_id: UUID, output: Ou
         ledger=service.ledger("worker"),
         queue=service.queue,
         backends={"bedrock": Says(output), "openai": Says(output)},
-        keeper=Keeper(None if storage is None else lambda: storage, SETTINGS.max_result_bytes, 100_000),
+        keeper=Keeper(None if storage is None else lambda: storage, 1000, LONGEST, 100_000),
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     )
@@ -101,19 +102,20 @@ def test_vectors_are_a_file(service: Service, storage: Storage, alice: bytes, mo
 
 
 def test_a_refusal_is_no_file(service: Service, storage: Storage, alice: bytes) -> None:
-    """Programs look for it in the document."""
+    """Programs look for it in the document, so it stays there as long as an answer of Lambda can hold it."""
     request_id = answered(service, storage, alice, Output.of_text("", refusal=LONG))
-    assert service.status(alice, request_id)["error"]["code"] == "result_too_large"
+    assert service.status(alice, request_id)["result"] == LONG
     assert list(objects()) == []
     assert_books_balance(service)
 
 
-def test_without_a_bucket_it_fails(service: Service, storage: Storage, alice: bytes) -> None:
+def test_without_a_bucket_the_database_keeps_it(service: Service, storage: Storage, alice: bytes) -> None:
     request_id = answered(service, None, alice, Output.of_text(LONG))
-    assert service.status(alice, request_id)["error"]["code"] == "result_too_large"
+    assert service.status(alice, request_id)["result"] == LONG
+    assert_books_balance(service)
 
 
-def test_longer_than_the_bucket_takes_fails(service: Service, storage: Storage, alice: bytes) -> None:
-    request_id = answered(service, storage, alice, Output.of_text("x" * 100_001))
+def test_longer_than_any_answer_may_be_fails(service: Service, storage: Storage, alice: bytes) -> None:
+    request_id = answered(service, storage, alice, Output.of_text("x" * (LONGEST + 1)))
     assert service.status(alice, request_id)["error"]["code"] == "result_too_large"
     assert list(objects()) == []

@@ -69,7 +69,7 @@ def work(service: Service, storage: Storage | None, request_id: UUID) -> None:
         ledger=service.ledger("worker"),
         queue=service.queue,
         backends={"openai": OpenAIBackend(str, 1000, MOST)},
-        keeper=Keeper(None if storage is None else lambda: storage, SETTINGS.max_result_bytes, MOST),
+        keeper=Keeper(None if storage is None else lambda: storage, 1000, 1000, MOST),
         settings=SETTINGS,
         remaining_seconds=lambda: 30.0,
     )
@@ -296,6 +296,22 @@ def test_a_row_without_an_object_is_a_violation_until_the_object_is_back(
     assert_books_balance(service)
     actions = service.rows("SELECT action FROM audit_log WHERE action LIKE 'object%%' ORDER BY audit_id")
     assert [each["action"] for each in actions] == ["object.missing", "object.found"]
+
+
+def test_an_object_that_was_deleted_as_people_do_is_missed_while_it_can_be_brought_back(
+    service: Service, server: ScriptedServer, storage: Storage, sweep: Sweep, alice: bytes
+) -> None:
+    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    request_id = speak(service, storage, alice)
+    service.owner.execute("UPDATE objects SET created_at = created_at - %s", (OLD,))
+    (key,) = keys()
+    marker = boto3.client("s3").delete_object(Bucket=BUCKET, Key=key)["VersionId"]
+    assert fetched(service, storage, alice, request_id)[1] == recording(MAX_FILE_BYTES + 1)
+    assert sweep()["missing"] == 1
+    assert [each["invariant"] for each in violations(service)] == ["object_is_kept"]
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key=key, VersionId=marker)
+    sweep()
+    assert_books_balance(service)
 
 
 def test_a_sweep_goes_on_where_it_stopped(

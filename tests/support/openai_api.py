@@ -144,6 +144,7 @@ class Api:
                 ledger=Ledger(self.service.database(role)),
                 queue=bootstrap.queue(),
                 backends=self.backends,
+                webhooks=bootstrap.webhook_queue(),
                 settings=SETTINGS,
                 remaining_seconds=remaining_seconds,
             )

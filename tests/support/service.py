@@ -68,6 +68,16 @@ class FakeQueue:
 
 
 @dataclass
+class FakeWebhookQueue:
+    """A queue that counts how often it was to wake somebody up."""
+
+    wakes: int = 0
+
+    def wake(self, delay_seconds: int = 0) -> None:
+        self.wakes += 1
+
+
+@dataclass
 class FakeDeadLetters:
     """A dead-letter queue that hides received messages until they are deleted."""
 
@@ -90,6 +100,7 @@ class Service:
         self.dsn = dsn
         self.queue = FakeQueue()
         self.dead_letters = FakeDeadLetters()
+        self.webhook_queue = FakeWebhookQueue()
         self.owner: Connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self._databases: list[RoleDatabase] = []
         self._kept: dict[tuple[int, str], RoleDatabase] = {}
@@ -210,6 +221,7 @@ class Service:
             "queue": self.queue,
             "dead_letters": self.dead_letters,
             "storage": None,
+            "webhook_queue": self.webhook_queue,
             "archive_after_days": 30,
             "redispatch_grace_seconds": 60,
         }

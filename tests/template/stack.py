@@ -175,6 +175,8 @@ def _fill_in(node: Any, identifier: str, item: str, mappings: dict[str, Any]) ->
 
 # The functions in the template's order; everything that needs a list of them takes it from here.
 FUNCTIONS: list[str] = list(read()["Mappings"]["Functions"])
+# Beside them, one with neither network nor database: it sends webhooks to addresses that others choose.
+OUTSIDE = "Deliver"
 
 
 def handlers() -> dict[str, tuple[str, str]]:

@@ -17,6 +17,7 @@ OWN_METRICS = {
     "BooksAlarm": ("rollup", "Maximum"),
     "ModelRepairAlarm": ("worker", "Sum"),
     "TokenReportAlarm": ("worker", "Sum"),
+    "WebhookAlarm": ("webhooks", "Sum"),
 }
 METRICS = {
     "AWS/Lambda": {"Errors"},

@@ -8,8 +8,11 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from sluice.config import Settings
+from sluice.db.connection_limits import WEBHOOKS_CONNECTIONS
+from sluice.posting import POST_SECONDS
+from sluice.services.deliver import SEND_SECONDS
 from tests.support.service import ROLES
-from tests.template.stack import FUNCTIONS, ROOT, Stack, handlers
+from tests.template.stack import FUNCTIONS, OUTSIDE, ROOT, Stack, handlers
 
 # Read by libraries, not by sluice.config.
 LIBRARY_VARIABLES = re.compile(r"^(POWERTOOLS_\w+|AWS_USE_DUALSTACK_ENDPOINT)$")
@@ -21,9 +24,10 @@ def test_mapping_loops_outputs_and_folders_name_the_same_functions(stack: Stack)
     template = yaml_parse((ROOT / "template.yaml").read_text())
     for loop in [body for key, body in template["Resources"].items() if key.startswith("Fn::ForEach::")]:
         assert loop[1] == FUNCTIONS
-    assert set(stack.of_type("AWS::Lambda::Function")) == {f"{name}Function" for name in FUNCTIONS}
+    every = [*FUNCTIONS, OUTSIDE]
+    assert set(stack.of_type("AWS::Lambda::Function")) == {f"{name}Function" for name in every}
     named = {name.removesuffix("FunctionName"): output["Value"] for name, output in stack.template["Outputs"].items()}
-    assert {name: named.get(name) for name in FUNCTIONS} == {name: {"Ref": f"{name}Function"} for name in FUNCTIONS}
+    assert {name: named.get(name) for name in every} == {name: {"Ref": f"{name}Function"} for name in every}
     folders = {path.name for path in (ROOT / "functions").iterdir() if path.is_dir()}
     assert {folder for folder, _ in handlers().values()} == folders
 
@@ -35,7 +39,7 @@ def test_mapping_and_roles_file_name_the_same_users(source: dict[str, Any]) -> N
     assert {name: row["Name"] for name, row in rows.items()} == {name: name.lower() for name in FUNCTIONS}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, OUTSIDE])
 def test_a_function_is_named_after_the_stack_and_itself(stack: Stack, name: str) -> None:
     function = stack.resources[f"{name}Function"]["Properties"]
     assert function["FunctionName"] == {"Fn::Sub": f"${{AWS::StackName}}-{name.lower()}"}
@@ -43,7 +47,7 @@ def test_a_function_is_named_after_the_stack_and_itself(stack: Stack, name: str)
     assert function["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"] == name.lower()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, OUTSIDE])
 def test_a_function_has_a_log_group_with_retention(stack: Stack, name: str) -> None:
     group = stack.resources[f"{name}Logs"]["Properties"]
     logging = stack.resources[f"{name}Function"]["Properties"]["LoggingConfig"]
@@ -54,7 +58,7 @@ def test_a_function_has_a_log_group_with_retention(stack: Stack, name: str) -> N
 
 def test_every_log_group_has_retention(stack: Stack) -> None:
     groups = stack.of_type("AWS::Logs::LogGroup")
-    assert len(groups) == len(FUNCTIONS) + 1  # and the API's access log
+    assert len(groups) == len(FUNCTIONS) + 2  # and of the one outside, and the API's access log
     for group in groups.values():
         assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
@@ -76,6 +80,9 @@ def test_parameters_and_configuration_have_the_same_defaults(created: Stack) -> 
             field = Settings.model_fields.get(name.lower())
             if field and isinstance(value, dict) and value.get("Ref") in created.parameters:
                 default = created.parameters[value["Ref"]]
+                if isinstance(field.default, bool):
+                    assert default == str(field.default).lower(), name
+                    continue
                 assert float(default) == float(field.default), name
 
 
@@ -183,11 +190,40 @@ def test_the_access_log_is_json_without_headers(stack: Stack) -> None:
 
 
 def test_the_worker_takes_batches_and_reports_what_failed(stack: Stack) -> None:
-    (mapping,) = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    mappings = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    (mapping,) = [each for each in mappings if each["FunctionName"] == {"Ref": "WorkerFunction"}]
     assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["RequestQueue", "Arn"]}
     assert mapping["BatchSize"] == 10
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert mapping["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "WorkerConcurrency"}}
+
+
+def test_webhooks_are_woken_up_by_a_queue_of_their_own(stack: Stack) -> None:
+    mappings = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    (mapping,) = [each for each in mappings if each["FunctionName"] == {"Ref": "WebhooksFunction"}]
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["WebhookQueue", "Arn"]}
+    function = stack.resources["WebhooksFunction"]["Properties"]
+    # As many as may be connected to the database.
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] == WEBHOOKS_CONNECTIONS
+    queue = stack.resources["WebhookQueue"]["Properties"]
+    assert queue["VisibilityTimeout"] == 6 * function["Timeout"] <= queue["MessageRetentionPeriod"]
+
+
+def test_what_sends_webhooks_reaches_nothing_inside(created: Stack, own: Stack) -> None:
+    for stack in (created, own):
+        function = stack.resources[f"{OUTSIDE}Function"]["Properties"]
+        assert "VpcConfig" not in function
+        assert not [name for name in stack.variables(f"{OUTSIDE}Function") if name.startswith("DATABASE")]
+        (statement,) = stack.statements(f"{OUTSIDE}Role")
+        assert statement["Action"] == ["logs:CreateLogStream", "logs:PutLogEvents"]
+        assert statement["Resource"] == {"Fn::GetAtt": [f"{OUTSIDE}Logs", "Arn"]}
+        # Longer than an attempt, shorter than what waits for it, which ends before its caller's time does.
+        assert (
+            POST_SECONDS
+            < function["Timeout"]
+            < SEND_SECONDS
+            < stack.resources["OpenaiFunction"]["Properties"]["Timeout"]
+        )
 
 
 def test_schedules_run_every_task_at_its_time(stack: Stack) -> None:

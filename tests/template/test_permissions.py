@@ -8,6 +8,8 @@ from tests.template.stack import FUNCTIONS, Stack, walk
 
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
+WAKE_UPS = {"Fn::GetAtt": ["WebhookQueue", "Arn"]}
+DELIVER = {"Fn::GetAtt": ["DeliverFunction", "Arn"]}
 FOREGROUND = {"Fn::GetAtt": ["ForegroundFunction", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
 RESERVED = [
@@ -30,14 +32,14 @@ GRANTS: dict[str, dict[str, list[object]]] = {
     "Submit": {"sqs:SendMessage": [QUEUE], "s3:PutObject": [INPUTS]},
     "Status": {"s3:GetObject": [ANSWERS], "s3:GetObjectVersion": [ANSWERS]},
     "Openai": {
-        "sqs:SendMessage": [QUEUE],
-        "lambda:InvokeFunction": [FOREGROUND],
+        "sqs:SendMessage": [QUEUE, WAKE_UPS],
+        "lambda:InvokeFunction": [FOREGROUND, DELIVER],
         "s3:PutObject": [INPUTS],
         "s3:GetObject": [INPUTS, ANSWERS],
         "s3:GetObjectVersion": [INPUTS, ANSWERS],
     },
     "Foreground": {
-        "sqs:SendMessage": [QUEUE],
+        "sqs:SendMessage": [QUEUE, WAKE_UPS],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
         "s3:GetObject": [INPUTS],
@@ -49,15 +51,23 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:DeleteMessage": [QUEUE],
         "sqs:ChangeMessageVisibility": [QUEUE],
         "sqs:GetQueueAttributes": [QUEUE],
-        "sqs:SendMessage": [QUEUE],
+        "sqs:SendMessage": [QUEUE, WAKE_UPS],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
         "s3:GetObject": [INPUTS],
         "s3:GetObjectVersion": [INPUTS],
         "s3:PutObject": [ANSWERS],
     },
+    "Webhooks": {
+        "sqs:ReceiveMessage": [WAKE_UPS],
+        "sqs:DeleteMessage": [WAKE_UPS],
+        "sqs:ChangeMessageVisibility": [WAKE_UPS],
+        "sqs:GetQueueAttributes": [WAKE_UPS],
+        "sqs:SendMessage": [WAKE_UPS],
+        "lambda:InvokeFunction": [DELIVER],
+    },
     "Rollup": {
-        "sqs:SendMessage": [QUEUE],
+        "sqs:SendMessage": [QUEUE, WAKE_UPS],
         "sqs:GetQueueAttributes": [QUEUE],
         "sqs:ReceiveMessage": [DEAD_LETTERS],
         "sqs:DeleteMessage": [DEAD_LETTERS],
@@ -161,7 +171,7 @@ def test_a_separate_policy_belongs_to_one_role(stack: Stack) -> None:
 
 def test_policies_grant_no_wildcards_except_where_aws_requires_them(stack: Stack) -> None:
     roles = stack.of_type("AWS::IAM::Role")
-    assert len(roles) == len(FUNCTIONS) + 1  # and the schedules' one
+    assert len(roles) == len(FUNCTIONS) + 2  # and of the one outside, and the schedules' one
     for role in roles:
         for statement in stack.statements(role):
             assert not [action for action in actions(statement) if "*" in action], role
@@ -189,7 +199,7 @@ def test_schedules_may_invoke_only_the_rollup(stack: Stack) -> None:
     assert statement["Resource"] == ROLLUP
 
 
-@pytest.mark.parametrize("queue", ["RequestQueue", "DeadLetterQueue"])
+@pytest.mark.parametrize("queue", ["RequestQueue", "DeadLetterQueue", "WebhookQueue"])
 def test_queues_refuse_plain_http(stack: Stack, queue: str) -> None:
     policy = stack.resources[f"{queue}Policy"]["Properties"]
     (statement,) = policy["PolicyDocument"]["Statement"]

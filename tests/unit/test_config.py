@@ -13,7 +13,7 @@ def test_empty_environment_gives_the_defaults() -> None:
 
 
 def test_every_setting_is_read_from_the_variable_of_its_name() -> None:
-    given = dict.fromkeys(Settings.model_fields, "7")
+    given = {name: "True" if field.annotation is bool else "7" for name, field in Settings.model_fields.items()}
     settings = Settings.from_environment({name.upper(): value for name, value in given.items()})
     assert {name: str(value).removesuffix(".0") for name, value in settings.model_dump().items()} == given
 

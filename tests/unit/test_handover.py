@@ -17,7 +17,7 @@ from botocore.exceptions import (
 from botocore.stub import Stubber
 
 from sluice import aws
-from sluice.handover import BrokenOffError, LambdaRunner, NotStartedError
+from sluice.handover import BrokenOffError, LambdaRunner, LambdaSender, NotStartedError
 
 CLAIM = {"request_id": "019ab8f3-8a00-7000-8000-000000000001", "attempt": 1, "input": {"messages": []}}
 EXPECTED = {"FunctionName": "foreground", "Payload": json.dumps({"claim": CLAIM})}
@@ -125,3 +125,11 @@ def test_nothing_of_a_claim_is_logged(stub: Any, caplog: pytest.LogCaptureFixtur
         run(stub)
     assert "zebra" not in caplog.text
     assert [record.message for record in caplog.records] == ["run not started"]
+
+
+def test_a_webhook_is_handed_over_as_it_is(stub: Any) -> None:
+    webhook = {"url": "https://example.com/", "headers": {"webhook-id": "evt_1"}, "body": "{}"}
+    payload = io.BytesIO(b'{"status_code": 200}')
+    expected = {"FunctionName": "deliver", "Payload": json.dumps(webhook)}
+    stub.add_response("invoke", {"StatusCode": 200, "Payload": payload}, expected)
+    assert LambdaSender(stub.client, "deliver")(webhook) == {"status_code": 200}

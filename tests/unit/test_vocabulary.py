@@ -22,6 +22,7 @@ from sluice.domain.objects import ObjectClass
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
+from sluice.domain.webhooks import DisabledReason, EventState
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.budgets import Amounts
@@ -122,6 +123,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "requests_finish_reason_known": FINISH_REASONS,
     "models_kind_known": get_args(ModelKind),
     "objects_class_known": get_args(ObjectClass),
+    "webhook_events_state_known": get_args(EventState),
+    "webhook_endpoints_disabled_reason_known": get_args(DisabledReason),
 }
 
 

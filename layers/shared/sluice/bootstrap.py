@@ -26,9 +26,11 @@ from sluice.services.access import UnknownKeys
 
 if TYPE_CHECKING:
     from sluice.backends.protocol import Backend
+    from sluice.handover import LambdaSender
     from sluice.messaging import Queue
     from sluice.services.admin.operation import AdminContext
     from sluice.services.cancel import Canceller
+    from sluice.services.deliver import Deliverer
     from sluice.services.erase import Eraser
     from sluice.services.foreground import Foreground
     from sluice.services.inputs import InputKeeper
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sluice.services.submit import Submitter
     from sluice.services.tasks.context import TaskContext
     from sluice.services.tasks.run import TasksEvent
+    from sluice.services.webhooks import WebhookManager
     from sluice.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -158,7 +161,13 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ledger=ledger(),
         queue=queue(),
         backends=backends(),
-        keeper=Keeper(storage if current.storage_bucket else None, current.max_result_bytes, current.max_stored_bytes),
+        keeper=Keeper(
+            storage if current.storage_bucket else None,
+            inline_bytes=current.inline_result_bytes,
+            max_result_bytes=current.max_result_bytes,
+            max_stored_bytes=current.max_stored_bytes,
+        ),
+        webhooks=webhook_queue(),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,
             flush_seconds=current.flush_milliseconds / 1000,
@@ -167,6 +176,23 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
         ),
         remaining_seconds=remaining_seconds,
     )
+
+
+def deliverer(remaining_seconds: Callable[[], float]) -> "Deliverer":
+    """Delivers webhooks during one invocation, which has so much time left."""
+    from sluice.db.webhooks import Webhooks
+    from sluice.services.deliver import Deliverer
+
+    return Deliverer(Webhooks(database()), webhook_sender(), remaining_seconds)
+
+
+@cache
+def webhook_manager() -> "WebhookManager":
+    """Manages the webhooks of callers."""
+    from sluice.db.webhooks import Webhooks
+    from sluice.services.webhooks import WebhookManager
+
+    return WebhookManager(Webhooks(database()), webhook_sender, webhook_queue(), settings().webhook_loopback)
 
 
 def task_context(event: "TasksEvent") -> "TaskContext":
@@ -181,6 +207,7 @@ def task_context(event: "TasksEvent") -> "TaskContext":
         queue=queue(),
         dead_letters=dead_letters(),
         storage=storage() if current.storage_bucket else None,
+        webhook_queue=webhook_queue(),
         archive_after_days=current.archive_after_days,
         redispatch_grace_seconds=current.redispatch_grace_seconds,
         full=event.full,
@@ -211,6 +238,7 @@ def request_limits() -> RequestLimits:
         max_prompt_bytes=current.max_prompt_bytes,
         longest_seconds=current.request_ttl_seconds,
         max_attempts=current.max_attempts,
+        webhook_loopback=current.webhook_loopback,
     )
 
 
@@ -286,6 +314,22 @@ def storage() -> "Storage":
     # The region's own host: an address with another one would be redirected, and its signature be wrong then.
     options = {"signature_version": "s3v4", "s3": {"us_east_1_regional_endpoint": "regional"}}
     return Storage(_client("s3", **_STORAGE | options), settings().require("storage_bucket"))
+
+
+@cache
+def webhook_queue() -> "Queue | None":
+    """The queue of messages that webhooks are due; None: this function sends none."""
+    return _queue("webhook_queue_url") if settings().webhook_queue_url else None
+
+
+@cache
+def webhook_sender() -> "LambdaSender":
+    """Has webhooks sent by a function that can reach nothing else."""
+    from sluice.handover import LambdaSender
+    from sluice.services.deliver import AT_ONCE, SEND_SECONDS
+
+    client = _client("lambda", max_pool_connections=AT_ONCE, **_without_retries(int(SEND_SECONDS)))
+    return LambdaSender(client, settings().require("deliver_function"))
 
 
 @cache
@@ -371,7 +415,12 @@ def _without_retries(timeout_seconds: int) -> dict[str, Any]:
 def _queue(setting: str) -> "Queue":
     from sluice.messaging import Queue
 
-    return Queue(_client("sqs"), settings().require(setting))
+    return Queue(_sqs(), settings().require(setting))
+
+
+@cache
+def _sqs() -> Any:
+    return _client("sqs")
 
 
 def _client(service: str, **config: Any) -> Any:

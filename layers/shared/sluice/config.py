@@ -24,12 +24,18 @@ class Settings(BaseModel):
     dead_letter_queue_url: str = ""
     rollup_function: str = ""
     foreground_function: str = ""
+    webhook_queue_url: str = ""
+    deliver_function: str = ""
+    webhook_loopback: bool = False
+    """Whether webhooks may be sent to this machine, and by http: for the local stack only."""
 
     max_prompt_bytes: int = Field(default=32_768, gt=0)
     request_ttl_seconds: int = Field(default=86_400, gt=0)
     max_attempts: int = Field(default=20, gt=0, lt=2**15)
 
     max_result_bytes: int = Field(default=1_000_000, gt=0)
+    inline_result_bytes: int = Field(default=1_000_000, gt=0)
+    """The longest answer in text that the database keeps."""
     storage_bucket: str = ""
     """Where what is too large for the database is kept; empty: nowhere, and it is refused."""
     max_stored_bytes: int = Field(default=104_857_600, gt=0)

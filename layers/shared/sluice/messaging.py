@@ -90,6 +90,18 @@ class Sender(Protocol):
         ...
 
 
+class Waker(Protocol):
+    """What services need of a queue whose messages say nothing but that something is due."""
+
+    def wake(self, delay_seconds: int = 0) -> None:
+        """Send such a message, held back for as long; raises nothing: the recovery task sends another where it is lost.
+
+        Args:
+            delay_seconds: at most MAX_DELAY_SECONDS.
+        """
+        ...
+
+
 class DeadLetters(Protocol):
     """What services need of a dead-letter queue."""
 
@@ -122,6 +134,13 @@ class Queue:
             logger.warning("queue cannot be asked", extra={"error": type(error).__name__})
             return None
         return sum(int(answer["Attributes"][count]) for count in _COUNTS)
+
+    def wake(self, delay_seconds: int = 0) -> None:
+        delay = {"DelaySeconds": delay_seconds} if delay_seconds else {}
+        try:
+            self._client.send_message(QueueUrl=self._url, MessageBody=json.dumps({"due": True}), **delay)
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("wake-up not sent", extra={"error": type(error).__name__})
 
     def receive(self) -> list[Delivery]:
         try:

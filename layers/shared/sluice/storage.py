@@ -121,7 +121,7 @@ class Storage:
 def _listed(entry: Mapping[str, Any]) -> ListedVersion:
     # What a bucket without versions keeps has the version "null".
     version = entry.get("VersionId")
-    return ListedVersion(entry["Key"], None if version == "null" else version, entry["LastModified"])
+    return ListedVersion(entry["Key"], None if version == "null" else version, entry["LastModified"], entry["IsLatest"])
 
 
 def _base64(digest: str) -> str:

@@ -6,6 +6,7 @@ client: a call is the name of a method and its arguments, and what comes back is
 
 import asyncio
 import base64
+import inspect
 import json
 import sys
 import time
@@ -65,7 +66,8 @@ async def _one_of_many(client: Any, call: str, given: dict[str, Any]) -> Any:
             return {"events": [_plain(event) async for event in stream], "final": _plain(await _final(stream))}
     if hasattr(answer, "iter_pages") or hasattr(answer, "__aiter__"):  # .list(): a page, once it is awaited
         return [_plain(each) async for each in answer]
-    answer = await answer
+    if inspect.isawaitable(answer):  # what asks nobody is no coroutine: webhooks.unwrap
+        answer = await answer
     if hasattr(answer, "__aiter__"):
         return [_plain(each) async for each in answer]
     return _plain(answer)

@@ -200,6 +200,14 @@ class Administration:
         """Every model, offered or not."""
         return self._database.rows(Model, "model_list", repeatable=True)
 
+    def webhook_endpoints(self, user_id: str) -> list[dict[str, Any]]:
+        """A user's endpoints for webhooks, newest first, without their secrets."""
+        return self._database.values("webhook_list", repeatable=True, user_id=user_id)
+
+    def webhook_events(self, user_id: str, state: str | None, limit: int) -> list[dict[str, Any]]:
+        """A user's latest events with the attempts to deliver them, newest first."""
+        return self._database.values("webhook_event_list", repeatable=True, user_id=user_id, state=state, limit=limit)
+
     def aliases(self) -> list[Alias]:
         """Every alias."""
         return self._database.rows(Alias, "alias_list", repeatable=True)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sluice.db.connection import Database
 from sluice.db.reports import Statements
-from sluice.domain.objects import Version
+from sluice.domain.objects import ListedVersion
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,14 @@ class Recovery:
     failed: int
     expired: int
     cancelled: int
+
+
+@dataclass(frozen=True)
+class WebhookRecovery:
+    """How many events of webhooks are due, and how many were ended because their last attempt or their time is over."""
+
+    due: int
+    dead: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,14 @@ class Maintenance:
         forgotten: int = self._database.value("cache_expire", repeatable=True, limit=limit)
         return forgotten
 
+    def recover_webhooks(self, limit: int) -> WebhookRecovery:
+        """End events whose last attempt was lost or whose time is over, at most so many; count those that are due."""
+        return self._database.row(WebhookRecovery, "webhook_recover", repeatable=True, limit=limit)
+
+    def expire_webhooks(self, limit: int) -> int:
+        """Delete events that ended long ago, at most so many; returns how many."""
+        return int(self._database.value("webhook_expire", repeatable=True, limit=limit))
+
     def recover(self, limit: int) -> Recovery:
         """Take back expired claims, end requests without attempts or time left: at most so many of each."""
         return self._database.row(Recovery, "request_recover", repeatable=True, limit=limit)
@@ -142,7 +158,7 @@ class Maintenance:
         return after
 
     def compare_objects(
-        self, after: str | None, upto: str | None, found: Sequence[Version], grace_seconds: int
+        self, after: str | None, upto: str | None, found: Sequence[ListedVersion], grace_seconds: int
     ) -> ObjectComparison:
         """Compare every version of every key after one up to another with the rows, and remember how far that is.
 
@@ -158,6 +174,7 @@ class Maintenance:
             upto=upto,
             keys=[each.key for each in found],
             versions=[each.version_id for each in found],
+            are_current=[each.is_current for each in found],
             grace_seconds=grace_seconds,
         )
 

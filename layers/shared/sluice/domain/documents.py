@@ -442,6 +442,11 @@ class Output(Document):
         return next((item for item in self.items if isinstance(item, OutputFile)), None)
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether it would be text or vectors in a document, and is a file because it is too long for one."""
+        return self.file is not None and self.file.mime_type in (TEXT_TYPE, JSON_TYPE)
+
+    @property
     def vectors(self) -> tuple[str, ...]:
         """Its embeddings, in the order of the texts; see OutputEmbedding."""
         return tuple(item.vector for item in self.items if isinstance(item, OutputEmbedding))

@@ -180,6 +180,10 @@ ChainHead = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,17}:[0-9a-f]{6
 """Number and hash of a batch of the audit log's chain, as the audit task logs it."""
 
 
+WebhookUrl = Annotated[str, Field(min_length=1, max_length=2048), Storable]
+"""An URL to which webhooks are sent; sluice.domain.webhooks.check_url says which may be."""
+
+
 class Strict(BaseModel):
     """No unknown fields, no silent conversions."""
 

@@ -60,6 +60,11 @@ class Version:
 
 @dataclass(frozen=True)
 class ListedVersion(Version):
-    """A version as the bucket lists it."""
+    """A version as the bucket lists it.
+
+    Attributes:
+        is_current: nothing was put in its place, and it was not deleted. If it is not, the bucket will remove it.
+    """
 
     modified_at: datetime
+    is_current: bool

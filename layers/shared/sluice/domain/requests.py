@@ -27,11 +27,13 @@ class RequestLimits:
         max_prompt_bytes: longest input, in bytes of UTF-8.
         longest_seconds: longest lifetime, and the default; not_before may lie as far ahead.
         max_attempts: how many attempts may fail before the request fails.
+        webhook_loopback: webhooks may be sent to this machine, as on the local stack.
     """
 
     max_prompt_bytes: int
     longest_seconds: int
     max_attempts: int
+    webhook_loopback: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Submission:
         cache: CacheChoice as JSON, or False; None: what the key, the model or the tier says.
         max_cost: a decimal number as text, in the currency of the user's price list: a request that may cost more is
             refused.
+        webhook: an URL that is told how the request ended.
     """
 
     input: Input
@@ -86,6 +89,7 @@ class Submission:
     repair_attempts: int | None = None
     cache: Mapping[str, Any] | Literal[False] | None = None
     max_cost: str | None = None
+    webhook: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""
@@ -378,6 +382,7 @@ class Settled:
         kind: superseded: it answered an earlier attempt.
         status: of the request as it is now.
         delay_seconds: send the request's message with this delay; None: send none.
+        is_told: there are webhooks about it to be sent.
     """
 
     kind: Literal["settled", "requeued", "superseded", "dispatch"]
@@ -385,6 +390,7 @@ class Settled:
     user_id: str | None
     status: str | None
     delay_seconds: int | None
+    is_told: bool | None = None
 
 
 @dataclass(frozen=True)

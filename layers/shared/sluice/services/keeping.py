@@ -25,11 +25,13 @@ class Keeper:
 
     Attributes:
         storage: asked for when the first answer needs it; None: there is none.
-        max_result_bytes: the longest answer in text that the database keeps, in bytes of UTF-8.
-        max_stored_bytes: the largest answer that the bucket keeps.
+        inline_bytes: the longest answer in text that the database keeps, in bytes of UTF-8.
+        max_result_bytes: the longest that is kept at all.
+        max_stored_bytes: the largest file that the bucket keeps.
     """
 
     storage: Callable[[], Storage] | None
+    inline_bytes: int
     max_result_bytes: int
     max_stored_bytes: int
 
@@ -70,9 +72,9 @@ class Keeper:
         if output.file is not None and content is not None:
             return (output.file, content) if output.file.byte_length > MAX_FILE_BYTES else None
         # Calls of tools and refusals are for programs, which look for them in the document.
-        if output.tool_calls or output.refusal:
+        if output.tool_calls or output.refusal or output.byte_length > self.max_result_bytes:
             return None
-        if output.byte_length <= self.max_result_bytes and fits_an_answer(json.dumps(output.to_json())):
+        if output.byte_length <= self.inline_bytes and fits_an_answer(json.dumps(output.to_json())):
             return None
         text, mime_type = output.as_text()
         return OutputFile.of(text, mime_type), text
@@ -91,5 +93,5 @@ class Keeper:
                 content.close()
 
 
-NOWHERE: Final = Keeper(None, 0, 0)
+NOWHERE: Final = Keeper(None, 0, 0, 0)
 """Where there is no bucket."""

@@ -20,7 +20,7 @@ from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageFlag
 from sluice.domain.sizes import MAX_FILE_BYTES, fits_an_answer
-from sluice.messaging import Delivery, Message, Sender, requested_id
+from sluice.messaging import Delivery, Message, Sender, Waker, requested_id
 from sluice.services.answering import Answerer, Trail
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.forms import CheckForm, check_form
@@ -86,6 +86,7 @@ class Worker:
         backends: by name.
         check_form: looks at answers whose form was asked for.
         keeper: keeps answers that are too large for the database.
+        webhooks: is woken up when there are some to be sent.
         remaining_seconds: how long this invocation still has.
     """
 
@@ -97,12 +98,14 @@ class Worker:
         backends: Mapping[str, Backend],
         check_form: CheckForm = check_form,
         keeper: Keeper = NOWHERE,
+        webhooks: Waker | None = None,
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._keeper = keeper
+        self._webhooks = webhooks
         self._answerer = Answerer(backends, check_form, keeper, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
         self._remaining = remaining_seconds
@@ -323,6 +326,8 @@ class Worker:
         report.counts.update(
             "superseded" if one.kind == "superseded" else str(one.status) for one in settled if one.kind != "dispatch"
         )
+        if self._webhooks is not None and any(one.is_told for one in settled):
+            self._webhooks.wake()
         send_or_undispatch(
             self._ledger,
             self._queue,

@@ -80,8 +80,10 @@ def check_submission(submission: Submission, limits: RequestLimits) -> None:
     """Refuse what is too large, or asks for an impossible form of answer, before the database sees it.
 
     Raises:
-        SluiceError: prompt_too_long, schema_refused.
+        SluiceError: prompt_too_long, schema_refused; invalid_input: the webhook.
     """
+    if submission.webhook is not None:
+        check_webhook_url(submission.webhook, "webhook", loopback=limits.webhook_loopback)
     size, limit = submission.input.byte_length, limits.max_prompt_bytes
     if size > limit:
         raise SluiceError(
@@ -97,6 +99,20 @@ def check_submission(submission: Submission, limits: RequestLimits) -> None:
     form = submission.input.response_format
     if form is not None and form.schema_text is not None:
         _check_schema(form.schema_text, str((submission.surface or {}).get("api")))
+
+
+def check_webhook_url(url: str, param: str, *, loopback: bool) -> None:
+    """Refuse an URL to which webhooks cannot be sent.
+
+    Raises:
+        SluiceError: invalid_input.
+    """
+    from sluice.domain.webhooks import check_url  # noqa: PLC0415  (few have webhooks)
+
+    try:
+        check_url(url, loopback=loopback)
+    except ValueError as error:
+        raise SluiceError("invalid_input", f"Invalid value for {param!r}: {error}.", param=param) from None
 
 
 # By API, the parameter that holds the schema.

@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, ResponseFormat, schema_text
-from sluice.domain.fields import Identifier, Metadata, Price, Storable, Strict, Time
+from sluice.domain.fields import Identifier, Metadata, Price, Storable, Strict, Time, WebhookUrl
 from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
@@ -30,6 +30,8 @@ class GenerateRequest(Strict):
     cache: Cache | None = None
     max_cost: Price | None = None
     """Refuse the request if it may cost more, in the currency of the caller's price list."""
+    webhook: WebhookUrl | None = None
+    """Is told how the request ended."""
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
     image: ImageSettings | None = None
@@ -75,6 +77,7 @@ class GenerateRequest(Strict):
             repair_attempts=repairs(asked.response_format, self.repair_attempts),
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
+            webhook=self.webhook,
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

@@ -33,7 +33,7 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit, WebhookUrl
 from sluice.domain.parameters import Seed, StopSequence, StopSequences, Temperature, TopP
 from sluice.domain.requests import RequestDetail, Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -190,6 +190,7 @@ class ChatRequest(Strict):
     repair_attempts: RepairAttempts | None = None
     cache: Cache | None = None
     max_cost: Price | None = None
+    webhook: WebhookUrl | None = None
 
     @model_validator(mode="after")
     def _one_limit(self) -> "ChatRequest":
@@ -230,6 +231,7 @@ class ChatRequest(Strict):
             repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
+            webhook=self.webhook,
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API},

@@ -42,7 +42,7 @@ def conversation_until(given: str, find: Find) -> tuple[Message, ...]:
             "previous_response_id",
             "previous_response_unanswered",
         )
-    if detail.output.file is not None:
+    if detail.output.is_elsewhere:
         raise invalid(
             f"Previous response with id {given[:64]!r} has an answer that is too long to be continued.",
             "previous_response_id",

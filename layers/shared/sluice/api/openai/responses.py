@@ -33,7 +33,7 @@ from sluice.domain.documents import (
     ToolCall,
     ToolChoice,
 )
-from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit
+from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, TokenLimit, WebhookUrl
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
@@ -215,6 +215,7 @@ class ResponseRequest(Strict):
     repair_attempts: RepairAttempts | None = None
     cache: Cache | None = None
     max_cost: Price | None = None
+    webhook: WebhookUrl | None = None
     quote: bool | None = None
     """Of /v1/responses/input_tokens only: also what the request would use and cost."""
 
@@ -256,6 +257,7 @@ class ResponseRequest(Strict):
             repair_attempts=repairs(self._format(), self.repair_attempts),
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
+            webhook=self.webhook,
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -31,6 +31,7 @@ from sluice.api.openai.reading import read_body, read_object
 from sluice.api.openai.response_view import asked_items, response_view
 from sluice.api.openai.responses import ResponseRequest
 from sluice.api.openai.stream import chat_stream, response_stream
+from sluice.api.openai.webhooks import add_webhook_routes
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.documents import Input
 from sluice.domain.errors import SluiceError
@@ -47,6 +48,9 @@ from sluice.services.read import Reader
 from sluice.services.submit import Accepted, Submitter
 from sluice.services.wait import wait_until_ended
 from sluice.telemetry import MetricUnit, logger, metrics
+
+if TYPE_CHECKING:
+    from sluice.services.webhooks import WebhookManager
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,6 +70,7 @@ class Services:
     canceller: Callable[[], Canceller]
     eraser: Callable[[], Eraser]
     quoter: Callable[[], Quoter]
+    webhooks: Callable[[], "WebhookManager"]
 
 
 class RetrieveQuery(Strict):
@@ -144,6 +149,7 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
                 return answer(200, view)
         raise SluiceError("model_unknown", f"The model {wanted[:64]!r} does not exist.")
 
+    add_webhook_routes(router, services.webhooks)
     return router
 
 
@@ -438,12 +444,12 @@ def _sendable(made: Response[str], advice: str) -> Response[str]:
 
 
 def _in_place(detail: RequestDetail) -> RequestDetail:
-    """A request whose answer, if it has one, is a part of the document that shows it, and no file in the bucket.
+    """A request whose answer, if it has one, is a part of the document that shows it, and no text in the bucket.
 
     Raises:
         SluiceError: request_failed.
     """
-    if detail.output is None or detail.output.file is None:
+    if detail.output is None or not detail.output.is_elsewhere:
         return detail
     where = f"GET /results/{detail.request_id} has it."
     message = f"The answer is larger than can be sent in this form. {where}"

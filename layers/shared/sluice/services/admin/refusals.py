@@ -62,6 +62,9 @@ REFUSALS: Final = {
     "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
     "request_erased": ("request_erased", "The request's content was erased: there is nothing to ask again."),
     "user_inactive": ("user_inactive", "The request's user is deactivated."),
+    "webhook_endpoint_not_found": ("webhook_endpoint_not_found", "There is no webhook endpoint with this id."),
+    "webhook_event_not_found": ("webhook_event_not_found", "There is no webhook event with this id."),
+    "webhook_endpoint_disabled": ("webhook_endpoint_disabled", "The event's endpoint is disabled: enable it first."),
     "quota_exceeded": ("quota_exceeded", "The user's quota of the request's period has no room for it."),
     "budget_exceeded": ("budget_exceeded", "A budget of the request's period has no room for it."),
     "budget_currency_differs": (

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sluice.db.ledger import Ledger
 from sluice.db.maintenance import Maintenance
-from sluice.messaging import DeadLetters, Sender
+from sluice.messaging import DeadLetters, Sender, Waker
 from sluice.storage import Storage
 
 
@@ -13,17 +13,19 @@ class TaskContext:
     """What tasks work with.
 
     Attributes:
-        storage: the bucket; None: there is none.
         redispatch_grace_seconds: how long a message may need to appear in the queue's counts.
         full, head: see verify().
+        storage: the bucket; None: there is none.
+        webhook_queue: is woken up when webhooks are due; None: nobody is.
     """
 
     ledger: Ledger
     maintenance: Maintenance
     queue: Sender
     dead_letters: DeadLetters
-    storage: Storage | None
     archive_after_days: int
     redispatch_grace_seconds: int
     full: bool = False
     head: str | None = None
+    storage: Storage | None = None
+    webhook_queue: Waker | None = None

@@ -1,10 +1,10 @@
-"""Expiry: idempotency keys and cached answers whose time is over are deleted."""
+"""Expiry: idempotency keys, cached answers and events of webhooks whose time is over are deleted."""
 
 from typing import Final
 
 from sluice.services.tasks.context import TaskContext
 
-# Keys, and cached answers, that one run deletes.
+# Keys, cached answers, and events, that one run deletes.
 LIMIT: Final = 100_000
 
 
@@ -13,4 +13,5 @@ def run(context: TaskContext) -> dict[str, int]:
     return {
         "idempotency_keys": context.maintenance.expire_idempotency_keys(LIMIT),
         "cached_answers": context.maintenance.expire_cached_answers(LIMIT),
+        "webhook_events": context.maintenance.expire_webhooks(LIMIT),
     }

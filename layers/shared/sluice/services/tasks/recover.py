@@ -21,7 +21,8 @@ DEAD_LETTER_RECEIVES: Final = 100
 
 
 def run(context: TaskContext) -> dict[str, int]:
-    """Take back expired claims, end what is out of time, send requests whose message is missing, lost or dead."""
+    """Take back expired claims, end what is out of time, send requests whose message is missing, lost or dead, and have
+    the webhooks sent that are due."""
     figures = asdict(context.maintenance.recover(LIMIT))
     figures["dispatched"] = _send(context, context.ledger.dispatch(LIMIT))
     figures["redispatched"] = 0
@@ -32,7 +33,10 @@ def run(context: TaskContext) -> dict[str, int]:
             depth, grace_seconds=context.redispatch_grace_seconds, long_seconds=LONG_SECONDS, limit=LIMIT
         )
         figures["redispatched"] = _send(context, lost)
-    return figures
+    webhooks = context.maintenance.recover_webhooks(LIMIT)
+    if webhooks.due and context.webhook_queue is not None:
+        context.webhook_queue.wake()
+    return figures | {"webhooks_due": webhooks.due, "webhooks_dead": webhooks.dead}
 
 
 def _revive(context: TaskContext) -> dict[str, int]:

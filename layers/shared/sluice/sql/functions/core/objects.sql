@@ -56,7 +56,7 @@ COMMENT ON FUNCTION object_sweep_begin() IS 'The key after which to go on compar
 CALL define_type('object_comparison', $$unknown integer[], missing integer$$);
 
 CREATE OR REPLACE FUNCTION objects_compare(
-    p_after text, p_upto text, p_keys text[], p_versions text[], p_grace_seconds integer
+    p_after text, p_upto text, p_keys text[], p_versions text[], p_are_current boolean[], p_grace_seconds integer
 )
     RETURNS object_comparison
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
@@ -71,8 +71,8 @@ BEGIN
     WITH looked AS MATERIALIZED (
         SELECT o.object_id, f.key IS NOT NULL AS is_there
         FROM objects o
-        LEFT JOIN unnest(p_keys, p_versions) AS f (key, version_id)
-            ON f.key COLLATE "C" = o.key AND f.version_id IS NOT DISTINCT FROM o.version_id
+        LEFT JOIN unnest(p_keys, p_versions, p_are_current) AS f (key, version_id, is_current)
+            ON f.key COLLATE "C" = o.key AND f.version_id IS NOT DISTINCT FROM o.version_id AND f.is_current
         WHERE (p_after IS NULL OR o.key > p_after) AND (p_upto IS NULL OR o.key <= p_upto)
           AND o.deleted_at IS NULL AND o.created_at < at - make_interval(secs => p_grace_seconds)
     ), changed AS (
@@ -91,6 +91,7 @@ BEGIN
     SET after_key = p_upto, finished_at = CASE WHEN p_upto IS NULL THEN at ELSE s.finished_at END;
     RETURN result;
 END $$;
-COMMENT ON FUNCTION objects_compare(text, text, text[], text[], integer) IS
+COMMENT ON FUNCTION objects_compare(text, text, text[], text[], boolean[], integer) IS
     'Compares a part of the bucket''s list with the rows. unknown: the positions, from 1, of versions without a row; '
-    'missing: how many rows were found to have no object, which ledger_verify() reports from then on.';
+    'missing: how many rows were found to have no object, or one that is not current and will be removed, which '
+    'ledger_verify() reports from then on.';

@@ -8,7 +8,8 @@ CREATE OR REPLACE FUNCTION limits_text(p_max_requests bigint, p_max_tokens bigin
                   coalesce(p_max_tokens::text, 'unlimited'));
 
 -- Every user has a plan, three counters with calendar-aligned periods, and terms of billing. Limits are the tier's or,
--- if they are the user's own, those in the latest audit row.
+-- if they are the user's own, those in the latest audit row. A user with webhooks is marked as one who has some: else
+-- requests would end without an event.
 CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     WITH own AS MATERIALIZED (
@@ -29,6 +30,13 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
         ON b.user_id = u.user_id
     WHERE p.user_id IS NULL OR q.n IS DISTINCT FROM cardinality(quota_periods())
        OR b.first_day IS NULL OR b.first_day > (u.created_at AT TIME ZONE 'UTC')::date
+    UNION ALL
+    SELECT p.user_id::text, NULL::uuid, NULL::text, format('has_webhooks %s', e.found),
+           format('has_webhooks %s', p.has_webhooks)
+    FROM quota_plans p
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM webhook_endpoints w
+                                       WHERE w.user_id = p.user_id AND w.url IS NOT NULL) AS found) AS e
+    WHERE p.has_webhooks <> e.found
     UNION ALL
     SELECT p.user_id::text, NULL::uuid, NULL::text,
            format('%s unfinished, window %s, %s', w.max_unfinished, w.dispatch_window, w.reset_frequency),

@@ -14,7 +14,8 @@ BEGIN
         RETURN result;
     END IF;
     result.outcome := 'ok';
-    UPDATE prompts p SET input = '{"messages": []}', surface = NULL, erased_at = clock_now(),
+    -- Which API it came by stays: if it is still to be cancelled, its event names it as that API does.
+    UPDATE prompts p SET input = '{"messages": []}', surface = p.surface - 'echo', erased_at = clock_now(),
                          parameters = p.parameters - 'stop'
     WHERE p.request_id = p_request_id;
     -- A fingerprint would tell whether a text that one knows was in it.

@@ -45,8 +45,9 @@ BEGIN
         reasoning_tokens = NULL, charges = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = p_request_id;
     UPDATE attempts a SET is_charged = false WHERE a.request_id = p_request_id AND a.is_charged;
-    INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at)
-    VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl);
+    INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at, has_webhook)
+    VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl,
+            (SELECT CASE WHEN x.handling ? 'webhook' THEN true END FROM extras_find(p_request_id) AS x));
     PERFORM audit_write('admin', ARRAY[ROW(
         'request.redriven', r.user_id, NULL, p_request_id,
         jsonb_strip_nulls(jsonb_build_object(

@@ -29,8 +29,8 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'body_hash (hexadecimal), repeat (see repeat_find), ttl_seconds, expires_at, not_before, longest_seconds (the '
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
     'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
-    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), stored (the object that holds the input) '
-    'and beginning (what is kept of it here). See request_admit.';
+    'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), webhook (an URL that is told how it '
+    'ended), stored (the object that holds the input) and beginning (what is kept of it here). See request_admit.';
 
 -- The same with p_submission->quote: nothing is accepted.
 CREATE OR REPLACE FUNCTION submission_decide(p_key_hash bytea, p_submission jsonb) RETURNS decision
@@ -334,18 +334,25 @@ BEGIN
                 || CASE WHEN m.kind IN ('chat', 'image')
                         THEN jsonb_build_object('max_tokens', completion) ELSE '{}' END,
             nullif(p_submission->'metadata', 'null'), p_submission->'surface',
-            CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 OR result.quoted IS NOT NULL THEN
+            CASE WHEN repairs > 0 OR cardinality(model_ids) > 1 OR result.quoted IS NOT NULL
+                      OR p_submission ? 'webhook' THEN
                 jsonb_strip_nulls(jsonb_build_object(
                     'fallbacks', nullif(to_jsonb(model_ids[2:]), '[]'), 'repair_attempts', nullif(repairs, 0),
-                    'quote', result.quoted)) END);
+                    'quote', result.quoted, 'webhook', p_submission->'webhook')) END);
     IF p_submission ? 'stored' THEN
         PERFORM object_keep(p_submission->'stored', result.request_id);
+    END IF;
+    IF p_submission ? 'webhook' THEN
+        PERFORM webhook_own_ensure(plan.user_id);
     END IF;
 
     IF is_hit THEN
         PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look);
         IF plan.has_budgets THEN
             PERFORM budget_settle(ARRAY[result.request_id]);
+        END IF;
+        IF plan.has_webhooks OR p_submission ? 'webhook' THEN
+            PERFORM webhooks_note(ARRAY[result.request_id], at);
         END IF;
         IF p_submission->>'idempotency_key' IS NOT NULL THEN
             PERFORM idempotency_keep(plan.user_id, p_submission, result.request_id, at);
@@ -357,12 +364,13 @@ BEGIN
     -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
     -- waits.
     INSERT INTO inflight
-        (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows)
+        (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows,
+         has_webhook)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
             CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL
                  THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
-            look.leader_id)
+            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)
