@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+import json
+import time
 import tracemalloc
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,6 +37,7 @@ SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.0, retry_base_s
 # Kept in memory while they are read, and on the disk.
 SIZES = (MAX_FILE_BYTES + 1, 20 << 20)
 OLD = timedelta(hours=2)
+NOTHING = {"deleted": 0, "not_deleted": 0, "compared": 0, "missing": 0, "orphans_deleted": 0}
 Sweep = Callable[[], dict[str, int]]
 
 
@@ -135,6 +139,16 @@ def test_a_large_image_is_decoded(
     assert_books_balance(service)
 
 
+def test_slashes_may_be_escaped(service: Service, server: ScriptedServer, storage: Storage, alice: bytes) -> None:
+    """As any character may be in JSON."""
+    image = PNG + b"\xff" * (9 << 20)
+    text = json.dumps({"data": [{"b64_json": base64.b64encode(image).decode()}]}).replace("/", "\\/")
+    server.replies(Reply(body=text.encode()))
+    request_id = service.submit(alice, "a zebra", model="artist", image={})
+    work(service, storage, request_id)
+    assert fetched(service, storage, alice, request_id)[1] == image
+
+
 @pytest.mark.parametrize("encoded", ["!" * (12 << 20), "QUJD" * (3 << 20), ""])
 def test_what_is_no_image_is_a_bad_answer(
     service: Service, server: ScriptedServer, storage: Storage, alice: bytes, encoded: str
@@ -202,6 +216,62 @@ def test_storage_that_is_away_costs_nobody_anything(
     assert_books_balance(service)
 
 
+def test_the_last_attempt_costs_nobody_anything_either(
+    service: Service, server: ScriptedServer, storage: Storage, alice: bytes
+) -> None:
+    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    boto3.client("s3").delete_bucket(Bucket=BUCKET)
+    request_id = service.submit(alice, "a text", model="speaker", speech={"voice": "alloy"})
+    service.owner.execute("UPDATE inflight SET max_attempts = 1")
+    work(service, storage, request_id)
+    seen = service.status(alice, request_id)
+    assert (seen["status"], seen["error"]["code"]) == ("failed", "storage_unavailable")
+    assert [each["charged"] for each in seen["attempts"]] == [False]
+    assert not service.value("SELECT total_tokens FROM requests")
+    assert service.value("SELECT sum(tokens_used + tokens_reserved) FROM quotas WHERE user_id = 'alice'") == 0
+    assert_books_balance(service)
+
+
+def test_an_upload_that_is_cut_off_is_no_fault_of_the_model(
+    service: Service, server: ScriptedServer, storage: Storage, alice: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, left = Event(), iter([30.0] * 4)
+
+    def put(*_: object) -> None:
+        released.wait(30)
+
+    monkeypatch.setattr(Storage, "put", put)
+    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    request_id = service.submit(alice, "a text", model="speaker", speech={"voice": "alloy"})
+    began = time.monotonic()
+    worker = Worker(
+        ledger=service.ledger("worker"),
+        queue=service.queue,
+        backends={"openai": OpenAIBackend(str, 1000, MOST)},
+        keeper=Keeper(lambda: storage, 1000, 1000, MOST),
+        settings=SETTINGS,
+        # Until the upload is under way there is time; then there is none.
+        remaining_seconds=lambda: next(left, 8.0 - (time.monotonic() - began)),
+    )
+    for claim in service.ledger("worker").claim([request_id], 60):
+        worker.run(claim)
+    released.set()
+    seen = service.status(alice, request_id)
+    assert (seen["status"], seen["queue"]["last_error"]) == ("queued", "storage_unavailable")
+    assert_books_balance(service)
+
+
+def test_an_answer_that_is_erased_while_it_is_read_is_not_there(
+    service: Service, server: ScriptedServer, storage: Storage, alice: bytes
+) -> None:
+    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    request_id = speak(service, storage, alice)
+    # What a reader sees whose first statement came before the erasing and whose second one came after.
+    service.owner.execute("UPDATE objects SET deleted_at = now()")
+    with pytest.raises(SluiceError, match="result_not_found"):
+        Reader(service.ledger("status"), lambda: storage).result(alice, request_id)
+
+
 def test_erasing_takes_the_object_away(
     service: Service, server: ScriptedServer, storage: Storage, sweep: Sweep, alice: bytes
 ) -> None:
@@ -247,10 +317,35 @@ def test_an_object_without_a_row_is_deleted_when_it_is_old(
     speak(service, storage, alice)
     (kept,) = keys()
     storage.put(stored(), b"x")
-    assert sweep() == {"deleted": 0, "compared": 2, "missing": 0, "orphans_deleted": 0}
+    assert sweep() == {**NOTHING, "compared": 2}
     aged(monkeypatch)
-    assert sweep() == {"deleted": 0, "compared": 2, "missing": 0, "orphans_deleted": 1}
+    assert sweep() == {**NOTHING, "compared": 2, "orphans_deleted": 1}
     assert keys() == [kept]
+
+
+def test_what_cannot_be_deleted_does_not_keep_the_rest(
+    service: Service,
+    server: ScriptedServer,
+    storage: Storage,
+    sweep: Sweep,
+    alice: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reply = Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"})
+    server.replies(reply, reply)
+    for request_id in (speak(service, storage, alice), speak(service, storage, alice)):
+        Eraser(service.ledger("openai"), service.queue).erase(alice, request_id)
+    delete, (stubborn, _) = Storage.delete, keys()
+
+    def most(self: Storage, versions: Sequence[Version]) -> set[Version]:
+        delete(self, [each for each in versions if each.key != stubborn])
+        return {each for each in versions if each.key == stubborn}
+
+    monkeypatch.setattr(Storage, "delete", most)
+    with pytest.raises(SluiceError, match="task_failed") as failed:
+        sweep()
+    assert failed.value.extra["done"] == {**NOTHING, "deleted": 1, "not_deleted": 1, "compared": 1}
+    assert keys() == [stubborn]
 
 
 def test_a_version_that_no_row_names_is_deleted(

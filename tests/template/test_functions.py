@@ -118,6 +118,15 @@ def test_functions_and_layer_have_the_same_architecture(stack: Stack) -> None:
         assert [function["Runtime"]] == layer["CompatibleRuntimes"]
 
 
+# Who reads what a function writes, and so is updated before it.
+READERS = {
+    "Submit": ["WorkerFunction"],
+    "Openai": ["WorkerFunction"],
+    "Worker": ["StatusFunction"],
+    "Foreground": ["StatusFunction"],
+}
+
+
 def test_functions_wait_for_the_schema_and_the_schema_follows_the_layer(stack: Stack) -> None:
     (layer,) = stack.of_type("AWS::Lambda::LayerVersion")
     schema = stack.resources["Schema"]["Properties"]
@@ -127,7 +136,7 @@ def test_functions_wait_for_the_schema_and_the_schema_follows_the_layer(stack: S
         depends = stack.resources[f"{name}Function"].get("DependsOn")
         # And for what its role allows beyond what every role does: Lambda asks at once whether a worker may read the queue.
         assert ([depends] if isinstance(depends, str) else depends) == (
-            ["Schema", *stack.policies(f"{name}Role")] if name != "Migrate" else None
+            ["Schema", *stack.policies(f"{name}Role"), *READERS.get(name, ())] if name != "Migrate" else None
         )
 
 

@@ -50,11 +50,11 @@ logger = logging.getLogger(__name__)
 ROLLUP_SECONDS: Final = 310
 # A rotated credential is used within this time.
 _SECRET_SECONDS: Final = 300
-# Writing an object is safe to repeat, and takes as long as it is large.
+# Writing an object is safe to repeat. Two attempts end before whoever waits for an answer is sent away.
 _STORAGE: Final = {
     "connect_timeout": 2,
-    "read_timeout": 30,
-    "retries": {"total_max_attempts": 3, "mode": "standard"},
+    "read_timeout": 10,
+    "retries": {"total_max_attempts": 2, "mode": "standard"},
 }
 
 

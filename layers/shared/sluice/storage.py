@@ -77,8 +77,9 @@ class Storage:
             raise _unavailable("generate_presigned_url", error) from None
         return address
 
-    def delete(self, versions: Sequence[Version]) -> None:
-        """Delete versions of objects for good. One that is not there is deleted already."""
+    def delete(self, versions: Sequence[Version]) -> set[Version]:
+        """Delete versions of objects for good; returns those of which that failed. One that is not there is deleted."""
+        failed: set[Version] = set()
         for start in range(0, len(versions), PAGE):
             named = [
                 {"Key": each.key} | ({"VersionId": each.version_id} if each.version_id else {})
@@ -87,7 +88,8 @@ class Storage:
             answer = self._call("delete_objects", Delete={"Objects": named, "Quiet": True})
             if errors := [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchVersion"]:
                 logger.error("objects not deleted", extra={"count": len(errors), "error": errors[0].get("Code")})
-                raise SluiceError("storage_unavailable", f"{len(errors)} objects were not deleted.")
+                failed |= {Version(error["Key"], error.get("VersionId")) for error in errors}
+        return failed
 
     def parts(self, after: str | None) -> Iterator[tuple[Sequence[ListedVersion], str | None]]:
         """Every version of every key after this one, in the order of the keys, in parts, each with its last key.

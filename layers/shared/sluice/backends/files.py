@@ -29,7 +29,6 @@ _PAGES: Final = (b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head", b"<body", 
 
 
 _ENCODED: Final = re.compile(rb'"b64_json"\s*:\s*"')
-# A multiple of 4, as many characters of base64 are 3 bytes.
 _CHUNK: Final = 1 << 20
 # What an answer says beside its image, in bytes.
 _MOST_AROUND: Final = 1 << 20
@@ -64,8 +63,13 @@ def split_image(body: IO[bytes]) -> tuple[bytes, IO[bytes]]:
 
 def _decode(encoded: IO[bytes], image: IO[bytes]) -> bytes:
     """Decode up to the quotation mark that ends a text in base64; returns that and what was read after it."""
+    left = b""
     while chunk := encoded.read(_CHUNK):
         text, quote, after = chunk.partition(b'"')
+        # Some servers write a slash as JSON may: escaped.
+        text = left + text.replace(b"\\", b"")
+        whole = len(text) if quote else len(text) // 4 * 4
+        text, left = text[:whole], text[whole:]
         try:
             image.write(base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):

@@ -136,7 +136,7 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int, 
         body.close()
         raise
     response.release_conn()
-    body.seek(0)
+    _write(body, b"")
     if size > memory_bytes:
         return body
     with body:
@@ -144,9 +144,13 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int, 
 
 
 def _write(body: IO[bytes], chunk: bytes) -> None:
+    """Write a chunk; nothing: what is still buffered, and go to the beginning."""
     try:
         body.write(chunk)
+        if not chunk:
+            body.seek(0)
     except OSError:
+        body.close()
         raise ModelError("storage_unavailable") from None
 
 

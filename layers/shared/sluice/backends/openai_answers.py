@@ -61,6 +61,9 @@ def read_completion(claim: Claim, headers: Mapping[str, str], payload: bytes | I
         around, image = split_image(payload)
     except UnreadableError:
         raise ModelError("model_bad_response") from None
+    except OSError:
+        # The disk is full.
+        raise ModelError("storage_unavailable") from None
     try:
         return _answer(claim, headers, around, image)
     except BaseException:

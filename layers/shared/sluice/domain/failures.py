@@ -83,7 +83,7 @@ FAILURES: Final[dict[str, Failure]] = {
     "content_filtered": Failure("client", False, "The provider's content filter refused the prompt."),
     "result_too_large": Failure("client", False, "The model's answer is larger than a result may be."),
     "storage_unavailable": Failure(
-        "operator", True, "The model's answer could not be stored. The request is not at fault."
+        "operator", True, "A large input could not be read, or a large answer not stored. The request is not at fault."
     ),
     "worker_error": Failure("operator", True, "The worker failed while it handled the request."),
     "worker_lost": Failure("operator", True, None),

@@ -1,7 +1,7 @@
 """Objects: what is too large for the database, and is kept in the bucket."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -46,8 +46,13 @@ class StoredObject:
 
     @classmethod
     def of_json(cls, row: Mapping[str, Any]) -> Self:
-        """As documents and the database have it."""
-        return cls(**{**row, "object_id": UUID(row["object_id"])})
+        """As documents and the database have it; members that are not known here are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        known = {each.name: row[each.name] for each in fields(cls) if each.name in row}
+        return cls(**known | {"object_id": UUID(row["object_id"])})
 
 
 @dataclass(frozen=True)

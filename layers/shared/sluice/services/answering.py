@@ -26,11 +26,15 @@ class Trail:
     Attributes:
         calls: those that have ended, in order.
         doubts: what was wrong with their token reports.
+        asked: the claim with all of its input, once that has been read.
+        is_storing: a model has answered, and its answer is being written to the bucket.
     """
 
     def __init__(self, claim: Claim) -> None:
         self.calls: list[ModelCall] = []
         self.doubts: list[UsageDoubt] = []
+        self.asked = claim
+        self.is_storing = False
         self._probe = (claim.plan or Plan()).probe
         self._running: tuple[Claim, datetime] | None = None
 
@@ -64,6 +68,11 @@ class Trail:
     def reject(self, cause: str) -> None:
         """The last call answered, and its answer cannot be taken."""
         self.calls[-1] = replace(self.calls[-1], cause=cause)
+
+    def waste(self, cause: str) -> None:
+        """The last call answered, and its answer is lost here: nobody is charged for it."""
+        self.reject(cause)
+        self.calls[-1] = replace(self.calls[-1], is_charged=False)
 
     def charge_last(self) -> None:
         """The last call failed, and ended the request: what it used is charged all the same."""
@@ -112,6 +121,7 @@ class Answerer:
         Raises:
             ModelError: none can. If one of them may later, that one's error; otherwise the last one's.
         """
+        trail.asked = claim = self._keeper.whole(claim)
         errors: list[ModelError] = []
         repairs = claim.plan.repair_attempts if claim.plan else 0
         for candidate in claim.candidates():
@@ -145,11 +155,14 @@ class Answerer:
             asked = replace(claim, input=repaired_input(claim.input, completion.output, fault.finding, max_tokens))
 
     def _kept(self, claim: Claim, trail: Trail, completion: Completion) -> Completion:
+        trail.is_storing = True
         try:
             return self._keeper.keep(claim, completion)
         except ModelError as error:
-            trail.reject(error.code)
+            trail.waste(error.code)
             raise
+        finally:
+            trail.is_storing = False
 
     def _call(self, claim: Claim, trail: Trail) -> Completion:
         trail.begin(claim)

@@ -3,6 +3,7 @@ whoever needs all of them. The request itself has the beginning, and where all o
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,9 +11,12 @@ from uuid import uuid4
 
 from sluice.db.ledger import Ledger
 from sluice.domain.documents import Input
+from sluice.domain.errors import SluiceError
 from sluice.domain.objects import StoredObject
 from sluice.domain.requests import RequestLimits, Submission
 from sluice.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 INLINE_BYTES: Final = 65_536
 """The database keeps inputs of up to so many bytes of text and images."""
@@ -57,4 +61,9 @@ class InputKeeper:
         """
         if asked.stored is None:
             return asked
-        return Input.model_validate_json(self.storage().read(StoredObject.of_json(asked.stored)))
+        try:
+            return Input.model_validate_json(self.storage().read(StoredObject.of_json(asked.stored)))
+        except (KeyError, TypeError, ValueError) as error:
+            # Only its type: what is wrong with an input may quote it.
+            logger.error("input unreadable", extra={"error": type(error).__name__})
+            raise SluiceError("storage_unavailable", "What is stored is no input.") from None

@@ -104,7 +104,6 @@ class Worker:
     ) -> None:
         self._ledger = ledger
         self._queue = queue
-        self._keeper = keeper
         self._webhooks = webhooks
         self._answerer = Answerer(backends, check_form, keeper, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
@@ -146,7 +145,8 @@ class Worker:
 
     def _answer(self, claims: Sequence[Claim], report: BatchReport) -> list[UUID]:
         """Call the models and settle; returns the ids of requests that could not be settled."""
-        started, finished = self._begin(claims, report)
+        started = [claim for claim in claims if self._has_time_for(claim)]
+        finished = [Outcome(claim.request_id, claim.attempt, "released") for claim in claims if claim not in started]
         executor = ThreadPoolExecutor(max_workers=max(1, len(started)), thread_name_prefix="model")
         trails = [(claim, Trail(claim)) for claim in started]
         pending = {executor.submit(self._answerer.answer, claim, trail): (claim, trail) for claim, trail in trails}
@@ -162,24 +162,10 @@ class Worker:
                 flush_at = float("inf") if not finished else time.monotonic() + _SETTLE_PAUSE_SECONDS
         # Out of time: the threads cannot be stopped, but what they still return is ignored.
         executor.shutdown(wait=False, cancel_futures=True)
-        finished += [self._failure(*waiting, ModelError("model_timeout"), report) for waiting in pending.values()]
+        finished += [self._cut_off(*waiting, report) for waiting in pending.values()]
         while (finished := self._settle(finished, report)) and self._remaining() > _SETTLE_PAUSE_SECONDS * 2:
             time.sleep(_SETTLE_PAUSE_SECONDS)
         return [outcome.request_id for outcome in finished]
-
-    def _begin(self, claims: Sequence[Claim], report: BatchReport) -> tuple[list[Claim], list[Outcome]]:
-        """Those that there is time for, with all of their inputs; and what becomes of the others."""
-        started: list[Claim] = []
-        finished: list[Outcome] = []
-        for claim in claims:
-            if not self._has_time_for(claim):
-                finished.append(Outcome(claim.request_id, claim.attempt, "released"))
-                continue
-            try:
-                started.append(self._keeper.whole(claim))
-            except ModelError as error:
-                finished.append(self._failure(claim, Trail(claim), error, report))
-        return started, finished
 
     def _has_time_for(self, claim: Claim) -> bool:
         """Return True if there is time to wait for its model, or not much more in a new invocation."""
@@ -208,7 +194,7 @@ class Worker:
                 claim.attempt,
                 "completed",
                 output=output,
-                fingerprint=question_fingerprint(claim),
+                fingerprint=question_fingerprint(trail.asked),
                 content=content if isinstance(content, bytes) else None,
                 stored=completion.stored,
             ),
@@ -216,6 +202,13 @@ class Worker:
             trail,
             report,
         )
+
+    def _cut_off(self, claim: Claim, trail: Trail, report: BatchReport) -> Outcome:
+        """What becomes of a claim for which there is no more time."""
+        if not trail.is_storing:
+            return self._failure(claim, trail, ModelError("model_timeout"), report)
+        trail.waste("storage_unavailable")
+        return self._failure(claim, trail, ModelError("storage_unavailable"), report)
 
     def _failure(self, claim: Claim, trail: Trail, error: ModelError, report: BatchReport) -> Outcome:
         trail.failed(error)
@@ -257,7 +250,8 @@ class Worker:
         failing = claim.plan.failing if claim.plan else ()
         return replace(
             outcome,
-            **tokens_of(calls, charged_only=outcome.outcome != "retry"),
+            # Should the database make the last retry a failure, nothing is charged for what was lost here.
+            **tokens_of(calls, charged_only=outcome.outcome != "retry" or outcome.error_code == "storage_unavailable"),
             usage_doubt=doubts[-1].to_json() if doubts else None,
             calls=None if is_plain or not calls else calls,
             recovered=next((call.model_id for call in calls if call.is_answer and call.model_id in failing), None),

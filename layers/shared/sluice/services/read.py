@@ -101,8 +101,10 @@ class Reader:
         refuse_unless_allowed(found.outcome)
         if found.outcome == "request_not_found":
             raise SluiceError("request_not_found", "You have no request with this id.")
-        if found.input.stored is None or self.inputs is None:
+        if found.input.stored is None:
             return found
+        if self.inputs is None:
+            raise SluiceError("storage_unavailable", "The input is in a bucket that this deployment does not know.")
         return replace(found, input=self.inputs.whole(found.input))
 
     def result(self, key_hash: bytes, request_id: UUID | None) -> StoredResult:

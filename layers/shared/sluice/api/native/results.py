@@ -36,6 +36,10 @@ def get_result(
     """
     found = reader.result(key_hash, request_id)
     content, kind = content_of(found)
+    if found.stored is not None:
+        # Range goes there with the client, and conditions too: they are about the ETag that the bucket gives it.
+        address = reader.address(found.stored, f"{found.request_id}.{_EXTENSIONS[kind]}")
+        return redirect(302, address, found.stored)
     tag = f'"{_digest(found, content)}"'
     filename = f"{found.request_id}.{_EXTENSIONS[kind]}"
     headers = HEADERS | {
@@ -50,9 +54,6 @@ def get_result(
         )
     if has_tag(asked.get("if-none-match"), tag):
         return Response(304, None, "", headers)
-    if found.stored is not None:
-        # Range and If-Range go there with the client.
-        return redirect(302, reader.address(found.stored, filename), found.stored)
     try:
         span = wanted_span(asked.get("range"), len(content)) if is_current(asked.get("if-range"), tag) else None
     except UnsatisfiableError:

@@ -35,6 +35,10 @@ BEGIN
             SELECT * INTO file FROM content_find(r.result_id);
             result.content := file.content;
             result.stored := object_json(file.object_id);
+            -- It was erased a moment ago: each statement here sees what was committed before it.
+            IF octet_length(file.content) = 0 AND result.stored IS NULL THEN
+                result.outcome := 'result_not_found';
+            END IF;
         END IF;
     END IF;
     RETURN result;
