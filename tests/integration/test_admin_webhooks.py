@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.deliveries import add_endpoint, deliver
 from tests.support.functions import administer
-from tests.support.receiver import Receiver, add_endpoint, deliver, receiving
+from tests.support.receiver import Receiver, receiving
 from tests.support.service import Service, completed
 
 Run = Callable[..., Any]

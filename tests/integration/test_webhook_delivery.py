@@ -15,8 +15,9 @@ from sluice.domain.requests import Submission
 from sluice.domain.webhooks import WebhookOutcome, signature
 from sluice.services.deliver import Deliverer
 from sluice.services.tasks.run import run_tasks
+from tests.support.deliveries import add_endpoint, deliver
 from tests.support.ledger import set_clock, stop_the_clock, violations
-from tests.support.receiver import Answer, Receiver, add_endpoint, deliver, receiving
+from tests.support.receiver import Answer, Receiver, receiving
 from tests.support.service import LIMITS, Service, completed
 
 START = datetime(2031, 1, 15, 12, tzinfo=UTC)

@@ -10,8 +10,9 @@ from psycopg.types.json import Jsonb
 
 from sluice.domain.documents import Input
 from sluice.domain.requests import Submission
+from tests.support.deliveries import add_endpoint, deliver
 from tests.support.ledger import set_clock, stop_the_clock, violations
-from tests.support.receiver import Receiver, add_endpoint, deliver, receiving
+from tests.support.receiver import Receiver, receiving
 from tests.support.service import LIMITS, Service, completed, failed
 
 START = datetime(2031, 1, 15, 12, tzinfo=UTC)

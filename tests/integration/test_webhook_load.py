@@ -12,8 +12,9 @@ import pytest
 
 from sluice.db.maintenance import Maintenance
 from sluice.domain.webhooks import signature
+from tests.support.deliveries import add_endpoint, deliver
 from tests.support.ledger import set_clock, stop_the_clock, violations
-from tests.support.receiver import Answer, Received, Receiver, add_endpoint, deliver, receiving
+from tests.support.receiver import Answer, Received, Receiver, receiving
 from tests.support.service import Service, completed
 
 START = datetime(2031, 1, 15, 12, tzinfo=UTC)

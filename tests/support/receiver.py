@@ -1,19 +1,14 @@
-"""A receiver of webhooks on this machine, and the deliverer that sends them to it without another function."""
+"""A receiver of webhooks on this machine. Knows nothing of the service: the chaos suite, which judges it, uses it too."""
 
 import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-from sluice.db.webhooks import Webhooks
-from sluice.posting import post
-from sluice.services.deliver import Deliverer, DeliveryReport
-from tests.support.service import Service
 
 SECONDS = 1.0
 """How long an attempt may take here."""
@@ -126,34 +121,3 @@ def receiving() -> Iterator[Receiver]:
         receiver.server.shutdown()
         receiver.server.server_close()
         thread.join()
-
-
-def deliver(service: Service, *, seconds: float = SECONDS) -> DeliveryReport:
-    """What the functions webhooks and deliver do, once."""
-
-    def send(webhook: Mapping[str, Any]) -> Mapping[str, Any]:
-        sent = post(webhook["url"], webhook["headers"], webhook["body"], loopback=True, seconds=seconds)
-        answer: Mapping[str, Any] = json.loads(json.dumps(sent.to_json()))
-        return answer
-
-    return Deliverer(Webhooks(service.kept("webhooks")), send, lambda: 1000.0).run()
-
-
-def add_endpoint(
-    service: Service,
-    key_hash: bytes,
-    url: str,
-    event_types: Sequence[str] = (
-        "response.completed",
-        "response.failed",
-        "response.cancelled",
-        "response.incomplete",
-    ),
-) -> dict[str, Any]:
-    """An endpoint of the key's user, with its secret."""
-    made = Webhooks(service.kept("openai")).manage(
-        key_hash, "create", url=url, name="test", event_types=list(event_types)
-    )
-    assert made.outcome == "ok"
-    endpoint: dict[str, Any] = made.value
-    return endpoint
