@@ -69,7 +69,7 @@ def model() -> Iterator[str]:
 def peak(stack: Stack, caller: Caller, megabytes: int, count: int) -> float:
     """The most memory that was resident in a process of the worker while it had so many images made, in MB."""
     for process in _workers(stack):
-        (process / "clear_refs").write_text("5")  # the highest mark begins anew
+        (process / "clear_refs").write_text("5")  # resets VmHWM
     asked = [
         caller.call("POST", "/generate", {"prompt": str(megabytes), "model": "artist", "image": {}})["request_id"]
         for _ in range(count)

@@ -85,6 +85,10 @@ def recording(size: int) -> bytes:
     return MP3 + bytes(size - len(MP3))
 
 
+LARGE = Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"})
+"""A recording that is too large for the database."""
+
+
 def keys() -> list[str]:
     listed = boto3.client("s3").list_object_versions(Bucket=BUCKET)
     return [each["Key"] for each in listed.get("Versions", ())]
@@ -171,7 +175,7 @@ def test_what_is_too_large_even_for_the_bucket_fails(
 
 
 def test_without_a_bucket_it_fails(service: Service, server: ScriptedServer, alice: bytes) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = speak(service, None, alice)
     assert service.status(alice, request_id)["error"]["code"] == "result_too_large"
 
@@ -200,8 +204,7 @@ def test_memory_does_not_grow_with_the_answer(
 def test_storage_that_is_away_costs_nobody_anything(
     service: Service, server: ScriptedServer, storage: Storage, alice: bytes
 ) -> None:
-    reply = Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"})
-    server.replies(reply, reply)
+    server.replies(LARGE, LARGE)
     boto3.client("s3").delete_bucket(Bucket=BUCKET)
     request_id = speak(service, storage, alice)
     waiting = service.status(alice, request_id)
@@ -219,7 +222,7 @@ def test_storage_that_is_away_costs_nobody_anything(
 def test_the_last_attempt_costs_nobody_anything_either(
     service: Service, server: ScriptedServer, storage: Storage, alice: bytes
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     boto3.client("s3").delete_bucket(Bucket=BUCKET)
     request_id = service.submit(alice, "a text", model="speaker", speech={"voice": "alloy"})
     service.owner.execute("UPDATE inflight SET max_attempts = 1")
@@ -241,7 +244,7 @@ def test_an_upload_that_is_cut_off_is_no_fault_of_the_model(
         released.wait(30)
 
     monkeypatch.setattr(Storage, "put", put)
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = service.submit(alice, "a text", model="speaker", speech={"voice": "alloy"})
     began = time.monotonic()
     worker = Worker(
@@ -264,7 +267,7 @@ def test_an_upload_that_is_cut_off_is_no_fault_of_the_model(
 def test_an_answer_that_is_erased_while_it_is_read_is_not_there(
     service: Service, server: ScriptedServer, storage: Storage, alice: bytes
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = speak(service, storage, alice)
     # What a reader sees whose first statement came before the erasing and whose second one came after.
     service.owner.execute("UPDATE objects SET deleted_at = now()")
@@ -275,7 +278,7 @@ def test_an_answer_that_is_erased_while_it_is_read_is_not_there(
 def test_erasing_takes_the_object_away(
     service: Service, server: ScriptedServer, storage: Storage, sweep: Sweep, alice: bytes
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = speak(service, storage, alice)
     Eraser(service.ledger("openai"), service.queue).erase(alice, request_id)
     with pytest.raises(SluiceError, match="result_not_found"):
@@ -313,7 +316,7 @@ def test_an_object_without_a_row_is_deleted_when_it_is_old(
     alice: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     speak(service, storage, alice)
     (kept,) = keys()
     storage.put(stored(), b"x")
@@ -331,8 +334,7 @@ def test_what_cannot_be_deleted_does_not_keep_the_rest(
     alice: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reply = Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"})
-    server.replies(reply, reply)
+    server.replies(LARGE, LARGE)
     for request_id in (speak(service, storage, alice), speak(service, storage, alice)):
         Eraser(service.ledger("openai"), service.queue).erase(alice, request_id)
     delete, (stubborn, _) = Storage.delete, keys()
@@ -357,7 +359,7 @@ def test_a_version_that_no_row_names_is_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Somebody puts another object in its place: clients still get the one that was written."""
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = speak(service, storage, alice)
     (key,) = keys()
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"forged")
@@ -376,7 +378,7 @@ def test_a_row_without_an_object_is_a_violation_until_the_object_is_back(
     alice: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     speak(service, storage, alice)
     (row,) = service.rows("SELECT key, version_id FROM objects")
     service.owner.execute("UPDATE objects SET created_at = created_at - %s", (OLD,))
@@ -396,7 +398,7 @@ def test_a_row_without_an_object_is_a_violation_until_the_object_is_back(
 def test_an_object_that_was_deleted_as_people_do_is_missed_while_it_can_be_brought_back(
     service: Service, server: ScriptedServer, storage: Storage, sweep: Sweep, alice: bytes
 ) -> None:
-    server.replies(Reply(body=recording(MAX_FILE_BYTES + 1), headers={"Content-Type": "audio/mpeg"}))
+    server.replies(LARGE)
     request_id = speak(service, storage, alice)
     service.owner.execute("UPDATE objects SET created_at = created_at - %s", (OLD,))
     (key,) = keys()

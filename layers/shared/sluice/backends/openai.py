@@ -3,7 +3,8 @@
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
 
@@ -129,26 +130,31 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float, most_bytes: int, 
                 size += len(chunk)
                 if size > most_bytes:
                     raise ModelError("result_too_large")
-                _write(body, chunk)
+                with _on_disk(body):
+                    body.write(chunk)
     except BaseException:
         # A connection that was read half cannot be reused.
         response.close()
         body.close()
         raise
     response.release_conn()
-    _write(body, b"")
+    with _on_disk(body):
+        body.seek(0)
     if size > memory_bytes:
         return body
     with body:
         return body.read()
 
 
-def _write(body: IO[bytes], chunk: bytes) -> None:
-    """Write a chunk; nothing: what is still buffered, and go to the beginning."""
+@contextmanager
+def _on_disk(body: IO[bytes]) -> Iterator[None]:
+    """What may write to the disk, which may be full.
+
+    Raises:
+        ModelError: storage_unavailable.
+    """
     try:
-        body.write(chunk)
-        if not chunk:
-            body.seek(0)
+        yield
     except OSError:
         body.close()
         raise ModelError("storage_unavailable") from None

@@ -21,7 +21,6 @@ _ESCAPED: Final = 6
 _ENVELOPE_BYTES: Final = 65_536
 # A number of a vector takes 5 characters in base64, as it is kept, and up to 24 in JSON.
 _DIGITS: Final = 5
-# A file may arrive that is too large to be kept, so that what it used can be charged; but not any number of bytes.
 MEMORY_BYTES: Final = MAX_FILE_BYTES * 2
 """A body with a file is held in memory up to this length, and on the disk beyond it."""
 
@@ -33,6 +32,7 @@ def most_payload_bytes(max_result_bytes: int, max_file_bytes: int = MAX_FILE_BYT
         max_result_bytes: longest answer in text accepted, in bytes of UTF-8.
         max_file_bytes: largest file accepted.
     """
+    # A file may arrive that is too large to be kept, so that what it used can be charged; but not any number of bytes.
     most_file_bytes = max(max_file_bytes, MEMORY_BYTES)
     return {
         "chat": max_result_bytes * _ESCAPED + _ENVELOPE_BYTES,

@@ -10,7 +10,7 @@ from typing import IO, Final
 from uuid import uuid4
 
 from sluice.backends.protocol import ModelError
-from sluice.domain.documents import OutputFile
+from sluice.domain.documents import Output, OutputFile
 from sluice.domain.errors import SluiceError
 from sluice.domain.objects import StoredObject
 from sluice.domain.requests import Claim, Completion
@@ -74,7 +74,7 @@ class Keeper:
         # Calls of tools and refusals are for programs, which look for them in the document.
         if output.tool_calls or output.refusal or output.byte_length > self.max_result_bytes:
             return None
-        if output.byte_length <= self.inline_bytes and fits_an_answer(json.dumps(output.to_json())):
+        if output.byte_length <= self.inline_bytes and output_fits_an_answer(output):
             return None
         text, mime_type = output.as_text()
         return OutputFile.of(text, mime_type), text
@@ -91,6 +91,11 @@ class Keeper:
         finally:
             if not isinstance(content, bytes):
                 content.close()
+
+
+def output_fits_an_answer(output: Output) -> bool:
+    """Return True if Lambda can return the output: as JSON in the body of a JSON answer, it is escaped twice."""
+    return fits_an_answer(json.dumps(output.to_json(), ensure_ascii=False))
 
 
 NOWHERE: Final = Keeper(None, 0, 0, 0)

@@ -1,6 +1,5 @@
 """A worker's batch: claimed in one call, its models called in parallel, settled as they finish."""
 
-import json
 import logging
 import random
 import time
@@ -14,17 +13,16 @@ from uuid import UUID
 from sluice.backends.protocol import Backend, ModelError
 from sluice.db.ledger import Ledger
 from sluice.domain.calls import tokens_of
-from sluice.domain.documents import Output
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.failures import FAILURES
 from sluice.domain.fingerprint import question_fingerprint
 from sluice.domain.requests import Claim, Completion, Outcome, Settled, UsageFlag
-from sluice.domain.sizes import MAX_FILE_BYTES, fits_an_answer
+from sluice.domain.sizes import MAX_FILE_BYTES
 from sluice.messaging import Delivery, Message, Sender, Waker, requested_id
 from sluice.services.answering import Answerer, Trail
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.forms import CheckForm, check_form
-from sluice.services.keeping import NOWHERE, Keeper
+from sluice.services.keeping import NOWHERE, Keeper, output_fits_an_answer
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +183,11 @@ class Worker:
         is_file_too_large = content is not None and (not isinstance(content, bytes) or len(content) > MAX_FILE_BYTES)
         if content is not None and not isinstance(content, bytes):
             content.close()
-        if is_file_too_large or output.byte_length > self._settings.max_result_bytes or not _fits_an_answer(output):
+        if (
+            is_file_too_large
+            or output.byte_length > self._settings.max_result_bytes
+            or not output_fits_an_answer(output)
+        ):
             trail.reject("result_too_large")
             return self._failure(claim, trail, ModelError("result_too_large"), report)
         return self._with_calls(
@@ -358,8 +360,3 @@ def _is_paid_in_vain(claim: Claim, error: ModelError) -> bool:
     if error.code == "model_bad_response":
         return costs or (error.is_answer and claim.last_error == error.code)
     return costs and claim.last_error == error.code
-
-
-def _fits_an_answer(output: Output) -> bool:
-    """Return True if Lambda can return the output: as JSON in the body of a JSON answer, it is escaped twice."""
-    return fits_an_answer(json.dumps(output.to_json(), ensure_ascii=False))
