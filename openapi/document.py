@@ -35,6 +35,7 @@ _PATH_PARAMETERS: Final[dict[str, Schema]] = {
     "request_id": {"description": "As it was given out.", "schema": {"type": "string", "format": "uuid"}},
     "response_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "webhook_endpoint_id": {"description": "As it was given out.", "schema": {"type": "string"}},
+    "batch_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "event_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "model": {"description": "A model or an alias; may contain slashes.", "schema": {"type": "string"}},
 }

@@ -5,6 +5,7 @@ from typing import Final
 from openapi import native_answers as native
 from openapi import openai_answers as openai
 from openapi import response_answers as response
+from openapi.batch_operations import BATCH_OPERATIONS, BATCHES
 from openapi.headers import RATE_LIMITS
 from openapi.operation import Operation, Result
 from openapi.response_events import ResponseEvent
@@ -88,6 +89,7 @@ TAGS: Final = {
     _IMAGES: "OpenAI's Images API, as far as it makes images of a text.",
     _SPEECH: "OpenAI's Audio API, as far as it reads texts aloud.",
     _MODELS: "OpenAI's Models API.",
+    BATCHES: "OpenAI's Batch API: many requests in a file, whose answers are in a file.",
     WEBHOOKS: "OpenAI's webhook endpoints, and what was sent to them.",
 }
 
@@ -439,5 +441,6 @@ OPERATIONS: Final = (
         errors=("model_unknown",),
         summary="One model that a client may name",
     ),
+    *BATCH_OPERATIONS,
     *WEBHOOK_OPERATIONS,
 )

@@ -20,6 +20,17 @@ BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
 MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""
+BATCH_STATUSES: Final = (
+    "validating",
+    "in_progress",
+    "finalizing",
+    "cancelling",
+    "completed",
+    "failed",
+    "expired",
+    "cancelled",
+)
+"""Of a batch."""
 WEBHOOK_STATES: Final = ("pending", "delivered", "dead")
 """Of an event of webhooks."""
 ROLLUP_TASKS: Final = (

@@ -20,6 +20,7 @@ app = api_app(
             eraser=bootstrap.eraser,
             quoter=bootstrap.quoter,
             webhooks=bootstrap.webhook_manager,
+            batches=bootstrap.batch_manager,
         )
     ),
     unknown_keys=bootstrap.unknown_keys,

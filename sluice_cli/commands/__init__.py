@@ -2,6 +2,7 @@
 
 from sluice_cli.commands.aliases import aliases
 from sluice_cli.commands.audit import audit
+from sluice_cli.commands.batches import batches
 from sluice_cli.commands.budgets import budgets
 from sluice_cli.commands.cache import cache
 from sluice_cli.commands.invoice import invoice
@@ -28,6 +29,7 @@ COMMANDS = (
     aliases,
     cache,
     requests,
+    batches,
     webhooks,
     usage,
     invoice,

@@ -9,9 +9,12 @@ from uuid import uuid4
 import boto3
 import psycopg
 import pytest
+from botocore.config import Config
 from moto import mock_aws
 from psycopg.conninfo import conninfo_to_dict
 
+from sluice.storage import Storage
+from tests.support.batches import BatchBench
 from tests.support.books import KEYS, Books, make_history
 from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
@@ -90,6 +93,18 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return sqs
 
     return configure
+
+
+@pytest.fixture
+def bench(service: Service, alice: bytes, aws: None) -> BatchBench:
+    """What batches need; alice's quotas have no limit."""
+    client = boto3.client("s3", config=Config(signature_version="s3v4"))
+    client.create_bucket(Bucket="sluice-test")
+    client.put_bucket_versioning(Bucket="sluice-test", VersioningConfiguration={"Status": "Enabled"})
+    service.act("model.set", **EMBEDDER)
+    bench = BatchBench(service, Storage(client, "sluice-test"))
+    bench.lift_limits("alice")
+    return bench
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sluice.handover import LambdaSender
     from sluice.messaging import Queue
     from sluice.services.admin.operation import AdminContext
+    from sluice.services.batch_work import BatchWorker, LineApi
+    from sluice.services.batches import BatchManager
     from sluice.services.cancel import Canceller
     from sluice.services.deliver import Deliverer
     from sluice.services.erase import Eraser
@@ -168,6 +170,7 @@ def worker(remaining_seconds: Callable[[], float]) -> "Worker":
             max_stored_bytes=current.max_stored_bytes,
         ),
         webhooks=webhook_queue(),
+        batches=batch_queue(),
         settings=WorkerSettings(
             max_result_bytes=current.max_result_bytes,
             flush_seconds=current.flush_milliseconds / 1000,
@@ -184,6 +187,37 @@ def deliverer(remaining_seconds: Callable[[], float]) -> "Deliverer":
     from sluice.services.deliver import Deliverer
 
     return Deliverer(Webhooks(database()), webhook_sender(), remaining_seconds)
+
+
+@cache
+def batch_manager() -> "BatchManager":
+    """Manages the batches of callers."""
+    from sluice.db.batches import Batches
+    from sluice.services.batches import BatchManager
+
+    return BatchManager(Batches(database()), batch_queue())
+
+
+def batch_worker(api: "LineApi", remaining_seconds: Callable[[], float]) -> "BatchWorker":
+    """Works on batches during one invocation, which has so much time left.
+
+    Args:
+        api: in whose words the lines are.
+    """
+    from sluice.db.batches import Batches
+    from sluice.services.batch_work import BatchWorker
+    from sluice.services.inputs import InputKeeper
+
+    return BatchWorker(
+        batches=Batches(database()),
+        ledger=ledger(),
+        queue=queue(),
+        storage=storage,
+        inputs=InputKeeper(storage),
+        api=api,
+        limits=request_limits(),
+        remaining_seconds=remaining_seconds,
+    )
 
 
 @cache
@@ -208,6 +242,7 @@ def task_context(event: "TasksEvent") -> "TaskContext":
         dead_letters=dead_letters(),
         storage=storage() if current.storage_bucket else None,
         webhook_queue=webhook_queue(),
+        batch_queue=batch_queue(),
         archive_after_days=current.archive_after_days,
         redispatch_grace_seconds=current.redispatch_grace_seconds,
         full=event.full,
@@ -320,6 +355,12 @@ def storage() -> "Storage":
 def webhook_queue() -> "Queue | None":
     """The queue of messages that webhooks are due; None: this function sends none."""
     return _queue("webhook_queue_url") if settings().webhook_queue_url else None
+
+
+@cache
+def batch_queue() -> "Queue | None":
+    """The queue of messages that batches are due; None: this function sends none."""
+    return _queue("batch_queue_url") if settings().batch_queue_url else None
 
 
 @cache

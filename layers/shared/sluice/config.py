@@ -25,6 +25,7 @@ class Settings(BaseModel):
     rollup_function: str = ""
     foreground_function: str = ""
     webhook_queue_url: str = ""
+    batch_queue_url: str = ""
     deliver_function: str = ""
     webhook_loopback: bool = False
     """Whether webhooks may be sent to this machine, and by http: for the local stack only."""

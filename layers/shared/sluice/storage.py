@@ -5,12 +5,14 @@ import base64
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Any, Final
+from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sluice.domain.errors import SluiceError
-from sluice.domain.objects import ListedVersion, StoredObject, Version
+from sluice.domain.objects import ListedVersion, ObjectClass, StoredObject, Version
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,22 @@ class Storage:
             logger.error("object altered", extra={"key": stored.key})
             raise SluiceError("storage_unavailable", "What is stored is not what was written.")
         return content
+
+    def read_range(self, stored: StoredObject, start: int, end: int) -> bytes:
+        """The bytes of an object from start up to but not including end."""
+        if end <= start:
+            return b""
+        version = {"VersionId": stored.version_id} if stored.version_id else {}
+        answer = self._call("get_object", Key=stored.key, Range=f"bytes={start}-{end - 1}", **version)
+        try:
+            content: bytes = answer["Body"].read()
+        except (BotoCoreError, OSError) as error:
+            raise _unavailable("get_object", error) from None
+        return content
+
+    def writer(self, object_class: ObjectClass, user_id: str, mime_type: str) -> "Writer":
+        """Temporary."""
+        return Writer(self, object_class, user_id, mime_type)
 
     def address(self, stored: StoredObject, filename: str) -> str:
         """Where a client may fetch an object for ADDRESS_SECONDS, as a download with this name. Made without a call."""
@@ -118,6 +136,28 @@ class Storage:
         except (BotoCoreError, ClientError) as error:
             raise _unavailable(operation, error) from None
         return answer
+
+
+class Writer:
+    """Temporary: keeps all in memory."""
+
+    def __init__(self, storage: Storage, object_class: ObjectClass, user_id: str, mime_type: str) -> None:
+        self._storage = storage
+        self._facts = (object_class, user_id, mime_type)
+        self._content = bytearray()
+        self.stored: StoredObject | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def write(self, content: bytes) -> None:
+        self._content += content
+
+    def __exit__(self, kind: Any, *exc: Any) -> None:
+        if kind is None:
+            content = bytes(self._content)
+            stored = StoredObject(uuid4(), *self._facts, len(content), hashlib.sha256(content).hexdigest())
+            self.stored = replace(stored, version_id=self._storage.put(stored, content))
 
 
 def _listed(entry: Mapping[str, Any]) -> ListedVersion:

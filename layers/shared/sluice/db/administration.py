@@ -200,6 +200,19 @@ class Administration:
         """Every model, offered or not."""
         return self._database.rows(Model, "model_list", repeatable=True)
 
+    def batches(
+        self,
+        *,
+        user_id: str | None = None,
+        status: str | None = None,
+        batch_id: UUID | None = None,
+        limit: int = 1,
+    ) -> list[dict[str, Any]]:
+        """Batches, newest first: of one user, in one state, or this one."""
+        return self._database.values(
+            "batch_list", repeatable=True, user_id=user_id, status=status, batch_id=batch_id, limit=limit
+        )
+
     def webhook_endpoints(self, user_id: str) -> list[dict[str, Any]]:
         """A user's endpoints for webhooks, newest first, without their secrets."""
         return self._database.values("webhook_list", repeatable=True, user_id=user_id)

@@ -9,7 +9,7 @@ from sluice.db.connection import Connection
 from sluice.db.migrate import LOCK
 
 # Connections that no function may have: for the server itself, people with psql, and logins that are being refused.
-RESERVE: Final = 18
+RESERVE: Final = 16
 # The migration logs in as the owner, whose connections are not limited.
 OWNER_CONNECTIONS: Final = 1
 # Scheduled tasks that run at once are two, and people who administer a few. The worker and rollup get twice what they
@@ -19,6 +19,8 @@ ROLLUP_CONNECTIONS: Final = 4
 ADMIN_CONNECTIONS: Final = 5
 # Those that the queue of webhooks may have at once.
 WEBHOOKS_CONNECTIONS: Final = 2
+# The same of batches.
+BATCHES_CONNECTIONS: Final = 2
 
 _MAX_CONNECTIONS: Final = "SELECT current_setting('max_connections')::integer AS most"
 _LIMITS: Final = "SELECT rolname, rolconnlimit FROM pg_roles WHERE rolname = ANY (%(roles)s)"
@@ -75,6 +77,7 @@ def connection_limits(*, submit: int, status: int, openai: int, worker: int, max
         "sluice_rollup": ROLLUP_CONNECTIONS,
         "sluice_admin": ADMIN_CONNECTIONS,
         "sluice_webhooks": WEBHOOKS_CONNECTIONS,
+        "sluice_batches": BATCHES_CONNECTIONS,
     }
     left = max_connections - RESERVE - OWNER_CONNECTIONS - sum(fixed.values())
     # One for each in any case; what is beyond that is shared.

@@ -60,7 +60,10 @@ class Ledger:
             stored: the object that holds the input; None: the database is to keep it.
         """
         return self._database.row(
-            Admission, "request_submit", key_hash=key_hash, submission=Jsonb(_submission(submission, limits, stored))
+            Admission,
+            "request_submit",
+            key_hash=key_hash,
+            submission=Jsonb(submission_json(submission, limits, stored)),
         )
 
     def quote(self, key_hash: bytes, submission: Submission, limits: RequestLimits) -> Quotation:
@@ -70,7 +73,7 @@ class Ledger:
             "request_quote",
             repeatable=True,
             key_hash=key_hash,
-            submission=Jsonb(_submission(submission, limits)),
+            submission=Jsonb(submission_json(submission, limits)),
         )
 
     def run(
@@ -90,7 +93,7 @@ class Ledger:
             Run,
             "request_run",
             key_hash=key_hash,
-            submission=Jsonb(_submission(submission, limits, stored)),
+            submission=Jsonb(submission_json(submission, limits, stored)),
             lease_seconds=lease_seconds,
         )
 
@@ -262,7 +265,10 @@ class Ledger:
         return self._database.rows(DispatchedRequest, "request_resend", repeatable=True, ids=list(ids))
 
 
-def _submission(submission: Submission, limits: RequestLimits, stored: StoredObject | None = None) -> dict[str, Any]:
+def submission_json(
+    submission: Submission, limits: RequestLimits, stored: StoredObject | None = None
+) -> dict[str, Any]:
+    """A submission as request_submit() takes it."""
     content = submission.to_json() | {
         "longest_seconds": limits.longest_seconds,
         "max_attempts": limits.max_attempts,

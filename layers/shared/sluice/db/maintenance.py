@@ -120,6 +120,14 @@ class Maintenance:
         """Delete events that ended long ago, at most so many; returns how many."""
         return int(self._database.value("webhook_expire", repeatable=True, limit=limit))
 
+    def due_batches(self) -> int:
+        """How many batches are to be worked on, and nobody does."""
+        return int(self._database.value("batches_due", repeatable=True))
+
+    def expire_batch_lines(self, limit: int) -> int:
+        """Delete lines of batches that ended long ago, at most so many; returns how many."""
+        return int(self._database.value("batch_lines_expire", repeatable=True, limit=limit))
+
     def recover(self, limit: int) -> Recovery:
         """Take back expired claims, end requests without attempts or time left: at most so many of each."""
         return self._database.row(Recovery, "request_recover", repeatable=True, limit=limit)

@@ -425,6 +425,22 @@ class Output(Document):
         message = OutputMessage(content=(TextPart(text=text),))
         return self.model_copy(update={"items": (message, *others), "result_type": "json"})
 
+    def with_text(self, content: bytes) -> Self:
+        """The same output with the text or the vectors of which it has only a file; the reverse of as_text().
+
+        Raises:
+            ValueError: the content is something else.
+        """
+        text = content.decode()
+        vectors: Any = None
+        if self.file is not None and self.file.mime_type == JSON_TYPE:
+            given = json.loads(text)
+            vectors = given.get("embeddings") if isinstance(given, dict) and set(given) == {"embeddings"} else None
+        items: tuple[OutputItem, ...] = (OutputMessage(content=(TextPart(text=text),)),)
+        if isinstance(vectors, list) and all(isinstance(each, str) for each in vectors):
+            items = tuple(OutputEmbedding(vector=each) for each in vectors)
+        return self.model_copy(update={"items": items})
+
     def as_text(self) -> tuple[bytes, str]:
         """An answer that is no file as one, and its MIME type. Vectors are JSON with what is stored of them."""
         if self.vectors:

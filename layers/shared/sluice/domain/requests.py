@@ -383,6 +383,7 @@ class Settled:
         status: of the request as it is now.
         delay_seconds: send the request's message with this delay; None: send none.
         is_told: there are webhooks about it to be sent.
+        is_batch_due: more lines of its batch are to be submitted.
     """
 
     kind: Literal["settled", "requeued", "superseded", "dispatch"]
@@ -391,6 +392,7 @@ class Settled:
     status: str | None
     delay_seconds: int | None
     is_told: bool | None = None
+    is_batch_due: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,16 @@ from typing import Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
-EVENT_TYPES: Final = ("response.completed", "response.failed", "response.cancelled", "response.incomplete")
+EVENT_TYPES: Final = (
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+)
 """What happens, in the words of OpenAI's events: a request of any API is a response."""
 EventState = Literal["pending", "delivered", "dead"]
 """Of an event: to be sent (again), sent, or given up."""

@@ -42,15 +42,25 @@ class InputKeeper:
         Raises:
             SluiceError: storage_unavailable, database_unavailable.
         """
-        if submission.input.byte_length + submission.input.image_bytes <= INLINE_BYTES:
+        if not _is_large(submission.input):
             return None
         # Nobody without a key, and nobody whose request is refused, writes to the bucket.
         quotation = ledger.quote(key_hash, submission, limits)
         if quotation.outcome != "accepted" or quotation.user_id is None:
             return None
-        content = json.dumps(submission.input.to_json(), ensure_ascii=False).encode()
+        return self.keep_of(quotation.user_id, submission.input)
+
+    def keep_of(self, user_id: str, asked: Input) -> StoredObject | None:
+        """Write the input of a user who may, if it is large; None: it is not written.
+
+        Raises:
+            SluiceError: storage_unavailable.
+        """
+        if not _is_large(asked):
+            return None
+        content = json.dumps(asked.to_json(), ensure_ascii=False).encode()
         digest = hashlib.sha256(content).hexdigest()
-        stored = StoredObject(uuid4(), "inputs", quotation.user_id, "application/json", len(content), digest)
+        stored = StoredObject(uuid4(), "inputs", user_id, "application/json", len(content), digest)
         return replace(stored, version_id=self.storage().put(stored, content))
 
     def whole(self, asked: Input) -> Input:
@@ -67,3 +77,7 @@ class InputKeeper:
             # Only its type: what is wrong with an input may quote it.
             logger.error("input unreadable", extra={"error": type(error).__name__})
             raise SluiceError("storage_unavailable", "What is stored is no input.") from None
+
+
+def _is_large(asked: Input) -> bool:
+    return asked.byte_length + asked.image_bytes > INLINE_BYTES

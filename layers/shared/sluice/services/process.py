@@ -85,6 +85,7 @@ class Worker:
         check_form: looks at answers whose form was asked for.
         keeper: keeps answers that are too large for the database.
         webhooks: is woken up when there are some to be sent.
+        batches: is woken up when more lines of one are to be submitted.
         remaining_seconds: how long this invocation still has.
     """
 
@@ -99,10 +100,12 @@ class Worker:
         webhooks: Waker | None = None,
         settings: WorkerSettings,
         remaining_seconds: Callable[[], float],
+        batches: Waker | None = None,
     ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._webhooks = webhooks
+        self._batches = batches
         self._answerer = Answerer(backends, check_form, keeper, lambda: remaining_seconds() - RESERVE_SECONDS)
         self._settings = settings
         self._remaining = remaining_seconds
@@ -324,6 +327,8 @@ class Worker:
         )
         if self._webhooks is not None and any(one.is_told for one in settled):
             self._webhooks.wake()
+        if self._batches is not None and any(one.is_batch_due for one in settled):
+            self._batches.wake()
         send_or_undispatch(
             self._ledger,
             self._queue,

@@ -21,6 +21,7 @@ from sluice.api.exchange import HEADERS, POLL_AFTER_SECONDS, answer, body_text, 
 from sluice.api.native.quotes import quote_view
 from sluice.api.native.results import redirect
 from sluice.api.openai import chat, embeddings, files, responses
+from sluice.api.openai.batches import add_batch_routes
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
@@ -50,6 +51,7 @@ from sluice.services.wait import wait_until_ended
 from sluice.telemetry import MetricUnit, logger, metrics
 
 if TYPE_CHECKING:
+    from sluice.services.batches import BatchManager
     from sluice.services.webhooks import WebhookManager
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,6 +73,7 @@ class Services:
     eraser: Callable[[], Eraser]
     quoter: Callable[[], Quoter]
     webhooks: Callable[[], "WebhookManager"]
+    batches: Callable[[], "BatchManager"]
 
 
 class RetrieveQuery(Strict):
@@ -150,6 +153,7 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
         raise SluiceError("model_unknown", f"The model {wanted[:64]!r} does not exist.")
 
     add_webhook_routes(router, services.webhooks)
+    add_batch_routes(router, services.batches)
     return router
 
 

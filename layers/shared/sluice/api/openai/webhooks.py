@@ -24,7 +24,16 @@ M = TypeVar("M", bound=BaseModel)
 
 _PAGE: Final = 20
 
-EventType = Literal["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
+EventType = Literal[
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+]
 EventTypes = Annotated[list[EventType], Field(max_length=len(EVENT_TYPES) * 2)]
 """None: an endpoint that is told nothing, until it is changed."""
 
@@ -234,7 +243,7 @@ def delivery_view(event: Mapping[str, Any]) -> dict[str, Any]:
         "url": event["url"],
         "event_type": event["event_type"],
         "data": {"id": event["data_id"]},
-        "is_test": event["request_id"] is None,
+        "is_test": event["request_id"] is None and event["batch_id"] is None,
         "created_at": _seconds(event["created_at"]),
         "state": event["state"],
         "next_attempt_at": _seconds(event["next_attempt_at"]),

@@ -8,7 +8,19 @@ from pydantic import BaseModel, Field, JsonValue
 
 from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Strict
-from sluice.services.admin import budgets, cache, keys, maintenance, models, requests, tiers, usage, users, webhooks
+from sluice.services.admin import (
+    batches,
+    budgets,
+    cache,
+    keys,
+    maintenance,
+    models,
+    requests,
+    tiers,
+    usage,
+    users,
+    webhooks,
+)
 from sluice.services.admin.operation import AdminContext, Operation
 from sluice.services.admin.refusals import REFUSALS, refusal
 from sluice.validation import parse_object
@@ -17,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
     name: operation
-    for subject in (users, keys, tiers, budgets, models, cache, usage, requests, webhooks, maintenance)
+    for subject in (users, keys, tiers, budgets, models, cache, usage, requests, batches, webhooks, maintenance)
     for name, operation in subject.OPERATIONS.items()
 }
 

@@ -62,6 +62,8 @@ REFUSALS: Final = {
     "request_archived": ("request_archived", "The request's month is in the archive: nothing there changes."),
     "request_erased": ("request_erased", "The request's content was erased: there is nothing to ask again."),
     "user_inactive": ("user_inactive", "The request's user is deactivated."),
+    "batch_not_found": ("batch_not_found", "There is no batch with this id."),
+    "batch_finished": ("batch_finished", "The batch has ended."),
     "webhook_endpoint_not_found": ("webhook_endpoint_not_found", "There is no webhook endpoint with this id."),
     "webhook_event_not_found": ("webhook_event_not_found", "There is no webhook event with this id."),
     "webhook_endpoint_disabled": ("webhook_endpoint_disabled", "The event's endpoint is disabled: enable it first."),

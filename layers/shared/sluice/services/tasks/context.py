@@ -17,6 +17,7 @@ class TaskContext:
         full, head: see verify().
         storage: the bucket; None: there is none.
         webhook_queue: is woken up when webhooks are due; None: nobody is.
+        batch_queue: the same of batches.
     """
 
     ledger: Ledger
@@ -29,3 +30,4 @@ class TaskContext:
     head: str | None = None
     storage: Storage | None = None
     webhook_queue: Waker | None = None
+    batch_queue: Waker | None = None

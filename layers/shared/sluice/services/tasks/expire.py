@@ -1,10 +1,10 @@
-"""Expiry: idempotency keys, cached answers and events of webhooks whose time is over are deleted."""
+"""Expiry: idempotency keys, cached answers, events of webhooks and lines of batches whose time is over are deleted."""
 
 from typing import Final
 
 from sluice.services.tasks.context import TaskContext
 
-# Keys, cached answers, and events, that one run deletes.
+# Of each of these, how many one run deletes.
 LIMIT: Final = 100_000
 
 
@@ -14,4 +14,5 @@ def run(context: TaskContext) -> dict[str, int]:
         "idempotency_keys": context.maintenance.expire_idempotency_keys(LIMIT),
         "cached_answers": context.maintenance.expire_cached_answers(LIMIT),
         "webhook_events": context.maintenance.expire_webhooks(LIMIT),
+        "batch_lines": context.maintenance.expire_batch_lines(LIMIT),
     }

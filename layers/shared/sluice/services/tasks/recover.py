@@ -22,7 +22,7 @@ DEAD_LETTER_RECEIVES: Final = 100
 
 def run(context: TaskContext) -> dict[str, int]:
     """Take back expired claims, end what is out of time, send requests whose message is missing, lost or dead, and have
-    the webhooks sent that are due."""
+    the webhooks sent and the batches worked on that are due."""
     figures = asdict(context.maintenance.recover(LIMIT))
     figures["dispatched"] = _send(context, context.ledger.dispatch(LIMIT))
     figures["redispatched"] = 0
@@ -36,7 +36,11 @@ def run(context: TaskContext) -> dict[str, int]:
     webhooks = context.maintenance.recover_webhooks(LIMIT)
     if webhooks.due and context.webhook_queue is not None:
         context.webhook_queue.wake()
-    return figures | {"webhooks_due": webhooks.due, "webhooks_dead": webhooks.dead}
+    figures |= {"webhooks_due": webhooks.due, "webhooks_dead": webhooks.dead}
+    figures["batches_due"] = context.maintenance.due_batches()
+    if figures["batches_due"] and context.batch_queue is not None:
+        context.batch_queue.wake()
+    return figures
 
 
 def _revive(context: TaskContext) -> dict[str, int]:

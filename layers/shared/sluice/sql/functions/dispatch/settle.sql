@@ -25,7 +25,8 @@ CALL define_type('outcome', $$
     cached_tokens integer, reasoning_tokens integer, calls jsonb, recovered text, content text, stored jsonb
 $$);
 -- An outcome that answers a current claim, as outcomes_resolve() has decided it. position: among the outcomes.
--- fingerprint_key, cache_scope, has_webhook: those of its inflight row. is_told: there is an event of it.
+-- fingerprint_key, cache_scope, has_webhook, batch_id: those of its inflight row. is_told: there is an event of it.
+-- is_batch_due: its batch is to be worked on now.
 -- source: the request whose answer it shares, of a request that was not claimed itself; then result_id is that one's,
 -- and finish_reason.
 CALL define_type('settlement', $$
@@ -33,14 +34,16 @@ CALL define_type('settlement', $$
     prompt_tokens integer, completion_tokens integer, error_code text, error_message text,
     retry_after double precision, status_before text, usage_doubt jsonb, position bigint, cached_tokens integer,
     reasoning_tokens integer, calls jsonb, fingerprint_key bytea, cache_scope uuid, source uuid, finish_reason text,
-    content text, stored jsonb, has_webhook boolean, is_told boolean
+    content text, stored jsonb, has_webhook boolean, is_told boolean, batch_id uuid, is_batch_due boolean
 $$);
 -- What became of each outcome:
 --   kind  settled | superseded | requeued (delay_seconds, if given: send a message with this delay)
 --         | dispatch (another request, of a user whose dispatch window has room again: send its message)
 --   is_told  webhooks are to be sent of it: wake up who sends them
+--   is_batch_due  so few requests of its batch are unfinished that more are to be submitted: wake up who does that
 CALL define_type('settled', $$
-    kind text, request_id uuid, user_id text, status text, delay_seconds integer, is_told boolean
+    kind text, request_id uuid, user_id text, status text, delay_seconds integer, is_told boolean,
+    is_batch_due boolean
 $$);
 
 CREATE OR REPLACE FUNCTION request_settle(p_outcomes jsonb, p_actor text) RETURNS SETOF settled
@@ -56,7 +59,7 @@ BEGIN
     IF EXISTS (SELECT FROM unnest(outcomes) AS o WHERE o.calls IS NOT NULL OR o.recovered IS NOT NULL) THEN
         PERFORM breakers_note(outcomes, p_actor);
     END IF;
-    RETURN QUERY SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0, NULL::boolean
+    RETURN QUERY SELECT 'dispatch', d.request_id, d.user_id, 'queued', 0, NULL::boolean, NULL::boolean
                  FROM dispatch_waiting(users, 1000) AS d;
 END $$;
 COMMENT ON FUNCTION request_settle(jsonb, text) IS 'p_outcomes: an array of objects with the attributes of outcome.';
@@ -89,12 +92,13 @@ BEGIN
             p_outcomes, ARRAY(SELECT s.position FROM unnest(ended || requeued) AS s), p_actor);
     END IF;
     RETURN QUERY
-        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer, s.is_told FROM unnest(ended || landed) AS s
+        SELECT 'settled', s.request_id, s.user_id, s.outcome, NULL::integer, s.is_told, s.is_batch_due
+        FROM unnest(ended || landed) AS s
         UNION ALL
         -- SQS delays a message by 15 minutes at most; after a longer pause, the recovery task sends the message.
         SELECT 'requeued', s.request_id, s.user_id, 'queued',
                CASE WHEN s.retry_after > 0 AND s.retry_after <= 900 THEN ceil(s.retry_after)::integer END,
-               NULL::boolean
+               NULL::boolean, NULL::boolean
         FROM unnest(requeued) AS s;
 END $$;
 
@@ -131,7 +135,7 @@ CREATE OR REPLACE FUNCTION outcomes_resolve(p_outcomes outcome[], p_at timestamp
            nullif(least(greatest(o.reasoning_tokens, 0), greatest(o.completion_tokens, 0)), 0), o.calls,
            i.fingerprint, i.cache_scope, NULL::uuid, NULL::text,
            CASE WHEN e.outcome = 'completed' THEN o.content END,
-           CASE WHEN e.outcome = 'completed' THEN o.stored END, i.has_webhook, NULL::boolean
+           CASE WHEN e.outcome = 'completed' THEN o.stored END, i.has_webhook, NULL::boolean, i.batch_id, NULL::boolean
     FROM unnest(p_outcomes) WITH ORDINALITY AS o
     JOIN inflight i ON i.request_id = o.request_id AND i.attempt = o.attempt
     CROSS JOIN LATERAL (
@@ -158,6 +162,7 @@ DECLARE
     ended settlement[];
     plans record;
     told  uuid[];
+    due   uuid[];
 BEGIN
     WITH gone AS (
         DELETE FROM inflight i USING unnest(p_ended) AS s
@@ -236,6 +241,14 @@ BEGIN
             SELECT jsonb_populate_record(s, jsonb_build_object('is_told', s.request_id = ANY (told)))
             FROM unnest(ended) AS s);
     END IF;
+    IF EXISTS (SELECT FROM unnest(ended) AS s WHERE s.batch_id IS NOT NULL) THEN
+        due := batches_note(ended, p_at);
+        IF due <> '{}' THEN
+            ended := ARRAY(
+                SELECT jsonb_populate_record(s, jsonb_build_object('is_batch_due', s.batch_id = ANY (due)))
+                FROM unnest(ended) AS s);
+        END IF;
+    END IF;
     RETURN ended;
 END $$;
 
@@ -294,9 +307,9 @@ BEGIN
     LOOP
         SELECT * INTO r FROM requests q WHERE q.request_id = late.request_id;
         IF is_repeat_of(r, late.attempt, late.outcome, late.prompt_tokens, late.completion_tokens) THEN
-            RETURN NEXT ROW('settled', late.request_id, r.user_id, r.status, NULL, NULL)::settled;
+            RETURN NEXT ROW('settled', late.request_id, r.user_id, r.status, NULL, NULL, NULL)::settled;
         ELSIF r.status = 'queued' AND r.attempts = late.attempt AND late.outcome IN ('retry', 'released') THEN
-            RETURN NEXT ROW('requeued', late.request_id, r.user_id, r.status, NULL, NULL)::settled;
+            RETURN NEXT ROW('requeued', late.request_id, r.user_id, r.status, NULL, NULL, NULL)::settled;
         ELSE
             IF r.user_id IS NOT NULL THEN
                 PERFORM audit_write(p_actor, ARRAY[ROW(
@@ -307,7 +320,7 @@ BEGIN
                     ))::audit_entry]);
                 PERFORM attempts_keep(late.request_id, late.attempt, late.calls, false) WHERE late.calls IS NOT NULL;
             END IF;
-            RETURN NEXT ROW('superseded', late.request_id, r.user_id, r.status, NULL, NULL)::settled;
+            RETURN NEXT ROW('superseded', late.request_id, r.user_id, r.status, NULL, NULL, NULL)::settled;
         END IF;
     END LOOP;
 END $$;

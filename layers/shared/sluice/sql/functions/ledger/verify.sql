@@ -59,6 +59,7 @@ BEGIN
         UNION ALL SELECT 'inflight_is_what_is_unfinished', i.* FROM followers_have_leaders() i
         UNION ALL SELECT 'result_is_kept', i.* FROM result_is_kept(result.is_full, today, touched) i
         UNION ALL SELECT 'object_is_kept', i.* FROM object_is_kept(result.is_full, today) i
+        UNION ALL SELECT 'batch_adds_up', i.* FROM batch_adds_up(result.is_full) i
         UNION ALL SELECT 'result_is_kept', i.* FROM shared_with_its_user(result.is_full, today, touched) i
         UNION ALL SELECT 'rows_as_declared', i.* FROM rows_as_declared(result.is_full, today, touched) i
     ) AS v;

@@ -114,7 +114,7 @@ BEGIN
                     'request_id', i.request_id, 'attempt', i.attempt, 'user_id', i.user_id, 'outcome', 'completed',
                     'result_id', s.result_id, 'prompt_tokens', 0, 'completion_tokens', 0, 'status_before', i.status,
                     'source', s.request_id, 'finish_reason', r.finish_reason,
-                    'has_webhook', i.has_webhook))
+                    'has_webhook', i.has_webhook, 'batch_id', i.batch_id))
                 FROM inflight i
                 CROSS JOIN LATERAL question_find(i.request_id) AS p
                 WHERE i.follows = s.request_id AND others <@ request_models(r.model_id, p.handling)

@@ -45,9 +45,10 @@ BEGIN
         reasoning_tokens = NULL, charges = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = p_request_id;
     UPDATE attempts a SET is_charged = false WHERE a.request_id = p_request_id AND a.is_charged;
-    INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at, has_webhook)
+    INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at, has_webhook, batch_id)
     VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl,
-            (SELECT CASE WHEN x.handling ? 'webhook' THEN true END FROM extras_find(p_request_id) AS x));
+            (SELECT CASE WHEN x.handling ? 'webhook' THEN true END FROM extras_find(p_request_id) AS x),
+            batch_reopen(p_request_id));
     PERFORM audit_write('admin', ARRAY[ROW(
         'request.redriven', r.user_id, NULL, p_request_id,
         jsonb_strip_nulls(jsonb_build_object(

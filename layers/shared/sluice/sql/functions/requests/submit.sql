@@ -365,12 +365,12 @@ BEGIN
     -- waits.
     INSERT INTO inflight
         (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows,
-         has_webhook)
+         has_webhook, batch_id)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
             CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL
                  THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
-            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END)
+            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)

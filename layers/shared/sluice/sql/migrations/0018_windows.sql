@@ -1,0 +1,2 @@
+-- min_compatible_version: 1
+SELECT 1;
