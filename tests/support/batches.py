@@ -121,6 +121,16 @@ class BatchBench:
             answered += len(claims)
         return answered
 
+    def redispatch(self) -> None:
+        """As the recovery task does when the queue has lost its messages."""
+        rows = self.service.rows(
+            "UPDATE inflight SET dispatched_at = clock_now() WHERE status = 'queued' AND dispatched_at IS NOT NULL"
+            " RETURNING request_id, user_id"
+        )
+        waiting = self.service.ledger("rollup").dispatch(1000)
+        self.service.queue.send([Message(each["request_id"], each["user_id"]) for each in rows])
+        self.service.queue.send([Message(each.request_id, each.user_id) for each in waiting])
+
     def settle(
         self, claims: Iterable[Mapping[str, Any]], make: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     ) -> None:

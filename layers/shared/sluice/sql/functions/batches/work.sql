@@ -301,7 +301,7 @@ BEGIN
                        ELSE at + make_interval(secs => p_seconds) END
     WHERE o.batch_id = p_batch_id AND o.attempt = p_attempt AND o.ended_at IS NULL
     RETURNING o.next_at INTO next;
-    RETURN greatest(extract(epoch FROM next - at), 0);
+    RETURN CASE WHEN next IS NOT NULL THEN greatest(extract(epoch FROM next - at), 0) END;
 END $$;
 COMMENT ON FUNCTION batch_put_back(uuid, integer, text, double precision, integer) IS
     'Returns after how many seconds it is due; NULL: another worker has it, or it has ended.';
