@@ -20,10 +20,3 @@ CREATE OR REPLACE FUNCTION file_find(p_user_id text, p_file_id uuid) RETURNS fil
     SELECT f FROM files f WHERE f.file_id = p_file_id AND f.user_id = p_user_id AND f.deleted_at IS NULL
         AND coalesce(f.expires_at > clock_now(), true);
 $$;
-
-CREATE OR REPLACE FUNCTION completion_windows(OUT name text, OUT length interval, OUT lead interval)
-    RETURNS SETOF record
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    VALUES ('2h', interval '2 hours', interval '30 minutes'), ('8h', interval '8 hours', interval '2 hours'),
-           ('24h', interval '24 hours', interval '6 hours');
-$$;

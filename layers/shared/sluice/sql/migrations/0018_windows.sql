@@ -1,2 +1,0 @@
--- min_compatible_version: 1
-SELECT 1;
