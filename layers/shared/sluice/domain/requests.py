@@ -11,6 +11,7 @@ from sluice.domain.calls import ModelCall, Plan
 from sluice.domain.documents import Document, FinishReason, Input, Output
 from sluice.domain.objects import StoredObject
 from sluice.domain.states import Status
+from sluice.domain.windows import CompletionWindow
 
 ModelKind = Literal["chat", "embedding", "image", "speech"]
 """What a model does: it answers a conversation, turns texts into vectors, draws what a text describes, or reads a text
@@ -72,6 +73,8 @@ class Submission:
         max_cost: a decimal number as text, in the currency of the user's price list: a request that may cost more is
             refused.
         webhook: an URL that is told how the request ended.
+        window: within which time it is to be answered; None: as soon as possible.
+        due_at: when that window ends; None: as long after the request's beginning as the window is.
     """
 
     input: Input
@@ -90,6 +93,8 @@ class Submission:
     cache: Mapping[str, Any] | Literal[False] | None = None
     max_cost: str | None = None
     webhook: str | None = None
+    window: CompletionWindow | None = None
+    due_at: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Every field that has a value: what is not given is left out."""

@@ -36,4 +36,6 @@ DROP FUNCTION IF EXISTS
     tokens_amount(bigint, bigint, bigint, bigint, class_prices),
     tokens_cost(text, text, date, bigint, bigint, bigint, bigint),
     request_cost(text, text, date, integer, integer, integer, integer),
-    usage_text(numeric, numeric, numeric, numeric, numeric);
+    usage_text(numeric, numeric, numeric, numeric, numeric),
+    lifetime_resolve(timestamptz, jsonb),
+    answer_again(uuid, text, uuid, text, text, timestamptz, cache_look_up);

@@ -87,8 +87,20 @@ CREATE OR REPLACE FUNCTION flight_begin(p_user_id text, p_model_id text, p_reque
     ON CONFLICT (user_id, fingerprint, cache_scope) DO UPDATE SET leader_id = EXCLUDED.leader_id;
 $$;
 
+-- A request that follows another must not wait longer for that. Returns whether the other one waits for its dispatch,
+-- and is promoted.
+CREATE OR REPLACE FUNCTION flight_hurry(p_leader_id uuid, p_priority smallint, p_promote_at timestamptz)
+    RETURNS boolean
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE inflight i SET
+        priority = p_priority, promote_at = CASE p_priority WHEN 0 THEN i.promote_at ELSE p_promote_at END
+    WHERE i.request_id = p_leader_id AND i.priority > 0 AND (p_priority = 0 OR p_promote_at < i.promote_at);
+    RETURN FOUND AND p_priority = 0;
+END $$;
+
 -- What becomes of those that follow requests which have ended. They get the answer, if there is one that they may have;
--- otherwise the oldest of them asks itself, and the others follow it. Returns those that ended with it.
+-- otherwise the most urgent of them asks itself, and the others follow it. Returns those that ended with it.
 CREATE OR REPLACE FUNCTION flights_land(p_ended settlement[], p_actor text, p_at timestamptz) RETURNS SETOF settlement
     LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -124,7 +136,10 @@ BEGIN
             END IF;
         END IF;
         UPDATE inflight i SET follows = NULL
-        FROM (SELECT f.request_id FROM inflight f WHERE f.follows = s.request_id ORDER BY f.request_id LIMIT 1) AS first
+        FROM (SELECT f.request_id FROM inflight f WHERE f.follows = s.request_id
+              -- Nobody may wait for one that itself may wait longer.
+              ORDER BY f.priority, CASE f.priority WHEN 0 THEN NULL ELSE f.promote_at END, f.request_id
+              LIMIT 1) AS first
         WHERE i.request_id = first.request_id
         RETURNING i.request_id INTO chosen;
         IF chosen IS NOT NULL THEN

@@ -30,7 +30,9 @@ COMMENT ON FUNCTION request_submit(bytea, jsonb) IS
     'longest lifetime, also the default), max_attempts, fallbacks (names of models; if not given: those of the model), '
     'repair_attempts, question (its digest, by which equal ones are known), cache (false, or '
     'max_age, scope, refresh, sampled), max_cost (refuse what may cost more), webhook (an URL that is told how it '
-    'ended), stored (the object that holds the input) and beginning (what is kept of it here). See request_admit.';
+    'ended), stored (the object that holds the input) and beginning (what is kept of it here), '
+    'window (see completion_windows) and due_at (its end, if not as long after its beginning as the window is). See '
+    'request_admit.';
 
 -- The same with p_submission->quote: nothing is accepted.
 CREATE OR REPLACE FUNCTION submission_decide(p_key_hash bytea, p_submission jsonb) RETURNS decision
@@ -94,6 +96,11 @@ DECLARE
     room       record;
     quota      record;
     budget     record;
+    patience   completion_window;
+    due        timestamptz;
+    urgency    smallint := 0;  -- inflight.priority
+    promotion  timestamptz;
+    is_first   boolean;
     at         timestamptz;
     result     decision;
 BEGIN
@@ -224,8 +231,9 @@ BEGIN
                (SELECT count(*) FROM (
                    SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NOT NULL
                    LIMIT plan.max_unfinished) AS counted) AS dispatched,
-               (SELECT count(*) FROM (
-                   SELECT FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NULL
+               -- All that wait, and those of them that are not of the waiting class.
+               (SELECT ARRAY[count(*), count(*) FILTER (WHERE counted.priority = 0)] FROM (
+                   SELECT i.priority FROM inflight i WHERE i.user_id = plan.user_id AND i.dispatched_at IS NULL
                    LIMIT plan.max_unfinished) AS counted) AS waiting
         INTO room
         FROM quotas q WHERE q.user_id = plan.user_id;
@@ -235,8 +243,11 @@ BEGIN
         result.request_id := uuidv7(room.counted_from - clock_timestamp() + interval '1 millisecond');
     END LOOP;
 
-    IF p_submission ?| '{not_before,expires_at,ttl_seconds}' THEN
-        life := lifetime_resolve(at, p_submission);
+    IF p_submission ? 'window' THEN
+        patience := completion_window(p_submission->>'window');
+    END IF;
+    IF p_submission ?| '{not_before,expires_at,ttl_seconds,window}' THEN
+        life := lifetime_resolve(at, p_submission, patience.length);
         IF life.refusal IS NOT NULL THEN
             result.outcome := 'lifetime_invalid';
             result.detail := jsonb_build_object(
@@ -245,6 +256,10 @@ BEGIN
         END IF;
     ELSE
         life := (at, at + make_interval(secs => (p_submission->>'longest_seconds')::integer), NULL);
+    END IF;
+    IF patience.name IS NOT NULL THEN
+        due := coalesce((p_submission->>'due_at')::timestamptz, life.begins_at + patience.length);
+        SELECT w.priority, w.promote_at INTO urgency, promotion FROM window_waiting(patience.name, due, at) AS w;
     END IF;
 
     IF NOT room.fits THEN
@@ -289,7 +304,7 @@ BEGIN
         END IF;
     END IF;
 
-    IF room.dispatched + room.waiting >= plan.max_unfinished AND NOT is_hit THEN
+    IF room.dispatched + room.waiting[1] >= plan.max_unfinished AND NOT is_hit THEN
         result.outcome := 'unfinished_exceeded';
         result.detail := jsonb_build_object(
             'quotas', quota_counters(plan.user_id, at), 'max_unfinished', plan.max_unfinished,
@@ -310,7 +325,11 @@ BEGIN
     IF plan.has_budgets THEN
         PERFORM budget_store(budget.counters);
     END IF;
-    p_may_dispatch := p_may_dispatch AND room.dispatched < plan.dispatch_window;
+    IF due IS NOT NULL AND NOT plan.has_windows THEN
+        UPDATE quota_plans p SET has_windows = true WHERE p.user_id = plan.user_id;
+    END IF;
+    p_may_dispatch := p_may_dispatch
+        AND room.dispatched < CASE WHEN urgency = 0 THEN plan.dispatch_window ELSE waiting_window(plan) END;
     WITH booked AS (
         UPDATE quotas q SET requests_used = q.requests_used + 1, tokens_reserved = q.tokens_reserved + reserved
         WHERE q.user_id = plan.user_id
@@ -323,10 +342,11 @@ BEGIN
     END IF;
 
     INSERT INTO requests
-        (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens)
+        (request_id, user_id, key_id, model_id, created_at, updated_at, estimated_tokens, reserved_tokens,
+         completion_window, due_at)
     VALUES (result.request_id, plan.user_id, p_key_id, m.model_id, at, at,
             -- For people: about four bytes per token, and the whole completion.
-            least((bytes + 3) / 4 + m.overhead_tokens + completion, reserved), reserved);
+            least((bytes + 3) / 4 + m.overhead_tokens + completion, reserved), reserved, patience.name, due);
 
     INSERT INTO prompts (request_id, input, parameters, metadata, surface, handling)
     VALUES (result.request_id, coalesce(p_submission->'beginning', p_submission->'input'),
@@ -347,7 +367,8 @@ BEGIN
     END IF;
 
     IF is_hit THEN
-        PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look);
+        PERFORM answer_again(result.request_id, plan.user_id, p_key_id, m.model_id, p_actor, at, look,
+                             patience.name, due);
         IF plan.has_budgets THEN
             PERFORM budget_settle(ARRAY[result.request_id]);
         END IF;
@@ -361,26 +382,32 @@ BEGIN
         RETURN result;
     END IF;
 
-    -- If no other request of the user waits and the dispatch window has room, it is dispatched at once. Otherwise it
-    -- waits.
+    -- If no other request of the user waits before it and the dispatch window has room, it is dispatched at once.
+    -- Otherwise it waits.
+    is_first := room.waiting[CASE urgency WHEN 0 THEN 2 ELSE 1 END] = 0;
     INSERT INTO inflight
         (request_id, user_id, max_attempts, dispatched_at, not_before, expires_at, fingerprint, cache_scope, follows,
-         has_webhook, batch_id)
+         has_webhook, batch_id, priority, promote_at)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
-            CASE WHEN p_may_dispatch AND room.waiting = 0 AND life.begins_at <= at AND look.leader_id IS NULL
+            CASE WHEN p_may_dispatch AND is_first AND life.begins_at <= at AND look.leader_id IS NULL
+                      AND (urgency = 0 OR waiting_room() > 0)
                  THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
-            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid)
+            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid, urgency,
+            promotion)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)
     VALUES (p_actor, 'request.queued', plan.user_id, p_key_id, result.request_id,
-            jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', reserved));
+            jsonb_build_object('status', 'queued', 'model_id', m.model_id, 'reserved_tokens', reserved)
+                || window_facts(patience.name, due));
 
-    IF look.fingerprint IS NOT NULL AND look.leader_id IS NULL THEN
+    IF look.leader_id IS NOT NULL THEN
+        is_first := NOT flight_hurry(look.leader_id, urgency, promotion) AND is_first;
+    ELSIF look.fingerprint IS NOT NULL THEN
         PERFORM flight_begin(plan.user_id, m.model_id, result.request_id, look);
     END IF;
-    IF p_may_dispatch AND room.waiting > 0 THEN
+    IF p_may_dispatch AND NOT is_first THEN
         result.send := ARRAY(SELECT w.request_id FROM dispatch_waiting(ARRAY[plan.user_id], plan.dispatch_window) AS w);
     END IF;
     IF p_submission->>'idempotency_key' IS NOT NULL THEN
@@ -430,7 +457,7 @@ CREATE OR REPLACE FUNCTION prompt_most(m models, p_reserved integer, p_max_token
 -- Ends a request, as it is accepted, with an answer from the cache.
 CREATE OR REPLACE FUNCTION answer_again(
     p_request_id uuid, p_user_id text, p_key_id uuid, p_model_id text, p_actor text, p_at timestamptz,
-    p_look cache_look_up
+    p_look cache_look_up, p_window text, p_due_at timestamptz
 )
     RETURNS void
     LANGUAGE plpgsql AS $$
@@ -441,7 +468,8 @@ BEGIN
     WHERE r.request_id = p_request_id;
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, before, after)
     VALUES (p_actor, 'request.queued', p_user_id, p_key_id, p_request_id, NULL,
-            jsonb_build_object('status', 'queued', 'model_id', p_model_id, 'reserved_tokens', 0)),
+            jsonb_build_object('status', 'queued', 'model_id', p_model_id, 'reserved_tokens', 0)
+                || window_facts(p_window, p_due_at)),
            (p_actor, 'request.cached', p_user_id, p_key_id, p_request_id, '{"status": "queued"}',
             jsonb_strip_nulls(jsonb_build_object(
                 'status', 'completed', 'cached_from', p_look.request_id, 'prompt_tokens', 0, 'completion_tokens', 0,
@@ -532,10 +560,11 @@ END $$;
 
 -- The lifetime: the time during which a request may be started. refusal says what is wrong: begins_late, ends_past,
 -- ends_early, ends_late.
-CREATE OR REPLACE FUNCTION lifetime_resolve(p_at timestamptz, p_submission jsonb) RETURNS lifetime
+CREATE OR REPLACE FUNCTION lifetime_resolve(p_at timestamptz, p_submission jsonb, p_window interval) RETURNS lifetime
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    longest interval := make_interval(secs => (p_submission->>'longest_seconds')::integer);
+    -- Whoever may wait for so long lives for so long.
+    longest interval := greatest(make_interval(secs => (p_submission->>'longest_seconds')::integer), p_window);
     ttl     interval := make_interval(secs => (p_submission->>'ttl_seconds')::integer);
     life    lifetime;
 BEGIN

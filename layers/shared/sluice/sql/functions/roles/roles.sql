@@ -34,7 +34,8 @@ GRANT INSERT, UPDATE ON
     users, api_keys, tiers, tier_limits, quota_plans, quotas, billing_terms, models, model_aliases, prices,
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
     adjustments_due, request_stats, rollup_watermarks, model_breakers,
-    answer_cache, answer_sizes, forecast_stats, objects, webhook_endpoints, webhook_events, batches, batch_lines, files
+    answer_cache, answer_sizes, forecast_stats, objects, webhook_endpoints, webhook_events, window_lists,
+    window_stats, dispatch_capacity, batches, batch_lines, files
     TO sluice_definer;
 GRANT INSERT ON prompts, results, binary_results, attempts, audit_log, audit_chain, statements, billed_usage,
     webhook_deliveries

@@ -81,7 +81,7 @@ BEGIN
     FROM events e
     LEFT JOIN surplus s ON (s.user_id, s.day, s.attribute, s.value) = (e.user_id, e.day, e.attribute, e.value)
     GROUP BY 1, 2, 3, 4, 5
-    ON CONFLICT (user_id, day, attribute, value, model_id) DO UPDATE SET
+    ON CONFLICT (user_id, day, attribute, value, model_id, completion_window) DO UPDATE SET
         requests_count = u.requests_count + EXCLUDED.requests_count,
         prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens,

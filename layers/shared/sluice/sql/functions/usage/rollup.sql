@@ -53,7 +53,7 @@ BEGIN
     SELECT c.user_id, c.model_id, c.period, c.first_day, c.requests_count, c.prompt_tokens, c.completion_tokens,
            c.cached_tokens, c.reasoning_tokens, c.cached_answers
     FROM changed c
-    ON CONFLICT (user_id, period, period_start, model_id) DO UPDATE SET
+    ON CONFLICT (user_id, period, period_start, model_id, completion_window) DO UPDATE SET
         requests_count = u.requests_count + EXCLUDED.requests_count,
         prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
         completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens,
