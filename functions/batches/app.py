@@ -27,7 +27,9 @@ bootstrap.prepare(bootstrap.queue, connect=False)
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Works until no batch is due. Answers with what was done."""
-    report = bootstrap.batch_worker(OpenAiLines(), lambda: context.get_remaining_time_in_millis() / 1000).run()
+    report = bootstrap.batch_worker(
+        OpenAiLines(bootstrap.file_image), lambda: context.get_remaining_time_in_millis() / 1000
+    ).run()
     for name, count in report.counts.items():
         if name in _METRICS:
             metrics.add_metric(_METRICS[name], MetricUnit.Count, count)

@@ -21,6 +21,7 @@ app = api_app(
             quoter=bootstrap.quoter,
             webhooks=bootstrap.webhook_manager,
             batches=bootstrap.batch_manager,
+            files=bootstrap.file_manager,
         )
     ),
     unknown_keys=bootstrap.unknown_keys,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,12 +12,14 @@ from psycopg.types.json import Jsonb
 
 from sluice.api.openai.batch_lines import OpenAiLines
 from sluice.db.batches import Batches
+from sluice.db.files import Files
 from sluice.db.ledger import Ledger
 from sluice.domain.objects import ObjectClass, StoredObject
 from sluice.domain.requests import RequestLimits
 from sluice.messaging import Message
 from sluice.services.batch_work import BatchReport, BatchWorker
 from sluice.services.batches import BatchManager
+from sluice.services.files import image_of
 from sluice.services.inputs import InputKeeper
 from sluice.storage import Storage
 from tests.support.service import Service, completed
@@ -66,7 +69,9 @@ class BatchBench:
         stored = replace(stored, version_id=self.storage.put(stored, content))
         facts = {"user_id": user_id, "purpose": purpose, "filename": "lines.jsonl"}
         row = self.service.rows(
-            "SELECT (file_keep(%s, %s, clock_now())).file_id AS id", Jsonb(facts), Jsonb(stored.to_row())
+            "SELECT (file_keep(%s, %s, 'openai', NULL, clock_now())).file_id AS id",
+            Jsonb(facts),
+            Jsonb(stored.to_row()),
         )
         return UUID(str(row[0]["id"]))
 
@@ -96,7 +101,7 @@ class BatchBench:
             queue=self.service.queue,
             storage=lambda: self.storage,
             inputs=InputKeeper(lambda: self.storage),
-            api=OpenAiLines(),
+            api=OpenAiLines(partial(image_of, Files(database), lambda: self.storage)),
             limits=self.limits,
             remaining_seconds=remaining_seconds or (lambda: self.remaining),
         )
@@ -145,7 +150,7 @@ class BatchBench:
 
     def finish(
         self, batch_id: UUID, make: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None, rounds: int = 200
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         """Run and answer until the batch has ended."""
         for _ in range(rounds):
             self.run()

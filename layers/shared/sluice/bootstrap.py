@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sluice.services.cancel import Canceller
     from sluice.services.deliver import Deliverer
     from sluice.services.erase import Eraser
+    from sluice.services.files import FileManager
     from sluice.services.foreground import Foreground
     from sluice.services.inputs import InputKeeper
     from sluice.services.process import Worker
@@ -187,6 +188,23 @@ def deliverer(remaining_seconds: Callable[[], float]) -> "Deliverer":
     from sluice.services.deliver import Deliverer
 
     return Deliverer(Webhooks(database()), webhook_sender(), remaining_seconds)
+
+
+@cache
+def file_manager() -> "FileManager":
+    """Manages the files and uploads of callers."""
+    from sluice.db.files import Files
+    from sluice.services.files import FileManager
+
+    return FileManager(Files(database()), storage, settings().max_file_bytes)
+
+
+def file_image(user_id: str, file_id: UUID | None) -> str:
+    """An image among the files of a user as a data URL; see sluice.services.files.image_of."""
+    from sluice.db.files import Files
+    from sluice.services.files import image_of
+
+    return image_of(Files(database()), storage, user_id, file_id)
 
 
 @cache

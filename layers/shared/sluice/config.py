@@ -41,6 +41,8 @@ class Settings(BaseModel):
     """Where what is too large for the database is kept; empty: nowhere, and it is refused."""
     max_stored_bytes: int = Field(default=104_857_600, gt=0)
     """The largest answer that is kept there, in bytes."""
+    max_file_bytes: int = Field(default=209_715_200, gt=0)
+    """The largest file that a user may upload, in bytes."""
     flush_milliseconds: int = Field(default=200, ge=0)
     retry_base_seconds: float = Field(default=10, gt=0)
     lease_margin_seconds: float = Field(default=30, gt=0)

@@ -124,6 +124,10 @@ class Maintenance:
         """How many batches are to be worked on, and nobody does."""
         return int(self._database.value("batches_due", repeatable=True))
 
+    def expire_files(self, limit: int) -> int:
+        """Delete files and unfinished uploads whose time is over, at most so many of each; returns how many."""
+        return int(self._database.value("files_expire", repeatable=True, limit=limit))
+
     def expire_batch_lines(self, limit: int) -> int:
         """Delete lines of batches that ended long ago, at most so many; returns how many."""
         return int(self._database.value("batch_lines_expire", repeatable=True, limit=limit))

@@ -9,8 +9,8 @@ from psycopg.types.json import Jsonb
 from sluice.db.connection import Connection
 
 _TIER: Final = """
-    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window)
-    VALUES (%(tier)s, %(reset_frequency)s, %(max_unfinished)s, %(dispatch_window)s)
+    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, max_file_bytes)
+    VALUES (%(tier)s, %(reset_frequency)s, %(max_unfinished)s, %(dispatch_window)s, %(max_file_bytes)s)
     ON CONFLICT (tier) DO NOTHING
     RETURNING tier"""
 _TIER_LIMIT: Final = """

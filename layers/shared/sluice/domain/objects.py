@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from urllib.parse import quote
 from uuid import UUID
 
-ObjectClass = Literal["inputs", "results", "files"]
+ObjectClass = Literal["inputs", "results", "files", "uploads"]
 """What an object is; keys begin with it, so that rules of the bucket can name it."""
 
 

@@ -1,14 +1,16 @@
 """Lines of batches in the words of OpenAI's API: what each asks, and how it is answered."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from sluice.api.openai import chat, embeddings, responses
 from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
 from sluice.api.openai.errors import answer_error, unsupported
+from sluice.api.openai.file_images import put_images
 from sluice.api.openai.reading import read_body
 from sluice.api.openai.response_view import response_view
 from sluice.api.openai.responses import ResponseRequest
@@ -19,7 +21,14 @@ from sluice.services.submit import refusal
 
 
 class OpenAiLines:
-    """Reads and answers lines; see sluice.services.batch_work.LineApi."""
+    """Reads and answers lines; see sluice.services.batch_work.LineApi.
+
+    Args:
+        image: finds an image among the files of a user, as FindImage.
+    """
+
+    def __init__(self, image: Callable[[str, UUID | None], str]) -> None:
+        self._image = image
 
     def submission(self, endpoint: str, body: Mapping[str, Any], user_id: str) -> Submission:
         """The request that a body describes.
@@ -28,9 +37,13 @@ class OpenAiLines:
             SluiceError: it describes none, or one that cannot be part of a batch.
         """
         text = json.dumps(body)
+
+        def images(given: dict[str, Any]) -> None:
+            put_images(given, lambda file_id: self._image(user_id, file_id))
+
         match endpoint:
             case "/v1/chat/completions":
-                asked = read_body(ChatRequest, text, chat.UNSUPPORTED)
+                asked = read_body(ChatRequest, text, chat.UNSUPPORTED, images)
                 _refuse("stream", asked.stream)
                 return asked.submission()
             case "/v1/embeddings":
@@ -39,7 +52,7 @@ class OpenAiLines:
                 surface = dict(submission.surface or {})
                 echo = surface.get("echo", {}) | {"encoding_format": embedded.encoding_format}
                 return replace(submission, surface=surface | {"echo": echo})
-        responded = read_body(ResponseRequest, text, responses.UNSUPPORTED)
+        responded = read_body(ResponseRequest, text, responses.UNSUPPORTED, images)
         _refuse("stream", responded.stream)
         _refuse("background", responded.background)
         _refuse("previous_response_id", responded.previous_response_id)

@@ -1,7 +1,7 @@
 """Reading a body in OpenAI's form: an error names the parameter at fault, and no parameter is dropped in silence."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,11 +30,17 @@ _CODES: Final[Mapping[str, str]] = {
 }
 
 
-def read_body(model: type[M], body: str, unsupported_parameters: Mapping[str, tuple[Any, ...]]) -> M:
+def read_body(
+    model: type[M],
+    body: str,
+    unsupported_parameters: Mapping[str, tuple[Any, ...]],
+    prepare: Callable[[dict[str, Any]], None] | None = None,
+) -> M:
     """Read a body.
 
     Args:
         unsupported_parameters: those that are known and not supported, with the values that ask for nothing.
+        prepare: changes the object before it is read.
 
     Raises:
         SluiceError: body_not_json; invalid_input or parameter_unsupported, with the parameter at fault in `param`.
@@ -42,6 +48,8 @@ def read_body(model: type[M], body: str, unsupported_parameters: Mapping[str, tu
     given = _object(body)
     # Clients write null for what they leave out.
     given = {name: value for name, value in given.items() if value is not None}
+    if prepare is not None:
+        prepare(given)
     for name, harmless in unsupported_parameters.items():
         if name in given and not any(_same(given[name], value) for value in harmless):
             allowed = f"only {' or '.join(json.dumps(value) for value in harmless)} may be given" if harmless else ""

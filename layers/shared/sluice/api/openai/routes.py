@@ -26,12 +26,14 @@ from sluice.api.openai.chat import ChatRequest, chat_view
 from sluice.api.openai.continuation import conversation_until, is_stored, referred_items
 from sluice.api.openai.embeddings import EmbeddingRequest, embeddings_view
 from sluice.api.openai.errors import invalid
+from sluice.api.openai.file_images import put_images
 from sluice.api.openai.files import ImageRequest, SpeechRequest, image_view
 from sluice.api.openai.ids import request_of
 from sluice.api.openai.reading import read_body, read_object
 from sluice.api.openai.response_view import asked_items, response_view
 from sluice.api.openai.responses import ResponseRequest
 from sluice.api.openai.stream import chat_stream, response_stream
+from sluice.api.openai.uploads import add_file_routes
 from sluice.api.openai.webhooks import add_webhook_routes
 from sluice.api.ratelimit import rate_limit_headers
 from sluice.domain.documents import Input
@@ -52,6 +54,7 @@ from sluice.telemetry import MetricUnit, logger, metrics
 
 if TYPE_CHECKING:
     from sluice.services.batches import BatchManager
+    from sluice.services.files import FileManager
     from sluice.services.webhooks import WebhookManager
 
 M = TypeVar("M", bound=BaseModel)
@@ -74,6 +77,7 @@ class Services:
     quoter: Callable[[], Quoter]
     webhooks: Callable[[], "WebhookManager"]
     batches: Callable[[], "BatchManager"]
+    files: Callable[[], "FileManager"]
 
 
 class RetrieveQuery(Strict):
@@ -154,6 +158,7 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
 
     add_webhook_routes(router, services.webhooks)
     add_batch_routes(router, services.batches)
+    add_file_routes(router, services.files)
     return router
 
 
@@ -163,7 +168,7 @@ def openai_routes(services: Services) -> APIGatewayHttpRouter:
 def create_response(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
     """Answer a request as a response, or accept it for the background."""
     key_hash = caller_key(event)
-    body = read_body(ResponseRequest, body_text(event), responses.UNSUPPORTED)
+    body = read_body(ResponseRequest, body_text(event), responses.UNSUPPORTED, _images(services, key_hash))
     find = _finder(services, key_hash)
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     submission = body.submission(earlier, referred_items(find))
@@ -195,7 +200,7 @@ def create_response(services: Services, event: APIGatewayProxyEventV2) -> Respon
 def create_chat(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
     """Answer a request as a chat completion."""
     key_hash = caller_key(event)
-    body = read_body(ChatRequest, body_text(event), chat.UNSUPPORTED)
+    body = read_body(ChatRequest, body_text(event), chat.UNSUPPORTED, _images(services, key_hash))
     done = _answered(services, event, key_hash, body.submission())
     detail, headers = _in_place(done.detail), _headers(done.accepted)
     if body.stream:
@@ -249,7 +254,7 @@ def _filename(found: StoredResult) -> str:
 def count_input(services: Services, event: APIGatewayProxyEventV2) -> Response[str]:
     """The most tokens that an input can have: what a request would reserve for it."""
     key_hash = caller_key(event)
-    body = read_body(ResponseRequest, body_text(event), responses.UNSUPPORTED)
+    body = read_body(ResponseRequest, body_text(event), responses.UNSUPPORTED, _images(services, key_hash))
     find = _finder(services, key_hash)
     earlier = () if body.previous_response_id is None else conversation_until(body.previous_response_id, find)
     submission = body.submission(earlier, referred_items(find), is_counted=True)
@@ -394,6 +399,10 @@ def _stored(services: Services, key_hash: bytes, response_id: str) -> RequestDet
         if error.code != "request_not_found":
             raise
     raise SluiceError("request_not_found", f"Response with id {response_id[:64]!r} not found.")
+
+
+def _images(services: Services, key_hash: bytes) -> Callable[[dict[str, Any]], None]:
+    return lambda body: put_images(body, lambda file_id: services.files().image(key_hash, file_id))
 
 
 def _finder(services: Services, key_hash: bytes) -> Callable[[UUID], RequestDetail]:

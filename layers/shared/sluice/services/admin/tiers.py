@@ -29,6 +29,10 @@ def _limits_model() -> type[Strict]:
 PeriodLimits = _limits_model()
 
 
+FileBytes = Annotated[int, Field(ge=0, le=10**15)]
+"""Of all files of a user; None: unlimited."""
+
+
 class TierNamed(Strict):
     tier: TierName
 
@@ -40,6 +44,7 @@ class TierSet(Change):
     dispatch_window: Count = 10
     price_list: Identifier = "standard"
     cache_max_age: MaxAge | None = None
+    max_file_bytes: FileBytes | None = None
     limits: PeriodLimits = PeriodLimits()  # type: ignore[valid-type]  # made at run time
 
 
@@ -49,6 +54,7 @@ class QuotaSet(Change):
     max_unfinished: Count = 100
     dispatch_window: Count = 10
     reset_frequency: Frequency = "monthly"
+    max_file_bytes: FileBytes | None = None
 
 
 class QuotaClear(Strict):

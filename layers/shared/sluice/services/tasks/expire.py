@@ -1,4 +1,5 @@
-"""Expiry: idempotency keys, cached answers, events of webhooks and lines of batches whose time is over are deleted."""
+"""Expiry: idempotency keys, cached answers, events of webhooks, files, uploads and lines of batches are deleted when
+their time is over."""
 
 from typing import Final
 
@@ -14,5 +15,6 @@ def run(context: TaskContext) -> dict[str, int]:
         "idempotency_keys": context.maintenance.expire_idempotency_keys(LIMIT),
         "cached_answers": context.maintenance.expire_cached_answers(LIMIT),
         "webhook_events": context.maintenance.expire_webhooks(LIMIT),
+        "files": context.maintenance.expire_files(LIMIT),
         "batch_lines": context.maintenance.expire_batch_lines(LIMIT),
     }

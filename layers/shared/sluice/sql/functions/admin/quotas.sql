@@ -15,11 +15,13 @@ DECLARE
 BEGIN
     PERFORM admin_user_lock(id);
     before := quota_limits(id);
-    IF a ?| '{reset_frequency,max_unfinished,dispatch_window}' THEN
+    IF a ?| '{reset_frequency,max_unfinished,dispatch_window,max_file_bytes}' THEN
         UPDATE quota_plans p SET
             reset_frequency = coalesce(a->>'reset_frequency', p.reset_frequency),
             max_unfinished = coalesce((a->>'max_unfinished')::integer, p.max_unfinished),
             dispatch_window = coalesce((a->>'dispatch_window')::integer, p.dispatch_window),
+            max_file_bytes = CASE WHEN a ? 'max_file_bytes' THEN (a->>'max_file_bytes')::bigint
+                                  ELSE p.max_file_bytes END,
             overrides = overrides_with(plan_overrides(p), a - 'user_id' - 'limits'), is_override = true
         WHERE p.user_id = id;
     END IF;
@@ -51,7 +53,8 @@ BEGIN
       AND (is_all OR a->'periods' ? q.quota_period);
     IF is_all THEN
         UPDATE quota_plans p SET is_override = false, overrides = '{}', reset_frequency = t.reset_frequency,
-               max_unfinished = t.max_unfinished, dispatch_window = t.dispatch_window
+               max_unfinished = t.max_unfinished, dispatch_window = t.dispatch_window,
+               max_file_bytes = t.max_file_bytes
         FROM tiers t WHERE t.tier = p.tier AND p.user_id = id;
     END IF;
     PERFORM quotas_changed(ARRAY[id], ARRAY[before]);

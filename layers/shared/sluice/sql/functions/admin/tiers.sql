@@ -15,6 +15,8 @@ BEGIN
                               ELSE t.max_unfinished END,
         dispatch_window = CASE WHEN 'dispatch_window' = ANY (plan_overrides(p)) THEN p.dispatch_window
                                ELSE t.dispatch_window END,
+        max_file_bytes = CASE WHEN 'max_file_bytes' = ANY (plan_overrides(p)) THEN p.max_file_bytes
+                              ELSE t.max_file_bytes END,
         cache_max_age = t.cache_max_age
     FROM tiers t WHERE t.tier = p.tier AND p.user_id = ANY (p_user_ids);
     UPDATE quotas q SET
@@ -57,7 +59,7 @@ CREATE OR REPLACE FUNCTION limits_lowered(p_before jsonb, p_after jsonb) RETURNS
           FROM unnest(quota_periods()) AS p (name) CROSS JOIN (VALUES ('requests'), ('tokens')) AS k (kind)
           UNION ALL
           SELECT f.name, (p_before->>f.name)::bigint, (p_after->>f.name)::bigint
-          FROM (VALUES ('max_unfinished'), ('dispatch_window')) AS f (name)) AS l
+          FROM (VALUES ('max_unfinished'), ('dispatch_window'), ('max_file_bytes')) AS f (name)) AS l
     WHERE l.new < coalesce(l.old, 'infinity'::float8);
 $$;
 
@@ -117,14 +119,15 @@ BEGIN
     IF before IS NULL AND NOT coalesce(a->'limits' ?& quota_periods(), false) THEN
         PERFORM admin_refuse('limits_missing');
     END IF;
-    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list, cache_max_age)
-    SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list, n.cache_max_age
+    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list, cache_max_age, max_file_bytes)
+    SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list, n.cache_max_age,
+           n.max_file_bytes
     FROM jsonb_populate_record(NULL::tiers, coalesce(before, '{"reset_frequency": "monthly", "max_unfinished": 100,
         "dispatch_window": 10, "price_list": "standard"}') || (a - 'limits')) AS n
     ON CONFLICT (tier) DO UPDATE SET
         reset_frequency = EXCLUDED.reset_frequency, max_unfinished = EXCLUDED.max_unfinished,
         dispatch_window = EXCLUDED.dispatch_window, price_list = EXCLUDED.price_list,
-        cache_max_age = EXCLUDED.cache_max_age;
+        cache_max_age = EXCLUDED.cache_max_age, max_file_bytes = EXCLUDED.max_file_bytes;
     INSERT INTO tier_limits AS l (tier, quota_period, max_requests, max_tokens)
     SELECT name, g.key, (m.limits->>'max_requests')::integer, (m.limits->>'max_tokens')::bigint
     FROM jsonb_each(coalesce(a->'limits', '{}')) AS g

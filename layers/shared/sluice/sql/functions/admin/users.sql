@@ -77,8 +77,9 @@ BEGIN
     PERFORM tiers_hold();
     PERFORM prices_hold();
     INSERT INTO users (user_id, name, email, created_at, updated_at) VALUES (id, a->>'name', a->>'email', at, at);
-    INSERT INTO quota_plans (user_id, tier, reset_frequency, max_unfinished, dispatch_window, cache_max_age)
-    SELECT id, t.tier, t.reset_frequency, t.max_unfinished, t.dispatch_window, t.cache_max_age
+    INSERT INTO quota_plans
+        (user_id, tier, reset_frequency, max_unfinished, dispatch_window, cache_max_age, max_file_bytes)
+    SELECT id, t.tier, t.reset_frequency, t.max_unfinished, t.dispatch_window, t.cache_max_age, t.max_file_bytes
     FROM tiers t WHERE t.tier = a->>'tier';
     IF NOT FOUND THEN
         PERFORM admin_refuse('tier_unknown');

@@ -89,10 +89,10 @@ BEGIN
     b := batch_lock(p_batch_id, p_attempt);
     IF b.finalizing_at IS NOT NULL THEN
         IF p_output IS NOT NULL THEN
-            output := file_keep(batch_file(b, 'output', at), p_output, at);
+            output := file_keep(batch_file(b, 'output'), p_output, 'batches', NULL, at);
         END IF;
         IF p_errors IS NOT NULL THEN
-            errors := file_keep(batch_file(b, 'errors', at), p_errors, at);
+            errors := file_keep(batch_file(b, 'errors'), p_errors, 'batches', NULL, at);
         END IF;
         UPDATE batches o SET
             -- What was erased since it was answered is not in the output file.
@@ -107,12 +107,12 @@ END $$;
 COMMENT ON FUNCTION batch_finish(uuid, integer, integer, integer, jsonb, jsonb, jsonb) IS
     'p_expired: lines that the window ended for. Its status is completed, expired, or cancelled.';
 
-CREATE OR REPLACE FUNCTION batch_file(b batches, p_kind text, p_at timestamptz) RETURNS jsonb
+CREATE OR REPLACE FUNCTION batch_file(b batches, p_kind text) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     RETURN jsonb_build_object(
         'user_id', b.user_id, 'purpose', 'batch_output', 'batch_id', b.batch_id,
         'filename', format('batch_%s_%s.jsonl', replace(b.batch_id::text, '-', ''), p_kind),
-        'expires_at', p_at + make_interval(secs => b.output_expires_seconds));
+        'expires_seconds', b.output_expires_seconds);
 
 -- Every end of a batch: the state, the audit row, the events of webhooks, in one commit. What it read is free to go
 -- where its file is gone.
@@ -128,7 +128,7 @@ BEGIN
     FROM files f
     WHERE f.file_id = b.input_file_id AND f.deleted_at IS NOT NULL AND o.object_id = f.object_id
       AND o.deleted_at IS NULL
-      AND NOT EXISTS (SELECT FROM batches u WHERE u.input_object_id = o.object_id AND u.next_at IS NOT NULL);
+      AND NOT file_is_read(o.object_id);
     PERFORM batch_audit('batches', 'batch.' || p_status, b, NULL, batch_counts(b));
     INSERT INTO webhook_events
         (user_id, endpoint_id, batch_id, event_type, data_id, created_at, expires_at, max_attempts, next_attempt_at)

@@ -1,7 +1,8 @@
 -- Invariants of the objects.
 
 -- What refers to an object refers to one of the same user that is there; once it was erased, the object is deleted too.
--- An object of the class results has an answer that refers to it, one of the class inputs a prompt. None was missing
+-- An object of the class results has an answer that refers to it, one of the class inputs a prompt, one of the classes
+-- files and uploads a file or a part of an upload, which have one each. None was missing
 -- when the bucket was swept last.
 CREATE OR REPLACE FUNCTION object_is_kept(p_full boolean, p_today uuid) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
@@ -48,6 +49,35 @@ BEGIN
         FROM objects o
         WHERE p_full AND o.object_class = 'results' AND o.deleted_at IS NULL
           AND NOT EXISTS (SELECT FROM binary_results b WHERE b.object_id = o.object_id)
+        UNION ALL
+        -- What an unfinished batch reads is kept, even if its file was deleted.
+        SELECT f.user_id::text, NULL::uuid, NULL::text,
+               format('file %s with the object %s, of %s, %s bytes', f.file_id, f.object_id, f.user_id, f.byte_length),
+               CASE WHEN o.object_id IS NULL OR o.deleted_at IS NOT NULL THEN 'none'
+                    ELSE format('object of %s, %s, %s bytes', o.user_id, o.object_class, o.byte_length) END
+        FROM files f
+        LEFT JOIN objects o ON o.object_id = f.object_id
+        WHERE (f.deleted_at IS NULL OR file_is_read(f.object_id))
+          AND (o.user_id, o.object_class, o.byte_length, o.deleted_at IS NULL)
+              IS DISTINCT FROM (f.user_id, 'files'::varchar, f.byte_length, true)
+        UNION ALL
+        SELECT u.user_id::text, NULL::uuid, NULL::text,
+               format('part %s with the object %s, of %s', p.part_id, p.object_id, u.user_id),
+               CASE WHEN o.object_id IS NULL OR o.deleted_at IS NOT NULL THEN 'none'
+                    ELSE format('object of %s, %s', o.user_id, o.object_class) END
+        FROM upload_parts p
+        JOIN uploads u ON u.upload_id = p.upload_id
+        LEFT JOIN objects o ON o.object_id = p.object_id
+        WHERE (o.user_id, o.object_class, o.byte_length, o.deleted_at IS NULL)
+              IS DISTINCT FROM (u.user_id, 'uploads'::varchar, p.byte_length, true)
+        UNION ALL
+        SELECT o.user_id::text, NULL::uuid, NULL::text, 'a file, or a part of an upload, with the object ' || o.object_id,
+               'none'
+        FROM objects o
+        WHERE p_full AND o.object_class IN ('files', 'uploads') AND o.deleted_at IS NULL
+          AND NOT EXISTS (SELECT FROM files f WHERE f.object_id = o.object_id
+                                                AND (f.deleted_at IS NULL OR file_is_read(o.object_id)))
+          AND NOT EXISTS (SELECT FROM upload_parts p WHERE p.object_id = o.object_id)
         UNION ALL
         SELECT o.user_id::text, NULL::uuid, NULL::text, 'object ' || o.object_id, 'missing since ' || o.missing_at
         FROM objects o

@@ -39,8 +39,10 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
     WHERE p.has_webhooks <> e.found
     UNION ALL
     SELECT p.user_id::text, NULL::uuid, NULL::text,
-           format('%s unfinished, window %s, %s', w.max_unfinished, w.dispatch_window, w.reset_frequency),
-           format('%s unfinished, window %s, %s', p.max_unfinished, p.dispatch_window, p.reset_frequency)
+           format('%s unfinished, window %s, %s, %s bytes', w.max_unfinished, w.dispatch_window, w.reset_frequency,
+                  coalesce(w.max_file_bytes::text, 'unlimited')),
+           format('%s unfinished, window %s, %s, %s bytes', p.max_unfinished, p.dispatch_window, p.reset_frequency,
+                  coalesce(p.max_file_bytes::text, 'unlimited'))
     FROM quota_plans p
     JOIN tiers t ON t.tier = p.tier
     LEFT JOIN own o ON o.user_id = p.user_id
@@ -50,10 +52,12 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
                CASE WHEN 'dispatch_window' = ANY (plan_overrides(p)) THEN (o.audited->>'dispatch_window')::integer
                     ELSE t.dispatch_window END AS dispatch_window,
                CASE WHEN 'reset_frequency' = ANY (plan_overrides(p)) THEN o.audited->>'reset_frequency'
-                    ELSE t.reset_frequency END AS reset_frequency
+                    ELSE t.reset_frequency END AS reset_frequency,
+               CASE WHEN 'max_file_bytes' = ANY (plan_overrides(p)) THEN (o.audited->>'max_file_bytes')::bigint
+                    ELSE t.max_file_bytes END AS max_file_bytes
     ) AS w
-    WHERE (p.max_unfinished, p.dispatch_window, p.reset_frequency)
-          IS DISTINCT FROM (w.max_unfinished, w.dispatch_window, w.reset_frequency)
+    WHERE (p.max_unfinished, p.dispatch_window, p.reset_frequency, p.max_file_bytes)
+          IS DISTINCT FROM (w.max_unfinished, w.dispatch_window, w.reset_frequency, w.max_file_bytes)
     UNION ALL
     SELECT q.user_id::text, NULL::uuid, q.quota_period::text,
            format('%s to %s', period_start(q.quota_period, q.period_start), period_end(q.quota_period, q.period_start)),

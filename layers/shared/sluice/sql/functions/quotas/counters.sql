@@ -60,7 +60,7 @@ CREATE OR REPLACE FUNCTION quota_report(p_user_id text) RETURNS jsonb
     SELECT jsonb_build_object(
         'user_id', p.user_id, 'tier', p.tier, 'reset_frequency', p.reset_frequency,
         'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
-        'overrides', plan_overrides(p),
+        'overrides', plan_overrides(p), 'max_file_bytes', p.max_file_bytes, 'file_bytes', file_bytes_used(p.user_id),
         'unfinished', (SELECT count(*) FROM inflight i WHERE i.user_id = p.user_id),
         'periods', (SELECT jsonb_agg(jsonb_build_object(
                                'period', s.quota_period, 'max_requests', s.max_requests,
@@ -81,7 +81,7 @@ CREATE OR REPLACE FUNCTION quota_limits(p_user_id text) RETURNS jsonb
     SELECT jsonb_build_object(
         'tier', p.tier, 'reset_frequency', p.reset_frequency,
         'max_unfinished', p.max_unfinished, 'dispatch_window', p.dispatch_window, 'is_override', p.is_override,
-        'overrides', plan_overrides(p),
+        'overrides', plan_overrides(p), 'max_file_bytes', p.max_file_bytes,
         'limits', (SELECT jsonb_object_agg(q.quota_period, jsonb_build_object(
                               'max_requests', q.max_requests, 'max_tokens', q.max_tokens,
                               'is_override', q.is_override, 'overrides', quota_overrides(q),

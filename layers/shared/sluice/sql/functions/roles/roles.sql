@@ -35,7 +35,7 @@ GRANT INSERT, UPDATE ON
     price_lists, requests, inflight, idempotency_keys, budgets, usage, usage_by_model, usage_by_attribute,
     adjustments_due, request_stats, rollup_watermarks, model_breakers,
     answer_cache, answer_sizes, forecast_stats, objects, webhook_endpoints, webhook_events, window_lists,
-    window_stats, dispatch_capacity, batches, batch_lines, files
+    window_stats, dispatch_capacity, files, uploads, upload_parts, batches, batch_lines
     TO sluice_definer;
 GRANT INSERT ON prompts, results, binary_results, attempts, audit_log, audit_chain, statements, billed_usage,
     webhook_deliveries
@@ -48,7 +48,7 @@ GRANT UPDATE (output, fingerprint) ON results TO sluice_definer;
 GRANT UPDATE (content) ON binary_results TO sluice_definer;
 GRANT UPDATE ON object_sweep TO sluice_definer;
 GRANT DELETE ON inflight, idempotency_keys, budgets, adjustments_due, model_aliases, model_breakers,
-    answer_cache, objects, webhook_endpoints, webhook_events, batch_lines TO sluice_definer;
+    answer_cache, objects, webhook_endpoints, webhook_events, upload_parts, batch_lines TO sluice_definer;
 
 -- Entry points run with the rights of sluice_definer, and find names only in the schema sluice. Entry points that
 -- change the schema remain the property of the schema's owner.
@@ -94,13 +94,14 @@ BEGIN
         ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle',
                                       'request_undispatch', 'request_detail', 'result_read', 'request_ended',
                                       'request_cancel', 'request_erase', 'model_offers', 'webhook_manage',
-                                      'webhook_test', 'webhook_settle', 'batch_manage']),
+                                      'webhook_test', 'webhook_settle', 'batch_manage', 'file_manage',
+                                      'upload_manage']),
         ('sluice_worker', '20s', ARRAY['request_claim', 'request_settle', 'request_undispatch']),
         ('sluice_foreground', '20s', ARRAY['request_settle', 'request_undispatch']),
         ('sluice_webhooks', '8s', ARRAY['webhook_claim', 'webhook_settle']),
         ('sluice_batches', '60s', ARRAY['batch_claim', 'batch_scan', 'batch_unreadable', 'batch_next_lines',
                                         'batch_feed', 'batch_cancel_waiting', 'batch_put_back', 'batch_finalize',
-                                        'batch_results', 'batch_finish', 'request_undispatch']),
+                                        'batch_results', 'batch_finish', 'file_stored', 'request_undispatch']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
                                         'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
@@ -112,7 +113,7 @@ BEGIN
                                         'ledger_verified', 'ledger_verified_to', 'objects_doomed',
                                         'objects_forget', 'object_sweep_begin', 'objects_compare',
                                         'webhook_recover', 'webhook_expire', 'batches_due',
-                                        'batch_lines_expire']),
+                                        'batch_lines_expire', 'files_expire']),
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
