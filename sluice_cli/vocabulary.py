@@ -20,6 +20,8 @@ BACKENDS: Final = ("openai", "bedrock", "sagemaker")
 """Kinds of servers that run models."""
 MODEL_KINDS: Final = ("chat", "embedding", "image", "speech")
 """What a model does."""
+COMPLETION_WINDOWS: Final = ("2h", "8h", "24h")
+"""Within which times requests that can wait are answered."""
 WEBHOOK_STATES: Final = ("pending", "delivered", "dead")
 """Of an event of webhooks."""
 ROLLUP_TASKS: Final = (

@@ -191,7 +191,7 @@ class Ledger:
         """
         return self._database.row(
             UsageReport,
-            "usage_show_v3",
+            "usage_show_v4",
             repeatable=True,
             readers={"usage": priced_usage},
             key_hash=key_hash,
@@ -277,7 +277,7 @@ def _submission(submission: Submission, limits: RequestLimits, stored: StoredObj
 
 
 def _queue_state(queue: dict[str, Any]) -> QueueState:
-    times = ("until", "expires_at", "cancel_requested_at")
+    times = ("until", "expires_at", "cancel_requested_at", "promote_at")
     return QueueState(
         **queue | {name: None if queue[name] is None else datetime.fromisoformat(queue[name]) for name in times}
     )

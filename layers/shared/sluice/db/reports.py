@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
+from sluice.domain.windows import CompletionWindow
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PricedUsage:
         token_class: a day has rows of prompt and completion, and of other classes that have tokens.
         price_per_million: exact, as text; None where there was no price.
         value: of the attribute that was asked for; None: the rest, or none was asked for.
+        window: the completion window of the requests; None: they have none.
     """
 
     day: str
@@ -33,6 +35,7 @@ class PricedUsage:
     currency: str | None
     price_per_million: str | None
     value: str | None = None
+    window: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,15 @@ class Calibration:
     error_wait_ms: int
 
 
+@dataclass(frozen=True)
+class WindowRecord:
+    """How many requests with a completion window ended within it, and how many did not."""
+
+    completion_window: CompletionWindow
+    kept: int
+    missed: int
+
+
 class Reports:
     """Reports on all users. Every method raises SluiceError, database_unavailable.
 
@@ -152,7 +164,7 @@ class Reports:
         """
         return self._database.row(
             UsageReport,
-            "usage_report_v3",
+            "usage_report_v4",
             repeatable=True,
             readers={"usage": priced_usage},
             user_id=user_id,
@@ -194,6 +206,12 @@ class Reports:
             model_id=model_id,
         )
 
+    def windows(self, first_day: date, last_day: date) -> list[WindowRecord]:
+        """Whether the promise was kept to requests accepted in these days, by window; as of the last rollup."""
+        return self._database.rows(
+            WindowRecord, "window_report", repeatable=True, first_day=first_day, last_day=last_day
+        )
+
     def price_list_exists(self, price_list: str) -> bool:
         """Return True if there is a price list of this name."""
         return bool(self._database.value("price_list_exists", repeatable=True, price_list=price_list))
@@ -217,7 +235,7 @@ class Statements:
             attribute: a row of usage for each value of it, as in Reports.usage(); empty: none.
         """
         return self._database.row(
-            Statement, "statement_show_v2", repeatable=True, user_id=user_id, month=month, attribute=attribute
+            Statement, "statement_show_v3", repeatable=True, user_id=user_id, month=month, attribute=attribute
         )
 
     def close(

@@ -88,7 +88,8 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     text = io.StringIO()
     lines = document["lines"]
     values = [name for name in (value_name("key"), value_name("tag:")) if any(name in line for line in lines)]
-    fields = ("kind", "user_id", "month", *values, "model", "token_class", "price_list", "currency")
+    windows = ["window"] if any("window" in line for line in lines) else []
+    fields = ("kind", "user_id", "month", *values, "model", *windows, "token_class", "price_list", "currency")
     amounts = ("price_per_million", "tokens", "start", "end", "exact_amount", "amount")
     writer = csv.DictWriter(text, (*fields, *amounts, "status", "statement_id"))
     writer.writeheader()

@@ -41,6 +41,11 @@ COMMENT ON COLUMN inflight.priority IS
 COMMENT ON COLUMN inflight.promote_at IS
     'When its priority becomes 0, so that it is answered within its completion window. NULL: it has none.';
 
+-- Not enforced, like the others of this table.
+-- squawk-ignore constraint-missing-not-valid
+ALTER TABLE inflight ADD CONSTRAINT inflight_waiting_is_promoted
+    CHECK (priority = 0 OR priority = 1 AND promote_at IS NOT NULL) NOT ENFORCED;
+
 -- The table holds what is unfinished, so the indexes are built in no time.
 DROP INDEX inflight_waiting;
 -- squawk-ignore require-concurrent-index-creation

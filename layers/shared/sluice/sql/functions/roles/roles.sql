@@ -90,7 +90,7 @@ BEGIN
                                       'request_ended', 'wait_begin', 'wait_end', 'cache_purge', 'request_quote']),
         ('sluice_status', '8s', ARRAY['request_show', 'result_read', 'request_ended', 'wait_begin', 'wait_end',
                                       'request_history', 'request_history_v2', 'model_offers', 'usage_show',
-                                      'usage_show_v2', 'usage_show_v3']),
+                                      'usage_show_v2', 'usage_show_v3', 'usage_show_v4']),
         ('sluice_openai', '8s', ARRAY['request_run', 'request_submit', 'request_quote', 'request_settle',
                                       'request_undispatch', 'request_detail', 'result_read', 'request_ended',
                                       'request_cancel', 'request_erase', 'model_offers', 'webhook_manage',
@@ -100,8 +100,8 @@ BEGIN
         ('sluice_webhooks', '8s', ARRAY['webhook_claim', 'webhook_settle']),
         ('sluice_rollup', '4min', ARRAY['request_recover', 'request_dispatch', 'request_redispatch', 'request_resend',
                                         'request_undispatch', 'rollup_usage', 'rollup_stats',
-                                        'statements_due', 'statement_show', 'statement_show_v2', 'statement_close',
-                                        'statement_skip',
+                                        'statements_due', 'statement_show', 'statement_show_v2',
+                                        'statement_show_v3', 'statement_close', 'statement_skip',
                                         'partitions_ensure',
                                         'archive_months', 'idempotency_expire', 'cache_expire', 'audit_seal',
                                         'audit_verify',
@@ -112,8 +112,9 @@ BEGIN
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
-                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
-                                      'calibration_report',
+                                      'usage_report_v4', 'statement_show', 'statement_show_v2', 'statement_show_v3',
+                                      'statement_close', 'tier_analysis', 'calibration_report', 'price_windows',
+                                      'window_report',
                                       'audit_list', 'webhook_list', 'webhook_event_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
