@@ -191,7 +191,7 @@ class Ledger:
         """
         return self._database.row(
             UsageReport,
-            "usage_show_v4",
+            "usage_show_v3",
             repeatable=True,
             readers={"usage": priced_usage},
             key_hash=key_hash,

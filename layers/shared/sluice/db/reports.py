@@ -1,7 +1,7 @@
 """Figures of usage and money, read from the database: for operators here, for a caller through the ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
-from sluice.domain.windows import CompletionWindow
+from sluice.domain.windows import SOONEST, CompletionWindow
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class UsageReport:
         plan: limits and counters (quota_report in the database); None where there is no such user.
         price_list, currency: of the last day.
         unfinished: requests accepted in these days whose tokens are not known yet.
+        windows: the completion window of each row of usage, or soonest; None: they have none.
     """
 
     outcome: str
@@ -55,6 +56,12 @@ class UsageReport:
     price_list: str | None
     currency: str | None
     unfinished: int
+    windows: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> list[PricedUsage]:
+        """The rows of usage, with their completion windows."""
+        return _with_windows(self.usage, self.windows)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Statement:
         price_list, currency: of the month's last day.
         is_over: the month has ended.
         unfinished: requests accepted in it whose tokens are not known yet.
+        windows: as in UsageReport.
     """
 
     is_user: bool
@@ -77,6 +85,12 @@ class Statement:
     currency: str | None
     is_over: bool
     unfinished: int
+    windows: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> list[PricedUsage]:
+        """What it bills, with the completion windows."""
+        return _with_windows(priced_usage(self.usage), self.windows)
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,7 @@ class Reports:
         """
         return self._database.row(
             UsageReport,
-            "usage_report_v4",
+            "usage_report_v3",
             repeatable=True,
             readers={"usage": priced_usage},
             user_id=user_id,
@@ -235,7 +249,7 @@ class Statements:
             attribute: a row of usage for each value of it, as in Reports.usage(); empty: none.
         """
         return self._database.row(
-            Statement, "statement_show_v3", repeatable=True, user_id=user_id, month=month, attribute=attribute
+            Statement, "statement_show_v2", repeatable=True, user_id=user_id, month=month, attribute=attribute
         )
 
     def close(
@@ -271,3 +285,11 @@ class Statements:
 def priced_usage(rows: Sequence[Mapping[str, Any]]) -> list[PricedUsage]:
     """The rows of a report's usage, from JSON."""
     return [PricedUsage(**row) for row in rows]
+
+
+def _with_windows(rows: Sequence[PricedUsage], windows: Sequence[str] | None) -> list[PricedUsage]:
+    if windows is None:
+        return list(rows)
+    return [
+        replace(row, window=None if window == SOONEST else window) for row, window in zip(rows, windows, strict=True)
+    ]

@@ -131,7 +131,7 @@ def value_name(attribute: str) -> str:
 
 
 def _usage(report: UsageReport, first: date, last: date, attribute: str | None) -> dict[str, Any]:
-    plan, rows = report.plan or {}, sorted(report.usage, key=lambda row: row.day)
+    plan, rows = report.plan or {}, sorted(report.rows, key=lambda row: row.day)
     shown = [row for row in rows if first.isoformat() <= row.day <= last.isoformat()]
     return {
         "user_id": plan["user_id"],

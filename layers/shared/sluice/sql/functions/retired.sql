@@ -43,4 +43,5 @@ DROP FUNCTION IF EXISTS
     charges_cost(text, jsonb, date), attempts_json(uuid, text),
     budget_check(text, uuid, text[], timestamptz, integer, integer, integer),
     quote_make(quota_plans, models, text[], integer, integer, integer, timestamptz, cache_look_up),
-    quote_wait(quota_plans, boolean, timestamptz), dispatch_waiting(text[], integer, uuid[]);
+    quote_wait(quota_plans, boolean, timestamptz), dispatch_waiting(text[], integer, uuid[]),
+    statement_rows(text, date, text);

@@ -43,40 +43,50 @@ CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
     RETURN jsonb_build_object(
         'day', u.day, 'model', u.model_id, 'requests', u.requests_count, 'token_class', u.token_class,
         'tokens', u.tokens, 'price_list', u.price_list, 'currency', u.currency,
-        'price_per_million', trim_scale(u.price_per_million)::text)
-        || CASE u.completion_window WHEN 'soonest' THEN '{}'
-                ELSE jsonb_build_object('window', u.completion_window) END;
+        'price_per_million', trim_scale(u.price_per_million)::text);
 
 CALL define_type('usage_report', $$
-    outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint
+    outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint, windows jsonb
 $$);
 
+-- The completion windows of rows of usage; NULL: they have none.
+CREATE OR REPLACE FUNCTION windows_json(p_windows text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN cardinality(array_remove(p_windows, 'soonest')) > 0 THEN to_jsonb(p_windows) END;
+
 -- Everything about one user's usage, in one call and one snapshot.
-CREATE OR REPLACE FUNCTION usage_report_v4(
+CREATE OR REPLACE FUNCTION usage_report_v3(
     p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
 )
     RETURNS usage_report
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT 'ok', quota_report(p_user_id),
-           (SELECT coalesce(jsonb_agg(
-                       priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
-                                                    ELSE jsonb_build_object('value', u.value) END
-                       ORDER BY u.day, u.value NULLS LAST, u.model_id, u.completion_window,
-                                array_position(token_classes(), u.token_class)), '[]')
-            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u),
+    SELECT 'ok', quota_report(p_user_id), coalesce(a.usage, '[]'),
            t.list, (SELECT l.currency::text FROM price_lists l WHERE l.price_list = t.list),
            (SELECT count(*) FROM inflight i
             WHERE i.user_id = p_user_id
               AND i.request_id >= uuidv7_floor(p_first_day::timestamp AT TIME ZONE 'UTC')
-              AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC'))
-    FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
+              AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC')),
+           windows_json(a.windows)
+    FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(o.priced ORDER BY o.n) AS usage, array_agg(o.completion_window ORDER BY o.n) AS windows
+        FROM (
+            SELECT priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
+                                                ELSE jsonb_build_object('value', u.value) END AS priced,
+                   u.completion_window,
+                   row_number() OVER (ORDER BY u.day, u.value NULLS LAST, u.model_id, u.completion_window,
+                                               array_position(token_classes(), u.token_class)) AS n
+            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u
+        ) AS o
+    ) AS a;
 $$;
-COMMENT ON FUNCTION usage_report_v4(text, date, date, text, text) IS
+COMMENT ON FUNCTION usage_report_v3(text, date, date, text, text) IS
     'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(); with p_attribute ("key", '
     '"tag:NAME"), a row for each value of it, in the member value. price_list, currency: the list named, or that of '
-    'the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
+    'the last day. unfinished: requests accepted in these days whose tokens are not known yet. windows: the completion '
+    'window of each row of usage, or soonest; NULL: there are none.';
 
-CREATE OR REPLACE FUNCTION usage_show_v4(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
+CREATE OR REPLACE FUNCTION usage_show_v3(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
     RETURNS usage_report
     LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
@@ -87,38 +97,9 @@ BEGIN
         result.outcome := caller.outcome;
         RETURN result;
     END IF;
-    RETURN usage_report_v4(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
+    RETURN usage_report_v3(caller.user_id, p_first_day, p_last_day, NULL, p_attribute);
 END $$;
-COMMENT ON FUNCTION usage_show_v4(bytea, date, date, text) IS 'The caller''s own usage_report_v4().';
-
--- For the version of the code that knows no completion windows, and adds up the rows of each model.
-CREATE OR REPLACE FUNCTION usage_report_v3(
-    p_user_id text, p_first_day date, p_last_day date, p_price_list text, p_attribute text
-)
-    RETURNS usage_report
-    LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    result usage_report := usage_report_v4(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
-BEGIN
-    result.usage := usage_without_windows(result.usage);
-    RETURN result;
-END $$;
-
-CREATE OR REPLACE FUNCTION usage_show_v3(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
-    RETURNS usage_report
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    result usage_report := usage_show_v4(p_key_hash, p_first_day, p_last_day, p_attribute);
-BEGIN
-    result.usage := usage_without_windows(result.usage);
-    RETURN result;
-END $$;
-
-CREATE OR REPLACE FUNCTION usage_without_windows(p_usage jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT coalesce(jsonb_agg(u.priced - 'window' ORDER BY u.n), '[]')
-    FROM jsonb_array_elements(p_usage) WITH ORDINALITY AS u (priced, n);
-$$;
+COMMENT ON FUNCTION usage_show_v3(bytea, date, date, text) IS 'The caller''s own usage_report_v3().';
 
 -- For the version of the code that knows two classes of tokens, and adds up the rows of each.
 CREATE OR REPLACE FUNCTION usage_report_v2(
@@ -130,6 +111,7 @@ DECLARE
     result usage_report := usage_report_v3(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 
@@ -140,6 +122,7 @@ DECLARE
     result usage_report := usage_show_v3(p_key_hash, p_first_day, p_last_day, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 

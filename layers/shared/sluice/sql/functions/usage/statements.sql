@@ -194,57 +194,58 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
               coalesce(p.cached_tokens, 0), coalesce(p.reasoning_tokens, 0), coalesce(p.cached_answers, 0));
 $$;
 
--- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
-CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attribute text) RETURNS jsonb
+-- Rows with prices, as the service and statement_close() exchange them, in a fixed order, and the completion window of
+-- each.
+CREATE OR REPLACE FUNCTION statement_rows(
+    p_user_id text, p_month date, p_attribute text, OUT usage jsonb, OUT windows jsonb
+)
     LANGUAGE sql STABLE AS $$
-    SELECT coalesce(jsonb_agg(
-               priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
-                                  list_currency(t.list), c.price_per_million, n.value, n.completion_window)::priced_usage)
-                   || jsonb_build_object('value', n.value)
-               ORDER BY n.day, n.value NULLS LAST, n.model_id, n.completion_window,
-                        array_position(token_classes(), c.token_class)), '[]')
+    SELECT coalesce(jsonb_agg(o.priced ORDER BY o.n), '[]'),
+           windows_json(array_agg(o.completion_window ORDER BY o.n))
     FROM (
-        SELECT * FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
-        UNION ALL
-        SELECT * FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
-        UNION ALL
-        SELECT * FROM statement_billed(p_user_id, p_month, p_attribute) AS b
-    ) AS n
-    -- OFFSET 0: the list is looked up once, not for each place where it is used.
-    CROSS JOIN LATERAL (
-        SELECT window_list(billing_list(p_user_id, n.day), n.completion_window, n.day) AS list OFFSET 0) AS t
-    CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
-                                      n.reasoning_tokens, n.cached_answers) AS c;
+        SELECT priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
+                                  list_currency(t.list), c.price_per_million, n.value,
+                                  n.completion_window)::priced_usage)
+                   || jsonb_build_object('value', n.value) AS priced,
+               n.completion_window,
+               row_number() OVER (ORDER BY n.day, n.value NULLS LAST, n.model_id, n.completion_window,
+                                           array_position(token_classes(), c.token_class)) AS n
+        FROM (
+            SELECT * FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
+            UNION ALL
+            SELECT * FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
+            UNION ALL
+            SELECT * FROM statement_billed(p_user_id, p_month, p_attribute) AS b
+        ) AS n
+        -- OFFSET 0: the list is looked up once, not for each place where it is used.
+        CROSS JOIN LATERAL (
+            SELECT window_list(billing_list(p_user_id, n.day), n.completion_window, n.day) AS list OFFSET 0) AS t
+        CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens,
+                                          n.cached_tokens, n.reasoning_tokens, n.cached_answers) AS c
+    ) AS o;
 $$;
 
 CALL define_type('statement_view', $$
-    is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint
+    is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint,
+    windows jsonb
 $$);
 
-CREATE OR REPLACE FUNCTION statement_show_v3(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
+CREATE OR REPLACE FUNCTION statement_show_v2(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT EXISTS (SELECT FROM users u WHERE u.user_id = p_user_id),
            (SELECT s.document || jsonb_build_object(
                        'statement_id', s.statement_id, 'closed_at', s.closed_at, 'digest', encode(s.digest, 'hex'))
             FROM statements s WHERE s.user_id = p_user_id AND s.month = p_month),
-           statement_rows(p_user_id, p_month, p_attribute), t.list, list_currency(t.list),
-           utc_today() > month_end(p_month), requests_unfinished_in(p_user_id, p_month)
-    FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t;
+           b.usage, t.list, list_currency(t.list), utc_today() > month_end(p_month),
+           requests_unfinished_in(p_user_id, p_month), b.windows
+    FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t
+    CROSS JOIN statement_rows(p_user_id, p_month, p_attribute) AS b;
 $$;
-COMMENT ON FUNCTION statement_show_v3(text, date, text) IS
+COMMENT ON FUNCTION statement_show_v2(text, date, text) IS
     'The statement of a user''s month. document: as it was given out, NULL while the month is open. usage: what it '
     'bills (see usage_report), days before the month being adjustments; p_attribute: "" or an attribute. is_over: the '
-    'month has ended. unfinished: requests accepted in it whose tokens are not known yet.';
-
--- For the version of the code that knows no completion windows.
-CREATE OR REPLACE FUNCTION statement_show_v2(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
-    LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
-DECLARE
-    result statement_view := statement_show_v3(p_user_id, p_month, p_attribute);
-BEGIN
-    result.usage := usage_without_windows(result.usage);
-    RETURN result;
-END $$;
+    'month has ended. unfinished: requests accepted in it whose tokens are not known yet. windows: as in '
+    'usage_report_v3().';
 
 -- For the version of the code that knows two classes of tokens.
 CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
@@ -253,6 +254,7 @@ DECLARE
     result statement_view := statement_show_v2(p_user_id, p_month, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 
@@ -288,10 +290,9 @@ BEGIN
     PERFORM prices_hold();
     PERFORM user_lock(p_user_id);
     IF NOT is_closed(p_user_id, p_month) THEN
-        shown := statement_rows(p_user_id, p_month, '');
+        shown := (statement_rows(p_user_id, p_month, '')).usage;
         IF utc_today() <= month_end(p_month) OR requests_unfinished_in(p_user_id, p_month) > 0
-           OR p_usage NOT IN (shown, usage_without_windows(shown),
-                              usage_of_two_classes(usage_without_windows(shown))) THEN
+           OR p_usage NOT IN (shown, usage_of_two_classes(shown)) THEN
             RETURN NULL;
         END IF;
         due := ARRAY(SELECT u FROM statement_usage(p_user_id, p_month) AS u);
@@ -314,10 +315,10 @@ BEGIN
                                'total', p_document->'total', 'currency', p_document->'currency',
                                'digest', encode(statement_digest(p_document), 'hex')))::audit_entry]);
     END IF;
-    RETURN (SELECT s.document FROM statement_show_v3(p_user_id, p_month, '') AS s);
+    RETURN (SELECT s.document FROM statement_show_v2(p_user_id, p_month, '') AS s);
 END $$;
 COMMENT ON FUNCTION statement_close(text, date, jsonb, jsonb, text, uuid) IS
-    'p_usage: the member usage of statement_show_v3(), or of an older form of it, from which p_document was made.';
+    'p_usage: the member usage of statement_show_v2(), or of statement_show(), from which p_document was made.';
 
 CALL define_type('due_statement', $$user_id text, month date$$);
 
