@@ -14,13 +14,13 @@ $$;
 CREATE OR REPLACE FUNCTION completion_window(p_name text) RETURNS completion_window
     LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    found completion_window;
+    known completion_window;
 BEGIN
-    SELECT * INTO found FROM completion_windows() AS w WHERE w.name = p_name;
+    SELECT * INTO known FROM completion_windows() AS w WHERE w.name = p_name;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no completion window %', p_name;
     END IF;
-    RETURN found;
+    RETURN known;
 END $$;
 
 -- How a request waits: p_window is its completion window, which ends at p_due_at. A request that is almost due, or has
