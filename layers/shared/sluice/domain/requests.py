@@ -429,6 +429,7 @@ class QueueState:
         until: when that ends, where it is known.
         position: rank among the user's requests that wait to be started; 1 is the next.
         ended, seconds: how many of the user's requests ended in how many seconds.
+        promote_at: when it leaves the waiting class; None: it is not of it.
     """
 
     waits_for: str
@@ -441,6 +442,7 @@ class QueueState:
     position: int | None
     ended: int | None
     seconds: float | None
+    promote_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -451,6 +453,7 @@ class RequestFacts:
         outcome: ok, request_not_found, or what key_check found.
         cached_tokens, reasoning_tokens: those of prompt_tokens from a cache, those of completion_tokens from before the
             answer; None: none that are known.
+        completion_window, due_at: within which time it is to be answered, and when that ends; None: none.
     """
 
     outcome: str
@@ -469,6 +472,8 @@ class RequestFacts:
     finish_reason: FinishReason | None
     cached_tokens: int | None
     reasoning_tokens: int | None
+    completion_window: CompletionWindow | None = field(default=None, kw_only=True)
+    due_at: datetime | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
 def _common(request: RequestFacts) -> dict[str, Any]:
     code = request.error_code
     error = None if code is None else {"code": code, "message": request.error_message, "fault": fault_of(code)}
-    return {
+    facts: dict[str, Any] = {
         "request_id": str(request.request_id),
         "status": request.status,
         "model": request.model_id,
@@ -104,6 +104,9 @@ def _common(request: RequestFacts) -> dict[str, Any]:
         "completed_at": _time(request.completed_at),
         "processing_time_ms": request.processing_time_ms,
     }
+    if request.completion_window is not None:
+        facts |= {"window": request.completion_window, "due_at": _time(request.due_at)}
+    return facts
 
 
 def _queue(queue: QueueState) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def _queue(queue: QueueState) -> dict[str, Any]:
         "last_error_fault": fault_of(queue.last_error),
         "expires_at": _time(queue.expires_at),
         "cancel_requested_at": _time(queue.cancel_requested_at),
-    }
+    } | ({} if queue.promote_at is None else {"promote_at": _time(queue.promote_at)})
 
 
 def _time(at: datetime | None) -> str | None:
