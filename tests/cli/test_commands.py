@@ -220,6 +220,14 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
     ("models set small --no-cache-max-age", "model.set", {"model_id": "small", "cache_max_age": None}),
     ("prices set small --cached-answer 5", "price.set", {"model_id": "small", "cached_answer": "5"}),
     ("cache purge alice", "cache.purge", {"user_id": "alice"}),
+    ("batches list", "batch.list", {}),
+    (
+        "batches list --user alice --status expired --limit 7",
+        "batch.list",
+        {"user_id": "alice", "status": "expired", "limit": 7},
+    ),
+    (f"batches show batch_{'a' * 32}", "batch.show", {"batch_id": f"batch_{'a' * 32}"}),
+    (f"batches cancel batch_{'a' * 32}", "batch.cancel", {"batch_id": f"batch_{'a' * 32}"}),
     ("webhooks list alice", "webhook.list", {"user_id": "alice"}),
     ("webhooks deliveries alice", "webhook.deliveries", {"user_id": "alice"}),
     (

@@ -15,12 +15,14 @@ import pytest
 import sluice
 from sluice import backends, bootstrap
 from sluice.backends.registry import BACKENDS
+from sluice.domain.batches import BatchStatus
 from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
 from sluice.domain.objects import ObjectClass
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
+from sluice.domain.uploads import StoredPurpose, UploadStatus
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.domain.webhooks import DisabledReason, EventState
 from sluice.services import tasks
@@ -123,6 +125,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "requests_finish_reason_known": FINISH_REASONS,
     "models_kind_known": get_args(ModelKind),
     "objects_class_known": get_args(ObjectClass),
+    "batches_status_known": get_args(BatchStatus),
+    "files_purpose_known": get_args(StoredPurpose),
+    "uploads_status_known": get_args(UploadStatus),
     "webhook_events_state_known": get_args(EventState),
     "webhook_endpoints_disabled_reason_known": get_args(DisabledReason),
 }
