@@ -4,8 +4,9 @@
 
 -- A batch that is to be worked on now. stored, with its key: what its lines are read from.
 CALL define_type('batch_claim', $$
-    batch_id uuid, attempt integer, user_id text, endpoint text, status text, is_expired boolean, stored jsonb, scanned_bytes bigint, scanned_lines integer, fed_to integer, total integer, fed integer,
-    running integer, room integer
+    batch_id uuid, attempt integer, user_id text, endpoint text, status text, is_expired boolean, stored jsonb,
+    scanned_bytes bigint, scanned_lines integer, fed_to integer, total integer, fed integer, running integer,
+    room integer
 $$);
 -- How a batch stands after a step. running: its requests that are unfinished. room: for how many more requests of it
 -- there is some. outcome: ok; superseded: another worker has it, and nothing was written; of feeding also what it waits
