@@ -336,7 +336,7 @@ def test_what_cannot_wait_is_refused(api: Api, service: Service, alice: bytes) -
 
 
 def test_soonest_is_no_window(api: Api, service: Service, alice: bytes) -> None:
-    for more in ({"background": True}, {}):
-        made = api.respond("now", **more, background_options={"completion_window": "soonest"})
+    for background in (True, None):
+        made = api.respond("now", background=background, background_options={"completion_window": "soonest"})
         assert (made.status, made.body["background_options"]) == (200, {"completion_window": "soonest"})
     assert service.value("SELECT count(*) FROM requests WHERE completion_window IS NOT NULL") == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -216,7 +217,9 @@ def test_at_once_from_many_sides(service: Service, alice: bytes, room: Callable[
     window_of(service, "alice", 4)
     bob = service.add_user("bob", BOB)
     key = {0: alice, 1: bob}
-    made = run_concurrently([lambda n=n: service.submit(key[n % 2], window="2h" if n % 3 else None) for n in range(16)])
+    made = run_concurrently(
+        [partial(service.submit, key[n % 2], window="2h" if n % 3 else "soonest") for n in range(16)]
+    )
     assert not [each for each in made if isinstance(each, SluiceError)]
     for _ in range(16):
         waiting = service.rows(
@@ -230,7 +233,7 @@ def test_at_once_from_many_sides(service: Service, alice: bytes, room: Callable[
         out = sorted(dispatched(service))
         if not out:
             break
-        run_concurrently([lambda each=each: end(service, each) for each in out[:4]])
+        run_concurrently([partial(end, service, each) for each in out[:4]])
         run_recovery(service)
     assert service.value("SELECT count(*) FROM inflight") == 0
     assert_books_balance(service)

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -25,6 +26,7 @@ from sluice.domain.states import Status
 from sluice.domain.uploads import StoredPurpose, UploadStatus
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.domain.webhooks import DisabledReason, EventState
+from sluice.domain.windows import SOONEST, WINDOW_LENGTHS, CompletionWindow
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.budgets import Amounts
@@ -104,6 +106,15 @@ def test_token_classes_are_the_fields_of_prices() -> None:
     assert set(TOKEN_CLASSES) < set(PriceSet.model_fields)
     (listed,) = re.findall(r"FUNCTION token_classes\(\).*?ARRAY\[(.*?)\]", SQL, re.DOTALL)
     assert tuple(re.findall(r"\w+", listed)) == TOKEN_CLASSES
+
+
+def test_completion_windows_are_those_of_the_database() -> None:
+    body = FUNCTIONS["sql/functions/core/windows.sql"]
+    listed = re.findall(r"\('(\w+)', interval '(\d+) hours'\)", body)
+    assert {name: timedelta(hours=int(hours)) for name, hours in listed} == WINDOW_LENGTHS
+    assert tuple(WINDOW_LENGTHS) == get_args(CompletionWindow)
+    (offered,) = re.findall(r"completion_window is ([\w, ]+)'", FUNCTIONS["sql/functions/requests/submissions.sql"])
+    assert set(re.findall(r"\d+h|soonest", offered)) == {SOONEST, *WINDOW_LENGTHS}
 
 
 # The schema -----------------------------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ from sluice.db.connection import Connection
 # Messages that a worker takes at once: the template's BatchSize.
 BATCH: Final = 10
 
-_UPDATE: Final = (
-    "UPDATE dispatch_capacity SET waiting_room = %(room)s WHERE waiting_room <> %(room)s RETURNING waiting_room"
-)
+_UPDATE: Final = "UPDATE sluice.dispatch_capacity SET waiting_room = %(room)s WHERE waiting_room <> %(room)s"
 
 
 def waiting_room(worker: int) -> int:
