@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -64,7 +65,13 @@ def test_an_insert_that_is_refused_is_kept_with_the_reason(
     run("insert", tmp_path, SLUICE_USER="alice", SLUICE_DSN=writer_dsn, TRIES="1", THREADS="1")
     again = lines(tmp_path, "refused")[len(first) :]
     assert {each["line"] for each in again} == {each["line"] for each in first} - {2}, "its name is known by now"
+
+    # Killed before it could write what it had inserted: the names lead to the same requests.
+    known = {each["name"]: each["request_id"] for each in lines(tmp_path, "accepted")}
+    (tmp_path / "out/accepted.jsonl").unlink()
+    run("insert", tmp_path, SLUICE_USER="alice", SLUICE_DSN=writer_dsn, TRIES="1", THREADS="1")
     accepted = {each["name"]: each["request_id"] for each in lines(tmp_path, "accepted")}
+    assert accepted == known
     booked = service.rows("SELECT request_id::text, user_id, prompt, parameters, metadata FROM submissions ORDER BY 2")
     assert [tuple(each.values()) for each in booked] == [
         (accepted["first"], "alice", "hello", {"max_tokens": 7, "seed": 2147483647}, {"a": "b"}),
@@ -98,3 +105,24 @@ def test_a_busy_service_is_asked_again_when_it_says_with_the_same_key(server: Sc
     (refused,) = lines(tmp_path, "refused")
     assert (refused["line"], refused["code"], refused["retry_after"]) == (4, "quota_exceeded", 3600)
     assert "a key" not in (tmp_path / "submit.log").read_text()
+
+
+def test_no_line_is_left_out_or_changed(server: ScriptedServer, tmp_path: Path) -> None:
+    server.replies(*(Reply(202, {"request_id": f"r{n}", "status": "queued"}) for n in range(4)))
+    given: list[Any] = [
+        {"prompt": "x" * 17_000_000},
+        b'{"prompt": "\xff"}',
+        r'{"prompt": "\ud800"}',
+        {"prompt": "\ufffd", "metadata": {"n": "12345678901234567890"}, "max_cost": 12345678901234567890},
+        r'{"prompt": "\uFFFD \ud83d\ude00"}',
+        '{"prompt": "the last one"}',
+    ]
+    prompts(tmp_path, *given)
+    (tmp_path / "prompts.jsonl").write_bytes((tmp_path / "prompts.jsonl").read_bytes().removesuffix(b"\n"))
+    run("submit", tmp_path, SLUICE_URL=server.url, SLUICE_KEY="a key", THREADS="1")
+    sent = [each.json for each in server.received]
+    assert sent == [given[0], given[3], {"prompt": "\ufffd \U0001f600"}, {"prompt": "the last one"}]
+    assert [(each["line"], each["code"]) for each in lines(tmp_path, "refused")] == [
+        (2, "line_not_json"),
+        (3, "line_not_json"),
+    ]

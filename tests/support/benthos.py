@@ -62,10 +62,6 @@ class Pipeline:
     def __init__(self, pipeline: str, folder: Path, **variables: str) -> None:
         needs_engine()
         self.log = folder / f"{pipeline}.log"
-        out = folder / "out"
-        out.mkdir(exist_ok=True)
-        for name in ("accepted", "results"):
-            (out / f"{name}.jsonl").touch()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [ENVIRONMENT / "bin/python", "-P", PROGRAM],
@@ -94,9 +90,10 @@ class Pipeline:
 
 
 def prompts(folder: Path, *given: Any, end: str = "\n") -> None:
-    """Write the file of prompts: objects as JSON, texts as they are."""
-    texts = [each if isinstance(each, str) else json.dumps(each) for each in given]
-    (folder / "prompts.jsonl").write_bytes("".join(each + end for each in texts).encode())
+    """Write the file of prompts: objects as JSON, texts in UTF-8, bytes as they are."""
+    texts = [each if isinstance(each, str | bytes) else json.dumps(each) for each in given]
+    lines = [each if isinstance(each, bytes) else each.encode() for each in texts]
+    (folder / "prompts.jsonl").write_bytes(b"".join(each + end.encode() for each in lines))
 
 
 def run(pipeline: str, folder: Path, **variables: str) -> None:
