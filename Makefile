@@ -40,7 +40,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(venv)/.cli $(emulator)/.complete $(clients:=/.complete) $(engine)/.complete  ## install what developing needs, in five environments
+setup: $(venv)/.cli $(emulator)/.complete $(clients:=/.complete)  ## install what developing needs, in four environments
 	@:
 
 # The stamp is written last: an interrupted installation is started over, and a finished one costs nothing until its lock
@@ -117,11 +117,11 @@ parallel := -n 2 --dist loadgroup
 # Without a path among the options, pytest takes all tests (testpaths in pyproject.toml). A file that is named runs alone
 # and in one process, which starts sooner and can be debugged. The whole run measures coverage, which adds about 7 %.
 .PHONY: test
-test: setup  ## run every test (options: make test PYTEST="-k schema"; one file: PYTEST=tests/unit/test_keys.py)
+test: setup $(engine)/.complete  ## run every test (options: make test PYTEST="-k schema"; one file: PYTEST=tests/unit/test_keys.py)
 	@$(pytest) $(if $(findstring .py,$(PYTEST)),,$(parallel)) $(if $(PYTEST),,--cov --cov-report=) $(PYTEST)
 
 .PHONY: check
-check: setup  ## before a commit, under a minute: lint what changed, run unit tests and the tests that the change touches
+check: setup $(engine)/.complete  ## before a commit, under a minute: lint what changed, run unit tests and the tests that the change touches
 	@targets=$$($(bin)/python tests/touched.py lint) && $(MAKE) --no-print-directory $$targets
 	@paths=$$($(bin)/python tests/touched.py tests) && $(pytest) $(parallel) -q -m "not slow" $$paths
 
@@ -130,11 +130,11 @@ unit: setup  ## run the tests of single modules
 	@$(pytest) $(parallel) $(PYTEST) tests/unit
 
 .PHONY: integration
-integration: setup  ## run the tests on PostgreSQL
+integration: setup $(engine)/.complete  ## run the tests on PostgreSQL
 	@$(pytest) $(parallel) $(PYTEST) tests/integration
 
 .PHONY: e2e
-e2e: setup  ## run the tests that start the local stack
+e2e: setup $(engine)/.complete  ## run the tests that start the local stack
 	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/burst tests/local/test_run.py
 
 # Code that runs in a Lambda function of the local stack is not seen, so only these two folders say something.
