@@ -238,7 +238,7 @@ def measure(stack: Stack, lines: int, kills: int) -> dict[str, str]:
         f"{right} right, {'in order' if in_order else 'NOT IN ORDER'}; requests made: {asked}",
         "killed": f"{killed} times",
         "books": "balanced" if not books["violations"] else f"{len(books['violations'])} violations",
-        "lines in a second": f"{lines / seconds:.0f}, {lines / seconds / rate:.2f} times the {rate:.0f} single requests",
+        "lines in a second": f"{lines / seconds:.0f}, {lines / seconds / rate:.2f} times the {rate:.0f} of single ones",
         "memory": f"{most:.0f} MB, {most / small:.2f} times that of a batch of {_SMALL} lines",
         "another user's requests": f"p95 {p95_busy:.2f} s, {p95_busy / p95_quiet:.2f} times that before the batch",
     }
