@@ -112,8 +112,8 @@ BEGIN
         ('sluice_admin', '30s', ARRAY['admin_run', 'admin_refused', 'admin_noted', 'user_list', 'key_list', 'tier_list',
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
-                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis', 'calibration_report', 'price_windows',
-                                      'window_report',
+                                      'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
+                                      'calibration_report', 'price_windows', 'window_report',
                                       'audit_list', 'webhook_list', 'webhook_event_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP
