@@ -149,8 +149,8 @@ END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
     'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
     'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for. '
-    'quote: see quote_make, of a request that was accepted with max_cost. promote_at: when it leaves the waiting class; '
-    'NULL: it is not of it.';
+    'quote: see quote_make, of a request that was accepted with max_cost. promote_at: when it leaves the waiting '
+    'class; NULL: it is not of it.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
