@@ -11,7 +11,14 @@ import pytest
 from psycopg.rows import dict_row
 
 from sluice.domain.errors import SluiceError
-from tests.support.ledger import assert_books_balance, run_concurrently, set_clock, stop_the_clock, wait_until_visible
+from tests.support.ledger import (
+    assert_books_balance,
+    run_concurrently,
+    set_clock,
+    stop_the_clock,
+    violations,
+    wait_until_visible,
+)
 from tests.support.recovery import run_recovery
 from tests.support.service import Service, completed, failed, retry
 
@@ -347,4 +354,33 @@ def test_what_a_promise_was_worth(service: Service, alice: bytes, admin: Callabl
         {"window": "8h", "kept": 0, "missed": 1, "kept_part": 0.0},
     ]
     assert admin("stats.windows", start="2031-03-01", end="2031-03-28") == []
+    assert_books_balance(service)
+
+
+def test_verification_finds_what_a_window_cannot_be(
+    service: Service, alice: bytes, room: Callable[[int], None]
+) -> None:
+    room(1)
+    asked: dict[str, Any] = {"cache": {"max_age": 60}, "parameters": {"temperature": 0}}
+    service.submit(service.add_user("bob", BOB))
+    leader = service.submit(alice, window="24h", **asked)
+    follower = service.submit(alice, window="24h", **asked)
+    cases = {
+        "UPDATE requests SET completion_window = '2h' WHERE request_id = %s": ("request_settled_once", leader),
+        "UPDATE requests SET due_at = due_at + interval '1 second' WHERE request_id = %s": (
+            "request_settled_once",
+            leader,
+        ),
+        "UPDATE requests SET due_at = NULL WHERE request_id = %s": ("rows_as_declared", leader),
+        "UPDATE inflight SET promote_at = NULL WHERE request_id = %s": ("rows_as_declared", leader),
+        "UPDATE inflight SET priority = 0 WHERE request_id = %s": ("inflight_is_what_is_unfinished", follower),
+    }
+    for tampering, (invariant, request_id) in cases.items():
+        with service.owner.transaction(force_rollback=True):
+            service.owner.execute(tampering, (request_id,))
+            found = {(each["invariant"], each["request_id"]) for each in violations(service)}
+            assert (invariant, str(request_id)) in found, tampering
+    with service.owner.transaction(force_rollback=True):
+        service.owner.execute("UPDATE quota_plans SET has_windows = false")
+        assert [(each["user_id"], each["actual"]) for each in violations(service)] == [("alice", "has_windows f")]
     assert_books_balance(service)

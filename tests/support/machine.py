@@ -23,7 +23,7 @@ from sluice.domain.keys import digest
 from tests.support.database import call, with_schema
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
 from tests.support.model import Ledger
-from tests.support.records import PERIODS, PLAN_FIELDS, Request, Tier, User, end_of, json_limits, start_of
+from tests.support.records import PERIODS, PLAN_FIELDS, Lifetime, Request, Tier, User, end_of, json_limits, start_of
 
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
 OVERHEAD = {"nova-micro": 64, "small": 10}
@@ -37,6 +37,7 @@ TIERS = {
 # Those of the waiting class have one of half the price, which they are billed by at first if they wait a day.
 PATIENT = {model: (prompt / 2, completion / 2) for model, (prompt, completion) in PRICES.items()}
 WAITING_ROOM = 3
+AN_HOUR = Lifetime(3600)
 # The longest lifetime that submit allows.
 LONGEST = 200_000
 # Every request, with the inflight row of the unfinished ones.
@@ -93,21 +94,6 @@ class ExampleSource:
             for operation, arguments in acts:
                 owner.execute("SELECT admin_run(%s, %s, NULL)", (operation, Jsonb(arguments)))
             owner.execute("UPDATE dispatch_capacity SET waiting_room = %s", (WAITING_ROOM,))
-
-
-@dataclass(frozen=True)
-class Lifetime:
-    """A request's lifetime in seconds.
-
-    Attributes:
-        ttl: how long it lives once it may start.
-        begins: when it may start, from now.
-        ends: when it expires, from now.
-    """
-
-    ttl: int | None = None
-    begins: int | None = None
-    ends: int | None = None
 
 
 class Machine(RuleBasedStateMachine):
@@ -173,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         self,
         user: str,
         size: tuple[str, int, int],
-        lifetime: Lifetime = Lifetime(3600),
+        lifetime: Lifetime = AN_HOUR,
         max_attempts: int = 2,
         key: str | None = None,
         window: str | None = None,

@@ -77,6 +77,21 @@ class User:
         return self.dispatch_window - self.dispatch_window // 4
 
 
+@dataclass(frozen=True)
+class Lifetime:
+    """A request's lifetime in seconds.
+
+    Attributes:
+        ttl: how long it lives once it may start.
+        begins: when it may start, from now.
+        ends: when it expires, from now.
+    """
+
+    ttl: int | None = None
+    begins: int | None = None
+    ends: int | None = None
+
+
 @dataclass
 class Request:
     request_id: UUID

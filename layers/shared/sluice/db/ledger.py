@@ -283,7 +283,7 @@ def submission_json(
 
 
 def _queue_state(queue: dict[str, Any]) -> QueueState:
-    times = ("until", "expires_at", "cancel_requested_at", "promote_at")
+    times = ("until", "expires_at", "cancel_requested_at")
     return QueueState(
         **queue | {name: None if queue[name] is None else datetime.fromisoformat(queue[name]) for name in times}
     )

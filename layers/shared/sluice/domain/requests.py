@@ -429,7 +429,6 @@ class QueueState:
         until: when that ends, where it is known.
         position: rank among the user's requests that wait to be started; 1 is the next.
         ended, seconds: how many of the user's requests ended in how many seconds.
-        promote_at: when it leaves the waiting class; None: it is not of it.
     """
 
     waits_for: str
@@ -442,7 +441,6 @@ class QueueState:
     position: int | None
     ended: int | None
     seconds: float | None
-    promote_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -494,6 +492,7 @@ class RequestState(RequestFacts):
         answered_by: the model that answered, if it is not the one that was asked for.
         cached_from: the equal request whose answer it has.
         quote: what it was accepted for, if it had a max_cost; as Quotation.quoted.
+        promote_at: when it leaves the waiting class; None: it is not of it.
     """
 
     output: Output | None
@@ -506,6 +505,7 @@ class RequestState(RequestFacts):
     answered_by: str | None = None
     cached_from: UUID | None = None
     quote: Mapping[str, Any] | None = None
+    promote_at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ CREATE OR REPLACE FUNCTION windows_promote(p_limit integer) RETURNS void
     UPDATE inflight i SET priority = 0
     FROM (SELECT w.request_id FROM inflight w
           WHERE w.priority > 0 AND w.promote_at <= clock_now()
-          ORDER BY w.promote_at LIMIT p_limit FOR UPDATE SKIP LOCKED) AS due
+          ORDER BY w.promote_at, w.follows NULLS FIRST LIMIT p_limit FOR UPDATE SKIP LOCKED) AS due
     WHERE i.request_id = due.request_id;
 $$;
 

@@ -24,7 +24,8 @@ CREATE OR REPLACE FUNCTION days_to_verify(p_touched uuid[]) RETURNS date[]
         SELECT (uuid_extract_timestamp(t.id) AT TIME ZONE 'UTC')::date FROM unnest(p_touched) AS t (id));
 $$;
 
--- Usage of everybody by model and completion window, of some days or of all (NULL), including what is not rolled up yet.
+-- Usage of everybody by model and completion window, of some days or of all (NULL), including what is not rolled up
+-- yet.
 CREATE OR REPLACE FUNCTION usage_kept(p_days date[]) RETURNS SETOF usage_event
     LANGUAGE sql STABLE AS $$
     SELECT k.user_id, k.model_id, k.day, sum(k.requests_count)::bigint, sum(k.prompt_tokens)::bigint,
@@ -44,7 +45,8 @@ CREATE OR REPLACE FUNCTION usage_kept(p_days date[]) RETURNS SETOF usage_event
     GROUP BY 1, 2, 3, k.completion_window;
 $$;
 
--- Usage by model, completion window and day = the sum over the requests of the day, including what is not rolled up yet.
+-- Usage by model, completion window and day = the sum over the requests of the day, including what is not rolled up
+-- yet.
 CREATE OR REPLACE FUNCTION usage_is_the_sum(p_full boolean, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE

@@ -86,7 +86,8 @@ COMMENT ON FUNCTION budget_counts(budgets, budget_share) IS
 -- Whether a request fits into every budget that applies to it; see quota_check(). The key is the request's own.
 CREATE OR REPLACE FUNCTION budget_check(
     p_user_id text, p_key_id uuid, p_models text[], p_at timestamptz, p_prompt_tokens integer,
-    p_completion_tokens integer, p_cached_answers integer, p_window text, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
+    p_completion_tokens integer, p_cached_answers integer, p_window text, OUT refusal text, OUT detail jsonb,
+    OUT counters budgets[]
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -233,7 +234,8 @@ BEGIN
                       AND r.created_at >= b.period_start AND r.created_at < b.reset_at
                       AND (b.model_id IS NULL OR c.model_id = b.model_id)
                     -- A request with tokens of a class that has no price costs nothing: see budget_shares.
-                    GROUP BY 1, 2, 3, r.completion_window, c.prompt_tokens > coalesce(c.cached_tokens, 0), c.cached_tokens > 0,
+                    GROUP BY 1, 2, 3, r.completion_window, c.prompt_tokens > coalesce(c.cached_tokens, 0),
+                             c.cached_tokens > 0,
                              c.completion_tokens > coalesce(c.reasoning_tokens, 0), c.reasoning_tokens > 0
                 ) AS g
                 CROSS JOIN LATERAL (

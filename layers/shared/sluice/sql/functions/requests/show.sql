@@ -54,8 +54,7 @@ CREATE OR REPLACE FUNCTION request_queue(i inflight) RETURNS jsonb
     SELECT jsonb_build_object(
         'waits_for', w.waits_for, 'until', w.until, 'failed_attempts', i.failed_attempts,
         'max_attempts', i.max_attempts, 'last_error', i.last_error, 'expires_at', i.expires_at,
-        'cancel_requested_at', i.cancel_requested_at, 'position', p.position, 'ended', p.ended, 'seconds', p.seconds,
-        'promote_at', CASE WHEN i.priority > 0 THEN i.promote_at END)
+        'cancel_requested_at', i.cancel_requested_at, 'position', p.position, 'ended', p.ended, 'seconds', p.seconds)
     FROM request_waits(i) AS w
     LEFT JOIN LATERAL request_position(i) AS p ON w.waits_for IN ('worker', 'window', 'others', 'dispatch');
 $$;
@@ -66,7 +65,7 @@ CALL define_type('request_state', $$
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
     processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
     reasoning_tokens integer, attempts jsonb, answered_by text, cached_from uuid,
-    quote jsonb, completion_window text, due_at timestamptz
+    quote jsonb, completion_window text, due_at timestamptz, promote_at timestamptz
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -99,6 +98,7 @@ BEGIN
         SELECT * INTO i FROM inflight f WHERE f.request_id = p_request_id;
         IF FOUND THEN
             result.queue := request_queue(i);
+            result.promote_at := CASE WHEN i.priority > 0 THEN i.promote_at END;
         ELSE
             -- It has ended meanwhile, and is shown as ended and not as waiting for nothing.
             SELECT * INTO r FROM requests q WHERE q.request_id = p_request_id;
@@ -149,7 +149,8 @@ END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
     'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
     'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for. '
-    'quote: see quote_make, of a request that was accepted with max_cost.';
+    'quote: see quote_make, of a request that was accepted with max_cost. promote_at: when it leaves the waiting '
+    'class; NULL: it is not of it.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,

@@ -94,8 +94,8 @@ COMMENT ON FUNCTION rollup_attributes() IS
     'Adds what is new in the audit log to usage_by_attribute. A part of rollup_usage(), with a watermark of its own: '
     'the first run in a database that has a history reads all of it.';
 
--- Usage by day, value, model and completion window up to now. A row without a value holds the rest: requests without this attribute, and
--- values that are not kept by themselves.
+-- Usage by day, value, model and completion window up to now. A row without a value holds the rest: requests without
+-- this attribute, and values that are not kept by themselves.
 CREATE OR REPLACE FUNCTION attribute_usage_now(p_user_id text, p_first_day date, p_last_day date, p_attribute text)
     RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$

@@ -34,9 +34,9 @@ CREATE OR REPLACE FUNCTION usage_priced(
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
 COMMENT ON FUNCTION usage_priced(text, date, date, text, text) IS
-    'A user''s tokens by day, model, completion window and class with the price of that day, as class_usage_on() has them: from the list '
-    'named, or from the list of the user''s own terms; of requests with a completion window, from the list that this '
-    'one has for them.';
+    'A user''s tokens by day, model, completion window and class with the price of that day, as class_usage_on() has '
+    'them: from the list named, or from the list of the user''s own terms; of requests with a completion window, from '
+    'the list that this one has for them.';
 
 CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
     LANGUAGE sql STABLE

@@ -110,8 +110,8 @@ BEGIN
     RETURN changes;
 END $$;
 COMMENT ON FUNCTION rollup_stats() IS
-    'Adds what is new in the audit log to request_stats, window_stats, answer_sizes and forecast_stats; returns how many rows of '
-    'request_stats changed.';
+    'Adds what is new in the audit log to request_stats, window_stats, answer_sizes and forecast_stats; returns how '
+    'many rows of request_stats changed.';
 
 CALL define_type('window_record', $$completion_window text, kept bigint, missed bigint$$);
 

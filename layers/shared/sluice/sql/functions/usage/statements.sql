@@ -2,8 +2,8 @@
 -- later (a failed request is redriven and completes, an answer comes late) is billed as an adjustment in a later month.
 --
 -- An adjustment is a difference: usage as it is now, less what the statements have billed of the same day, value,
--- model and completion window. So nothing is billed twice and nothing is forgotten, however often a request changes. It is priced like the
--- day that it belongs to, whose price and terms cannot change either.
+-- model and completion window. So nothing is billed twice and nothing is forgotten, however often a request changes.
+-- It is priced like the day that it belongs to, whose price and terms cannot change either.
 
 CREATE OR REPLACE FUNCTION month_of(p_day date) RETURNS date
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
