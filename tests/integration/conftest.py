@@ -12,7 +12,9 @@ import pytest
 from moto import mock_aws
 from psycopg.conninfo import conninfo_to_dict
 
+from sluice.storage import Storage
 from tests.support.books import KEYS, Books, make_history
+from tests.support.bucket import make_bucket
 from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
@@ -55,6 +57,12 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with mock_aws():
         yield
         new_environment()
+
+
+@pytest.fixture
+def storage(aws: None) -> Storage:
+    """An empty bucket."""
+    return make_bucket()
 
 
 @pytest.fixture
