@@ -18,7 +18,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
 from sluice.domain.documents import Output
-from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime, Machine
+from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime
 from tests.support.records import (
     MILLISECOND,
     PERIODS,
@@ -30,6 +30,7 @@ from tests.support.records import (
     json_limits,
     start_of,
 )
+from tests.support.webhook_machine import WebhookMachine
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 
@@ -54,7 +55,7 @@ lifetimes = st.one_of(
 ANSWER = Output.of_text("an answer").to_json()
 
 
-class LedgerMachine(Machine):
+class LedgerMachine(WebhookMachine):
     """The steps of clients, workers, schedules and operators, in any order."""
 
     # Submitting
@@ -64,10 +65,13 @@ class LedgerMachine(Machine):
         some=st.lists(sizes, min_size=1, max_size=4),
         lifetime=lifetimes,
         attempts=st.integers(1, 4),
+        webhook=st.sampled_from([None, None, None, "https://example.com/mine"]),
     )
-    def submits(self, user: str, some: list[tuple[str, int, int]], lifetime: Lifetime, attempts: int) -> None:
+    def submits(
+        self, user: str, some: list[tuple[str, int, int]], lifetime: Lifetime, attempts: int, webhook: str | None
+    ) -> None:
         for size in some:
-            self.submit(user, size, lifetime, attempts)
+            self.submit(user, size, lifetime, attempts, webhook=webhook)
 
     @rule(user=users, over=st.integers(0, 1))
     def submits_up_to_the_limit(self, user: str, over: int) -> None:

@@ -167,6 +167,7 @@ class Machine(RuleBasedStateMachine):
         lifetime: Lifetime = Lifetime(3600),
         max_attempts: int = 2,
         key: str | None = None,
+        webhook: str | None = None,
     ) -> None:
         model, length, max_tokens = size
         body = repr(size)
@@ -198,6 +199,7 @@ class Machine(RuleBasedStateMachine):
                     "longest_seconds": LONGEST,
                     "max_attempts": max_attempts,
                 }
+                | ({} if webhook is None else {"webhook": webhook})
             ),
         )
         detail = row["detail"] or {}
@@ -209,7 +211,9 @@ class Machine(RuleBasedStateMachine):
             assert not row["send"]
             return
         ttl = timedelta(seconds=lifetime.ttl or LONGEST)
-        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens)
+        request = Request(
+            row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens, webhook=webhook
+        )
         request.expires_at = ends or (begins or request.created_at) + ttl
         self.accept(request, row["send"], may_dispatch=True)
         for quota in row["detail"]["quotas"]:

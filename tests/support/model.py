@@ -14,6 +14,7 @@ from tests.support.records import (
     REQUEUES,
     USUAL_WAIT,
     Answer,
+    Event,
     Request,
     Scope,
     Size,
@@ -32,6 +33,7 @@ class Ledger:
     Attributes:
         prices: by model and first day: per million tokens of the prompt and of the completion.
         idempotency_keys: by user and key: the body, the request, and when the cleaning task looks at it next.
+        events: of webhooks, in no order.
     """
 
     now: datetime
@@ -40,6 +42,7 @@ class Ledger:
     prices: dict[str, dict[date, tuple[Decimal, Decimal]]]
     requests: dict[UUID, Request] = field(default_factory=dict)
     idempotency_keys: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def of(self, user: str) -> Iterator[Request]:
         return (request for request in self.requests.values() if request.user == user)
@@ -363,6 +366,25 @@ class Ledger:
         for request in wanted:
             if request.status == "queued":
                 request.dispatched_at = None
+
+    # Webhooks
+
+    def tell(self) -> None:
+        """Write the events of what has ended since the last time: endpoints were the same all the while."""
+        for request in self.requests.values():
+            endpoints = self.users[request.user].endpoints.items()
+            for event_type in request.untold:
+                wanted: list[UUID | str] = [
+                    each for each, endpoint in endpoints if endpoint.is_enabled and event_type in endpoint.event_types
+                ]
+                wanted += [] if request.webhook is None else [request.webhook]
+                self.events += [Event(request.request_id, event_type, to) for to in wanted]
+            request.untold.clear()
+
+    def drop_events(self, endpoint_id: UUID) -> None:
+        """What was to be sent to an endpoint is dead."""
+        for event in self.events:
+            event.is_dead |= event.to == endpoint_id
 
     # Administration and figures
 
