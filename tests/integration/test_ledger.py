@@ -18,7 +18,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
 from tests.support.choices import ANSWER, lifetimes, limits, scopes, sizes, users, windows
-from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Machine
+from tests.support.machine import KEYS, OVERHEAD, ExampleSource
 from tests.support.records import (
     MILLISECOND,
     PERIODS,
@@ -32,11 +32,12 @@ from tests.support.records import (
     json_limits,
     start_of,
 )
+from tests.support.webhook_machine import WebhookMachine
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 
 
-class LedgerMachine(Machine):
+class LedgerMachine(WebhookMachine):
     """The steps of clients, workers, schedules and operators, in any order."""
 
     # Submitting
@@ -47,12 +48,19 @@ class LedgerMachine(Machine):
         lifetime=lifetimes,
         attempts=st.integers(1, 4),
         window=windows,
+        webhook=st.sampled_from([None, None, None, "https://example.com/mine"]),
     )
     def submits(
-        self, user: str, some: list[tuple[str, int, int]], lifetime: Lifetime, attempts: int, window: str | None
+        self,
+        user: str,
+        some: list[tuple[str, int, int]],
+        lifetime: Lifetime,
+        attempts: int,
+        window: str | None,
+        webhook: str | None,
     ) -> None:
         for size in some:
-            self.submit(user, size, lifetime, attempts, window=window)
+            self.submit(user, size, lifetime, attempts, window=window, webhook=webhook)
 
     @rule(user=users, size=sizes, window=st.sampled_from(sorted(WINDOWS)), others=st.booleans())
     def can_wait(self, user: str, size: tuple[str, int, int], window: str, others: bool) -> None:

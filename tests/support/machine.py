@@ -163,6 +163,7 @@ class Machine(RuleBasedStateMachine):
         max_attempts: int = 2,
         key: str | None = None,
         window: str | None = None,
+        webhook: str | None = None,
     ) -> None:
         model, length, max_tokens = size
         body = repr(size)
@@ -195,6 +196,7 @@ class Machine(RuleBasedStateMachine):
                     "max_attempts": max_attempts,
                 }
                 | ({} if window is None else {"window": window})
+                | ({} if webhook is None else {"webhook": webhook})
             ),
         )
         detail = row["detail"] or {}
@@ -206,7 +208,9 @@ class Machine(RuleBasedStateMachine):
             assert not row["send"]
             return
         ttl = timedelta(seconds=lifetime.ttl or LONGEST)
-        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens)
+        request = Request(
+            row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens, webhook=webhook
+        )
         request.expires_at = ends or (begins or request.created_at) + ttl
         request.wait_for(window, request.created_at)
         self.accept(request, row["send"], may_dispatch=True)

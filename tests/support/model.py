@@ -14,6 +14,7 @@ from tests.support.records import (
     REQUEUES,
     USUAL_WAIT,
     Answer,
+    Event,
     Request,
     Scope,
     Size,
@@ -36,6 +37,7 @@ class Ledger:
         waiting_room: how many requests may be dispatched while more of the waiting class are.
         waiting_share: how many of them a user may have dispatched; None: as many as there is room for.
         idempotency_keys: by user and key: the body, the request, and when the cleaning task looks at it next.
+        events: of webhooks, in no order.
     """
 
     now: datetime
@@ -48,6 +50,7 @@ class Ledger:
     patient_days: dict[str, dict[date, bool]] = field(default_factory=dict)
     waiting_room: int = 25
     waiting_share: int | None = None
+    events: list[Event] = field(default_factory=list)
 
     def of(self, user: str) -> Iterator[Request]:
         return (request for request in self.requests.values() if request.user == user)
@@ -426,6 +429,25 @@ class Ledger:
         for request in wanted:
             if request.status == "queued":
                 request.dispatched_at = None
+
+    # Webhooks
+
+    def tell(self) -> None:
+        """Write the events of what has ended since the last time: endpoints were the same all the while."""
+        for request in self.requests.values():
+            endpoints = self.users[request.user].endpoints.items()
+            for event_type in request.untold:
+                wanted: list[UUID | str] = [
+                    each for each, endpoint in endpoints if endpoint.is_enabled and event_type in endpoint.event_types
+                ]
+                wanted += [] if request.webhook is None else [request.webhook]
+                self.events += [Event(request.request_id, event_type, to) for to in wanted]
+            request.untold.clear()
+
+    def drop_events(self, endpoint_id: UUID) -> None:
+        """What was to be sent to an endpoint is dead."""
+        for event in self.events:
+            event.is_dead |= event.to == endpoint_id
 
     # Administration and figures
 

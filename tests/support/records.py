@@ -10,6 +10,10 @@ MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
 PLAN_FIELDS = {"max_unfinished", "dispatch_window"}
 ENDED = ("completed", "failed", "cancelled", "expired")
+# The event of each end, where no answer is cut off.
+TOLD_AS = {"completed": "response.completed", "cancelled": "response.cancelled"} | dict.fromkeys(
+    ("failed", "expired"), "response.failed"
+)
 # Outcomes that put a request back into the queue.
 REQUEUES = ("retry", "released")
 # After so many lost attempts a request is tried alone.
@@ -54,6 +58,24 @@ class Budget:
 
 
 @dataclass
+class Endpoint:
+    """Where a user wants to be told how requests end, and of which ends."""
+
+    event_types: set[str]
+    is_enabled: bool = True
+
+
+@dataclass
+class Event:
+    """That a request has ended, to be sent to an endpoint, or to the URL that the request itself named."""
+
+    request_id: UUID
+    event_type: str
+    to: UUID | str
+    is_dead: bool = False
+
+
+@dataclass
 class User:
     """A user.
 
@@ -69,6 +91,7 @@ class User:
     period_starts: dict[str, datetime]
     overrides: set[str] = field(default_factory=set)
     budgets: dict[Scope, Budget] = field(default_factory=dict)
+    endpoints: dict[UUID, Endpoint] = field(default_factory=dict)
     is_active: bool = True
 
     @property
@@ -94,6 +117,13 @@ class Lifetime:
 
 @dataclass
 class Request:
+    """A request.
+
+    Attributes:
+        webhook: the URL that is told how it ended.
+        untold: the ends of which there are no events yet.
+    """
+
     request_id: UUID
     user: str
     model: str
@@ -103,6 +133,7 @@ class Request:
     max_attempts: int
     max_tokens: int
     has_key: bool = True
+    webhook: str | None = None
     status: str = "queued"
     attempt: int = 0
     failed_attempts: int = 0
@@ -116,6 +147,7 @@ class Request:
     is_archived: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    untold: list[str] = field(default_factory=list)
     audited: list[str] = field(default_factory=lambda: ["request.queued"])
     window: str | None = None
     due_at: datetime | None = None
@@ -193,6 +225,7 @@ class Request:
             status, error = "cancelled", None
         self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
         self.audited.append(f"request.{status}")
+        self.untold.append(TOLD_AS[status])
 
     def reopen(self, now: datetime, expires_at: datetime, max_attempts: int) -> None:
         self.attempt += 1  # answers to earlier attempts no longer count
