@@ -9,13 +9,13 @@ from uuid import uuid4
 import boto3
 import psycopg
 import pytest
-from botocore.config import Config
 from moto import mock_aws
 from psycopg.conninfo import conninfo_to_dict
 
 from sluice.storage import Storage
 from tests.support.batches import BatchBench
 from tests.support.books import KEYS, Books, make_history
+from tests.support.bucket import make_bucket
 from tests.support.database import with_schema
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
@@ -61,6 +61,12 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def storage(aws: None) -> Storage:
+    """An empty bucket."""
+    return make_bucket()
+
+
+@pytest.fixture
 def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Sets the environment of the next handler, as the template would."""
     sqs, secrets = boto3.client("sqs"), boto3.client("secretsmanager")
@@ -96,13 +102,10 @@ def deploy(aws: None, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 @pytest.fixture
-def bench(service: Service, alice: bytes, aws: None) -> BatchBench:
+def bench(service: Service, alice: bytes, storage: Storage) -> BatchBench:
     """What batches need; alice's quotas have no limit."""
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
-    client.create_bucket(Bucket="sluice-test")
-    client.put_bucket_versioning(Bucket="sluice-test", VersioningConfiguration={"Status": "Enabled"})
     service.act("model.set", **EMBEDDER)
-    bench = BatchBench(service, Storage(client, "sluice-test"))
+    bench = BatchBench(service, storage)
     bench.lift_limits("alice")
     return bench
 

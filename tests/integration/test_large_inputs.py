@@ -8,7 +8,6 @@ from uuid import UUID
 
 import boto3
 import pytest
-from botocore.config import Config
 from psycopg.types.json import Jsonb
 
 from sluice.api.native.bodies import GenerateRequest
@@ -24,10 +23,10 @@ from sluice.services.read import Reader
 from sluice.services.submit import Submitter
 from sluice.services.tasks import objects
 from sluice.storage import Storage
+from tests.support.bucket import BUCKET
 from tests.support.ledger import assert_books_balance, violations
 from tests.support.service import Service
 
-BUCKET = "sluice-test"
 LIMITS = RequestLimits(max_prompt_bytes=1_000_000, longest_seconds=86_400, max_attempts=20)
 SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.0, retry_base_seconds=1, lease_margin_seconds=30)
 LARGE = "ü" * (INLINE_BYTES // 2) + "."
@@ -43,14 +42,6 @@ class Listens:
     def complete(self, claim: Claim, timeout: float) -> Completion:
         self.claims.append(claim)
         return Completion.of_text("an answer", 7, 3)
-
-
-@pytest.fixture
-def storage(aws: None) -> Storage:
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
-    client.create_bucket(Bucket=BUCKET)
-    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    return Storage(client, BUCKET)
 
 
 @pytest.fixture

@@ -8,18 +8,17 @@ from uuid import UUID
 
 import boto3
 import pytest
-from botocore.config import Config
 
 from sluice.domain.documents import Input, Output, OutputEmbedding
 from sluice.domain.requests import Claim, Completion, Submission
 from sluice.services.keeping import Keeper
 from sluice.services.process import Worker, WorkerSettings
 from sluice.storage import Storage
+from tests.support.bucket import BUCKET
 from tests.support.ledger import assert_books_balance
 from tests.support.openai_api import EMBEDDER
 from tests.support.service import Service
 
-BUCKET = "sluice-test"
 LONG = "é" * 600
 LONGEST = 10_000
 SETTINGS = WorkerSettings(max_result_bytes=LONGEST, flush_seconds=0.0, retry_base_seconds=1, lease_margin_seconds=30)
@@ -34,13 +33,6 @@ class Says:
 
     def complete(self, claim: Claim, timeout: float) -> Completion:
         return Completion(self.output, 7, 3)
-
-
-@pytest.fixture
-def storage(aws: None) -> Storage:
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
-    client.create_bucket(Bucket=BUCKET)
-    return Storage(client, BUCKET)
 
 
 def answered(service: Service, storage: Storage | None, alice: bytes, output: Output, **asked: Any) -> UUID:

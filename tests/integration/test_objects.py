@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 
 import boto3
 import pytest
-from botocore.config import Config
 
 from sluice.backends.openai import OpenAIBackend
 from sluice.domain.errors import SluiceError
@@ -26,12 +25,12 @@ from sluice.services.process import Worker, WorkerSettings
 from sluice.services.read import Reader
 from sluice.services.tasks import objects
 from sluice.storage import Storage
+from tests.support.bucket import BUCKET
 from tests.support.ledger import assert_books_balance, violations
 from tests.support.openai_api import ARTIST, MP3, PNG, SPEAKER
 from tests.support.service import Service
 from tests.unit.scripted_server import Reply, ScriptedServer
 
-BUCKET = "sluice-test"
 MOST = 24 << 20
 SETTINGS = WorkerSettings(max_result_bytes=1000, flush_seconds=0.0, retry_base_seconds=1, lease_margin_seconds=30)
 # Kept in memory while they are read, and on the disk.
@@ -45,14 +44,6 @@ Sweep = Callable[[], dict[str, int]]
 def server() -> Iterator[ScriptedServer]:
     with ScriptedServer() as running:
         yield running
-
-
-@pytest.fixture
-def storage(aws: None) -> Storage:
-    client = boto3.client("s3", config=Config(signature_version="s3v4"))
-    client.create_bucket(Bucket=BUCKET)
-    client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    return Storage(client, BUCKET)
 
 
 @pytest.fixture(autouse=True)
