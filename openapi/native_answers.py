@@ -336,6 +336,13 @@ class Unfinished(Answer):
     max_requests: int | None
 
 
+class FileBytes(Answer):
+    """How many bytes the files have, and may have; null: there is no limit."""
+
+    bytes: int
+    max_bytes: int | None
+
+
 class CurrencyAmount(Answer):
     """An exact amount."""
 
@@ -405,6 +412,7 @@ class Usage(Answer):
     limits: list[Limit]
     budgets: list[Budget]
     unfinished: Unfinished
+    files: FileBytes
     start: CalendarDay
     end: CalendarDay
     days: list[DayFigures]

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from sluice.db.files import FileAnswer, Files, UploadAnswer
 from sluice.domain.errors import SluiceError
 from sluice.domain.objects import ObjectClass, StoredObject
-from sluice.domain.uploads import FileFacts, image_type
+from sluice.domain.uploads import MAX_IMAGE_BYTES, FileFacts, image_type
 from sluice.services.access import refuse_unless_allowed
 from sluice.storage import Storage
 
@@ -264,6 +264,8 @@ def data_url(storage: Callable[[], Storage], stored: StoredObject | None) -> str
         raise file_not_found()
     if not stored.mime_type.startswith("image/"):
         raise SluiceError("file_refused", "The file is no image. Upload an image with the purpose 'vision'.")
+    if stored.byte_length > MAX_IMAGE_BYTES:
+        raise SluiceError("file_refused", f"An image may have {MAX_IMAGE_BYTES} bytes at most.")
     content = base64.b64encode(storage().read(stored)).decode()
     return f"data:{stored.mime_type};base64,{content}"
 
