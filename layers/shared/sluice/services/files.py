@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -164,10 +165,12 @@ class FileManager:
         storage = self.storage()
         facts = FileFacts(upload["purpose"], upload["filename"])
         digest = hashlib.md5(usedforsecurity=False)
-        first = storage.read(parts[0])
-        with storage.writer("files", user_id, _type_of(facts, first[:_BEGINNING])) as writer:
-            for number, part in enumerate(parts):
-                content = storage.read(part) if number else first
+        contents = (storage.read(part) for part in parts)
+        beginning = b""
+        while len(beginning) < min(_BEGINNING, upload["byte_length"]):
+            beginning += next(contents)
+        with storage.writer("files", user_id, _type_of(facts, beginning[:_BEGINNING])) as writer:
+            for content in chain((beginning,), contents):
                 digest.update(content)
                 writer.write(content)
             if md5 is not None and digest.hexdigest() != md5.lower():
