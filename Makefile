@@ -29,6 +29,8 @@ sam := $(bin)/python -m samcli
 emulator := .ministack-venv
 # OpenAI's client, for the end-to-end tests: both of its majors are in use, and one environment cannot hold both.
 clients := .openai2-venv .openai3-venv
+# The engine of Benthos, for the test of examples/benthos.
+engine := .benthos-venv
 locks := requirements/dev.txt requirements/model.txt
 python_files := layers/shared/sluice layers/shared/trim_endpoints.py functions local sluice_cli benchmarks openapi tests
 
@@ -76,6 +78,12 @@ $(emulator)/.complete: requirements/ministack.txt
 	@$(@D)/bin/$(install) --requirement $<
 	@touch $@ && rm $(@D)/.unfinished
 
+$(engine)/.complete: requirements/benthos.txt
+	@$(call make_venv,$(engine))
+	@echo "setup: installing the engine of Benthos of requirements/benthos.txt"
+	@$(engine)/bin/$(install) --requirement $<
+	@touch $@ && rm $(engine)/.unfinished
+
 # The locks are complete, so nothing is left to resolve.
 install := python -m pip install -qq --no-deps --no-compile --require-hashes
 
@@ -109,11 +117,11 @@ parallel := -n 2 --dist loadgroup
 # Without a path among the options, pytest takes all tests (testpaths in pyproject.toml). A file that is named runs alone
 # and in one process, which starts sooner and can be debugged. The whole run measures coverage, which adds about 7 %.
 .PHONY: test
-test: setup  ## run every test (options: make test PYTEST="-k schema"; one file: PYTEST=tests/unit/test_keys.py)
+test: setup $(engine)/.complete  ## run every test (options: make test PYTEST="-k schema"; one file: PYTEST=tests/unit/test_keys.py)
 	@$(pytest) $(if $(findstring .py,$(PYTEST)),,$(parallel)) $(if $(PYTEST),,--cov --cov-report=) $(PYTEST)
 
 .PHONY: check
-check: setup  ## before a commit, under a minute: lint what changed, run unit tests and the tests that the change touches
+check: setup $(engine)/.complete  ## before a commit, under a minute: lint what changed, run unit tests and the tests that the change touches
 	@targets=$$($(bin)/python tests/touched.py lint) && $(MAKE) --no-print-directory $$targets
 	@paths=$$($(bin)/python tests/touched.py tests) && $(pytest) $(parallel) -q -m "not slow" $$paths
 
@@ -122,11 +130,11 @@ unit: setup  ## run the tests of single modules
 	@$(pytest) $(parallel) $(PYTEST) tests/unit
 
 .PHONY: integration
-integration: setup  ## run the tests on PostgreSQL
+integration: setup $(engine)/.complete  ## run the tests on PostgreSQL
 	@$(pytest) $(parallel) $(PYTEST) tests/integration
 
 .PHONY: e2e
-e2e: setup  ## run the tests that start the local stack
+e2e: setup $(engine)/.complete  ## run the tests that start the local stack
 	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/burst tests/local/test_run.py
 
 # Code that runs in a Lambda function of the local stack is not seen, so only these two folders say something.
@@ -191,6 +199,7 @@ lock: setup  ## update the lock files (one package: make lock UPGRADE="-P moto")
 	@$(compile) $(or $(UPGRADE),--upgrade) --group ministack --output-file requirements/ministack.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group openai2 --output-file requirements/openai2.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --group openai3 --output-file requirements/openai3.txt
+	@$(compile) $(or $(UPGRADE),--upgrade) --group benthos --output-file requirements/benthos.txt
 	@$(compile) $(or $(UPGRADE),--upgrade) --no-deps --group model --output-file requirements/model.txt
 
 .PHONY: validate

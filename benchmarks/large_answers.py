@@ -81,11 +81,16 @@ def peak(stack: Stack, caller: Caller, megabytes: int, count: int) -> float:
                 raise LocalError(f"the request {request_id} does not end")
         if answer["status"] != "completed":
             raise LocalError(f"the request {request_id} is {answer['status']}: {answer['error']}")
-    return max(_high_water(process) for process in _workers(stack))
+    return max(high_water(process) for process in _workers(stack))
 
 
 def _workers(stack: Stack) -> list[Path]:
-    name = f"AWS_LAMBDA_FUNCTION_NAME={stack.info.functions['worker']}".encode()
+    return processes_of(stack, "worker")
+
+
+def processes_of(stack: Stack, function: str) -> list[Path]:
+    """The processes of a function, in /proc."""
+    name = f"AWS_LAMBDA_FUNCTION_NAME={stack.info.functions[function]}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -96,7 +101,8 @@ def _workers(stack: Stack) -> list[Path]:
     return found
 
 
-def _high_water(process: Path) -> float:
+def high_water(process: Path) -> float:
+    """The most memory that was resident in a process, in MB."""
     try:
         lines = (process / "status").read_text().splitlines()
     except OSError:

@@ -96,7 +96,7 @@ class Emulator(Server):
             LAMBDA_EXECUTOR="local",  # never a container, even if Docker is installed
             LAMBDA_ACCOUNT_CONCURRENCY="1000",  # the quota of an ordinary account, whatever memory this machine has
             PERSIST_STATE="1" if self._snapshots else "0",
-            S3_PERSIST="0",
+            S3_PERSIST="1" if self._snapshots else "0",
             S3_DATA_DIR=str(self._scratch / "s3"),
             STATE_DIR=str(self._scratch / "state"),
             TMPDIR=str(self._scratch),

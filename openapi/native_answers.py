@@ -10,9 +10,10 @@ from sluice.domain.failures import Fault
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import Frequency, Period
+from sluice.domain.windows import CompletionWindow
 
 WaitsFor = Literal[
-    "worker", "window", "dispatch", "not_before", "retry", "model", "recovery", "breaker", "equal_request"
+    "worker", "window", "others", "dispatch", "not_before", "retry", "model", "recovery", "breaker", "equal_request"
 ]
 
 
@@ -89,6 +90,8 @@ class Queue(Answer):
     last_error_fault: Fault | None
     expires_at: Moment
     cancel_requested_at: Moment | None
+    promote_at: Moment = Nothing
+    """When it is promoted: from then on it comes before requests that can still wait. Absent if it does already."""
 
 
 class Attempt(Answer):
@@ -217,6 +220,10 @@ class RequestCommon(Answer):
     started_at: Moment | None
     completed_at: Moment | None
     processing_time_ms: int | None
+    window: CompletionWindow = Nothing
+    """Within which time it is to be answered; absent if as soon as possible."""
+    due_at: Moment = Nothing
+    """The end of that time."""
 
 
 class Request(RequestCommon):
@@ -382,6 +389,12 @@ class TagFigures(Figures):
     tag_value: str | None
 
 
+class WindowFigures(Figures):
+    """Of requests with one completion window."""
+
+    window: CompletionWindow
+
+
 class Parts(Figures):
     """With the parts that it is made of."""
 
@@ -390,6 +403,8 @@ class Parts(Figures):
     """With `by_key`."""
     tags: list[TagFigures] = Nothing
     """With `by_tag`."""
+    windows: list[WindowFigures] = Nothing
+    """Those parts that had a completion window; absent if none had."""
 
 
 class DayFigures(Parts):

@@ -148,6 +148,12 @@ class NamedFunction(Answer):
     name: str
 
 
+class BackgroundEcho(Answer):
+    """How long a response in the background may wait."""
+
+    completion_window: Literal["soonest", "2h", "8h"]
+
+
 class Response(Answer):
     """A request as a response, whatever route it came by."""
 
@@ -184,6 +190,8 @@ class Response(Answer):
     output: list[AnsweredItem]
     usage: ResponseUsage | None
     """Null until the model has reported."""
+    background_options: BackgroundEcho = Nothing
+    """As they were given."""
 
 
 class DeletedResponse(Answer):

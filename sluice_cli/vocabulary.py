@@ -31,6 +31,8 @@ BATCH_STATUSES: Final = (
     "cancelled",
 )
 """Of a batch."""
+COMPLETION_WINDOWS: Final = ("2h", "8h", "24h")
+"""Within which times requests that can wait are answered."""
 WEBHOOK_STATES: Final = ("pending", "delivered", "dead")
 """Of an event of webhooks."""
 ROLLUP_TASKS: Final = (

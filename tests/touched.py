@@ -32,6 +32,7 @@ RULES = {
     "sluice_cli/*": ["tests/cli"],
     "local/*": ["tests/local"],
     "benchmarks/*": ["tests/benchmarks"],
+    "examples/benthos/*": ["tests/integration/test_benthos.py"],
     "openapi/*": ["tests/integration/test_functions.py"],
     "layers/shared/Makefile": ["tests/build"],
     "layers/shared/requirements.*": ["tests/build"],

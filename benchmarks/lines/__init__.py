@@ -20,6 +20,7 @@ from benchmarks.lines import (
     storage,
     throughput,
     upkeep,
+    webhooks,
 )
 from benchmarks.report import Table
 
@@ -29,6 +30,7 @@ LINES: Final[Mapping[str, Callable[[Bench], Sequence[Table]]]] = {
     "throughput": throughput.run,
     "batches": batches.run,
     "foreground": foreground.run,
+    "webhooks": webhooks.run,
     "depth": depth.run,
     "rollups": depth.rollups,
     "plans": plans.run,

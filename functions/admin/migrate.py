@@ -9,6 +9,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from sluice import bootstrap, concurrency
+from sluice.db.capacity import set_waiting_room
 from sluice.db.connection import connect
 from sluice.db.connection_limits import limit_connections
 from sluice.db.migrate import migrate
@@ -90,6 +91,7 @@ def _migrate() -> dict[str, Any]:
             openai=settings.openai_concurrency,
             worker=settings.worker_concurrency,
         )
+        set_waiting_room(connection, worker=settings.worker_concurrency)
     logger.info(
         "schema is up to date",
         extra={"version": report.schema_version, "applied": report.applied, "connections": limits.sentence},

@@ -56,6 +56,8 @@ _DETAILS = (
     text("fallbacks"),
     text("answered_by"),
     text("cached_from"),
+    text("completion_window"),
+    time("due_at"),
 )
 _CALL = (
     number("attempt"),

@@ -19,6 +19,8 @@ _CALIBRATION = (
     number("wait_error_seconds"),
 )
 
+_WINDOWS = (text("window"), number("kept"), number("missed"), number("kept_part"))
+
 
 @click.group(cls=Group)
 def stats() -> None:
@@ -40,3 +42,16 @@ def calibration(session: Session, model: str | None, start: str | None, end: str
     session.show(
         "stats.calibration", given(model_id=model, start=start, end=end), lambda rows: table(_CALIBRATION, rows)
     )
+
+
+@stats.command()
+@click.option("--from", "start", type=DATE, help="The first day; default: the first of this month.")
+@click.option("--to", "end", type=DATE, help="The last day; default: today.")
+@pass_session
+def windows(session: Session, start: str | None, end: str | None) -> None:
+    """Show how many requests were answered within their completion windows, as of the last rollup.
+
+    Days are those on which requests were accepted. kept counts those that ended within their window, also those that
+    failed; missed those that ended later, or expired. Cancelled requests are neither. kept_part is a part of both.
+    """
+    session.show("stats.windows", given(start=start, end=end), lambda rows: table(_WINDOWS, rows))

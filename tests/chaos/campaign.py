@@ -15,6 +15,7 @@ import psycopg
 from local.ports import port_in_use
 from local.stack import Stack
 from tests.chaos import judge
+from tests.chaos.batch import Batch
 from tests.chaos.faults import UNAVAILABLE, Aws, FaultInjector, RecoveryLoop
 from tests.chaos.load import MODEL, Clients, Ledger
 from tests.chaos.model import MAX_TOKENS, TIMEOUT_SECONDS, ScriptedModel
@@ -43,6 +44,7 @@ class Size:
     requests: int = 500
     faults: int = 3
     users: int = 25
+    lines: int = 200
     clients: int = 4
 
 
@@ -131,6 +133,8 @@ class Campaign:
                     range(plan.users),
                 )
             )
+        batch = Batch(seed, size.lines, MODEL)
+        batch.begin(self.stack.info.api_url, self._make_user(batch.user_id, DISPATCH_WINDOWS[0]))
         lap("users")
         ledger = Ledger()
         clients = Clients(plan, self.stack.info.api_url, keys, ledger, size.clients)
@@ -148,6 +152,7 @@ class Campaign:
             injector.join()
             lap("faults")
             self._drain(plan.user_ids, report)
+            report.wrong += batch.drain(self.stack.info.database_url, _DRAIN_SECONDS)
             lap("drain")
             report.wrong += webhooks.drain(self.stack.info.database_url, plan)
             lap("webhooks")
@@ -163,6 +168,7 @@ class Campaign:
         report.wrong += judge.reported(plan, ledger, books, self.stack.info.api_url, keys)
         waits = {name: order.waits for order in plan.orders for name in ledger.ids.get(order.number, ())}
         report.wrong += webhooks.judge(self.stack.info.database_url, plan, waits)
+        report.wrong += batch.judge(self.stack.info.database_url, self._model.calls)
         report.wrong += judge.verify(self.stack.state_dir)
         lap("judgement")
         report.accepted, report.states = ledger.accepted, judge.states(books)

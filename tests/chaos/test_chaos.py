@@ -9,7 +9,7 @@ from tests.chaos.campaign import Campaign, Size
 from tests.chaos.plan import KINDS
 
 SEED = 1
-SIZE = Size(requests=200, faults=1, users=10, clients=4)
+SIZE = Size(requests=200, faults=1, users=10, clients=4, lines=60)
 
 
 @pytest.mark.xdist_group("chaos")

@@ -12,6 +12,7 @@ from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES
+from sluice.domain.windows import CompletionWindow
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.tiers import PeriodLimits
 from sluice.services.tasks.run import TASKS
@@ -36,8 +37,9 @@ WITHOUT_COMMAND: dict[str, str] = {}
         (vocabulary.BACKENDS, BACKENDS),
         (vocabulary.MODEL_KINDS, get_args(ModelKind)),
         (vocabulary.ROLLUP_TASKS, TASKS),
+        (vocabulary.COMPLETION_WINDOWS, get_args(CompletionWindow)),
     ],
-    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task", "window"],
 )
 def test_words_are_those_of_the_service(words: Sequence[str], defined: Sequence[str]) -> None:
     assert sorted(words) == sorted(defined)
@@ -58,8 +60,9 @@ def test_periods_are_the_fields_of_limits() -> None:
         (vocabulary.BACKENDS, ("models", "set")),
         (vocabulary.MODEL_KINDS, ("models", "set")),
         (vocabulary.ROLLUP_TASKS, ("rollup",)),
+        (vocabulary.COMPLETION_WINDOWS, ("prices", "window")),
     ],
-    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task"],
+    ids=["status", "finish reason", "scope", "period", "reset frequency", "backend", "kind", "rollup task", "window"],
 )
 def test_help_and_documentation_name_every_word(words: Sequence[str], command: Sequence[str]) -> None:
     shown = run(*command, "--help").stdout

@@ -312,7 +312,7 @@ def test_the_migration_sets_the_limits_and_follows_the_parameters(owner: Connect
     after = connection_limits_of(owner)
     assert (after["submit"], after["status"], after["worker"]) == (7, 30, 4)
     assert report["Data"]["Connections"].startswith(
-        "Connection limits: submit 7, status 30, worker 4, openai 10, foreground 10, rollup 4, admin 5, webhooks 2;"
+        "Connection limits: submit 7, status 30, worker 4, openai 10, foreground 10, rollup 4, admin 5, webhooks 2,"
     )
 
 

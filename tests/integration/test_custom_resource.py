@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from sluice.db.capacity import waiting_room
 from sluice.db.migrate import migrations
 from tests.support.functions import Context, event, load
+from tests.support.service import Service
 
 
 def test_the_custom_resource_runs_the_migration(deploy: Any, empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +59,15 @@ def test_cloudformation_gets_a_response(deploy: Any, dsn: str) -> None:
         assert answer[member] == request[member]
     assert answer["Data"]["SchemaVersion"] == str(len(migrations()))
     assert answer["Data"]["Connections"].startswith("Connection limits: submit 20, status 20, worker 10, ")
+
+
+def test_the_waiting_class_has_half_of_the_workers(deploy: Any, dsn: str, service: Service) -> None:
+    for workers, room in (("3", 15), ("1", 5), ("40", 200)):
+        deploy("migrate", WORKER_CONCURRENCY=workers)
+        # As by hand: nobody waits for an answer.
+        assert load("admin.migrate").handler({"RequestType": "Update"}, Context())["Status"] == "SUCCESS"
+        assert service.value("SELECT waiting_room FROM dispatch_capacity") == room
+    assert waiting_room(0) == 1
 
 
 def test_a_digest_changes_with_the_settings_of_its_function(deploy: Any, dsn: str) -> None:

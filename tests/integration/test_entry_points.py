@@ -17,7 +17,7 @@ from sluice.db.migrate import migrate
 from tests.support.database import call
 from tests.support.service import ROLES, Service, completed
 
-MODULES = ("ledger", "maintenance", "administration", "reports", "webhooks")
+MODULES = ("ledger", "maintenance", "administration", "reports", "webhooks", "batches", "files")
 
 
 @dataclass(frozen=True)

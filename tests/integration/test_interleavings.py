@@ -1,5 +1,5 @@
 """Every order of two workers, recovery, dispatch, expiring leases and a cancellation over two requests of one user;
-and over two or three equal ones, of which one asks for all.
+and over two or three equal ones, of which one asks for all. One user in two has an endpoint of webhooks.
 
 Each step is a call of the database's functions. A savepoint undoes it once everything that can follow has been explored;
 each step is taken once from each state. The states, answers and next states must equal those of the model in
@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from sluice.db.connection import Connection
 from sluice.domain.documents import Output
 from tests.support.database import call
+from tests.support.deliveries import add_endpoint
 from tests.support.interleavings import (
     ENDED,
     MAX_ATTEMPTS,
@@ -35,6 +36,7 @@ from tests.support.interleavings import (
     followed,
 )
 from tests.support.ledger import set_clock, stop_the_clock
+from tests.support.records import TOLD_AS
 from tests.support.service import Service
 
 CLAIMS = 2 if "SLUICE_EXAMPLES" in os.environ else 1
@@ -48,7 +50,9 @@ _ITEMS = """
            s.content::integer AS answered_by, r.total_tokens AS tokens,
            (SELECT count(*) FROM audit_log a WHERE a.request_id = r.request_id
             AND a.action IN ('request.completed', 'request.failed', 'request.cancelled', 'request.expired',
-                             'request.cached')) AS ends, i.follows, r.cached_from AS source
+                             'request.cached')) AS ends,
+           ARRAY(SELECT v.event_type::text FROM webhook_events v WHERE v.request_id = r.request_id) AS told,
+           i.follows, r.cached_from AS source
     FROM requests r
     LEFT JOIN inflight i ON i.request_id = r.request_id
     LEFT JOIN results s ON s.request_id = r.request_id
@@ -57,12 +61,19 @@ _ITEMS = """
 
 
 class Ledger:
-    """The machine in the database. Like the model, it answers with positions of requests instead of ids."""
+    """The machine in the database. Like the model, it answers with positions of requests instead of ids.
 
-    def __init__(self, sql: Connection, key_hash: bytes, ids: list[UUID], workers: tuple[Worker, ...]) -> None:
+    Args:
+        has_endpoint: the requests' user has an endpoint of webhooks that wants to be told everything.
+    """
+
+    def __init__(
+        self, sql: Connection, key_hash: bytes, ids: list[UUID], workers: tuple[Worker, ...], *, has_endpoint: bool
+    ) -> None:
         self.sql = sql
         self.key_hash = key_hash
         self.ids = ids
+        self.has_endpoint = has_endpoint
         self.now = NOON
         self.ending: set[Items] = set()  # states known to lead to the end of every request
         self.trail = [State(self.items(), workers)]
@@ -73,6 +84,9 @@ class Ledger:
 
     def items(self) -> Items:
         rows = self.sql.execute(_ITEMS).fetchall()
+        for row in rows:
+            is_told = self.has_endpoint and row["status"] in ENDED
+            assert row.pop("told") == ([TOLD_AS[row["status"]]] if is_told else []), "told once, as it ends"
         links = [{name: self.ids.index(row[name]) for name in ("follows", "source") if row[name]} for row in rows]
         return tuple(
             Item(**row | {"follows": None, "source": None} | link) for row, link in zip(rows, links, strict=True)
@@ -185,13 +199,16 @@ def _outcome(request_id: UUID, attempt: int, outcome: str) -> dict[str, Any]:
 def test_every_interleaving_equals_the_model(service: Service, dispatch_window: int) -> None:
     key_hash = service.add_user()
     stop_the_clock(service.owner, NOON)
+    has_endpoint = dispatch_window == 1
+    if has_endpoint:
+        add_endpoint(service, key_hash, "https://example.com/hooks")
     service.act("quota.set", user_id="alice", dispatch_window=dispatch_window)
     ids = [service.submit(key_hash) for _ in range(2)]
     service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
     workers = (Worker(CLAIMS),) * 2
 
     with service.owner.transaction(force_rollback=True):
-        ledger = Ledger(service.owner, key_hash, sorted(ids), workers)
+        ledger = Ledger(service.owner, key_hash, sorted(ids), workers, has_endpoint=has_endpoint)
         seen: set[Any] = set()
         found = explore(ledger, lambda state: ledger.check(dispatch_window, seen, state))
     expected = explore(Model(dispatch_window, State((Item(),) * 2, workers)), lambda _: None)
@@ -205,13 +222,16 @@ def test_every_interleaving_equals_the_model(service: Service, dispatch_window: 
 def test_every_interleaving_of_equal_requests_equals_the_model(service: Service, count: int) -> None:
     key_hash = service.add_user()
     stop_the_clock(service.owner, NOON)
+    has_endpoint = count == 2
+    if has_endpoint:
+        add_endpoint(service, key_hash, "https://example.com/hooks")
     asked: dict[str, Any] = {"parameters": {"temperature": 0}, "cache": {"max_age": 3600}}
     ids = [service.submit(key_hash, **asked) for _ in range(count)]
     service.owner.execute("UPDATE inflight SET max_attempts = %s, expires_at = %s", (MAX_ATTEMPTS, NOON + timedelta(1)))
     workers = (Worker(1),) * 2
 
     with service.owner.transaction(force_rollback=True):
-        ledger = Ledger(service.owner, key_hash, sorted(ids), workers)
+        ledger = Ledger(service.owner, key_hash, sorted(ids), workers, has_endpoint=has_endpoint)
         seen: set[Any] = set()
         found = explore(ledger, lambda state: ledger.check(10, seen, state))
     leader, *followers = Item(), *(Item(follows=0) for _ in range(count - 1))

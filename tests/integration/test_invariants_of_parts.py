@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.integration.test_invariants_broken import wrong
 from tests.support.books import Books
+from tests.support.wrongs.wrong import wrong
 
 JANUARY = "user_id = 'alice' AND model_id = 'small' AND {} = '2031-01-30'"
 BY_DAY = f"UPDATE usage_by_model SET {{0}} = {{0}} + 1 WHERE period = 'daily' AND {JANUARY.format('period_start')}"

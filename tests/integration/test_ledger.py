@@ -17,44 +17,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from psycopg.types.json import Jsonb
 
-from sluice.domain.documents import Output
-from tests.support.machine import KEYS, OVERHEAD, ExampleSource, Lifetime, Machine
+from tests.support.choices import ANSWER, lifetimes, limits, scopes, sizes, users, windows
+from tests.support.machine import KEYS, OVERHEAD, ExampleSource
 from tests.support.records import (
     MILLISECOND,
     PERIODS,
     PLAN_FIELDS,
+    WINDOWS,
     Budget,
+    Lifetime,
     Limit,
     Request,
     end_of,
     json_limits,
     start_of,
 )
+from tests.support.webhook_machine import WebhookMachine
 
 EXAMPLES = int(os.environ.get("SLUICE_EXAMPLES", "0"))
 
-users = st.sampled_from(sorted(KEYS))
-limits = st.dictionaries(
-    st.sampled_from(PERIODS),
-    st.tuples(
-        st.sampled_from([None, 2, 4, 9, 9, 30, 30, 0]), st.sampled_from([None, 200, 400, 900, 900, 3000, 3000, 0])
-    ),
-    min_size=1,
-)
-scopes = st.tuples(st.booleans(), st.sampled_from([None, *sorted(OVERHEAD)]), st.sampled_from(["daily", "monthly"]))
-sizes = st.tuples(st.sampled_from(sorted(OVERHEAD)), st.integers(1, 150), st.integers(1, 90))
-lifetimes = st.one_of(
-    *[st.sampled_from([Lifetime(100_000), Lifetime(3600), Lifetime(90)])] * 3,
-    st.sampled_from([Lifetime(3600, begins=30), Lifetime(90, begins=400), Lifetime(begins=30, ends=100)]),
-    st.sampled_from([Lifetime(), Lifetime(ends=50), Lifetime(ends=-1), Lifetime(begins=50, ends=40)])
-    | st.sampled_from([Lifetime(300_000), Lifetime(begins=300_000)]),
-)
 
-
-ANSWER = Output.of_text("an answer").to_json()
-
-
-class LedgerMachine(Machine):
+class LedgerMachine(WebhookMachine):
     """The steps of clients, workers, schedules and operators, in any order."""
 
     # Submitting
@@ -64,10 +47,27 @@ class LedgerMachine(Machine):
         some=st.lists(sizes, min_size=1, max_size=4),
         lifetime=lifetimes,
         attempts=st.integers(1, 4),
+        window=windows,
+        webhook=st.sampled_from([None, None, None, "https://example.com/mine"]),
     )
-    def submits(self, user: str, some: list[tuple[str, int, int]], lifetime: Lifetime, attempts: int) -> None:
+    def submits(
+        self,
+        user: str,
+        some: list[tuple[str, int, int]],
+        lifetime: Lifetime,
+        attempts: int,
+        window: str | None,
+        webhook: str | None,
+    ) -> None:
         for size in some:
-            self.submit(user, size, lifetime, attempts)
+            self.submit(user, size, lifetime, attempts, window=window, webhook=webhook)
+
+    @rule(user=users, size=sizes, window=st.sampled_from(sorted(WINDOWS)), others=st.booleans())
+    def can_wait(self, user: str, size: tuple[str, int, int], window: str, others: bool) -> None:
+        """And somebody else, or the same user, cannot."""
+        self.submit(user, size, Lifetime(), window=window)
+        if others:
+            self.submit(user, size)
 
     @rule(user=users, over=st.integers(0, 1))
     def submits_up_to_the_limit(self, user: str, over: int) -> None:
@@ -160,7 +160,9 @@ class LedgerMachine(Machine):
         begun = [request for request in open_ones if request.attempt] or open_ones
         request = data.draw(st.sampled_from(begun) | st.sampled_from(open_ones))
         next_moment = request.lease_until or request.not_before or request.expires_at
-        at = data.draw(st.sampled_from([next_moment, next_moment, request.expires_at])) + by
+        moments = [next_moment, next_moment, request.expires_at]
+        moments += [] if request.promote_at is None or request.due_at is None else [request.promote_at, request.due_at]
+        at = data.draw(st.sampled_from(moments)) + by
         if at <= self.ledger.now:
             return
         self.move_to(at)
@@ -262,7 +264,7 @@ class LedgerMachine(Machine):
         for request in sorted(chosen, key=lambda request: request.request_id):
             refusal = self.ledger.refusal(request, OVERHEAD)
             if refusal is None and not dry:
-                request.reopen(self.ledger.now + timedelta(seconds=90), 1)
+                request.reopen(self.ledger.now, self.ledger.now + timedelta(seconds=90), 1)
             expected.append((str(request.request_id), refusal or ("found" if dry else "redriven")))
         # Audit rows have the server's time, not the stopped clock's.
         now = datetime.now(UTC)
@@ -456,6 +458,18 @@ class LedgerMachine(Machine):
                 if of_model in (None, model):
                     budget.move_to(self.ledger.budget_time(user))
         self.act("price.set", price_list="standard", model_id=model, prompt=price)
+
+    @rule(window=st.sampled_from(sorted(WINDOWS)), is_patient=st.booleans())
+    def sets_todays_window_list(self, window: str, is_patient: bool) -> None:
+        """All budgets are counted again."""
+        days, today = self.ledger.patient_days.setdefault(window, {}), self.ledger.now.date()
+        past = [day for day in days if day <= today]
+        if (days[max(past)] if past else False) != is_patient:
+            days[today] = is_patient
+            self.ledger.recount(self.ledger.users)
+        self.act(
+            "price.window", price_list="standard", window=window, window_list="patient" if is_patient else "standard"
+        )
 
     def limits_below_usage(self, user: str, period: str) -> Limit:
         """Limits just below current usage."""

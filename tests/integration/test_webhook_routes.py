@@ -13,7 +13,7 @@ from sluice.domain.keys import digest
 from sluice.domain.webhooks import EVENT_TYPES, signature
 from sluice.services.deliver import Deliverer
 from tests.support.functions import Context, load
-from tests.support.openai_api import Api, keyed
+from tests.support.openai_api import MINIMAL, Api, keyed
 from tests.support.receiver import Receiver, receiving
 from tests.support.service import KEY
 
@@ -240,10 +240,26 @@ def test_a_webhook_on_a_request_is_signed_with_the_users_own_secret(
     }
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/images/generations", "/v1/audio/speech"])
+def test_what_has_no_id_of_its_own_is_told_by_the_requests(
+    webhooks: Api, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    secret = webhooks.post("/v1/webhook_secret", {}).body["signing_secret"]
+    asked = MINIMAL[path] | {"webhook": f"{receiver.url}/mine"}
+    answered, others = webhooks.post(path, asked), webhooks.post(path, MINIMAL[path])
+    assert (answered.status, others.status) == (200, 200)
+    assert deliver(webhooks, monkeypatch) == {"delivered": 1}
+    (call,) = receiver.received
+    assert (call.path, call.event["type"]) == ("/mine", "response.completed")
+    assert call.event["data"] == {"id": str(answered.request_id)}
+    assert call.headers["webhook-signature"] == signature(
+        secret, call.headers["webhook-id"], int(call.headers["webhook-timestamp"]), call.body
+    )
+
+
+@pytest.mark.parametrize("path", MINIMAL)
 def test_a_webhook_that_cannot_be_sent_refuses_the_request(webhooks: Api, path: str) -> None:
-    body = {"input": "hello"} if path.endswith("responses") else {"messages": [{"role": "user", "content": "hello"}]}
-    refused = webhooks.post(path, body | {"webhook": "https://10.0.0.1/"})
+    refused = webhooks.post(path, MINIMAL[path] | {"webhook": "https://10.0.0.1/"})
     assert (refused.status, refused.error["param"]) == (400, "webhook")
     assert webhooks.service.value("SELECT count(*) FROM requests") == 0
 

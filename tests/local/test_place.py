@@ -22,7 +22,7 @@ def make(folder: Path, *arguments: str, **variables: str) -> subprocess.Complete
     (folder / "local").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "local" / "place.py", folder / "local")
-    for name in ("dev.txt", "model.txt", "ministack.txt", "openai2.txt", "openai3.txt"):
+    for name in ("dev.txt", "model.txt", "ministack.txt", "openai2.txt", "openai3.txt", "benthos.txt"):
         (folder / "requirements").mkdir(exist_ok=True)
         (folder / "requirements" / name).write_text("no such package\n")
     (folder / "pyproject.toml").touch()

@@ -23,7 +23,7 @@ from sluice.domain.keys import digest
 from tests.support.database import call, with_schema
 from tests.support.ledger import SMALL, set_clock, stop_the_clock
 from tests.support.model import Ledger
-from tests.support.records import PERIODS, PLAN_FIELDS, Request, Tier, User, end_of, json_limits, start_of
+from tests.support.records import PERIODS, PLAN_FIELDS, Lifetime, Request, Tier, User, end_of, json_limits, start_of
 
 BASE = datetime(2031, 1, 30, 23, 58, tzinfo=UTC)
 OVERHEAD = {"nova-micro": 64, "small": 10}
@@ -34,19 +34,23 @@ TIERS = {
     "tiny": Tier({"minute": (2, 250), "daily": (5, 700), "monthly": (6, 900)}, 2, 1),
     "small": Tier({"minute": (5, 900), "daily": (12, 2500), "monthly": (16, 3000)}, 6, 3),
 }
+# Those of the waiting class have one of half the price, which they are billed by at first if they wait a day.
+PATIENT = {model: (prompt / 2, completion / 2) for model, (prompt, completion) in PRICES.items()}
+WAITING_ROOM = 3
+AN_HOUR = Lifetime(3600)
 # The longest lifetime that submit allows.
 LONGEST = 200_000
 # Every request, with the inflight row of the unfinished ones.
 _STATES = """
     SELECT r.request_id, r.status, r.attempts, r.reserved_tokens, r.prompt_tokens, r.completion_tokens, r.error_code,
            i.attempt, i.failed_attempts, i.lost_attempts, i.last_error, i.dispatched_at, i.lease_until, i.not_before, i.expires_at,
-           i.cancel_requested_at IS NOT NULL
+           i.cancel_requested_at IS NOT NULL, r.completion_window, r.due_at, i.priority, i.promote_at
     FROM requests_all r LEFT JOIN inflight i ON i.request_id = r.request_id
 """
-# Requests without a message that their dispatch window has a free slot for.
+# Requests without a message that their dispatch window has a free slot for, but for those of the waiting class.
 _UNDISPATCHED = """
     SELECT i.request_id FROM inflight i JOIN quota_plans p ON p.user_id = i.user_id
-    WHERE i.status = 'queued' AND i.dispatched_at IS NULL AND i.expires_at > clock_now()
+    WHERE i.status = 'queued' AND i.dispatched_at IS NULL AND i.priority = 0 AND i.expires_at > clock_now()
       AND coalesce(i.not_before, '-infinity') <= clock_now()
       AND (SELECT count(*) FROM inflight d WHERE d.user_id = i.user_id AND d.dispatched_at IS NOT NULL) < p.dispatch_window
 """
@@ -74,6 +78,9 @@ class ExampleSource:
                     {"price_list": "standard", "model_id": model, "valid_from": "2020-01-01", **named(prices)},
                 )
             )
+            patient = {"price_list": "patient", "model_id": model, "valid_from": "2020-01-01"}
+            acts.append(("price.set", patient | named(PATIENT[model])))
+        acts.append(("price.window", {"price_list": "standard", "window": "24h", "window_list": "patient"}))
         for name, tier in TIERS.items():
             plan = {"max_unfinished": tier.max_unfinished, "dispatch_window": tier.dispatch_window}
             acts.append(("tier.set", {"tier": name, "limits": json_limits(tier.limits), **plan}))
@@ -86,21 +93,7 @@ class ExampleSource:
             stop_the_clock(owner, BASE)
             for operation, arguments in acts:
                 owner.execute("SELECT admin_run(%s, %s, NULL)", (operation, Jsonb(arguments)))
-
-
-@dataclass(frozen=True)
-class Lifetime:
-    """A request's lifetime in seconds.
-
-    Attributes:
-        ttl: how long it lives once it may start.
-        begins: when it may start, from now.
-        ends: when it expires, from now.
-    """
-
-    ttl: int | None = None
-    begins: int | None = None
-    ends: int | None = None
+            owner.execute("UPDATE dispatch_capacity SET waiting_room = %s", (WAITING_ROOM,))
 
 
 class Machine(RuleBasedStateMachine):
@@ -128,6 +121,8 @@ class Machine(RuleBasedStateMachine):
             for name in KEYS
         }
         self.ledger = Ledger(BASE, tiers, who, {model: {date.min: prices} for model, prices in PRICES.items()})
+        self.ledger.patient_prices, self.ledger.waiting_room = PATIENT, WAITING_ROOM
+        self.ledger.patient_days = {"24h": {BASE.date(): True}}
         self.keys = {row[0]: row[1] for row in self.values("SELECT user_id::text, key_id FROM api_keys")}
         self.months = {BASE.month}
         self.dispatched_before: Counter[str] = Counter()
@@ -164,9 +159,11 @@ class Machine(RuleBasedStateMachine):
         self,
         user: str,
         size: tuple[str, int, int],
-        lifetime: Lifetime = Lifetime(3600),
+        lifetime: Lifetime = AN_HOUR,
         max_attempts: int = 2,
         key: str | None = None,
+        window: str | None = None,
+        webhook: str | None = None,
     ) -> None:
         model, length, max_tokens = size
         body = repr(size)
@@ -176,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         begins, ends = (
             None if seconds is None else at + timedelta(seconds=seconds) for seconds in (lifetime.begins, lifetime.ends)
         )
-        verdict, wait = ledger.verdict(user, (model, reserved, max_tokens))
+        verdict, wait = ledger.verdict(user, (model, reserved, max_tokens), window=window)
         if verdict != "user_inactive" and not self.is_valid(lifetime):
             verdict, wait = "lifetime_invalid", 0
         earlier = ledger.idempotency_keys.get((user, key or ""))
@@ -198,6 +195,8 @@ class Machine(RuleBasedStateMachine):
                     "longest_seconds": LONGEST,
                     "max_attempts": max_attempts,
                 }
+                | ({} if window is None else {"window": window})
+                | ({} if webhook is None else {"webhook": webhook})
             ),
         )
         detail = row["detail"] or {}
@@ -209,8 +208,11 @@ class Machine(RuleBasedStateMachine):
             assert not row["send"]
             return
         ttl = timedelta(seconds=lifetime.ttl or LONGEST)
-        request = Request(row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens)
+        request = Request(
+            row["request_id"], user, model, reserved, begins, at, max_attempts, max_tokens, webhook=webhook
+        )
         request.expires_at = ends or (begins or request.created_at) + ttl
+        request.wait_for(window, request.created_at)
         self.accept(request, row["send"], may_dispatch=True)
         for quota in row["detail"]["quotas"]:
             requests, booked, pending = ledger.used(user, quota["period"], request.created_at)
@@ -268,7 +270,7 @@ class Machine(RuleBasedStateMachine):
         refusal = self.ledger.refusal(request, OVERHEAD)
         arguments = {"request_id": str(request.request_id), "ttl_seconds": 3600, "max_attempts": 2, "dry_run": False}
         if refusal is None:
-            request.reopen(self.ledger.now + timedelta(seconds=3600), 2)
+            request.reopen(self.ledger.now, self.ledger.now + timedelta(seconds=3600), 2)
             assert self.act("request.redrive", **arguments)["redriven"] == 1
         else:
             with self.refused(refusal, "SL409"):
@@ -282,7 +284,7 @@ class Machine(RuleBasedStateMachine):
 
     def dispatch(self) -> None:
         dispatched = self.rows("request_dispatch", limit=1000)
-        assert {row["request_id"] for row in dispatched} == set(self.ledger.dispatch_waiting(KEYS))
+        assert {row["request_id"] for row in dispatched} == set(self.ledger.dispatch())
 
     # Invariants
 
@@ -362,10 +364,11 @@ class Machine(RuleBasedStateMachine):
     def books_balance(self) -> None:
         assert self.values("SELECT violations FROM ledger_verify(true)") == [([],)]
         shown = self.values(
-            "SELECT u.user_id::text, n.model_id, n.day, n.requests_count, n.prompt_tokens, n.completion_tokens"
+            "SELECT u.user_id::text, n.model_id, n.day, n.requests_count, n.prompt_tokens, n.completion_tokens, n.completion_window"
             " FROM users u, usage_now(u.user_id, '2031-01-01', '2039-12-31') AS n"
         )
-        assert {row[:3]: row[3:] for row in shown} == self.ledger.usage(), "usage as of now, rolled up or not"
+        found = {(*row[:3], row[6]): row[3:6] for row in shown}
+        assert found == self.ledger.windowed_usage(), "usage as of now, rolled up or not"
 
     def close_months(self) -> None:
         """Give out every invoice that is due; none that was given out ever changes."""
@@ -455,6 +458,8 @@ class Machine(RuleBasedStateMachine):
             (r.user, r.model, r.created_at.date()) for r in self.ledger.requests.values() if r.status == "failed"
         )
         assert {row[:3]: row[3:] for row in counted} == {key: (n, failures[key]) for key, (n, _, _) in figures.items()}
+        promises = self.values("SELECT day, completion_window, kept, missed FROM window_stats WHERE kept + missed > 0")
+        assert {row[:2]: row[2:] for row in promises} == self.ledger.promises()
         audited = self.values(
             "SELECT request_id, array_agg(action::text ORDER BY audit_id) FROM audit_log WHERE request_id IS NOT NULL GROUP BY 1"
         )
@@ -467,9 +472,10 @@ def _state(r: Request) -> tuple[Any, ...]:
     """The columns of _STATES except the id."""
     figures = (r.status, r.attempt, r.reserved, *(r.tokens or (None, None)), r.error)
     if r.is_ended:
-        return (*figures, *[None] * 8, False)
+        return (*figures, *[None] * 8, False, r.window, r.due_at, None, None)
     attempts = (r.attempt, r.failed_attempts, r.lost_attempts, r.last_error)
-    return (*figures, *attempts, r.dispatched_at, r.lease_until, r.not_before, r.expires_at, r.is_cancel_requested)
+    times = (r.dispatched_at, r.lease_until, r.not_before, r.expires_at, r.is_cancel_requested)
+    return (*figures, *attempts, *times, r.window, r.due_at, r.priority, r.promote_at)
 
 
 def completed(request: Request) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.support.records import (
     REQUEUES,
     USUAL_WAIT,
     Answer,
+    Event,
     Request,
     Scope,
     Size,
@@ -31,7 +32,12 @@ class Ledger:
 
     Attributes:
         prices: by model and first day: per million tokens of the prompt and of the completion.
+        patient_prices: by model, those of the list for completion windows.
+        patient_days: by completion window and first day, whether it is billed by that list.
+        waiting_room: how many requests may be dispatched while more of the waiting class are.
+        waiting_share: how many of them a user may have dispatched; None: as many as there is room for.
         idempotency_keys: by user and key: the body, the request, and when the cleaning task looks at it next.
+        events: of webhooks, in no order.
     """
 
     now: datetime
@@ -40,6 +46,11 @@ class Ledger:
     prices: dict[str, dict[date, tuple[Decimal, Decimal]]]
     requests: dict[UUID, Request] = field(default_factory=dict)
     idempotency_keys: dict[tuple[str, str], tuple[str, UUID, datetime]] = field(default_factory=dict)
+    patient_prices: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)
+    patient_days: dict[str, dict[date, bool]] = field(default_factory=dict)
+    waiting_room: int = 25
+    waiting_share: int | None = None
+    events: list[Event] = field(default_factory=list)
 
     def of(self, user: str) -> Iterator[Request]:
         return (request for request in self.requests.values() if request.user == user)
@@ -96,7 +107,7 @@ class Ledger:
         limited = [(period, limit[1]) for period, limit in self.users[user].limits.items() if limit[1] is not None]
         return min((limit - sum(self.used(user, period, at)[1:]) for period, limit in limited), default=None)
 
-    def verdict(self, user: str, size: Size, *, has_key: bool = True) -> tuple[str, int]:
+    def verdict(self, user: str, size: Size, *, has_key: bool = True, window: str | None = None) -> tuple[str, int]:
         """Whether a request is accepted, or the code of its refusal; and the seconds until it may be tried again."""
         who = self.users[user]
         if not who.is_active:
@@ -117,7 +128,7 @@ class Ledger:
                 wait = self.wait(holding, at, booked + pending + reserved - max_tokens)
                 found.append(("quota_reserved", min(wait, until_reset)))
         if not found:
-            found = self.budgets_in_the_way(user, size, at, has_key=has_key)
+            found = self.budgets_in_the_way(user, size, at, has_key=has_key, window=window)
         if found:
             # The longest wait decides; of equal ones, what is used up.
             code, longest = max(found, key=lambda each: (each[1], each[0].endswith("_exceeded")))
@@ -145,27 +156,35 @@ class Ledger:
 
     # Budgets
 
-    def cost(self, model: str, at: datetime, prompt: int, completion: int) -> Decimal:
+    def cost(self, model: str, at: datetime, prompt: int, completion: int, window: str | None) -> Decimal:
         """What tokens of a time cost."""
-        day = max(first for first in self.prices[model] if first <= at.date())
-        prices = self.prices[model][day]
+        days = {
+            day: is_patient for day, is_patient in self.patient_days.get(window or "", {}).items() if day <= at.date()
+        }
+        if days and days[max(days)]:
+            prices = self.patient_prices[model]
+        else:
+            prices = self.prices[model][max(first for first in self.prices[model] if first <= at.date())]
         return (prompt * prices[0] + completion * prices[1]) / 1_000_000
 
     def spent(self, user: str, scope: Scope, start: datetime) -> tuple[Decimal, Decimal]:
         """What a budget's requests have cost in the period that begins then, and the most that unfinished ones can."""
         end = end_of(scope[2], start)
         inside = [r for r in self.of(user) if start <= r.created_at < end and is_in(scope, r.has_key, r.model)]
-        used = sum((self.cost(r.model, r.created_at, *r.tokens) for r in inside if r.is_ended and r.tokens), Decimal(0))
+        ended = [(r, r.tokens) for r in inside if r.is_ended and r.tokens]
+        used = sum((self.cost(r.model, r.created_at, *tokens, r.window) for r, tokens in ended), Decimal(0))
         return used, sum((self.bound(r) for r in inside if not r.is_ended), Decimal(0))
 
     def bound(self, request: Request) -> Decimal:
         """The most that a request can cost."""
         prompt = request.reserved - request.max_tokens
-        return self.cost(request.model, request.created_at, prompt, request.max_tokens)
+        return self.cost(request.model, request.created_at, prompt, request.max_tokens, request.window)
 
-    def budgets_in_the_way(self, user: str, size: Size, at: datetime, *, has_key: bool) -> list[tuple[str, timedelta]]:
+    def budgets_in_the_way(
+        self, user: str, size: Size, at: datetime, *, has_key: bool, window: str | None
+    ) -> list[tuple[str, timedelta]]:
         model, reserved, max_tokens = size
-        needed = self.cost(model, at, reserved - max_tokens, max_tokens)
+        needed = self.cost(model, at, reserved - max_tokens, max_tokens, window)
         found = []
         for scope, budget in self.users[user].budgets.items():
             if not is_in(scope, has_key, model):
@@ -201,14 +220,21 @@ class Ledger:
         for scope, budget in self.users[request.user].budgets.items():
             if is_in(scope, request.has_key, request.model):
                 budget.move_to(request.created_at)
-        waiting = any(not other.is_ended and other.dispatched_at is None for other in self.of(request.user))
+        is_last = any(
+            not other.is_ended and other.dispatched_at is None and other.priority <= request.priority
+            for other in self.of(request.user)
+        )
+        slots = self.waiting_slots(request.user) if request.priority else self.free_slots(request.user)
+        may_dispatch &= self.dispatched(request.user) < (
+            self.users[request.user].waiting_window if request.priority else self.users[request.user].dispatch_window
+        )
         self.requests[request.request_id] = request
-        if not may_dispatch or not self.free_slots(request.user):
+        if not may_dispatch:
             return []
-        if waiting:
+        if is_last:
             return self.dispatch_waiting([request.user])
         # The clock may have been set back, so the time is the request's own.
-        request.dispatched_at = request.created_at if request.not_before is None else None
+        request.dispatched_at = request.created_at if request.not_before is None and slots else None
         return [request.request_id] if request.dispatched_at else []
 
     # The dispatch window
@@ -219,16 +245,56 @@ class Ledger:
     def free_slots(self, user: str) -> int:
         return max(0, self.users[user].dispatch_window - self.dispatched(user))
 
-    def dispatch_waiting(self, users: Collection[str], among: Collection[UUID] | None = None) -> list[UUID]:
-        """Dispatch the next requests of users, or only those among the given ones."""
-        chosen = []
+    def room(self) -> int:
+        """How many more requests of the waiting class all other requests leave room for."""
+        return max(0, self.waiting_room - sum(r.dispatched_at is not None for r in self.requests.values()))
+
+    def waiting_slots(self, user: str) -> int:
+        """How many of them a user may get."""
+        most = self.users[user].waiting_window
+        most = most if self.waiting_share is None else min(most, self.waiting_share)
+        return max(0, min(most - self.dispatched(user), self.room()))
+
+    def line(self, user: str, priority: int) -> list[UUID]:
+        """Those of a user's requests that wait for a slot, in their order."""
+        return sorted(r.request_id for r in self.of(user) if r.can_be_dispatched(self.now) and r.priority == priority)
+
+    def dispatch_waiting(
+        self, users: Collection[str], among: Collection[UUID] | None = None, most: int | None = None
+    ) -> list[UUID]:
+        """Dispatch the next requests of users, or only those among the given ones.
+
+        Args:
+            most: of the waiting class and of each user; None: as many as there is room for.
+        """
+        chosen: list[UUID] = []
+        room = self.room()  # before any of them is dispatched
         for user in users:
-            line = sorted(r.request_id for r in self.of(user) if r.can_be_dispatched(self.now))
-            line = [request_id for request_id in line if among is None or request_id in among]
-            chosen += line[: self.free_slots(user)]
+            lines = [[each for each in self.line(user, n) if among is None or each in among] for n in (0, 1)]
+            urgent = lines[0][: self.free_slots(user)]
+            limit = self.users[user].waiting_window
+            limit = limit if self.waiting_share is None else min(limit, self.waiting_share)
+            slots = max(0, min(limit - self.dispatched(user) - len(urgent), room)) if most is None else most
+            chosen += urgent + lines[1][:slots]
         for request_id in chosen:
             self.requests[request_id].dispatched_at = self.now
         return chosen
+
+    def dispatch(self) -> list[UUID]:
+        """What the recovery task dispatches: the waiting class in turns, first whoever has least."""
+        for request in self.unfinished():
+            if request.promote_at is not None and request.promote_at <= self.now:
+                request.priority = 0
+        sent = self.dispatch_waiting(self.users, most=0)
+        waiting = [user for user in self.users if self.line(user, 1)]
+        self.waiting_share = max(1, self.waiting_room // len(waiting)) if len(waiting) > 1 else None
+        room, turns = self.room(), []
+        for user in waiting:
+            taken = self.dispatched(user)
+            own = self.line(user, 1)[: max(0, min(self.users[user].waiting_window - taken, room))]
+            turns += [(taken + n, request_id) for n, request_id in enumerate(own, 1)]
+        chosen = [request_id for _, request_id in sorted(turns)[:room]]
+        return sent + self.dispatch_waiting(waiting, chosen, room)
 
     # Working
 
@@ -327,7 +393,7 @@ class Ledger:
             start = budget.period_start
             if is_in(scope, request.has_key, request.model) and start <= request.created_at < budget.end:
                 used, pending_cost = self.spent(request.user, scope, start)
-                cost = self.cost(request.model, request.created_at, *(request.tokens or (0, 0)))
+                cost = self.cost(request.model, request.created_at, *(request.tokens or (0, 0)), request.window)
                 if used - cost + pending_cost + self.bound(request) > budget.maximum:
                     return "budget_exceeded"
         return None
@@ -364,6 +430,25 @@ class Ledger:
             if request.status == "queued":
                 request.dispatched_at = None
 
+    # Webhooks
+
+    def tell(self) -> None:
+        """Write the events of what has ended since the last time: endpoints were the same all the while."""
+        for request in self.requests.values():
+            endpoints = self.users[request.user].endpoints.items()
+            for event_type in request.untold:
+                wanted: list[UUID | str] = [
+                    each for each, endpoint in endpoints if endpoint.is_enabled and event_type in endpoint.event_types
+                ]
+                wanted += [] if request.webhook is None else [request.webhook]
+                self.events += [Event(request.request_id, event_type, to) for to in wanted]
+            request.untold.clear()
+
+    def drop_events(self, endpoint_id: UUID) -> None:
+        """What was to be sent to an endpoint is dead."""
+        for event in self.events:
+            event.is_dead |= event.to == endpoint_id
+
     # Administration and figures
 
     def follow(self, names: Sequence[str]) -> None:
@@ -378,8 +463,25 @@ class Ledger:
     def usage(self) -> dict[tuple[str, str, date], tuple[int, int, int]]:
         """Requests, prompt tokens and completion tokens by user, model and day."""
         sums: dict[tuple[str, str, date], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for (user, model, day, _), part in self.windowed_usage().items():
+            figures = sums[user, model, day]
+            figures[:] = [figures[n] + part[n] for n in range(3)]
+        return {key: (figures[0], figures[1], figures[2]) for key, figures in sums.items()}
+
+    def windowed_usage(self) -> dict[tuple[str, str, date, str], tuple[int, int, int]]:
+        """usage(), and by completion window."""
+        sums: dict[tuple[str, str, date, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         for request in self.requests.values():
             prompt, completion = request.tokens or (0, 0)
-            figures = sums[request.user, request.model, request.created_at.date()]
+            figures = sums[request.user, request.model, request.created_at.date(), request.window or "soonest"]
             figures[:] = figures[0] + 1, figures[1] + prompt, figures[2] + completion
         return {key: (figures[0], figures[1], figures[2]) for key, figures in sums.items()}
+
+    def promises(self) -> dict[tuple[date, str], tuple[int, int]]:
+        """Kept and missed completion windows, by the day of acceptance."""
+        found: Counter[tuple[date, str, bool]] = Counter(
+            (r.created_at.date(), str(r.window), r.has_kept_its_promise)
+            for r in self.requests.values()
+            if r.has_kept_its_promise is not None
+        )
+        return {(day, window): (found[day, window, True], found[day, window, False]) for day, window, _ in found}

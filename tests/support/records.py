@@ -10,10 +10,18 @@ MILLISECOND = timedelta(milliseconds=1)
 PERIODS = ("minute", "daily", "monthly")
 PLAN_FIELDS = {"max_unfinished", "dispatch_window"}
 ENDED = ("completed", "failed", "cancelled", "expired")
+# The event of each end, where no answer is cut off.
+TOLD_AS = {"completed": "response.completed", "cancelled": "response.cancelled"} | dict.fromkeys(
+    ("failed", "expired"), "response.failed"
+)
 # Outcomes that put a request back into the queue.
 REQUEUES = ("retry", "released")
 # After so many lost attempts a request is tried alone.
 ALONE_AFTER = 2
+
+# Completion windows, and how long before their end a request that still waits is promoted.
+WINDOWS = {"2h": timedelta(hours=2), "8h": timedelta(hours=8), "24h": timedelta(hours=24)}
+LEADS = {name: length / 4 for name, length in WINDOWS.items()}
 
 # How long a reservation is likely to last, where no request has ended lately.
 USUAL_WAIT = timedelta(seconds=5)
@@ -50,6 +58,24 @@ class Budget:
 
 
 @dataclass
+class Endpoint:
+    """Where a user wants to be told how requests end, and of which ends."""
+
+    event_types: set[str]
+    is_enabled: bool = True
+
+
+@dataclass
+class Event:
+    """That a request has ended, to be sent to an endpoint, or to the URL that the request itself named."""
+
+    request_id: UUID
+    event_type: str
+    to: UUID | str
+    is_dead: bool = False
+
+
+@dataclass
 class User:
     """A user.
 
@@ -65,11 +91,39 @@ class User:
     period_starts: dict[str, datetime]
     overrides: set[str] = field(default_factory=set)
     budgets: dict[Scope, Budget] = field(default_factory=dict)
+    endpoints: dict[UUID, Endpoint] = field(default_factory=dict)
     is_active: bool = True
+
+    @property
+    def waiting_window(self) -> int:
+        """How much of the dispatch window the waiting class may fill."""
+        return self.dispatch_window - self.dispatch_window // 4
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A request's lifetime in seconds.
+
+    Attributes:
+        ttl: how long it lives once it may start.
+        begins: when it may start, from now.
+        ends: when it expires, from now.
+    """
+
+    ttl: int | None = None
+    begins: int | None = None
+    ends: int | None = None
 
 
 @dataclass
 class Request:
+    """A request.
+
+    Attributes:
+        webhook: the URL that is told how it ended.
+        untold: the ends of which there are no events yet.
+    """
+
     request_id: UUID
     user: str
     model: str
@@ -79,6 +133,7 @@ class Request:
     max_attempts: int
     max_tokens: int
     has_key: bool = True
+    webhook: str | None = None
     status: str = "queued"
     attempt: int = 0
     failed_attempts: int = 0
@@ -92,11 +147,35 @@ class Request:
     is_archived: bool = False
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    untold: list[str] = field(default_factory=list)
     audited: list[str] = field(default_factory=lambda: ["request.queued"])
+    window: str | None = None
+    due_at: datetime | None = None
+    promote_at: datetime | None = None
+    priority: int = 0
 
     @property
     def created_at(self) -> datetime:
         return datetime.fromtimestamp(0, UTC) + int.from_bytes(self.request_id.bytes[:6]) * MILLISECOND
+
+    def wait_for(self, window: str | None, at: datetime) -> None:
+        """Give it a completion window, or none, from its beginning on."""
+        self.window = window
+        if window is not None:
+            self.due_at = max(self.created_at, self.not_before or self.created_at) + WINDOWS[window]
+            self.join_the_waiting_class(at)
+
+    def join_the_waiting_class(self, at: datetime) -> None:
+        if self.window is not None and self.due_at is not None:
+            self.promote_at = self.due_at - LEADS[self.window]
+            self.priority = int(self.promote_at > at)
+
+    @property
+    def has_kept_its_promise(self) -> bool | None:
+        """Whether it ended within its window; None: it has none, or its client did not want it any more."""
+        if self.due_at is None or self.ended_at is None or self.status == "cancelled":
+            return None
+        return self.status != "expired" and self.ended_at <= self.due_at
 
     @property
     def is_ended(self) -> bool:
@@ -146,13 +225,15 @@ class Request:
             status, error = "cancelled", None
         self.status, self.error, self.tokens, self.lease_until, self.dispatched_at = status, error, tokens, None, None
         self.audited.append(f"request.{status}")
+        self.untold.append(TOLD_AS[status])
 
-    def reopen(self, expires_at: datetime, max_attempts: int) -> None:
+    def reopen(self, now: datetime, expires_at: datetime, max_attempts: int) -> None:
         self.attempt += 1  # answers to earlier attempts no longer count
         self.status, self.error, self.tokens, self.last_error = "queued", None, None, None
         self.failed_attempts, self.lost_attempts, self.not_before = 0, 0, None
         self.started_at, self.ended_at = None, None
         self.expires_at, self.max_attempts = expires_at, max_attempts
+        self.join_the_waiting_class(now)
         self.audited.append("request.redriven")
 
 

@@ -167,6 +167,7 @@ def test_reserved_concurrency_is_a_choice(processed: dict[str, Any]) -> None:
         # One for each that waits.
         "ForegroundFunction": {"Ref": "OpenaiConcurrency"},
         "WebhooksFunction": 2,
+        "BatchesFunction": 2,
         "RollupFunction": 2,
         "AdminFunction": 2,
     }

@@ -8,8 +8,9 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from sluice.config import Settings
-from sluice.db.connection_limits import WEBHOOKS_CONNECTIONS
+from sluice.db.connection_limits import BATCHES_CONNECTIONS, WEBHOOKS_CONNECTIONS
 from sluice.posting import POST_SECONDS
+from sluice.services.batch_work import WRITE_SECONDS
 from sluice.services.deliver import SEND_SECONDS
 from tests.support.service import ROLES
 from tests.template.stack import FUNCTIONS, OUTSIDE, ROOT, Stack, handlers
@@ -216,6 +217,18 @@ def test_webhooks_are_woken_up_by_a_queue_of_their_own(stack: Stack) -> None:
     assert mapping["ScalingConfig"]["MaximumConcurrency"] == WEBHOOKS_CONNECTIONS
     queue = stack.resources["WebhookQueue"]["Properties"]
     assert queue["VisibilityTimeout"] == 6 * function["Timeout"] <= queue["MessageRetentionPeriod"]
+
+
+def test_batches_are_worked_on_when_a_queue_of_their_own_says_so(stack: Stack) -> None:
+    mappings = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    (mapping,) = [each for each in mappings if each["FunctionName"] == {"Ref": "BatchesFunction"}]
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["BatchQueue", "Arn"]}
+    function = stack.resources["BatchesFunction"]["Properties"]
+    assert mapping["ScalingConfig"]["MaximumConcurrency"] == BATCHES_CONNECTIONS
+    queue = stack.resources["BatchQueue"]["Properties"]
+    assert queue["VisibilityTimeout"] == 6 * function["Timeout"] <= queue["MessageRetentionPeriod"]
+    # Whoever begins to write files has half of the time left at least.
+    assert function["Timeout"] / 2 >= WRITE_SECONDS
 
 
 def test_what_sends_webhooks_reaches_nothing_inside(created: Stack, own: Stack) -> None:

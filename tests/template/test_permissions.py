@@ -9,6 +9,7 @@ from tests.template.stack import FUNCTIONS, Stack, walk
 QUEUE = {"Fn::GetAtt": ["RequestQueue", "Arn"]}
 DEAD_LETTERS = {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
 WAKE_UPS = {"Fn::GetAtt": ["WebhookQueue", "Arn"]}
+BATCHES = {"Fn::GetAtt": ["BatchQueue", "Arn"]}
 DELIVER = {"Fn::GetAtt": ["DeliverFunction", "Arn"]}
 FOREGROUND = {"Fn::GetAtt": ["ForegroundFunction", "Arn"]}
 ROLLUP = {"Fn::GetAtt": ["RollupFunction", "Arn"]}
@@ -34,15 +35,15 @@ GRANTS: dict[str, dict[str, list[object]]] = {
     "Submit": {"sqs:SendMessage": [QUEUE], "s3:PutObject": [INPUTS]},
     "Status": {"s3:GetObject": [ANSWERS], "s3:GetObjectVersion": [ANSWERS]},
     "Openai": {
-        "sqs:SendMessage": [QUEUE, WAKE_UPS],
+        "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],
         "lambda:InvokeFunction": [FOREGROUND, DELIVER],
-        "s3:PutObject": [INPUTS, FILES, UPLOADS],
-        "s3:AbortMultipartUpload": [FILES, UPLOADS],
-        "s3:GetObject": [INPUTS, ANSWERS, FILES, UPLOADS],
-        "s3:GetObjectVersion": [INPUTS, ANSWERS, FILES, UPLOADS],
+        "s3:PutObject": [INPUTS, [FILES, UPLOADS]],
+        "s3:AbortMultipartUpload": [[FILES, UPLOADS]],
+        "s3:GetObject": [INPUTS, ANSWERS, [FILES, UPLOADS]],
+        "s3:GetObjectVersion": [INPUTS, ANSWERS, [FILES, UPLOADS]],
     },
     "Foreground": {
-        "sqs:SendMessage": [QUEUE, WAKE_UPS],
+        "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
         "s3:GetObject": [INPUTS],
@@ -54,7 +55,7 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:DeleteMessage": [QUEUE],
         "sqs:ChangeMessageVisibility": [QUEUE],
         "sqs:GetQueueAttributes": [QUEUE],
-        "sqs:SendMessage": [QUEUE, WAKE_UPS],
+        "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],
         "bedrock:InvokeModel": [{"Ref": "BedrockModelArns"}],
         "secretsmanager:GetSecretValue": [MODEL_CREDENTIALS],
         "s3:GetObject": [INPUTS],
@@ -69,8 +70,19 @@ GRANTS: dict[str, dict[str, list[object]]] = {
         "sqs:SendMessage": [WAKE_UPS],
         "lambda:InvokeFunction": [DELIVER],
     },
+    "Batches": {
+        "sqs:ReceiveMessage": [BATCHES],
+        "sqs:DeleteMessage": [BATCHES],
+        "sqs:ChangeMessageVisibility": [BATCHES],
+        "sqs:GetQueueAttributes": [BATCHES],
+        "sqs:SendMessage": [[BATCHES, WAKE_UPS], QUEUE],
+        "s3:GetObject": [[FILES, INPUTS, ANSWERS]],
+        "s3:GetObjectVersion": [[FILES, INPUTS, ANSWERS]],
+        "s3:PutObject": [[FILES, INPUTS]],
+        "s3:AbortMultipartUpload": [[FILES, INPUTS]],
+    },
     "Rollup": {
-        "sqs:SendMessage": [QUEUE, WAKE_UPS],
+        "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],
         "sqs:GetQueueAttributes": [QUEUE],
         "sqs:ReceiveMessage": [DEAD_LETTERS],
         "sqs:DeleteMessage": [DEAD_LETTERS],

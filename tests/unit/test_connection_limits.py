@@ -20,10 +20,11 @@ def test_what_fits_is_given() -> None:
         "sluice_rollup": 4,
         "sluice_admin": 5,
         "sluice_webhooks": 2,
+        "sluice_batches": 2,
     }
     assert limits.sentence == (
-        "Connection limits: submit 20, status 20, worker 10, openai 10, foreground 10, rollup 4, admin 5, webhooks 2; "
-        "the server has 100, of which 18 stay free."
+        "Connection limits: submit 20, status 20, worker 10, openai 10, foreground 10, rollup 4, admin 5, webhooks 2, "
+        "batches 2; the server has 100, of which 16 stay free."
     )
 
 
@@ -38,6 +39,7 @@ def test_a_server_that_is_too_small_is_shared_in_proportion_and_named() -> None:
         "sluice_rollup": 4,
         "sluice_admin": 5,
         "sluice_webhooks": 2,
+        "sluice_batches": 2,
     }
     assert limits.sentence.endswith(
         "It is too small for what the parameters ask for: submit 100, status 20, worker 10, openai 10, foreground 10."

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -15,14 +16,17 @@ import pytest
 import sluice
 from sluice import backends, bootstrap
 from sluice.backends.registry import BACKENDS
+from sluice.domain.batches import BatchStatus
 from sluice.domain.documents import FINISH_REASONS
 from sluice.domain.errors import ERRORS
 from sluice.domain.failures import FAILURES
 from sluice.domain.objects import ObjectClass
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
+from sluice.domain.uploads import StoredPurpose, UploadStatus
 from sluice.domain.vocabulary import FREQUENCIES, PERIODS, SCOPES, TOKEN_CLASSES
 from sluice.domain.webhooks import DisabledReason, EventState
+from sluice.domain.windows import SOONEST, WINDOW_LENGTHS, CompletionWindow
 from sluice.services import tasks
 from sluice.services.admin.administer import OPERATIONS
 from sluice.services.admin.budgets import Amounts
@@ -104,6 +108,15 @@ def test_token_classes_are_the_fields_of_prices() -> None:
     assert tuple(re.findall(r"\w+", listed)) == TOKEN_CLASSES
 
 
+def test_completion_windows_are_those_of_the_database() -> None:
+    body = FUNCTIONS["sql/functions/core/windows.sql"]
+    listed = re.findall(r"\('(\w+)', interval '(\d+) hours'\)", body)
+    assert {name: timedelta(hours=int(hours)) for name, hours in listed} == WINDOW_LENGTHS
+    assert tuple(WINDOW_LENGTHS) == get_args(CompletionWindow)
+    (offered,) = re.findall(r"completion_window is ([\w, ]+)'", FUNCTIONS["sql/functions/requests/submissions.sql"])
+    assert set(re.findall(r"\d+h|soonest", offered)) == {SOONEST, *WINDOW_LENGTHS}
+
+
 # The schema -----------------------------------------------------------------------------------------------------------
 
 UNFINISHED = tuple(status for status in Status if not status.is_final)
@@ -123,6 +136,9 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "requests_finish_reason_known": FINISH_REASONS,
     "models_kind_known": get_args(ModelKind),
     "objects_class_known": get_args(ObjectClass),
+    "batches_status_known": get_args(BatchStatus),
+    "files_purpose_known": get_args(StoredPurpose),
+    "uploads_status_known": get_args(UploadStatus),
     "webhook_events_state_known": get_args(EventState),
     "webhook_endpoints_disabled_reason_known": get_args(DisabledReason),
 }

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -78,12 +79,14 @@ def _method(client: Any, call: str) -> Any:
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _CLASSES.get(value, value)
-        if name in {"response_format", "text_format"} and isinstance(value, str)
-        else value
-        for name, value in given.items()
-    }
+    return {name: _argument(name, value) for name, value in given.items()}
+
+
+def _argument(name: str, value: Any) -> Any:
+    if name in {"response_format", "text_format"} and isinstance(value, str):
+        return _CLASSES.get(value, value)
+    # A file is given by its path.
+    return Path(value) if name == "file" and isinstance(value, str) else value
 
 
 def _final(stream: Any) -> Any:

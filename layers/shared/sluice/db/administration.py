@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from sluice.db.connection import Database
 from sluice.domain.requests import ModelKind
 from sluice.domain.states import Status
+from sluice.domain.windows import CompletionWindow
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,21 @@ class Price:
     model_id: str
     token_class: str
     price_per_million: Decimal
+    valid_from: date
+    valid_until: date | None
+
+
+@dataclass(frozen=True)
+class WindowPrice:
+    """By which list requests with a window are billed, of users who are billed by price_list.
+
+    It holds from valid_from up to, not including, valid_until.
+    """
+
+    price_list: str
+    window: CompletionWindow
+    window_list: str
+    currency: str
     valid_from: date
     valid_until: date | None
 
@@ -195,6 +211,10 @@ class Administration:
         return self._database.rows(
             Price, "price_list", repeatable=True, price_list=price_list, model_id=model_id, on=on
         )
+
+    def price_windows(self, price_list: str | None) -> list[WindowPrice]:
+        """By which lists requests with completion windows are billed, of users of one list or of all."""
+        return self._database.rows(WindowPrice, "price_windows", repeatable=True, price_list=price_list)
 
     def models(self) -> list[Model]:
         """Every model, offered or not."""

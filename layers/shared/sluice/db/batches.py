@@ -62,9 +62,12 @@ class Batches:
             read_bytes, read_lines: how far it was read.
             is_end: to its end.
         """
-        return self._step(
+        return self._database.row(
+            BatchProgress,
             "batch_scan",
-            claim,
+            repeatable=True,
+            batch_id=claim.batch_id,
+            attempt=claim.attempt,
             lines=Jsonb([asdict(each) for each in lines]),
             faults=Jsonb([asdict(each) for each in faults]),
             bytes=read_bytes,
@@ -74,7 +77,9 @@ class Batches:
 
     def unreadable(self, claim: BatchClaim) -> BatchProgress:
         """End a batch whose file is gone before a line was submitted."""
-        return self._step("batch_unreadable", claim)
+        return self._database.row(
+            BatchProgress, "batch_unreadable", repeatable=True, batch_id=claim.batch_id, attempt=claim.attempt
+        )
 
     def next_lines(self, claim: BatchClaim, after: int, limit: int) -> list[LinePlace]:
         """Where the lines after this one are."""
@@ -84,11 +89,25 @@ class Batches:
 
     def feed(self, claim: BatchClaim, lines: Sequence[Mapping[str, Any]]) -> BatchProgress:
         """Submit lines; see batch_feed() in the database."""
-        return self._step("batch_feed", claim, lines=Jsonb(list(lines)))
+        return self._database.row(
+            BatchProgress,
+            "batch_feed",
+            repeatable=True,
+            batch_id=claim.batch_id,
+            attempt=claim.attempt,
+            lines=Jsonb(list(lines)),
+        )
 
     def cancel_waiting(self, claim: BatchClaim, limit: int) -> BatchProgress:
         """Cancel requests of a batch that is being cancelled, as far as no worker has them."""
-        return self._step("batch_cancel_waiting", claim, limit=limit)
+        return self._database.row(
+            BatchProgress,
+            "batch_cancel_waiting",
+            repeatable=True,
+            batch_id=claim.batch_id,
+            attempt=claim.attempt,
+            limit=limit,
+        )
 
     def put_back(self, claim: BatchClaim, status: str, seconds: float, refill_at: int) -> float | None:
         """Let a batch be worked on again later; returns in how many seconds. None: another worker has it.
@@ -110,7 +129,9 @@ class Batches:
 
     def finalize(self, claim: BatchClaim) -> BatchProgress:
         """Begin to write the files of a batch of which nothing is unfinished."""
-        return self._step("batch_finalize", claim)
+        return self._database.row(
+            BatchProgress, "batch_finalize", repeatable=True, batch_id=claim.batch_id, attempt=claim.attempt
+        )
 
     def results(self, claim: BatchClaim, after: int, limit: int, most_bytes: int) -> list[BatchResult]:
         """What became of the lines after this one.
@@ -151,22 +172,15 @@ class Batches:
             expired: how many lines its window ended for.
             output, errors: the files; None: there is none.
         """
-        return self._step(
+        return self._database.row(
+            BatchProgress,
             "batch_finish",
-            claim,
+            repeatable=True,
+            batch_id=claim.batch_id,
+            attempt=claim.attempt,
             completed=completed,
             expired=expired,
             usage=Jsonb(usage),
             output=None if output is None else Jsonb(output.to_row()),
             errors=None if errors is None else Jsonb(errors.to_row()),
-        )
-
-    def _step(self, function: Any, claim: BatchClaim, **arguments: Any) -> BatchProgress:
-        return self._database.row(
-            BatchProgress,
-            function,
-            repeatable=True,
-            batch_id=claim.batch_id,
-            attempt=claim.attempt,
-            **arguments,
         )

@@ -1,7 +1,7 @@
 """Figures of usage and money, read from the database: for operators here, for a caller through the ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -10,6 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
+from sluice.domain.windows import SOONEST, CompletionWindow
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PricedUsage:
         token_class: a day has rows of prompt and completion, and of other classes that have tokens.
         price_per_million: exact, as text; None where there was no price.
         value: of the attribute that was asked for; None: the rest, or none was asked for.
+        window: the completion window of the requests; None: they have none.
     """
 
     day: str
@@ -33,6 +35,7 @@ class PricedUsage:
     currency: str | None
     price_per_million: str | None
     value: str | None = None
+    window: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class UsageReport:
         plan: limits and counters (quota_report in the database); None where there is no such user.
         price_list, currency: of the last day.
         unfinished: requests accepted in these days whose tokens are not known yet.
+        windows: the completion window of each row of usage, or soonest; None: they have none.
     """
 
     outcome: str
@@ -52,6 +56,12 @@ class UsageReport:
     price_list: str | None
     currency: str | None
     unfinished: int
+    windows: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> list[PricedUsage]:
+        """The rows of usage, with their completion windows."""
+        return _with_windows(self.usage, self.windows)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class Statement:
         price_list, currency: of the month's last day.
         is_over: the month has ended.
         unfinished: requests accepted in it whose tokens are not known yet.
+        windows: as in UsageReport.
     """
 
     is_user: bool
@@ -74,6 +85,12 @@ class Statement:
     currency: str | None
     is_over: bool
     unfinished: int
+    windows: Sequence[str] | None = None
+
+    @property
+    def rows(self) -> list[PricedUsage]:
+        """What it bills, with the completion windows."""
+        return _with_windows(priced_usage(self.usage), self.windows)
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,15 @@ class Calibration:
     forecast_wait_ms: int
     actual_wait_ms: int
     error_wait_ms: int
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """How many requests with a completion window ended within it, and how many did not."""
+
+    completion_window: CompletionWindow
+    kept: int
+    missed: int
 
 
 class Reports:
@@ -194,6 +220,12 @@ class Reports:
             model_id=model_id,
         )
 
+    def windows(self, first_day: date, last_day: date) -> list[WindowRecord]:
+        """Whether the promise was kept to requests accepted in these days, by window; as of the last rollup."""
+        return self._database.rows(
+            WindowRecord, "window_report", repeatable=True, first_day=first_day, last_day=last_day
+        )
+
     def price_list_exists(self, price_list: str) -> bool:
         """Return True if there is a price list of this name."""
         return bool(self._database.value("price_list_exists", repeatable=True, price_list=price_list))
@@ -253,3 +285,11 @@ class Statements:
 def priced_usage(rows: Sequence[Mapping[str, Any]]) -> list[PricedUsage]:
     """The rows of a report's usage, from JSON."""
     return [PricedUsage(**row) for row in rows]
+
+
+def _with_windows(rows: Sequence[PricedUsage], windows: Sequence[str] | None) -> list[PricedUsage]:
+    if windows is None:
+        return list(rows)
+    return [
+        replace(row, window=None if window == SOONEST else window) for row, window in zip(rows, windows, strict=True)
+    ]

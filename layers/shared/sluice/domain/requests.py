@@ -451,6 +451,7 @@ class RequestFacts:
         outcome: ok, request_not_found, or what key_check found.
         cached_tokens, reasoning_tokens: those of prompt_tokens from a cache, those of completion_tokens from before the
             answer; None: none that are known.
+        completion_window, due_at: within which time it is to be answered, and when that ends; None: none.
     """
 
     outcome: str
@@ -469,6 +470,8 @@ class RequestFacts:
     finish_reason: FinishReason | None
     cached_tokens: int | None
     reasoning_tokens: int | None
+    completion_window: CompletionWindow | None = field(default=None, kw_only=True)
+    due_at: datetime | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -489,6 +492,7 @@ class RequestState(RequestFacts):
         answered_by: the model that answered, if it is not the one that was asked for.
         cached_from: the equal request whose answer it has.
         quote: what it was accepted for, if it had a max_cost; as Quotation.quoted.
+        promote_at: when it leaves the waiting class; None: it is not of it.
     """
 
     output: Output | None
@@ -501,6 +505,7 @@ class RequestState(RequestFacts):
     answered_by: str | None = None
     cached_from: UUID | None = None
     quote: Mapping[str, Any] | None = None
+    promote_at: datetime | None = None
 
 
 @dataclass(frozen=True)

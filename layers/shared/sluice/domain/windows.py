@@ -14,3 +14,8 @@ WINDOW_LENGTHS: Final[dict[CompletionWindow, timedelta]] = {
     "8h": timedelta(hours=8),
     "24h": timedelta(hours=24),
 }
+
+
+def window_of(name: CompletionWindow | Literal["soonest"] | None) -> CompletionWindow | None:
+    """The completion window that a caller names; None: none."""
+    return None if name == SOONEST else name

@@ -147,12 +147,18 @@ class _Turn:
             logger.warning("batch waits", extra={"batch": str(self._claim.batch_id), "code": error.code})
             if error.code != "storage_unavailable":
                 raise
-            self._put_back(_STORAGE_PAUSE)
+            if self._claim.is_expired and self._status == "validating":
+                # Whoever waits for it has waited long enough.
+                self._note(self._batches.unreadable(self._claim))
+            else:
+                self._put_back(_STORAGE_PAUSE)
 
     def _go_on(self) -> None:
         claim = self._claim
-        if claim.status == "validating":
-            self._scan()
+        if claim.status == "validating" and claim.stored is not None:
+            self._scan(claim.stored)
+        elif claim.status == "validating":
+            self._note(self._batches.unreadable(claim))
         elif claim.status == "cancelling":
             self._cancel()
         elif claim.status == "finalizing" or (claim.running == 0 and (claim.is_expired or claim.fed == claim.total)):
@@ -172,11 +178,7 @@ class _Turn:
 
     # Looking through the file -----------------------------------------------------------------------------------------
 
-    def _scan(self) -> None:
-        stored = self._claim.stored
-        if stored is None:
-            self._note(self._batches.unreadable(self._claim))
-            return
+    def _scan(self, stored: StoredObject) -> None:
         lines: list[FoundLine] = []
         faults: list[Fault] = []
         count, read = self._claim.scanned_lines, self._claim.scanned_bytes

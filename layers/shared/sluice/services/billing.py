@@ -14,6 +14,7 @@ from sluice.db.reports import PricedUsage, Reports, TierCandidate, UsageReport
 from sluice.domain.errors import SluiceError
 from sluice.domain.requests import TOKEN_PARTS, token_parts
 from sluice.domain.vocabulary import TOKEN_CLASSES, TokenClass
+from sluice.domain.windows import SOONEST, WINDOW_LENGTHS
 from sluice.services.access import refuse_unless_allowed
 
 MILLION: Final = 1_000_000
@@ -24,6 +25,7 @@ COMPLETION: Final[TokenClass] = "completion"
 REASONING: Final[TokenClass] = "reasoning"
 CACHED_ANSWER: Final[TokenClass] = "cached_answer"
 _CLASS_ORDER: Final[Mapping[str, int]] = {kind: n for n, kind in enumerate(TOKEN_CLASSES)}
+_WINDOW_ORDER: Final[Mapping[str, int]] = {name: n for n, name in enumerate((SOONEST, *WINDOW_LENGTHS))}
 # Tokens of 15 digits times a price of 20: a product is never rounded.
 _DIGITS: Final = 60
 
@@ -129,7 +131,7 @@ def value_name(attribute: str) -> str:
 
 
 def _usage(report: UsageReport, first: date, last: date, attribute: str | None) -> dict[str, Any]:
-    plan, rows = report.plan or {}, sorted(report.usage, key=lambda row: row.day)
+    plan, rows = report.plan or {}, sorted(report.rows, key=lambda row: row.day)
     shown = [row for row in rows if first.isoformat() <= row.day <= last.isoformat()]
     return {
         "user_id": plan["user_id"],
@@ -186,6 +188,10 @@ def _remaining(limit: int | None, used: int) -> int | None:
 def _totals(rows: Sequence[PricedUsage], attribute: str | None) -> dict[str, Any]:
     by_model = groupby(sorted(rows, key=lambda row: row.model), lambda row: row.model)
     totals = _sums(rows) | {"models": [{"model": model} | _sums(list(group)) for model, group in by_model]}
+    windowed = sorted((row for row in rows if row.window is not None), key=_window_order)
+    if windowed:
+        by_window = groupby(windowed, lambda row: row.window)
+        totals["windows"] = [{"window": window} | _sums(list(group)) for window, group in by_window]
     if attribute is None:
         return totals
     by_value = groupby(sorted(rows, key=_value_order), lambda row: row.value)
@@ -201,6 +207,10 @@ def _parts_name(attribute: str) -> str:
 def _value_order(row: PricedUsage) -> tuple[bool, str]:
     # The rest, without a value, comes last.
     return row.value is None, row.value or ""
+
+
+def _window_order(row: PricedUsage) -> int:
+    return _WINDOW_ORDER[row.window or SOONEST]
 
 
 def _sums(rows: Sequence[PricedUsage]) -> dict[str, Any]:
@@ -240,7 +250,7 @@ def _cost(rows: Iterable[PricedUsage]) -> Decimal:
 
 
 def invoice_lines(rows: Sequence[PricedUsage], month: str, attribute: str | None = None) -> list[dict[str, Any]]:
-    """A line for each model, token class, price and value of the attribute; adjustments of earlier months apart.
+    """A line for each model, completion window, token class, price and value of the attribute; adjustments apart.
 
     The lines are rounded so that they add up to the exact sum, rounded half up to a cent, each by less than a cent
     (largest remainders).
@@ -249,13 +259,14 @@ def invoice_lines(rows: Sequence[PricedUsage], month: str, attribute: str | None
         month: YYYY-MM; rows of earlier days are adjustments.
     """
 
-    def kind(row: PricedUsage) -> tuple[str, tuple[bool, str], str, int, str, bool, Decimal]:
+    def kind(row: PricedUsage) -> tuple[str, tuple[bool, str], str, int, int, str, bool, Decimal]:
         price = row.price_per_million
         adjusts = row.day[:7] if row.day < month else ""
         return (
             adjusts,
             _value_order(row),
             row.model,
+            _window_order(row),
             _CLASS_ORDER[row.token_class],
             row.price_list or "",
             price is None,
@@ -273,6 +284,7 @@ def invoice_lines(rows: Sequence[PricedUsage], month: str, attribute: str | None
                 "kind": "adjustment" if first.day < month else "usage",
                 **({} if attribute is None else {value_name(attribute): first.value}),
                 "model": first.model,
+                **({} if first.window is None else {"window": first.window}),
                 "token_class": first.token_class,
                 "price_list": first.price_list,
                 "price_per_million": first.price_per_million,

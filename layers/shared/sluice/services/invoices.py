@@ -7,7 +7,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
-from sluice.db.reports import PricedUsage, Reports, Statement, Statements, priced_usage
+from sluice.db.reports import PricedUsage, Reports, Statement, Statements
 from sluice.domain.errors import SluiceError
 from sluice.services.billing import (
     csv_text,
@@ -88,7 +88,8 @@ def invoice_csv(document: Mapping[str, Any]) -> str:
     text = io.StringIO()
     lines = document["lines"]
     values = [name for name in (value_name("key"), value_name("tag:")) if any(name in line for line in lines)]
-    fields = ("kind", "user_id", "month", *values, "model", "token_class", "price_list", "currency")
+    windows = ["window"] if any("window" in line for line in lines) else []
+    fields = ("kind", "user_id", "month", *values, "model", *windows, "token_class", "price_list", "currency")
     amounts = ("price_per_million", "tokens", "start", "end", "exact_amount", "amount")
     writer = csv.DictWriter(text, (*fields, *amounts, "status", "statement_id"))
     writer.writeheader()
@@ -106,7 +107,7 @@ def _pro_forma(reports: Reports, user_id: str, first: date, price_list: str, att
     report = reports.usage(user_id, first, month_end(first), price_list=price_list, attribute=attribute)
     if report.plan is None:
         raise user_not_found()
-    return _made(user_id, f"{first:%Y-%m}", "pro_forma", report.usage, report.currency, attribute)
+    return _made(user_id, f"{first:%Y-%m}", "pro_forma", report.rows, report.currency, attribute)
 
 
 def _document(
@@ -114,7 +115,7 @@ def _document(
 ) -> dict[str, Any]:
     if not statement.is_user:
         raise user_not_found()
-    return _made(user_id, month, status, priced_usage(statement.usage), statement.currency, attribute)
+    return _made(user_id, month, status, statement.rows, statement.currency, attribute)
 
 
 def _made(

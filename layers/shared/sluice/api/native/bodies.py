@@ -1,6 +1,6 @@
 """What clients send."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -11,6 +11,7 @@ from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.parameters import Parameters
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
+from sluice.domain.windows import CompletionWindow, window_of
 
 
 class GenerateRequest(Strict):
@@ -32,6 +33,8 @@ class GenerateRequest(Strict):
     """Refuse the request if it may cost more, in the currency of the caller's price list."""
     webhook: WebhookUrl | None = None
     """Is told how the request ended."""
+    window: CompletionWindow | Literal["soonest"] | None = None
+    """Within which time the answer is needed: whoever can wait may pay less."""
     models: ModelNames | None = None
     """Models that may answer, in order; after `model` if that is given too. None: the operator's fallbacks apply."""
     image: ImageSettings | None = None
@@ -78,6 +81,7 @@ class GenerateRequest(Strict):
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
             webhook=self.webhook,
+            window=window_of(self.window),
             parameters=self.parameters.model_dump(exclude_none=True),
             metadata=self.metadata,
             ttl_seconds=self.ttl_seconds,

@@ -24,7 +24,7 @@ def request_view(state: RequestState) -> dict[str, Any]:
             "cost": state.cost,
             "result": None if state.output is None else _result(state.output),
             "empty_reason": None if state.output is None else state.output.empty_reason,
-            "queue": None if state.queue is None else _queue(state.queue),
+            "queue": None if state.queue is None else _queue(state.queue, state.promote_at),
         }
         | ({} if state.metadata is None else {"metadata": state.metadata})
         | ({} if state.output is None else _result_facts(state.output, state.request_id))
@@ -87,7 +87,7 @@ def _attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
 def _common(request: RequestFacts) -> dict[str, Any]:
     code = request.error_code
     error = None if code is None else {"code": code, "message": request.error_message, "fault": fault_of(code)}
-    return {
+    facts: dict[str, Any] = {
         "request_id": str(request.request_id),
         "status": request.status,
         "model": request.model_id,
@@ -104,9 +104,12 @@ def _common(request: RequestFacts) -> dict[str, Any]:
         "completed_at": _time(request.completed_at),
         "processing_time_ms": request.processing_time_ms,
     }
+    if request.completion_window is not None:
+        facts |= {"window": request.completion_window, "due_at": _time(request.due_at)}
+    return facts
 
 
-def _queue(queue: QueueState) -> dict[str, Any]:
+def _queue(queue: QueueState, promote_at: datetime | None) -> dict[str, Any]:
     """What an unfinished request waits for, where it stands, and how long that may take."""
     wait, basis = None, None
     # At the rate of the last minutes. If that is not known yet, nothing is guessed.
@@ -125,7 +128,7 @@ def _queue(queue: QueueState) -> dict[str, Any]:
         "last_error_fault": fault_of(queue.last_error),
         "expires_at": _time(queue.expires_at),
         "cancel_requested_at": _time(queue.cancel_requested_at),
-    }
+    } | ({} if promote_at is None else {"promote_at": _time(promote_at)})
 
 
 def _time(at: datetime | None) -> str | None:

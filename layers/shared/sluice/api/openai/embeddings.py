@@ -10,7 +10,7 @@ from pydantic import Field
 from sluice.api.openai.shapes import Label
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input, Message, OutputEmbedding, TextPart, TokensPart
-from sluice.domain.fields import Identifier, Price, Storable, Strict
+from sluice.domain.fields import Identifier, Price, Storable, Strict, WebhookUrl
 from sluice.domain.requests import RequestDetail, Submission
 
 API: Final = "embeddings"
@@ -38,6 +38,7 @@ class EmbeddingRequest(Strict):
     user: Label | None = None
     cache: Cache | None = None
     max_cost: Price | None = None
+    webhook: WebhookUrl | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -53,6 +54,7 @@ class EmbeddingRequest(Strict):
             kind="embedding",
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
+            webhook=self.webhook,
         )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from sluice.api.openai.shapes import Label
 from sluice.domain.caching import Cache, cache_json
 from sluice.domain.documents import Input
-from sluice.domain.fields import Identifier, Storable
+from sluice.domain.fields import Identifier, Storable, WebhookUrl
 from sluice.domain.files import ImageSettings, SpeechSettings
 from sluice.domain.requests import RequestDetail, Submission
 
@@ -33,6 +33,7 @@ class ImageRequest(ImageSettings):
     model: Identifier | None = None
     user: Label | None = None
     cache: Cache | None = None
+    webhook: WebhookUrl | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -42,6 +43,7 @@ class ImageRequest(ImageSettings):
             surface={"api": IMAGES, "echo": {"user": self.user} if self.user else {}},
             kind="image",
             cache=cache_json(self.cache),
+            webhook=self.webhook,
         )
 
 
@@ -51,6 +53,7 @@ class SpeechRequest(SpeechSettings):
     input: Annotated[str, Field(min_length=1), Storable]
     model: Identifier | None = None
     cache: Cache | None = None
+    webhook: WebhookUrl | None = None
 
     def submission(self) -> Submission:
         """The request that the body describes."""
@@ -60,6 +63,7 @@ class SpeechRequest(SpeechSettings):
             surface={"api": SPEECH, "echo": {}},
             kind="speech",
             cache=cache_json(self.cache),
+            webhook=self.webhook,
         )
 
 

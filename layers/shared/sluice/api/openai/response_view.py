@@ -68,7 +68,7 @@ def response_view(detail: RequestDetail) -> dict[str, Any]:
         "tools": _tools(asked),
         "output": output_items(detail),
         "usage": _usage(detail),
-    }
+    } | {name: echo[name] for name in ("background_options",) if name in echo}
 
 
 def response_status(detail: RequestDetail) -> str:

@@ -37,12 +37,12 @@ from sluice.domain.fields import Identifier, Metadata, Price, Strict, Text, Toke
 from sluice.domain.parameters import Temperature, TopP
 from sluice.domain.requests import Submission
 from sluice.domain.routing import ModelNames, RepairAttempts, candidates, repairs
+from sluice.domain.windows import CompletionWindow, window_of
 
 API: Final = "responses"
 
 UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "access_programs": (),
-    "background_options": ({"completion_window": "soonest"},),
     "context_management": (),
     "conversation": (),
     "image": (),
@@ -187,6 +187,11 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
+class BackgroundOptions(Strict):
+    # As long as OpenAI's own; a batch waits longer.
+    completion_window: Literal["soonest", "2h", "8h"] | None = None
+
+
 class ResponseRequest(Strict):
     """The body of POST /v1/responses."""
 
@@ -203,6 +208,7 @@ class ResponseRequest(Strict):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     background: bool | None = None
+    background_options: BackgroundOptions | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     store: bool | None = None
@@ -258,6 +264,7 @@ class ResponseRequest(Strict):
             cache=cache_json(self.cache),
             max_cost=None if self.max_cost is None else str(self.max_cost),
             webhook=self.webhook,
+            window=self._window(),
             parameters=self._parameters(),
             metadata=self.metadata,
             surface={"api": API, "echo": self._echo()},
@@ -271,6 +278,15 @@ class ResponseRequest(Strict):
             raise unsupported("quote", "it is for /v1/responses/input_tokens; ask there, or with POST /quote")
         if self.background and self.store is False:
             raise invalid("A background response has to be stored: it could not be retrieved.", "store")
+
+        if self._window() is not None and not is_counted and (not self.background or self.stream):
+            raise invalid(
+                "Only a response in the background can wait so long: set background, and do not ask for a stream.",
+                "background_options.completion_window",
+            )
+
+    def _window(self) -> CompletionWindow | None:
+        return None if self.background_options is None else window_of(self.background_options.completion_window)
 
     def _format(self) -> ResponseFormat | None:
         form = None if self.text is None else self.text.format
@@ -291,6 +307,9 @@ class ResponseRequest(Strict):
         """What a response shows of its request and what is nowhere else."""
         given = {
             "background": self.background,
+            "background_options": None
+            if self.background_options is None
+            else self.background_options.model_dump(exclude_none=True) or None,
             "max_output_tokens": self.max_output_tokens,
             "previous_response_id": self.previous_response_id,
             "prompt_cache_key": self.prompt_cache_key,

@@ -12,6 +12,7 @@ from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.fields import Currency, Day, Identifier, Price, Storable, Strict, TokenLimit, one_of
 from sluice.domain.requests import ModelKind
 from sluice.domain.vocabulary import TOKEN_CLASSES
+from sluice.domain.windows import CompletionWindow
 from sluice.services.admin.operation import AdminContext, Change, NoArguments, Operation, database_operation
 
 
@@ -112,11 +113,34 @@ class PriceSet(Strict):
         return self
 
 
+class PriceWindows(Strict):
+    price_list: Identifier | None = None
+
+
+class PriceWindow(Strict):
+    """Requests with this completion window, of users who are billed by price_list, are billed by window_list."""
+
+    window: CompletionWindow
+    window_list: Identifier
+    price_list: Identifier = "standard"
+    valid_from: Day | None = None
+
+
+def list_windows(context: AdminContext, given: PriceWindows) -> list[dict[str, Any]]:
+    if given.price_list is not None and not context.reports.price_list_exists(given.price_list):
+        raise _price_list_unknown()
+    return [asdict(row) for row in context.administration.price_windows(given.price_list)]
+
+
 def list_prices(context: AdminContext, given: PriceList) -> list[dict[str, Any]]:
     prices = context.administration.prices(given.price_list, given.model_id, given.on)
     if given.price_list is not None and not prices and not context.reports.price_list_exists(given.price_list):
-        raise SluiceError("price_list_unknown", "There is no price list of this name.")
+        raise _price_list_unknown()
     return [asdict(price) for price in prices]
+
+
+def _price_list_unknown() -> SluiceError:
+    return SluiceError("price_list_unknown", "There is no price list of this name.")
 
 
 def list_models(context: AdminContext, _: NoArguments) -> list[dict[str, Any]]:
@@ -147,6 +171,8 @@ def set_model(context: AdminContext, given: ModelSet) -> Any:
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "price.list": Operation(PriceList, list_prices),
     "price.set": database_operation("price.set", PriceSet),
+    "price.windows": Operation(PriceWindows, list_windows),
+    "price.window": database_operation("price.window", PriceWindow),
     "model.list": Operation(NoArguments, list_models),
     "model.set": Operation(ModelSet, set_model),
     "model.fallback": database_operation("model.fallback", ModelFallback),

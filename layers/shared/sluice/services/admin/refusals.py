@@ -18,6 +18,7 @@ REFUSALS: Final = {
     "quota_plans_tier_known": ("tier_unknown", "There is no tier of this name."),
     "limits_missing": ("limits_missing", f"A new tier needs limits for {_PERIODS}; null is unlimited."),
     "tiers_price_list_known": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
+    "price_list_unknown": ("price_list_unknown", "There is no price list of this name: set a price in it first."),
     "model_unknown": ("model_unknown", "There is no model of this name, or it is no longer offered."),
     "fallback_unfit": (
         "fallback_unfit",
@@ -79,6 +80,8 @@ REFUSALS: Final = {
     ),
     "price_in_past": ("price_in_past", "Days that are over have a price already. Price them by another price_list."),
     "currency_differs": ("currency_differs", "The price list is in another currency: leave currency out."),
+    "window_in_past": ("price_in_past", "Days that are over may have been billed: let it begin today or later."),
+    "window_currency_differs": ("currency_differs", "The two price lists are in different currencies."),
 }
 
 

@@ -47,6 +47,10 @@ class Calibration(Days):
     model_id: Identifier | None = None
 
 
+class Windows(Days):
+    """Whether requests were answered within their completion windows."""
+
+
 class InvoiceGet(Breakdown):
     user_id: UserId
     month: Month
@@ -72,6 +76,14 @@ def report_calibration(context: AdminContext, given: Calibration) -> list[dict[s
     return [calibration_json(row) for row in context.reports.calibration(given.start, given.end, given.model_id)]
 
 
+def report_windows(context: AdminContext, given: Windows) -> list[dict[str, Any]]:
+    return [
+        {"window": row.completion_window, "kept": row.kept, "missed": row.missed}
+        | {"kept_part": _part(row.kept, row.kept + row.missed)}
+        for row in context.reports.windows(given.start, given.end)
+    ]
+
+
 def get_invoice(context: AdminContext, given: InvoiceGet) -> dict[str, Any]:
     document = invoices.invoice(
         context.reports, given.user_id, given.month, price_list=given.price_list, attribute=given.attribute
@@ -88,8 +100,8 @@ def calibration_json(row: CalibrationRow) -> dict[str, Any]:
     }
 
 
-def _part(tokens: int, whole: int) -> float | None:
-    return None if not whole else round(tokens / whole, 4)
+def _part(part: int, whole: int) -> float | None:
+    return None if not whole else round(part / whole, 4)
 
 
 OPERATIONS: Final[dict[str, Operation[Any]]] = {
@@ -97,4 +109,5 @@ OPERATIONS: Final[dict[str, Operation[Any]]] = {
     "usage.tiers": Operation(UsageTiers, analyse_tiers),
     "invoice.get": Operation(InvoiceGet, get_invoice),
     "stats.calibration": Operation(Calibration, report_calibration),
+    "stats.windows": Operation(Windows, report_windows),
 }

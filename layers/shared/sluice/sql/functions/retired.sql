@@ -38,4 +38,10 @@ DROP FUNCTION IF EXISTS
     request_cost(text, text, date, integer, integer, integer, integer),
     usage_text(numeric, numeric, numeric, numeric, numeric),
     lifetime_resolve(timestamptz, jsonb),
-    answer_again(uuid, text, uuid, text, text, timestamptz, cache_look_up);
+    answer_again(uuid, text, uuid, text, text, timestamptz, cache_look_up),
+    request_cost(text, text, date, integer, integer, integer, integer, integer),
+    charges_cost(text, jsonb, date), attempts_json(uuid, text),
+    budget_check(text, uuid, text[], timestamptz, integer, integer, integer),
+    quote_make(quota_plans, models, text[], integer, integer, integer, timestamptz, cache_look_up),
+    quote_wait(quota_plans, boolean, timestamptz), dispatch_waiting(text[], integer, uuid[]),
+    statement_rows(text, date, text);

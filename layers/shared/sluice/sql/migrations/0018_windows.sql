@@ -8,8 +8,8 @@ LOCK TABLE quota_plans, inflight, usage_by_model, usage_by_attribute, billed_usa
 
 ALTER TABLE quota_plans ADD COLUMN has_windows boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN quota_plans.has_windows IS
-    'Whether the user has ever sent a request with a completion window, so that the requests of those who have not need '
-    'not look for any.';
+    'Whether the user has ever sent a request with a completion window, so that the requests of those who have not '
+    'need not look for any.';
 
 ALTER TABLE requests ADD COLUMN completion_window varchar(10);
 ALTER TABLE requests ADD COLUMN due_at timestamptz;
@@ -41,7 +41,13 @@ COMMENT ON COLUMN inflight.priority IS
 COMMENT ON COLUMN inflight.promote_at IS
     'When its priority becomes 0, so that it is answered within its completion window. NULL: it has none.';
 
+-- Not enforced, like the others of this table.
+-- squawk-ignore constraint-missing-not-valid
+ALTER TABLE inflight ADD CONSTRAINT inflight_waiting_is_promoted
+    CHECK (priority = 0 OR priority = 1 AND promote_at IS NOT NULL) NOT ENFORCED;
+
 -- The table holds what is unfinished, so the indexes are built in no time.
+-- squawk-ignore require-concurrent-index-deletion
 DROP INDEX inflight_waiting;
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX inflight_waiting ON inflight (user_id, priority, request_id) WHERE dispatched_at IS NULL;
@@ -58,8 +64,8 @@ CREATE TABLE dispatch_capacity (
 );
 COMMENT ON TABLE dispatch_capacity IS 'How much of the workers the waiting class may use.';
 COMMENT ON COLUMN dispatch_capacity.waiting_room IS
-    'Requests of the waiting class are dispatched while fewer than so many of all users'' requests are dispatched: half '
-    'of what the workers can take at once, written at each deployment.';
+    'Requests of the waiting class are dispatched while fewer than so many of all users'' requests are dispatched: '
+    'half of what the workers can take at once, written at each deployment.';
 COMMENT ON COLUMN dispatch_capacity.waiting_share IS
     'How many of them a user may have dispatched before the next run of the recovery task, which divides the room '
     'among those who wait; NULL: only one of them waits, or none.';
@@ -86,17 +92,17 @@ ALTER TABLE billed_usage ADD COLUMN completion_window varchar(10) NOT NULL DEFAU
 COMMENT ON COLUMN usage_by_model.completion_window IS 'That of its requests; soonest: they have none.';
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE usage_by_model DROP CONSTRAINT usage_by_model_pkey;
--- squawk-ignore adding-serial-primary-key-field
+-- squawk-ignore constraint-missing-not-valid, adding-serial-primary-key-field
 ALTER TABLE usage_by_model ADD CONSTRAINT usage_by_model_pkey
     PRIMARY KEY (user_id, period, period_start, model_id, completion_window);
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE usage_by_attribute DROP CONSTRAINT usage_by_attribute_key;
--- squawk-ignore disallowed-unique-constraint
+-- squawk-ignore constraint-missing-not-valid, disallowed-unique-constraint
 ALTER TABLE usage_by_attribute ADD CONSTRAINT usage_by_attribute_key
     UNIQUE NULLS NOT DISTINCT (user_id, day, attribute, value, model_id, completion_window);
 -- squawk-ignore ban-drop-constraint
 ALTER TABLE billed_usage DROP CONSTRAINT billed_usage_key;
--- squawk-ignore disallowed-unique-constraint
+-- squawk-ignore constraint-missing-not-valid, disallowed-unique-constraint
 ALTER TABLE billed_usage ADD CONSTRAINT billed_usage_key
     UNIQUE NULLS NOT DISTINCT (statement_id, day, attribute, value, model_id, completion_window);
 

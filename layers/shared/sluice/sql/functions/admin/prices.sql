@@ -105,12 +105,16 @@ CREATE OR REPLACE FUNCTION prices_hold() RETURNS void
     SELECT pg_advisory_xact_lock_shared(hashtext('sluice.models'));
 $$;
 
--- Users with budgets that count requests to the model, and who are billed by the list.
+-- Users with budgets that count requests to the model (NULL: to any), and who are billed by the list, be it for
+-- requests with a completion window.
 CREATE OR REPLACE FUNCTION users_repriced(p_price_list text, p_model_id text) RETURNS text[]
     LANGUAGE sql STABLE
     RETURN ARRAY(SELECT DISTINCT b.user_id FROM budgets b
-                 JOIN billing_terms t ON t.user_id = b.user_id AND t.price_list = p_price_list
-                 WHERE coalesce(b.model_id, p_model_id) = p_model_id);
+                 JOIN billing_terms t ON t.user_id = b.user_id
+                 WHERE (p_model_id IS NULL OR coalesce(b.model_id, p_model_id) = p_model_id)
+                   AND (t.price_list = p_price_list
+                        OR EXISTS (SELECT FROM window_lists w
+                                   WHERE w.price_list = t.price_list AND w.window_list = p_price_list)));
 
 -- After prices were changed: the budgets of everybody who is billed by the list count the new amounts. Even a price of
 -- a later day may concern them, if the clock was set back.
@@ -147,4 +151,54 @@ BEGIN
     RETURN (SELECT jsonb_agg(to_jsonb(r) || jsonb_build_object('price_per_million', r.price_per_million::text)
                              ORDER BY array_position(token_classes(), r.token_class::text), r.valid_from)
             FROM price_registry r WHERE r.price_list = list AND r.model_id = a->>'model_id');
+END $$;
+
+-- Completion windows --------------------------------------------------------------------------------------------------
+
+CALL define_type('window_price', $$
+    price_list text, "window" text, window_list text, currency text, valid_from date, valid_until date
+$$);
+
+CREATE OR REPLACE FUNCTION price_windows(p_price_list text) RETURNS SETOF window_price
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT r.price_list::text, r.completion_window::text, r.window_list::text, l.currency::text, r.valid_from,
+           lead(r.valid_from) OVER (PARTITION BY r.price_list, r.completion_window ORDER BY r.valid_from)
+    FROM window_lists r
+    JOIN price_lists l ON l.price_list = r.price_list
+    JOIN completion_windows() AS w ON w.name = r.completion_window
+    WHERE p_price_list IS NULL OR r.price_list = p_price_list
+    ORDER BY r.price_list, w.length, r.valid_from;
+$$;
+COMMENT ON FUNCTION price_windows(text) IS
+    'By which lists requests with completion windows are billed: of users of all lists, or of one. valid_until is not '
+    'included.';
+
+-- As with a price, days that are over may have been billed already.
+CREATE OR REPLACE FUNCTION admin_price_window(a jsonb) RETURNS jsonb
+    LANGUAGE plpgsql AS $$
+DECLARE
+    list    text := a->>'price_list';
+    promise text := (completion_window(a->>'window')).name;
+    other   text := a->>'window_list';
+    day     date := coalesce((a->>'valid_from')::date, utc_today());
+    before  text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('sluice.models'));
+    IF list_currency(list) IS NULL OR list_currency(other) IS NULL THEN
+        PERFORM admin_refuse('price_list_unknown');
+    ELSIF list_currency(list) <> list_currency(other) THEN
+        PERFORM admin_refuse('window_currency_differs');
+    ELSIF day < utc_today() THEN
+        PERFORM admin_refuse('window_in_past');
+    END IF;
+    before := window_list(list, promise, day);
+    IF before <> other THEN
+        INSERT INTO window_lists (price_list, completion_window, valid_from, window_list)
+        VALUES (list, promise, day, other)
+        ON CONFLICT (price_list, completion_window, valid_from) DO UPDATE SET window_list = EXCLUDED.window_list;
+        PERFORM admin_audit('price.window_set', NULL, NULL, jsonb_build_object('window_list', before),
+            jsonb_build_object('price_list', list, 'window', promise, 'window_list', other, 'valid_from', day));
+        PERFORM budgets_reprice(list, NULL);
+    END IF;
+    RETURN (SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]') FROM price_windows(list) AS r WHERE r."window" = promise);
 END $$;

@@ -55,7 +55,7 @@ BEGIN
         'answered_by', answered_by(r.status, r.model_id, t.calls))
     FROM (SELECT) AS one
     LEFT JOIN prompts p ON p.request_id = id
-    CROSS JOIN LATERAL (SELECT attempts_json(id, r.user_id) AS calls) AS t
+    CROSS JOIN LATERAL (SELECT attempts_json(id, r.user_id, r.completion_window) AS calls) AS t
     LEFT JOIN LATERAL request_waits(i) AS w ON i.request_id IS NOT NULL AND r.completed_at IS NULL;
 END $$;
 

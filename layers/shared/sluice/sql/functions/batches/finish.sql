@@ -55,8 +55,10 @@ BEGIN
         LEFT JOIN requests_all r ON r.request_id = l.request_id
         LEFT JOIN LATERAL asked_find(l.request_id) AS a ON true
         LEFT JOIN LATERAL extras_find(l.request_id) AS x ON true
-        LEFT JOIN LATERAL (SELECT CASE WHEN r.charges IS NOT NULL THEN attempts_json(r.request_id, r.user_id) END
-                                  AS attempts) AS t ON true
+        LEFT JOIN LATERAL (
+            SELECT CASE WHEN r.charges IS NOT NULL
+                        THEN attempts_json(r.request_id, r.user_id, r.completion_window) END AS attempts
+        ) AS t ON true
         LEFT JOIN LATERAL (SELECT CASE WHEN r.result_id IS NOT NULL THEN result_find(r.result_id) END AS output) AS o
             ON true
         -- Of an answer in the bucket, the document has a file only.

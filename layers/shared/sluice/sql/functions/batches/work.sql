@@ -4,9 +4,9 @@
 
 -- A batch that is to be worked on now. stored, with its key: what its lines are read from.
 CALL define_type('batch_claim', $$
-    batch_id uuid, attempt integer, user_id text, endpoint text, status text, expires_at timestamptz, is_expired boolean,
-    stored jsonb, scanned_bytes bigint, scanned_lines integer, fed_to integer, total integer, fed integer,
-    running integer, room integer
+    batch_id uuid, attempt integer, user_id text, endpoint text, status text, is_expired boolean, stored jsonb,
+    scanned_bytes bigint, scanned_lines integer, fed_to integer, total integer, fed integer, running integer,
+    room integer
 $$);
 -- How a batch stands after a step. running: its requests that are unfinished. room: for how many more requests of it
 -- there is some. outcome: ok; superseded: another worker has it, and nothing was written; of feeding also what it waits
@@ -37,7 +37,7 @@ BEGIN
     UPDATE batches o SET
         attempt = o.attempt + 1, leased_until = at + make_interval(secs => p_lease_seconds), refill_at = -1
     WHERE o.batch_id = b.batch_id RETURNING * INTO b;
-    RETURN QUERY SELECT b.batch_id, b.attempt, b.user_id::text, b.endpoint::text, b.status::text, b.expires_at,
+    RETURN QUERY SELECT b.batch_id, b.attempt, b.user_id::text, b.endpoint::text, b.status::text,
                         b.expires_at <= at, object_json(b.input_object_id), b.scanned_bytes, b.scanned_lines, b.fed_to,
                         b.total, b.fed, b.fed - b.completed - b.failed, batch_room(b);
 END $$;

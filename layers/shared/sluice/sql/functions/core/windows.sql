@@ -14,13 +14,13 @@ $$;
 CREATE OR REPLACE FUNCTION completion_window(p_name text) RETURNS completion_window
     LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    asked completion_window;
+    known completion_window;
 BEGIN
-    SELECT * INTO asked FROM completion_windows() AS w WHERE w.name = p_name;
+    SELECT * INTO known FROM completion_windows() AS w WHERE w.name = p_name;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no completion window %', p_name;
     END IF;
-    RETURN asked;
+    RETURN known;
 END $$;
 
 -- How a request waits: p_window is its completion window, which ends at p_due_at. A request that is almost due, or has
@@ -42,3 +42,10 @@ CREATE OR REPLACE FUNCTION window_facts(p_window text, p_due_at timestamptz) RET
     LANGUAGE sql STABLE
     RETURN CASE WHEN p_window IS NULL THEN '{}'
                 ELSE jsonb_build_object('window', p_window, 'due_at', p_due_at) END;
+
+-- Whether a request that ended so kept the promise of its window; NULL: there was none, or its client did not want the
+-- answer any more.
+CREATE OR REPLACE FUNCTION window_kept(p_status text, p_completed_at timestamptz, p_due_at timestamptz) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN p_status <> 'cancelled' AND p_due_at IS NOT NULL
+                THEN p_status <> 'expired' AND p_completed_at <= p_due_at END;

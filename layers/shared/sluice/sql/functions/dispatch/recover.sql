@@ -107,7 +107,66 @@ BEGIN
     -- Under the user locks: otherwise two recovery tasks, or a recovery task and a submit, would both use the same
     -- room.
     PERFORM users_lock(users);
-    RETURN QUERY SELECT * FROM dispatch_waiting(users, p_limit);
+    PERFORM windows_promote(p_limit);
+    RETURN QUERY SELECT * FROM dispatch_waiting(users, p_limit, NULL, 0);
+    RETURN QUERY SELECT * FROM dispatch_fairly(users, p_limit);
+END $$;
+
+-- Requests that must be answered within their completion windows leave the waiting class, those first that are due
+-- first. Followers are promoted as well: whoever they follow is, too (see flight_hurry).
+CREATE OR REPLACE FUNCTION windows_promote(p_limit integer) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE inflight i SET priority = 0
+    FROM (SELECT w.request_id FROM inflight w
+          WHERE w.priority > 0 AND w.promote_at <= clock_now()
+          ORDER BY w.promote_at, w.follows NULLS FIRST LIMIT p_limit FOR UPDATE SKIP LOCKED) AS due
+    WHERE i.request_id = due.request_id;
+$$;
+
+-- Divides the room of the waiting class among all users who have some in it: first whoever has least. Until the next
+-- run, none of them may fill more than an equal share by their own settlements.
+CREATE OR REPLACE FUNCTION dispatch_fairly(p_user_ids text[], p_limit integer) RETURNS SETOF dispatched_request
+    LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    room    integer;
+    waiting text[];
+    share   integer;
+    chosen  uuid[];
+BEGIN
+    IF EXISTS (SELECT FROM inflight i WHERE i.priority > 0) THEN
+        waiting := ARRAY(
+            SELECT u.id FROM unnest(p_user_ids) AS u (id)
+            WHERE EXISTS (SELECT FROM inflight w
+                          WHERE w.user_id = u.id AND w.dispatched_at IS NULL AND w.priority > 0
+                            AND w.follows IS NULL AND coalesce(w.not_before, '-infinity') <= clock_now()
+                            AND w.expires_at > clock_now()));
+    END IF;
+    share := (SELECT greatest(c.waiting_room / cardinality(waiting), 1) FROM dispatch_capacity c
+              WHERE cardinality(waiting) > 1);
+    UPDATE dispatch_capacity c SET waiting_share = share WHERE c.waiting_share IS DISTINCT FROM share;
+    IF cardinality(waiting) > 0 THEN
+        room := waiting_room();
+        chosen := ARRAY(
+            SELECT c.request_id
+            FROM quota_plans p
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS dispatched FROM inflight d
+                WHERE d.user_id = p.user_id AND d.dispatched_at IS NOT NULL
+            ) AS taken
+            CROSS JOIN LATERAL (
+                SELECT w.request_id, row_number() OVER (ORDER BY w.request_id) AS n
+                FROM (SELECT i.request_id FROM inflight i
+                      WHERE i.user_id = p.user_id AND i.dispatched_at IS NULL AND i.priority > 0
+                        AND i.status = 'queued' AND i.follows IS NULL
+                        AND coalesce(i.not_before, '-infinity') <= clock_now() AND i.expires_at > clock_now()
+                      ORDER BY i.priority, i.request_id
+                      LIMIT greatest(least(waiting_window(p) - taken.dispatched, room), 0)) AS w
+            ) AS c
+            WHERE p.user_id = ANY (waiting)
+            ORDER BY taken.dispatched + c.n, c.request_id
+            LIMIT room);
+        RETURN QUERY SELECT * FROM dispatch_waiting(waiting, p_limit, chosen, room);
+    END IF;
 END $$;
 
 -- Requests whose messages the queue seems to have lost. A message may need the grace period to show up in the queue's

@@ -191,6 +191,7 @@ BEGIN
         WHERE r.request_id = s.request_id AND r.request_id = ANY (ids)
           AND r.request_id BETWEEN ids[1] AND ids[cardinality(ids)]
         RETURNING r.request_id, r.user_id, r.created_at, r.reserved_tokens, r.processing_time_ms, r.finish_reason,
+                  window_kept(r.status, r.completed_at, r.due_at) AS window_kept,
                   coalesce(r.total_tokens, 0) AS used_tokens
     ), booked AS (
         -- A quota row changes only if its period still contains the request; usage gets the tokens in any case.
@@ -211,7 +212,7 @@ BEGIN
                    'completion_tokens', s.completion_tokens,
                    'cached_tokens', s.cached_tokens, 'reasoning_tokens', s.reasoning_tokens,
                    'error_code', s.error_code, 'processing_time_ms', f.processing_time_ms,
-                   'finish_reason', f.finish_reason,
+                   'finish_reason', f.finish_reason, 'window_kept', f.window_kept,
                    'overrun_tokens', nullif(greatest(f.used_tokens - f.reserved_tokens, 0), 0),
                    'calls', s.calls, 'wasted_tokens', calls_wasted(s.calls))
                    || coalesce(s.usage_doubt, '{}'))

@@ -8,9 +8,9 @@ CREATE OR REPLACE FUNCTION waiting_window(p quota_plans) RETURNS integer
     RETURN p.dispatch_window - p.dispatch_window / 4;
 
 -- How many requests of the waiting class may be dispatched now: these fill what all others leave. Two transactions at
--- once may both find the same room: nothing breaks if there are some more.
+-- once may both find the same room: nothing breaks if there are some more. It reads an index up to that number of rows.
 CREATE OR REPLACE FUNCTION waiting_room() RETURNS integer
-    LANGUAGE plpgsql STABLE AS $$
+    LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 DECLARE
     room integer := (SELECT c.waiting_room FROM dispatch_capacity c);
 BEGIN
@@ -18,10 +18,21 @@ BEGIN
         SELECT count(*) FROM (SELECT FROM inflight i WHERE i.dispatched_at IS NOT NULL LIMIT room) AS dispatched);
 END $$;
 
+-- How many of them a user may get now who has so many dispatched.
+CREATE OR REPLACE FUNCTION waiting_slots(p quota_plans, p_dispatched bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN greatest(0, least(
+        least(waiting_window(p), (SELECT c.waiting_share FROM dispatch_capacity c)) - p_dispatched, waiting_room()));
+END $$;
+
 -- Marks the next requests of these users as dispatched, and returns them so that their messages are sent. First those
 -- of priority 0, then the waiting class, as long as it has room. If p_among is given, only these ids are considered.
--- The caller holds the user locks.
-CREATE OR REPLACE FUNCTION dispatch_waiting(p_user_ids text[], p_limit integer, p_among uuid[] DEFAULT NULL)
+-- p_room: how many of the waiting class each user may get; NULL: what waiting_slots() says. The caller holds the user
+-- locks.
+CREATE OR REPLACE FUNCTION dispatch_waiting(
+    p_user_ids text[], p_limit integer, p_among uuid[] DEFAULT NULL, p_room integer DEFAULT NULL
+)
     RETURNS SETOF dispatched_request
     LANGUAGE sql
 BEGIN ATOMIC
@@ -59,7 +70,7 @@ BEGIN ATOMIC
                 ORDER BY w.priority, w.request_id
                 -- Users without completion windows have none of these, and pay nothing for them.
                 LIMIT CASE WHEN p.has_windows
-                           THEN greatest(least(waiting_window(p) - taken.dispatched - urgent.number, waiting_room()), 0)
+                           THEN coalesce(p_room, waiting_slots(p, taken.dispatched + urgent.number))
                            ELSE 0 END
                 FOR UPDATE SKIP LOCKED
             ) AS w

@@ -59,7 +59,8 @@ $$;
 CREATE OR REPLACE FUNCTION attributes_kept(p_days date[]) RETURNS SETOF attribute_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.user_id::text, u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count,
-           u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers
+           u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers,
+           u.completion_window::text
     FROM usage_by_attribute u WHERE p_days IS NULL OR u.day = ANY (p_days)
     UNION ALL
     SELECT e.* FROM rollup_watermarks w
@@ -77,33 +78,35 @@ BEGIN
     RETURN QUERY
         WITH wanted AS (
             SELECT u.user_id, u.day, u.model_id, u.requests_count AS requests, u.prompt_tokens, u.completion_tokens,
-                   u.cached_tokens, u.reasoning_tokens, u.cached_answers
+                   u.cached_tokens, u.reasoning_tokens, u.cached_answers, u.completion_window
             FROM usage_kept(CASE WHEN NOT p_full THEN days END) AS u
         ), kept AS (
             SELECT a.user_id, a.day, a.model_id, sum(a.requests_count) AS requests,
                    sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
                    sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens,
-                   sum(a.cached_answers) AS cached_answers
+                   sum(a.cached_answers) AS cached_answers, a.completion_window
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute = 'key'
-            GROUP BY 1, 2, 3
+            GROUP BY 1, 2, 3, a.completion_window
         ), differing AS (
             SELECT coalesce(w.user_id, k.user_id) AS user_id, coalesce(w.day, k.day) AS day,
                    coalesce(w.model_id, k.model_id) AS model_id,
                    coalesce(k.requests, 0) AS requests, coalesce(k.prompt_tokens, 0) AS prompt_tokens,
                    coalesce(k.completion_tokens, 0) AS completion_tokens,
-                   coalesce(k.cached_tokens, 0) AS cached_tokens, coalesce(k.reasoning_tokens,
-                                                                           0) AS reasoning_tokens,
-                                                                           coalesce(k.cached_answers,
-                                                                                    0) AS cached_answers
+                   coalesce(k.cached_tokens, 0) AS cached_tokens,
+                   coalesce(k.reasoning_tokens, 0) AS reasoning_tokens,
+                   coalesce(k.cached_answers, 0) AS cached_answers,
+                   coalesce(w.completion_window, k.completion_window) AS completion_window
             FROM wanted w
-            FULL JOIN kept k ON (k.user_id, k.day, k.model_id) = (w.user_id, w.day, w.model_id)
+            FULL JOIN kept k
+                ON (k.user_id, k.day, k.model_id, k.completion_window)
+                   = (w.user_id, w.day, w.model_id, w.completion_window)
             WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
                    coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0))
                   <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
                       coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0), coalesce(k.cached_answers, 0))
         )
-        SELECT d.user_id::text, NULL::uuid, format('%s %s', d.day, d.model_id),
+        SELECT d.user_id::text, NULL::uuid, usage_part(d.day, d.model_id, d.completion_window),
                usage_text(r.requests, r.prompt_tokens, r.completion_tokens, r.cached_tokens, r.reasoning_tokens,
                           r.cached_answers),
                usage_text(d.requests, d.prompt_tokens, d.completion_tokens, d.cached_tokens, d.reasoning_tokens,
@@ -119,6 +122,7 @@ BEGIN
             CROSS JOIN LATERAL request_charges(q.model_id, q.charges, q.prompt_tokens, q.completion_tokens,
                                                q.cached_tokens, q.reasoning_tokens, q.cached_from IS NOT NULL) AS c
             WHERE q.user_id = d.user_id AND c.model_id = d.model_id
+              AND coalesce(q.completion_window, 'soonest') = d.completion_window
               AND q.request_id >= uuidv7_floor(d.day::timestamp AT TIME ZONE 'UTC')
               AND q.request_id < uuidv7_floor((d.day + 1)::timestamp AT TIME ZONE 'UTC')
         ) AS r
@@ -141,7 +145,8 @@ BEGIN
                    coalesce(sum(c.completion_tokens), 0) AS completion_tokens,
                    coalesce(sum(c.cached_tokens), 0) AS cached_tokens,
                    coalesce(sum(c.reasoning_tokens), 0) AS reasoning_tokens,
-                   coalesce(sum(c.cached_answers), 0) AS cached_answers
+                   coalesce(sum(c.cached_answers), 0) AS cached_answers,
+                   coalesce(r.completion_window, 'soonest') AS completion_window
             FROM requests_all r
             JOIN prompts p ON p.request_id = r.request_id AND p.metadata IS NOT NULL
             CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
@@ -151,25 +156,28 @@ BEGIN
               AND (p_full
                    OR r.request_id >= uuidv7_floor((SELECT min(d) FROM unnest(days) AS d)::timestamp AT TIME ZONE 'UTC')
                       AND (r.created_at AT TIME ZONE 'UTC')::date = ANY (days))
-            GROUP BY 1, 2, 3, 4
+            GROUP BY 1, 2, 3, 4, r.completion_window
         ), kept AS (
             SELECT a.user_id, a.day, a.attribute, a.model_id, sum(a.requests_count) AS requests,
                    sum(a.prompt_tokens) AS prompt_tokens, sum(a.completion_tokens) AS completion_tokens,
                    sum(a.cached_tokens) AS cached_tokens, sum(a.reasoning_tokens) AS reasoning_tokens,
-                   sum(a.cached_answers) AS cached_answers
+                   sum(a.cached_answers) AS cached_answers, a.completion_window
             FROM attributes_kept(CASE WHEN NOT p_full THEN days END) AS a
             WHERE a.attribute <> 'key'
-            GROUP BY 1, 2, 3, 4
+            GROUP BY 1, 2, 3, 4, a.completion_window
         )
         -- Without the tag's name, which is the client's text.
         SELECT coalesce(w.user_id, k.user_id)::text, NULL::uuid,
-               format('%s %s', coalesce(w.day, k.day), coalesce(w.model_id, k.model_id)),
+               usage_part(coalesce(w.day, k.day), coalesce(w.model_id, k.model_id),
+                          coalesce(w.completion_window, k.completion_window)),
                usage_text(coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
                           coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0)),
                usage_text(coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),
                           coalesce(k.cached_tokens, 0), coalesce(k.reasoning_tokens, 0), coalesce(k.cached_answers, 0))
         FROM wanted w
-        FULL JOIN kept k ON (k.user_id, k.day, k.attribute, k.model_id) = (w.user_id, w.day, w.attribute, w.model_id)
+        FULL JOIN kept k
+            ON (k.user_id, k.day, k.attribute, k.model_id, k.completion_window)
+               = (w.user_id, w.day, w.attribute, w.model_id, w.completion_window)
         WHERE (coalesce(w.requests, 0), coalesce(w.prompt_tokens, 0), coalesce(w.completion_tokens, 0),
                coalesce(w.cached_tokens, 0), coalesce(w.reasoning_tokens, 0), coalesce(w.cached_answers, 0))
               <> (coalesce(k.requests, 0), coalesce(k.prompt_tokens, 0), coalesce(k.completion_tokens, 0),

@@ -38,6 +38,12 @@ CREATE OR REPLACE FUNCTION plan_is_whole() RETURNS SETOF violation
                                        WHERE w.user_id = p.user_id AND w.url IS NOT NULL) AS found) AS e
     WHERE p.has_webhooks <> e.found
     UNION ALL
+    -- Without the mark, nobody would look for what waits.
+    SELECT p.user_id::text, NULL::uuid, NULL::text, 'has_windows t', 'has_windows f'
+    FROM quota_plans p
+    WHERE NOT p.has_windows
+      AND EXISTS (SELECT FROM inflight i WHERE i.user_id = p.user_id AND i.dispatched_at IS NULL AND i.priority > 0)
+    UNION ALL
     SELECT p.user_id::text, NULL::uuid, NULL::text,
            format('%s unfinished, window %s, %s, %s bytes', w.max_unfinished, w.dispatch_window, w.reset_frequency,
                   coalesce(w.max_file_bytes::text, 'unlimited')),

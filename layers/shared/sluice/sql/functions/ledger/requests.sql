@@ -13,7 +13,8 @@ CREATE OR REPLACE FUNCTION requests_to_verify(p_full boolean, p_today uuid, p_to
 $$;
 
 -- Every request was audited when it was accepted and, if it is finished, was settled and audited exactly once. It
--- agrees with those audit rows: in its user, key and model, in what it reserved, how it ended and with how many tokens.
+-- agrees with those audit rows: in its user, key, model and completion window, in what it reserved, how it ended and
+-- with how many tokens.
 CREATE OR REPLACE FUNCTION request_settled_once(p_full boolean, p_today uuid, p_touched uuid[]) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -42,6 +43,7 @@ BEGIN
                    max(t.key_id::text) AS key_id,
                    max(t.after->>'model_id') AS model_id,
                    max((t.after->>'reserved_tokens')::integer) AS reserved_tokens,
+                   max(t.after->>'window') AS completion_window, max((t.after->>'due_at')::timestamptz) AS due_at,
                    nullif(concat_ws(' and ',
                        CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'completed') > 0 THEN 'completed' END,
                        CASE WHEN count(*) FILTER (WHERE t.after->>'status' = 'failed')
@@ -69,17 +71,20 @@ BEGIN
         SELECT coalesce(r.user_id, a.user_id)::text, coalesce(r.request_id, a.request_id), NULL::text,
                CASE WHEN a.request_id IS NULL THEN 'audited' ELSE
                    format('accepted %s, ended %s, as %s; %s, key %s, %s, reserved %s, tokens %s + %s '
-                          '(cached %s, reasoning %s)',
+                          '(cached %s, reasoning %s)%s',
                           a.accepted, a.ended, a.status, a.user_id, a.key_id, a.model_id, a.reserved_tokens,
-                          a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens) END,
+                          a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens,
+                          ', due ' || a.due_at || ' within ' || a.completion_window) END,
                CASE WHEN r.request_id IS NULL THEN 'no request' ELSE
-                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s (cached %s, reasoning %s)', r.status,
+                   format('%s; %s, key %s, %s, reserved %s, tokens %s + %s (cached %s, reasoning %s)%s', r.status,
                           r.user_id, r.key_id, r.model_id, r.reserved_tokens, r.prompt_tokens, r.completion_tokens,
-                          coalesce(r.cached_tokens, 0), coalesce(r.reasoning_tokens, 0)) END
+                          coalesce(r.cached_tokens, 0), coalesce(r.reasoning_tokens, 0),
+                          ', due ' || r.due_at || ' within ' || r.completion_window) END
         FROM requests_to_verify(p_full, p_today, p_touched) r
         FULL JOIN audited a ON a.request_id = r.request_id
         WHERE (p_full OR r.request_id IS NOT NULL)
           AND (r.request_id IS NULL
+               OR (a.completion_window, a.due_at) IS DISTINCT FROM (r.completion_window, r.due_at)
                OR (a.accepted, a.ended, a.user_id, a.other_user_id, a.key_id, a.model_id, a.reserved_tokens,
                    coalesce(a.status, r.status), a.prompt_tokens, a.completion_tokens, a.cached_tokens,
                    a.reasoning_tokens)
@@ -180,7 +185,7 @@ BEGIN
 END $$;
 
 -- A part of inflight_is_what_is_unfinished: whoever follows a request follows one that is unfinished, equal and of the
--- same user, and follows nobody itself. And whoever asks for others is unfinished.
+-- same user and at least as urgent, and follows nobody itself. And whoever asks for others is unfinished.
 CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LANGUAGE sql STABLE AS $$
     SELECT i.user_id::text, i.request_id, NULL::text, 'follows an equal, unfinished request', 'request ' || i.follows
@@ -188,7 +193,8 @@ CREATE OR REPLACE FUNCTION followers_have_leaders() RETURNS SETOF violation
     LEFT JOIN inflight l ON l.request_id = i.follows
     WHERE i.follows IS NOT NULL
       AND (l.follows IS NOT NULL OR i.status <> 'queued' OR i.dispatched_at IS NOT NULL
-           OR (l.user_id, l.fingerprint, l.cache_scope) IS DISTINCT FROM (i.user_id, i.fingerprint, i.cache_scope))
+           OR (l.user_id, l.fingerprint, l.cache_scope) IS DISTINCT FROM (i.user_id, i.fingerprint, i.cache_scope)
+           OR l.priority > i.priority)
     UNION ALL
     SELECT c.user_id::text, c.leader_id, NULL::text, 'an unfinished request', 'none'
     FROM answer_cache c

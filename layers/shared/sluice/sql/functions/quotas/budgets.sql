@@ -68,7 +68,8 @@ BEGIN
                    * (1 + request_repairs(p.handling)) AS completion
         ) AS m
         CROSS JOIN LATERAL (SELECT (r.created_at AT TIME ZONE 'UTC')::date AS day) AS t
-        CROSS JOIN LATERAL (SELECT billing_list(r.user_id, t.day) AS list) AS d
+        CROSS JOIN LATERAL (
+            SELECT window_list(billing_list(r.user_id, t.day), r.completion_window, t.day) AS list OFFSET 0) AS d
         CROSS JOIN LATERAL unnest(a.models || NULL::text) AS w (model_id)
         LEFT JOIN price_lists l ON l.price_list = d.list
         WHERE r.request_id = ANY (p_ids);
@@ -85,12 +86,13 @@ COMMENT ON FUNCTION budget_counts(budgets, budget_share) IS
 -- Whether a request fits into every budget that applies to it; see quota_check(). The key is the request's own.
 CREATE OR REPLACE FUNCTION budget_check(
     p_user_id text, p_key_id uuid, p_models text[], p_at timestamptz, p_prompt_tokens integer,
-    p_completion_tokens integer, p_cached_answers integer, OUT refusal text, OUT detail jsonb, OUT counters budgets[]
+    p_completion_tokens integer, p_cached_answers integer, p_window text, OUT refusal text, OUT detail jsonb,
+    OUT counters budgets[]
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     day      date := (p_at AT TIME ZONE 'UTC')::date;
-    list     text := billing_list(p_user_id, day);
+    list     text := window_list(billing_list(p_user_id, day), p_window, day);
     currency text := (SELECT l.currency FROM price_lists l WHERE l.price_list = list);
     needed   numeric;
     b        budgets;
@@ -143,7 +145,7 @@ BEGIN
             'quotas', quota_counters(p_user_id, p_at));
     END IF;
 END $$;
-COMMENT ON FUNCTION budget_check(text, uuid, text[], timestamptz, integer, integer, integer) IS
+COMMENT ON FUNCTION budget_check(text, uuid, text[], timestamptz, integer, integer, integer, text) IS
     'p_cached_answers: 1 for a request that is answered from the cache, which has no tokens; otherwise 0. '
     'refusal: model_unpriced, budget_currency_differs, budget_too_small (it can never fit), budget_exceeded (it fits '
     'later: see obstacle_detail), or NULL.';
@@ -222,7 +224,7 @@ BEGIN
                            sum(c.completion_tokens)::bigint AS completion_tokens,
                            sum(c.cached_tokens)::bigint AS cached_tokens,
                            sum(c.reasoning_tokens)::bigint AS reasoning_tokens,
-                           sum(c.cached_answers)::bigint AS cached_answers
+                           sum(c.cached_answers)::bigint AS cached_answers, r.completion_window
                     FROM requests_all r
                     CROSS JOIN LATERAL request_charges(r.model_id, r.charges, r.prompt_tokens, r.completion_tokens,
                                                        r.cached_tokens, r.reasoning_tokens,
@@ -232,10 +234,13 @@ BEGIN
                       AND r.created_at >= b.period_start AND r.created_at < b.reset_at
                       AND (b.model_id IS NULL OR c.model_id = b.model_id)
                     -- A request with tokens of a class that has no price costs nothing: see budget_shares.
-                    GROUP BY 1, 2, 3, c.prompt_tokens > coalesce(c.cached_tokens, 0), c.cached_tokens > 0,
+                    GROUP BY 1, 2, 3, r.completion_window, c.prompt_tokens > coalesce(c.cached_tokens, 0),
+                             c.cached_tokens > 0,
                              c.completion_tokens > coalesce(c.reasoning_tokens, 0), c.reasoning_tokens > 0
                 ) AS g
-                CROSS JOIN LATERAL (SELECT billing_list(b.user_id, g.day) AS list) AS t
+                CROSS JOIN LATERAL (
+                    SELECT window_list(billing_list(b.user_id, g.day), g.completion_window, g.day) AS list OFFSET 0
+                ) AS t
                 WHERE coalesce(b.key_id = key_original(g.key_id), b.key_id IS NULL)
                   AND list_currency(t.list) = b.currency
             ), (

@@ -4,13 +4,13 @@
 -- What a submission that could be accepted would be. It is computed in the middle of request_admit.
 CREATE OR REPLACE FUNCTION quote_make(
     plan quota_plans, m models, p_model_ids text[], p_reserved integer, p_max_tokens integer, p_repairs integer,
-    p_not_before timestamptz, p_look cache_look_up
+    p_not_before timestamptz, p_look cache_look_up, p_window text
 )
     RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     day         date := utc_today();
-    list        text := billing_list(plan.user_id, day);
+    list        text := window_list(billing_list(plan.user_id, day), p_window, day);
     is_hit      boolean := coalesce(p_look.said = 'hit', false);
     completions integer := CASE WHEN is_hit THEN 0 ELSE p_max_tokens * (1 + p_repairs) END;
     forecast    answer_forecast;
@@ -18,7 +18,7 @@ DECLARE
 BEGIN
     forecast := answer_forecast(plan.user_id, m.model_id, prompt_most(m, p_reserved, p_max_tokens, p_repairs),
                                 p_max_tokens);
-    SELECT * INTO wait FROM quote_wait(plan, p_look.leader_id IS NOT NULL, p_not_before);
+    SELECT * INTO wait FROM quote_wait(plan, p_look.leader_id IS NOT NULL, p_not_before, p_window);
     RETURN jsonb_build_object(
         'model', m.model_id, 'models', p_model_ids, 'price_list', list, 'currency', list_currency(list),
         'bound', jsonb_build_object(
@@ -45,9 +45,9 @@ END $$;
 
 -- How long a request of the user would wait to be started: not at all if the dispatch window has room and nothing waits
 -- before it, otherwise at the rate at which the user's requests end. NULL: it is not known. p_follows: it would wait
--- for an equal one. p_not_before: it waits until then in any case.
+-- for an equal one. p_not_before: it waits until then in any case. p_window: it would be of the waiting class.
 CREATE OR REPLACE FUNCTION quote_wait(
-    plan quota_plans, p_follows boolean, p_not_before timestamptz, OUT seconds integer, OUT basis jsonb
+    plan quota_plans, p_follows boolean, p_not_before timestamptz, p_window text, OUT seconds integer, OUT basis jsonb
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -57,9 +57,13 @@ DECLARE
 BEGIN
     SELECT count(*) FILTER (WHERE i.dispatched_at IS NOT NULL) AS dispatched,
            count(*) FILTER (WHERE i.dispatched_at IS NULL AND i.follows IS NULL
-                                  AND coalesce(i.not_before, '-infinity') <= clock_now()) AS waiting
+                                  AND coalesce(i.not_before, '-infinity') <= clock_now()
+                                  AND (i.priority = 0 OR p_window IS NOT NULL)) AS waiting
     INTO counted FROM inflight i WHERE i.user_id = plan.user_id;
-    IF p_follows OR counted.waiting = 0 AND counted.dispatched < plan.dispatch_window THEN
+    IF p_follows
+       OR counted.waiting = 0 AND (p_window IS NULL AND counted.dispatched < plan.dispatch_window
+                                   OR p_window IS NOT NULL AND waiting_slots(plan, counted.dispatched) > 0)
+    THEN
         seconds := pause;
         RETURN;
     END IF;

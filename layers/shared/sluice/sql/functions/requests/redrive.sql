@@ -45,17 +45,19 @@ BEGIN
         reasoning_tokens = NULL, charges = NULL, error_code = NULL, error_message = NULL
     WHERE q.request_id = p_request_id;
     UPDATE attempts a SET is_charged = false WHERE a.request_id = p_request_id AND a.is_charged;
-    INSERT INTO inflight (request_id, user_id, attempt, max_attempts, expires_at, has_webhook, batch_id)
-    VALUES (p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl,
-            (SELECT CASE WHEN x.handling ? 'webhook' THEN true END FROM extras_find(p_request_id) AS x),
-            batch_reopen(p_request_id));
+    INSERT INTO inflight
+        (request_id, user_id, attempt, max_attempts, expires_at, has_webhook, batch_id, priority, promote_at)
+    SELECT p_request_id, r.user_id, r.attempts + 1, p_max_attempts, at + p_ttl,
+           (SELECT CASE WHEN x.handling ? 'webhook' THEN true END FROM extras_find(p_request_id) AS x),
+           batch_reopen(p_request_id), w.priority, w.promote_at
+    FROM window_waiting(r.completion_window, r.due_at, at) AS w;
     PERFORM audit_write('admin', ARRAY[ROW(
         'request.redriven', r.user_id, NULL, p_request_id,
         jsonb_strip_nulls(jsonb_build_object(
             'status', r.status, 'attempt', r.attempts, 'error_code', r.error_code, 'prompt_tokens', r.prompt_tokens,
             'completion_tokens', r.completion_tokens, 'cached_tokens', r.cached_tokens,
             'reasoning_tokens', r.reasoning_tokens, 'processing_time_ms', r.processing_time_ms,
-            'charges', r.charges)),
+            'charges', r.charges, 'window_kept', window_kept(r.status, r.completed_at, r.due_at))),
         jsonb_build_object('status', 'queued', 'wasted_tokens', coalesce(r.total_tokens, 0)))::audit_entry]);
     RETURN 'redriven';
 END $$;

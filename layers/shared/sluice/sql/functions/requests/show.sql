@@ -12,7 +12,9 @@ CREATE OR REPLACE FUNCTION request_waits(i inflight, OUT waits_for text, OUT unt
                WHEN i.dispatched_at IS NOT NULL THEN 'worker'
                WHEN i.follows IS NOT NULL THEN 'equal_request'
                WHEN (SELECT count(*) FROM inflight d WHERE d.user_id = i.user_id AND d.dispatched_at IS NOT NULL)
-                    >= (SELECT p.dispatch_window FROM quota_plans p WHERE p.user_id = i.user_id) THEN 'window'
+                    >= (SELECT CASE i.priority WHEN 0 THEN p.dispatch_window ELSE waiting_window(p) END
+                        FROM quota_plans p WHERE p.user_id = i.user_id) THEN 'window'
+               WHEN i.priority > 0 AND waiting_room() <= 0 THEN 'others'
                ELSE 'dispatch' END,
            greatest(b.until, CASE WHEN i.status = 'queued' AND i.not_before > clock_now() THEN i.not_before END)
     FROM (SELECT CASE WHEN i.status = 'queued' AND EXISTS (SELECT FROM model_breakers m WHERE m.opened_at IS NOT NULL)
@@ -22,8 +24,9 @@ COMMENT ON FUNCTION request_waits(inflight) IS
     'breaker: calls of its model fail, so it is called with probes only, and no fallback can answer; '
     'equal_request: an equal request of the user is asking, and its answer will be this one''s, too; '
     'model: a worker has it; recovery: that worker was lost; retry: the last attempt failed; not_before: the client '
-    'asked for it; worker: its message is in the queue; window: other requests of the user come first; dispatch: the '
-    'recovery task will send its message.';
+    'asked for it; worker: its message is in the queue; window: other requests of the user come first; others: it has '
+    'a completion window, and requests of others leave no room for it now; dispatch: the recovery task will send its '
+    'message.';
 
 CALL define_type('queue_position', $$position bigint, ended bigint, seconds double precision$$);
 
@@ -39,7 +42,8 @@ BEGIN
     WHERE o.user_id = i.user_id AND o.status = 'queued' AND o.request_id <> i.request_id AND o.follows IS NULL
       AND coalesce(o.not_before, '-infinity') <= clock_now()
       AND CASE WHEN i.dispatched_at IS NOT NULL THEN o.dispatched_at < i.dispatched_at
-               ELSE o.dispatched_at IS NOT NULL OR i.request_id > o.request_id END;
+               ELSE o.dispatched_at IS NOT NULL
+                    OR (i.priority, i.request_id) > (o.priority, o.request_id) END;
     result.ended := lately.ended;
     result.seconds := lately.seconds;
     RETURN result;
@@ -52,7 +56,7 @@ CREATE OR REPLACE FUNCTION request_queue(i inflight) RETURNS jsonb
         'max_attempts', i.max_attempts, 'last_error', i.last_error, 'expires_at', i.expires_at,
         'cancel_requested_at', i.cancel_requested_at, 'position', p.position, 'ended', p.ended, 'seconds', p.seconds)
     FROM request_waits(i) AS w
-    LEFT JOIN LATERAL request_position(i) AS p ON w.waits_for IN ('worker', 'window', 'dispatch');
+    LEFT JOIN LATERAL request_position(i) AS p ON w.waits_for IN ('worker', 'window', 'others', 'dispatch');
 $$;
 
 CALL define_type('request_state', $$
@@ -61,7 +65,7 @@ CALL define_type('request_state', $$
     total_tokens integer, created_at timestamptz, started_at timestamptz, completed_at timestamptz,
     processing_time_ms integer, metadata jsonb, cost jsonb, queue jsonb, finish_reason text, cached_tokens integer,
     reasoning_tokens integer, attempts jsonb, answered_by text, cached_from uuid,
-    quote jsonb
+    quote jsonb, completion_window text, due_at timestamptz, promote_at timestamptz
 $$);
 
 CREATE OR REPLACE FUNCTION request_show(p_key_hash bytea, p_request_id uuid) RETURNS request_state
@@ -94,6 +98,7 @@ BEGIN
         SELECT * INTO i FROM inflight f WHERE f.request_id = p_request_id;
         IF FOUND THEN
             result.queue := request_queue(i);
+            result.promote_at := CASE WHEN i.priority > 0 THEN i.promote_at END;
         ELSE
             -- It has ended meanwhile, and is shown as ended and not as waiting for nothing.
             SELECT * INTO r FROM requests q WHERE q.request_id = p_request_id;
@@ -117,6 +122,8 @@ BEGIN
     result.processing_time_ms := r.processing_time_ms;
     result.finish_reason := r.finish_reason;
     result.cached_from := r.cached_from;
+    result.completion_window := r.completion_window;
+    result.due_at := r.due_at;
     IF r.result_id IS NOT NULL THEN
         result.output := result_find(r.result_id);
     END IF;
@@ -125,7 +132,7 @@ BEGIN
     IF r.attempts > 1 OR r.charges IS NOT NULL OR r.error_code IS NOT NULL OR r.status = 'cancelled'
        OR i.failed_attempts > 0
     THEN
-        result.attempts := attempts_json(p_request_id, r.user_id);
+        result.attempts := attempts_json(p_request_id, r.user_id, r.completion_window);
         result.answered_by := answered_by(r.status, r.model_id, result.attempts);
     END IF;
     IF r.completed_at IS NOT NULL THEN
@@ -133,21 +140,23 @@ BEGIN
             WHEN r.charges IS NULL THEN
                 request_cost(r.user_id, r.model_id, (r.created_at AT TIME ZONE 'UTC')::date, r.prompt_tokens,
                              r.completion_tokens, r.cached_tokens, r.reasoning_tokens,
-                             (r.cached_from IS NOT NULL)::integer)
-            ELSE charges_cost(r.user_id, r.charges, (r.created_at AT TIME ZONE 'UTC')::date) END;
+                             (r.cached_from IS NOT NULL)::integer, r.completion_window)
+            ELSE charges_cost(r.user_id, r.charges, (r.created_at AT TIME ZONE 'UTC')::date,
+                              r.completion_window) END;
     END IF;
     RETURN result;
 END $$;
 COMMENT ON FUNCTION request_show(bytea, uuid) IS
     'One request of the caller: ok, request_not_found, or a refusal of key_check. queue: see request_queue; NULL if '
     'the request has ended. attempts: see attempts_json. answered_by: the model, if not the one that was asked for. '
-    'quote: see quote_make, of a request that was accepted with max_cost.';
+    'quote: see quote_make, of a request that was accepted with max_cost. promote_at: when it leaves the waiting '
+    'class; NULL: it is not of it.';
 
 CALL define_type('request_summary', $$
     outcome text, request_id uuid, prompt text, model_id text, status text, error_code text, error_message text,
     prompt_tokens integer, completion_tokens integer, total_tokens integer, created_at timestamptz,
     started_at timestamptz, completed_at timestamptz, processing_time_ms integer, finish_reason text,
-    cached_tokens integer, reasoning_tokens integer
+    cached_tokens integer, reasoning_tokens integer, completion_window text, due_at timestamptz
 $$);
 
 -- With the first 1,000 characters of their prompts.
@@ -158,7 +167,7 @@ BEGIN
         SELECT 'ok', r.request_id, prompt_beginning(r.request_id), r.model_id::text, r.status::text,
                r.error_code::text, r.error_message, r.prompt_tokens, r.completion_tokens, r.total_tokens,
                r.created_at, r.started_at, r.completed_at, r.processing_time_ms, r.finish_reason::text,
-               r.cached_tokens, r.reasoning_tokens
+               r.cached_tokens, r.reasoning_tokens, r.completion_window::text, r.due_at
         FROM unnest(p_page) AS r;
 END $$;
 

@@ -7,7 +7,7 @@
 -- Both tables, and not the view requests_all: that one asks for the writer's own rights on the tables.
 CREATE OR REPLACE VIEW submissions AS
     SELECT r.request_id, r.user_id, p.prompt, r.model_id, r.status, p.parameters, p.metadata, r.created_at,
-           r.error_code, r.error_message, a.content AS result, r.finish_reason
+           r.error_code, r.error_message, a.content AS result, r.finish_reason, r.completion_window
     FROM (SELECT * FROM requests UNION ALL SELECT * FROM requests_archive) AS r
     JOIN prompts p ON p.request_id = r.request_id
     LEFT JOIN results a ON a.result_id = r.result_id;
@@ -33,6 +33,11 @@ DECLARE
     made decision;
 BEGIN
     NEW.parameters := coalesce(NEW.parameters, '{}');
+    NEW.completion_window := nullif(NEW.completion_window, 'soonest');
+    IF NEW.completion_window NOT IN (SELECT w.name FROM completion_windows() AS w) THEN
+        RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
+            DETAIL = 'completion_window is soonest, 2h, 8h or 24h';
+    END IF;
     IF coalesce(NEW.prompt, '') = '' OR NOT parameters_are_valid(NEW.parameters) THEN
         RAISE EXCEPTION 'submission refused: invalid_input' USING ERRCODE = 'SL422', CONSTRAINT = 'invalid_input',
             DETAIL = 'the prompt must not be empty; parameters is an object of max_tokens (at least 1), '
@@ -49,8 +54,11 @@ BEGIN
         'model', NEW.model_id, 'parameters', NEW.parameters, 'metadata', NEW.metadata,
         'idempotency_key', 'submission ' || NEW.request_id,
         'body_hash', encode(sha256(convert_to(jsonb_build_array(
-            NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text, 'UTF8')), 'hex'),
-        'longest_seconds', 86400, 'max_attempts', 20), false);
+            NEW.prompt, NEW.model_id, NEW.parameters, NEW.metadata)::text
+            || coalesce(NEW.completion_window, ''), 'UTF8')), 'hex'),
+        'longest_seconds', 86400, 'max_attempts', 20)
+        || CASE WHEN NEW.completion_window IS NULL THEN '{}'
+                ELSE jsonb_build_object('window', NEW.completion_window) END, false);
     IF made.outcome NOT IN ('accepted', 'replayed') THEN
         RAISE EXCEPTION 'submission refused: %', coalesce(made.detail->>'code', made.outcome)
             USING ERRCODE = CASE WHEN made.outcome IN ('quota_exceeded', 'budget_exceeded', 'unfinished_exceeded')

@@ -215,9 +215,12 @@ BEGIN
         END IF;
     END IF;
 
+    IF p_submission ? 'window' THEN
+        patience := completion_window(p_submission->>'window');
+    END IF;
     IF p_submission ?| '{quote,max_cost}' THEN
         result.quoted := quote_make(plan, m, model_ids, reserved, completion, repairs,
-                                    (p_submission->>'not_before')::timestamptz, look);
+                                    (p_submission->>'not_before')::timestamptz, look, patience.name);
     END IF;
 
     result.request_id := request_id_now();
@@ -243,9 +246,6 @@ BEGIN
         result.request_id := uuidv7(room.counted_from - clock_timestamp() + interval '1 millisecond');
     END LOOP;
 
-    IF p_submission ? 'window' THEN
-        patience := completion_window(p_submission->>'window');
-    END IF;
     IF p_submission ?| '{not_before,expires_at,ttl_seconds,window}' THEN
         life := lifetime_resolve(at, p_submission, patience.length);
         IF life.refusal IS NOT NULL THEN
@@ -272,7 +272,7 @@ BEGIN
     IF plan.has_budgets THEN
         LOOP
             budget := budget_check(plan.user_id, p_key_id, model_ids, at, reserved - completions, completions,
-                                   is_hit::integer);
+                                   is_hit::integer, patience.name);
             EXIT WHEN budget.refusal IS NULL OR cardinality(model_ids) = 1;
             -- Perhaps there is room without the fallbacks.
             model_ids := trim_array(model_ids, 1);
@@ -286,7 +286,7 @@ BEGIN
         END IF;
         IF result.quoted IS NOT NULL AND cardinality(model_ids) < jsonb_array_length(result.quoted->'models') THEN
             result.quoted := quote_make(plan, m, model_ids, reserved, completion, repairs,
-                                        (p_submission->>'not_before')::timestamptz, look);
+                                        (p_submission->>'not_before')::timestamptz, look, patience.name);
         END IF;
     END IF;
 
@@ -390,7 +390,7 @@ BEGIN
          has_webhook, batch_id, priority, promote_at)
     VALUES (result.request_id, plan.user_id, (p_submission->>'max_attempts')::smallint,
             CASE WHEN p_may_dispatch AND is_first AND life.begins_at <= at AND look.leader_id IS NULL
-                      AND (urgency = 0 OR waiting_room() > 0)
+                      AND (urgency = 0 OR waiting_slots(plan, room.dispatched) > 0)
                  THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
             look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid, urgency,
@@ -473,7 +473,8 @@ BEGIN
            (p_actor, 'request.cached', p_user_id, p_key_id, p_request_id, '{"status": "queued"}',
             jsonb_strip_nulls(jsonb_build_object(
                 'status', 'completed', 'cached_from', p_look.request_id, 'prompt_tokens', 0, 'completion_tokens', 0,
-                'finish_reason', p_look.finish_reason)));
+                'finish_reason', p_look.finish_reason,
+                'window_kept', window_kept('completed', p_at, p_due_at))));
 END $$;
 
 -- The models that may answer in another's place: those that the client names, or else the model's own.

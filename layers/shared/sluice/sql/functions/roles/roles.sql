@@ -118,7 +118,7 @@ BEGIN
                                       'quota_report', 'price_list', 'price_list_exists', 'model_list', 'alias_list',
                                       'request_list', 'usage_report', 'usage_report_v2', 'usage_report_v3',
                                       'statement_show', 'statement_show_v2', 'statement_close', 'tier_analysis',
-                                      'calibration_report',
+                                      'calibration_report', 'price_windows', 'window_report',
                                       'audit_list', 'webhook_list', 'webhook_event_list', 'batch_list'])
         ) AS v (name, statement_timeout, may_call)
     LOOP

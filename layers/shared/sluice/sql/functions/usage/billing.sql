@@ -3,7 +3,7 @@
 
 CALL define_type('priced_usage', $$
     day date, model_id text, requests_count bigint, token_class text, tokens bigint, price_list text, currency text,
-    price_per_million numeric, value text
+    price_per_million numeric, value text, completion_window text
 $$);
 
 -- p_attribute: NULL for usage as a whole; see attribute_usage_now().
@@ -13,27 +13,30 @@ CREATE OR REPLACE FUNCTION usage_priced(
     RETURNS SETOF priced_usage
     LANGUAGE sql STABLE AS $$
     SELECT u.day, u.model_id, u.requests_count, c.token_class, c.tokens, t.list, l.currency::text,
-           c.price_per_million, u.value
+           c.price_per_million, u.value, u.completion_window
     FROM (
         SELECT n.day, n.model_id, NULL::text AS value, n.requests_count, n.prompt_tokens, n.completion_tokens,
-               n.cached_tokens, n.reasoning_tokens, n.cached_answers
+               n.cached_tokens, n.reasoning_tokens, n.cached_answers, n.completion_window
         FROM usage_now(p_user_id, p_first_day, p_last_day) AS n
         WHERE p_attribute IS NULL
         UNION ALL
         SELECT n.day, n.model_id, n.value, n.requests_count, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
-               n.reasoning_tokens, n.cached_answers
+               n.reasoning_tokens, n.cached_answers, n.completion_window
         FROM attribute_usage_now(p_user_id, p_first_day, p_last_day, p_attribute) AS n
         WHERE p_attribute IS NOT NULL
     ) AS u
     -- OFFSET 0: the list is looked up once, not for each place where it is used.
-    CROSS JOIN LATERAL (SELECT coalesce(p_price_list, billing_list(p_user_id, u.day)) AS list OFFSET 0) AS t
+    CROSS JOIN LATERAL (
+        SELECT window_list(coalesce(p_price_list, billing_list(p_user_id, u.day)), u.completion_window, u.day) AS list
+        OFFSET 0) AS t
     CROSS JOIN LATERAL class_usage_on(t.list, u.model_id, u.day, u.prompt_tokens, u.completion_tokens,
                                       u.cached_tokens, u.reasoning_tokens, u.cached_answers) AS c
     LEFT JOIN price_lists l ON l.price_list = t.list;
 $$;
 COMMENT ON FUNCTION usage_priced(text, date, date, text, text) IS
-    'A user''s tokens by day, model and class with the price of that day, as class_usage_on() has them: from the list '
-    'named, or from the list of the user''s own terms.';
+    'A user''s tokens by day, model, completion window and class with the price of that day, as class_usage_on() has '
+    'them: from the list named, or from the list of the user''s own terms; of requests with a completion window, from '
+    'the list that this one has for them.';
 
 CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
     LANGUAGE sql STABLE
@@ -43,8 +46,13 @@ CREATE OR REPLACE FUNCTION priced_usage_json(u priced_usage) RETURNS jsonb
         'price_per_million', trim_scale(u.price_per_million)::text);
 
 CALL define_type('usage_report', $$
-    outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint
+    outcome text, plan jsonb, usage jsonb, price_list text, currency text, unfinished bigint, windows jsonb
 $$);
+
+-- The completion windows of rows of usage; NULL: they have none.
+CREATE OR REPLACE FUNCTION windows_json(p_windows text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN cardinality(array_remove(p_windows, 'soonest')) > 0 THEN to_jsonb(p_windows) END;
 
 -- Everything about one user's usage, in one call and one snapshot.
 CREATE OR REPLACE FUNCTION usage_report_v3(
@@ -52,24 +60,31 @@ CREATE OR REPLACE FUNCTION usage_report_v3(
 )
     RETURNS usage_report
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT 'ok', quota_report(p_user_id),
-           (SELECT coalesce(jsonb_agg(
-                       priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
-                                                    ELSE jsonb_build_object('value', u.value) END
-                       ORDER BY u.day, u.value NULLS LAST, u.model_id,
-                                array_position(token_classes(), u.token_class)), '[]')
-            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u),
+    SELECT 'ok', quota_report(p_user_id), coalesce(a.usage, '[]'),
            t.list, (SELECT l.currency::text FROM price_lists l WHERE l.price_list = t.list),
            (SELECT count(*) FROM inflight i
             WHERE i.user_id = p_user_id
               AND i.request_id >= uuidv7_floor(p_first_day::timestamp AT TIME ZONE 'UTC')
-              AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC'))
-    FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t;
+              AND i.request_id < uuidv7_floor((p_last_day + 1)::timestamp AT TIME ZONE 'UTC')),
+           windows_json(a.windows)
+    FROM (SELECT coalesce(p_price_list, billing_list(p_user_id, p_last_day)) AS list) AS t
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(o.priced ORDER BY o.n) AS usage, array_agg(o.completion_window ORDER BY o.n) AS windows
+        FROM (
+            SELECT priced_usage_json(u) || CASE WHEN p_attribute IS NULL THEN '{}'
+                                                ELSE jsonb_build_object('value', u.value) END AS priced,
+                   u.completion_window,
+                   row_number() OVER (ORDER BY u.day, u.value NULLS LAST, u.model_id, u.completion_window,
+                                               array_position(token_classes(), u.token_class)) AS n
+            FROM usage_priced(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute) AS u
+        ) AS o
+    ) AS a;
 $$;
 COMMENT ON FUNCTION usage_report_v3(text, date, date, text, text) IS
     'plan: quota_report(), NULL if there is no such user. usage: rows of usage_priced(); with p_attribute ("key", '
     '"tag:NAME"), a row for each value of it, in the member value. price_list, currency: the list named, or that of '
-    'the last day. unfinished: requests accepted in these days whose tokens are not known yet.';
+    'the last day. unfinished: requests accepted in these days whose tokens are not known yet. windows: the completion '
+    'window of each row of usage, or soonest; NULL: there are none.';
 
 CREATE OR REPLACE FUNCTION usage_show_v3(p_key_hash bytea, p_first_day date, p_last_day date, p_attribute text)
     RETURNS usage_report
@@ -96,6 +111,7 @@ DECLARE
     result usage_report := usage_report_v3(p_user_id, p_first_day, p_last_day, p_price_list, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 
@@ -106,6 +122,7 @@ DECLARE
     result usage_report := usage_show_v3(p_key_hash, p_first_day, p_last_day, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 
@@ -139,7 +156,7 @@ $$;
 -- What a request that has ended cost. The amount is NULL if there was no price, and 0 if no tokens were charged.
 CREATE OR REPLACE FUNCTION request_cost(
     p_user_id text, p_model_id text, p_day date, p_prompt_tokens integer, p_completion_tokens integer,
-    p_cached_tokens integer, p_reasoning_tokens integer, p_cached_answers integer
+    p_cached_tokens integer, p_reasoning_tokens integer, p_cached_answers integer, p_window text
 )
     RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
@@ -152,8 +169,11 @@ BEGIN
                'currency', l.currency, 'price_list', l.price_list)
     INTO cost
     FROM billing_terms_on(p_user_id, p_day) AS t
-    JOIN price_lists l ON l.price_list = t.price_list
-    CROSS JOIN LATERAL class_prices_on(t.price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens,
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN p_window IS NULL THEN t.price_list ELSE window_list(t.price_list, p_window, p_day) END AS list
+    ) AS w
+    JOIN price_lists l ON l.price_list = w.list
+    CROSS JOIN LATERAL class_prices_on(l.price_list, p_model_id, p_day, p_cached_tokens, p_reasoning_tokens,
                                        p_cached_answers) AS p;
     RETURN cost;
 END $$;
@@ -201,7 +221,9 @@ CREATE OR REPLACE FUNCTION tier_analysis(
         FROM (
             SELECT y.tokens, y.price_per_million AS price
             FROM usage_by_model d
-            CROSS JOIN LATERAL class_usage_on(t.price_list, d.model_id, d.period_start, d.prompt_tokens,
+            CROSS JOIN LATERAL (
+                SELECT window_list(t.price_list, d.completion_window, d.period_start) AS list OFFSET 0) AS w
+            CROSS JOIN LATERAL class_usage_on(w.list, d.model_id, d.period_start, d.prompt_tokens,
                                               d.completion_tokens, d.cached_tokens, d.reasoning_tokens,
                                               d.cached_answers) AS y
             WHERE d.user_id = m.user_id AND d.period = 'daily'

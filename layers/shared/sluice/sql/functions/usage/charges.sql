@@ -94,7 +94,7 @@ CREATE OR REPLACE FUNCTION calls_wasted(p_calls jsonb) RETURNS bigint
 $$;
 
 -- The attempts of a request, oldest first, each with what it cost at the prices of its own model; NULL: there are none.
-CREATE OR REPLACE FUNCTION attempts_json(p_request_id uuid, p_user_id text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION attempts_json(p_request_id uuid, p_user_id text, p_window text) RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (SELECT jsonb_agg(jsonb_build_object(
@@ -105,7 +105,8 @@ BEGIN
                    'cost', CASE WHEN a.prompt_tokens IS NOT NULL THEN
                        request_cost(p_user_id, a.model_id,
                                     (uuid_extract_timestamp(a.request_id) AT TIME ZONE 'UTC')::date,
-                                    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens, 0) END,
+                                    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.reasoning_tokens, 0,
+                                    p_window) END,
                    'begun_at', a.begun_at, 'ended_at', a.ended_at)
                    ORDER BY a.attempt, a.call)
             FROM attempts a WHERE a.request_id = p_request_id);
@@ -119,7 +120,7 @@ CREATE OR REPLACE FUNCTION answered_by(p_status text, p_model_id text, p_attempt
                 THEN nullif(p_attempts #>> '{-1,model}', p_model_id) END;
 
 -- What the charges of a request cost; as request_cost(), which is for one model.
-CREATE OR REPLACE FUNCTION charges_cost(p_user_id text, p_charges jsonb, p_day date) RETURNS jsonb
+CREATE OR REPLACE FUNCTION charges_cost(p_user_id text, p_charges jsonb, p_day date, p_window text) RETURNS jsonb
     LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN (
@@ -127,10 +128,10 @@ BEGIN
             'amount', CASE WHEN count(*) = count(a.amount) THEN trim_scale(sum(a.amount))::text END,
             'currency', l.currency, 'price_list', l.price_list)
         FROM billing_terms_on(p_user_id, p_day) AS t
-        JOIN price_lists l ON l.price_list = t.price_list
+        JOIN price_lists l ON l.price_list = window_list(t.price_list, p_window, p_day)
         CROSS JOIN LATERAL request_charges(NULL, p_charges, NULL, NULL, NULL, NULL, false) AS c
         CROSS JOIN LATERAL (
-            SELECT tokens_cost(t.price_list, c.model_id, p_day, c.prompt_tokens, c.completion_tokens, c.cached_tokens,
+            SELECT tokens_cost(l.price_list, c.model_id, p_day, c.prompt_tokens, c.completion_tokens, c.cached_tokens,
                                c.reasoning_tokens, 0) AS amount
         ) AS a
         WHERE c.requests = 0

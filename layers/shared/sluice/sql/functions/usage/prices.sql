@@ -16,6 +16,16 @@ CREATE OR REPLACE FUNCTION billing_list(p_user_id text, p_day date) RETURNS text
     SELECT b.price_list FROM billing_terms_on(p_user_id, p_day) AS b;
 $$;
 
+-- By which list requests with this completion window are billed, of a user who is billed by this list on that day.
+CREATE OR REPLACE FUNCTION window_list(p_price_list text, p_window text, p_day date) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN coalesce(
+        (SELECT w.window_list FROM window_lists w
+         WHERE w.price_list = p_price_list AND w.completion_window = p_window AND w.valid_from <= p_day
+         ORDER BY w.valid_from DESC LIMIT 1), p_price_list);
+COMMENT ON FUNCTION window_list(text, text, date) IS
+    'p_window: NULL or soonest: the list itself. It has the same currency.';
+
 CREATE OR REPLACE FUNCTION prices_on(p_price_list text, p_model_id text, p_token_class text, p_day date)
     RETURNS SETOF prices
     LANGUAGE sql STABLE AS $$

@@ -1,9 +1,9 @@
 -- Statements: a month that was billed is closed, and its invoice does not change any more. What becomes known of it
 -- later (a failed request is redriven and completes, an answer comes late) is billed as an adjustment in a later month.
 --
--- An adjustment is a difference: usage as it is now, less what the statements have billed of the same day, value and
--- model. So nothing is billed twice and nothing is forgotten, however often a request changes. It is priced like the
--- day that it belongs to, whose price and terms cannot change either.
+-- An adjustment is a difference: usage as it is now, less what the statements have billed of the same day, value,
+-- model and completion window. So nothing is billed twice and nothing is forgotten, however often a request changes.
+-- It is priced like the day that it belongs to, whose price and terms cannot change either.
 
 CREATE OR REPLACE FUNCTION month_of(p_day date) RETURNS date
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -37,24 +37,25 @@ CREATE OR REPLACE FUNCTION valued_usage_unbilled(p_user_id text) RETURNS SETOF a
     LANGUAGE sql STABLE AS $$
     SELECT p_user_id, d.day, d.attribute, d.value, d.model_id, sum(d.requests_count)::bigint,
            sum(d.prompt_tokens)::bigint, sum(d.completion_tokens)::bigint, sum(d.cached_tokens)::bigint,
-           sum(d.reasoning_tokens)::bigint, sum(d.cached_answers)::bigint
+           sum(d.reasoning_tokens)::bigint, sum(d.cached_answers)::bigint, d.completion_window
     FROM (
         SELECT u.day, u.attribute::text, u.value::text, u.model_id::text, u.requests_count, u.prompt_tokens,
-               u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers
+               u.completion_tokens, u.cached_tokens, u.reasoning_tokens, u.cached_answers, u.completion_window::text
         FROM usage_by_attribute u WHERE u.user_id = p_user_id
         UNION ALL
         SELECT e.day, e.attribute, e.value, e.model_id, e.requests_count, e.prompt_tokens, e.completion_tokens,
-               e.cached_tokens, e.reasoning_tokens, e.cached_answers
+               e.cached_tokens, e.reasoning_tokens, e.cached_answers, e.completion_window
         FROM rollup_watermarks w
         CROSS JOIN LATERAL attribute_events(w.xact_id, 9223372036854775807, p_user_id) AS e
         WHERE w.task = 'attributes'
         UNION ALL
         SELECT b.day, b.attribute::text, b.value::text, b.model_id::text, -b.requests_count, -b.prompt_tokens,
-               -b.completion_tokens, -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers
+               -b.completion_tokens, -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers,
+               b.completion_window::text
         FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute <> ''
     ) AS d
     WHERE d.value IS NOT NULL
-    GROUP BY d.day, d.attribute, d.value, d.model_id
+    GROUP BY d.day, d.attribute, d.value, d.model_id, d.completion_window
     HAVING (sum(d.requests_count), sum(d.prompt_tokens), sum(d.completion_tokens), sum(d.cached_tokens),
             sum(d.reasoning_tokens), sum(d.cached_answers)) <> (0, 0, 0, 0, 0, 0);
 $$;
@@ -66,41 +67,44 @@ CREATE OR REPLACE FUNCTION usage_unbilled(p_user_id text, p_attribute text) RETU
     WITH whole AS (
         SELECT d.day, d.model_id, sum(d.requests_count) AS requests_count, sum(d.prompt_tokens) AS prompt_tokens,
                sum(d.completion_tokens) AS completion_tokens, sum(d.cached_tokens) AS cached_tokens,
-               sum(d.reasoning_tokens) AS reasoning_tokens, sum(d.cached_answers) AS cached_answers
+               sum(d.reasoning_tokens) AS reasoning_tokens, sum(d.cached_answers) AS cached_answers,
+               d.completion_window
         FROM (
             SELECT u.day, u.model_id, u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens,
-                   u.reasoning_tokens, u.cached_answers
+                   u.reasoning_tokens, u.cached_answers, u.completion_window
             FROM usage_now(p_user_id, '-infinity', 'infinity') AS u
             UNION ALL
             SELECT b.day, b.model_id::text, -b.requests_count, -b.prompt_tokens, -b.completion_tokens,
-                   -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers
+                   -b.cached_tokens, -b.reasoning_tokens, -b.cached_answers, b.completion_window::text
             FROM billed_usage b WHERE b.user_id = p_user_id AND b.attribute = ''
         ) AS d
-        GROUP BY d.day, d.model_id
+        GROUP BY d.day, d.model_id, d.completion_window
     ), parts AS (
         SELECT d.day, d.value, d.model_id, sum(d.requests_count) AS requests_count,
                sum(d.prompt_tokens) AS prompt_tokens, sum(d.completion_tokens) AS completion_tokens,
                sum(d.cached_tokens) AS cached_tokens, sum(d.reasoning_tokens) AS reasoning_tokens,
-               sum(d.cached_answers) AS cached_answers
+               sum(d.cached_answers) AS cached_answers, d.completion_window
         FROM valued_usage_unbilled(p_user_id) AS d WHERE d.attribute = p_attribute
-        GROUP BY d.day, d.value, d.model_id
+        GROUP BY d.day, d.value, d.model_id, d.completion_window
     )
     SELECT p_user_id, f.day, p_attribute, f.value, f.model_id, f.requests_count::bigint, f.prompt_tokens::bigint,
-           f.completion_tokens::bigint, f.cached_tokens::bigint, f.reasoning_tokens::bigint, f.cached_answers::bigint
+           f.completion_tokens::bigint, f.cached_tokens::bigint, f.reasoning_tokens::bigint, f.cached_answers::bigint,
+           f.completion_window
     FROM (
         SELECT * FROM parts
         UNION ALL
         SELECT w.day, NULL, w.model_id, w.requests_count - coalesce(p.requests_count, 0),
                w.prompt_tokens - coalesce(p.prompt_tokens, 0), w.completion_tokens - coalesce(p.completion_tokens, 0),
                w.cached_tokens - coalesce(p.cached_tokens, 0), w.reasoning_tokens - coalesce(p.reasoning_tokens, 0),
-               w.cached_answers - coalesce(p.cached_answers, 0)
+               w.cached_answers - coalesce(p.cached_answers, 0), w.completion_window
         FROM whole w
         LEFT JOIN (
             SELECT x.day, x.model_id, sum(x.requests_count) AS requests_count, sum(x.prompt_tokens) AS prompt_tokens,
                    sum(x.completion_tokens) AS completion_tokens, sum(x.cached_tokens) AS cached_tokens,
-                   sum(x.reasoning_tokens) AS reasoning_tokens, sum(x.cached_answers) AS cached_answers
-            FROM parts x GROUP BY x.day, x.model_id
-        ) AS p ON p.day = w.day AND p.model_id = w.model_id
+                   sum(x.reasoning_tokens) AS reasoning_tokens, sum(x.cached_answers) AS cached_answers,
+                   x.completion_window
+            FROM parts x GROUP BY x.day, x.model_id, x.completion_window
+        ) AS p ON (p.day, p.model_id, p.completion_window) = (w.day, w.model_id, w.completion_window)
     ) AS f
     WHERE (f.requests_count, f.prompt_tokens, f.completion_tokens, f.cached_tokens, f.reasoning_tokens,
            f.cached_answers)
@@ -166,11 +170,12 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
     ), parts AS (
         SELECT b.day, b.model_id, sum(b.requests_count) AS requests_count, sum(b.prompt_tokens) AS prompt_tokens,
                sum(b.completion_tokens) AS completion_tokens, sum(b.cached_tokens) AS cached_tokens,
-               sum(b.reasoning_tokens) AS reasoning_tokens, sum(b.cached_answers) AS cached_answers
-        FROM billed b WHERE b.attribute <> '' GROUP BY b.day, b.model_id
+               sum(b.reasoning_tokens) AS reasoning_tokens, sum(b.cached_answers) AS cached_answers,
+               b.completion_window
+        FROM billed b WHERE b.attribute <> '' GROUP BY b.day, b.model_id, b.completion_window
     )
     SELECT p_user_id, b.day, p_attribute, b.value::text, b.model_id::text, b.requests_count, b.prompt_tokens,
-           b.completion_tokens, b.cached_tokens, b.reasoning_tokens, b.cached_answers
+           b.completion_tokens, b.cached_tokens, b.reasoning_tokens, b.cached_answers, b.completion_window::text
     FROM billed b WHERE b.attribute <> ''
     UNION ALL
     SELECT p_user_id, b.day, p_attribute, NULL, b.model_id::text,
@@ -179,8 +184,9 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
            (b.completion_tokens - coalesce(p.completion_tokens, 0))::bigint,
            (b.cached_tokens - coalesce(p.cached_tokens, 0))::bigint,
            (b.reasoning_tokens - coalesce(p.reasoning_tokens, 0))::bigint,
-           (b.cached_answers - coalesce(p.cached_answers, 0))::bigint
-    FROM billed b LEFT JOIN parts p ON p.day = b.day AND p.model_id = b.model_id
+           (b.cached_answers - coalesce(p.cached_answers, 0))::bigint, b.completion_window::text
+    FROM billed b
+    LEFT JOIN parts p ON (p.day, p.model_id, p.completion_window) = (b.day, b.model_id, b.completion_window)
     WHERE b.attribute = ''
       AND (b.requests_count, b.prompt_tokens, b.completion_tokens, b.cached_tokens, b.reasoning_tokens,
            b.cached_answers)
@@ -188,29 +194,40 @@ CREATE OR REPLACE FUNCTION statement_billed(p_user_id text, p_month date, p_attr
               coalesce(p.cached_tokens, 0), coalesce(p.reasoning_tokens, 0), coalesce(p.cached_answers, 0));
 $$;
 
--- Rows with prices, as the service and statement_close() exchange them, in a fixed order.
-CREATE OR REPLACE FUNCTION statement_rows(p_user_id text, p_month date, p_attribute text) RETURNS jsonb
+-- Rows with prices, as the service and statement_close() exchange them, in a fixed order, and the completion window of
+-- each.
+CREATE OR REPLACE FUNCTION statement_rows(
+    p_user_id text, p_month date, p_attribute text, OUT usage jsonb, OUT windows jsonb
+)
     LANGUAGE sql STABLE AS $$
-    SELECT coalesce(jsonb_agg(
-               priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
-                                  list_currency(t.list), c.price_per_million, n.value)::priced_usage)
-                   || jsonb_build_object('value', n.value)
-               ORDER BY n.day, n.value NULLS LAST, n.model_id, array_position(token_classes(), c.token_class)), '[]')
+    SELECT coalesce(jsonb_agg(o.priced ORDER BY o.n), '[]'),
+           windows_json(array_agg(o.completion_window ORDER BY o.n))
     FROM (
-        SELECT * FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
-        UNION ALL
-        SELECT * FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
-        UNION ALL
-        SELECT * FROM statement_billed(p_user_id, p_month, p_attribute) AS b
-    ) AS n
-    -- OFFSET 0: the list is looked up once, not for each place where it is used.
-    CROSS JOIN LATERAL (SELECT billing_list(p_user_id, n.day) AS list OFFSET 0) AS t
-    CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens, n.cached_tokens,
-                                      n.reasoning_tokens, n.cached_answers) AS c;
+        SELECT priced_usage_json((n.day, n.model_id, n.requests_count, c.token_class, c.tokens, t.list,
+                                  list_currency(t.list), c.price_per_million, n.value,
+                                  n.completion_window)::priced_usage)
+                   || jsonb_build_object('value', n.value) AS priced,
+               n.completion_window,
+               row_number() OVER (ORDER BY n.day, n.value NULLS LAST, n.model_id, n.completion_window,
+                                           array_position(token_classes(), c.token_class)) AS n
+        FROM (
+            SELECT * FROM statement_usage(p_user_id, p_month) AS u WHERE p_attribute = ''
+            UNION ALL
+            SELECT * FROM statement_usage_by(p_user_id, p_month, p_attribute) AS u WHERE p_attribute <> ''
+            UNION ALL
+            SELECT * FROM statement_billed(p_user_id, p_month, p_attribute) AS b
+        ) AS n
+        -- OFFSET 0: the list is looked up once, not for each place where it is used.
+        CROSS JOIN LATERAL (
+            SELECT window_list(billing_list(p_user_id, n.day), n.completion_window, n.day) AS list OFFSET 0) AS t
+        CROSS JOIN LATERAL class_usage_on(t.list, n.model_id, n.day, n.prompt_tokens, n.completion_tokens,
+                                          n.cached_tokens, n.reasoning_tokens, n.cached_answers) AS c
+    ) AS o;
 $$;
 
 CALL define_type('statement_view', $$
-    is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint
+    is_user boolean, document jsonb, usage jsonb, price_list text, currency text, is_over boolean, unfinished bigint,
+    windows jsonb
 $$);
 
 CREATE OR REPLACE FUNCTION statement_show_v2(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
@@ -219,14 +236,16 @@ CREATE OR REPLACE FUNCTION statement_show_v2(p_user_id text, p_month date, p_att
            (SELECT s.document || jsonb_build_object(
                        'statement_id', s.statement_id, 'closed_at', s.closed_at, 'digest', encode(s.digest, 'hex'))
             FROM statements s WHERE s.user_id = p_user_id AND s.month = p_month),
-           statement_rows(p_user_id, p_month, p_attribute), t.list, list_currency(t.list),
-           utc_today() > month_end(p_month), requests_unfinished_in(p_user_id, p_month)
-    FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t;
+           b.usage, t.list, list_currency(t.list), utc_today() > month_end(p_month),
+           requests_unfinished_in(p_user_id, p_month), b.windows
+    FROM (SELECT billing_list(p_user_id, month_end(p_month)) AS list) AS t
+    CROSS JOIN statement_rows(p_user_id, p_month, p_attribute) AS b;
 $$;
 COMMENT ON FUNCTION statement_show_v2(text, date, text) IS
     'The statement of a user''s month. document: as it was given out, NULL while the month is open. usage: what it '
     'bills (see usage_report), days before the month being adjustments; p_attribute: "" or an attribute. is_over: the '
-    'month has ended. unfinished: requests accepted in it whose tokens are not known yet.';
+    'month has ended. unfinished: requests accepted in it whose tokens are not known yet. windows: as in '
+    'usage_report_v3().';
 
 -- For the version of the code that knows two classes of tokens.
 CREATE OR REPLACE FUNCTION statement_show(p_user_id text, p_month date, p_attribute text) RETURNS statement_view
@@ -235,6 +254,7 @@ DECLARE
     result statement_view := statement_show_v2(p_user_id, p_month, p_attribute);
 BEGIN
     result.usage := usage_of_two_classes(result.usage);
+    result.windows := NULL;
     RETURN result;
 END $$;
 
@@ -270,7 +290,7 @@ BEGIN
     PERFORM prices_hold();
     PERFORM user_lock(p_user_id);
     IF NOT is_closed(p_user_id, p_month) THEN
-        shown := statement_rows(p_user_id, p_month, '');
+        shown := (statement_rows(p_user_id, p_month, '')).usage;
         IF utc_today() <= month_end(p_month) OR requests_unfinished_in(p_user_id, p_month) > 0
            OR p_usage NOT IN (shown, usage_of_two_classes(shown)) THEN
             RETURN NULL;
@@ -281,10 +301,12 @@ BEGIN
         INSERT INTO statements (statement_id, user_id, month, document, digest, closed_at)
         VALUES (id, p_user_id, p_month, p_document, statement_digest(p_document), clock_now());
         INSERT INTO billed_usage (statement_id, user_id, day, attribute, value, model_id, price_list, requests_count,
-                                  prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cached_answers)
-        SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id, billing_list(p_user_id, u.day),
+                                  prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cached_answers,
+                                  completion_window)
+        SELECT id, p_user_id, u.day, u.attribute, u.value, u.model_id,
+               window_list(billing_list(p_user_id, u.day), u.completion_window, u.day),
                u.requests_count, u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens,
-               u.cached_answers
+               u.cached_answers, u.completion_window
         FROM unnest(due || parts) AS u;
         PERFORM adjustments_billed(p_user_id);
         PERFORM audit_write(p_actor, ARRAY[ROW(
