@@ -50,6 +50,8 @@ class Facts(Answer):
     amount_needed: Amount = Nothing
     max_prompt_bytes: int = Nothing
     max_tokens_limit: int = Nothing
+    max_file_bytes: int = Nothing
+    bytes_needed: int = Nothing
     longest_seconds: int = Nothing
     byte_length: int = Nothing
     """Of a result."""

@@ -36,6 +36,8 @@ _PATH_PARAMETERS: Final[dict[str, Schema]] = {
     "response_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "webhook_endpoint_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "batch_id": {"description": "As it was given out.", "schema": {"type": "string"}},
+    "file_id": {"description": "As it was given out.", "schema": {"type": "string"}},
+    "upload_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "event_id": {"description": "As it was given out.", "schema": {"type": "string"}},
     "model": {"description": "A model or an alias; may contain slashes.", "schema": {"type": "string"}},
 }
@@ -134,7 +136,11 @@ def _operation(operation: Operation, queries: dict[str, Schema]) -> dict[str, An
     if operation.body is not None:
         made["requestBody"] = {
             "required": operation.body_needed,
-            "content": {"application/json": {"schema": _reference(operation.body)}},
+            "content": {
+                "multipart/form-data" if operation.is_form else "application/json": {
+                    "schema": _reference(operation.body)
+                }
+            },
         }
     made["responses"] = _responses(operation)
     return made

@@ -343,6 +343,13 @@ class Unfinished(Answer):
     max_requests: int | None
 
 
+class FileBytes(Answer):
+    """How many bytes the files have, and may have; null: there is no limit."""
+
+    bytes: int
+    max_bytes: int | None
+
+
 class CurrencyAmount(Answer):
     """An exact amount."""
 
@@ -420,6 +427,7 @@ class Usage(Answer):
     limits: list[Limit]
     budgets: list[Budget]
     unfinished: Unfinished
+    files: FileBytes
     start: CalendarDay
     end: CalendarDay
     days: list[DayFigures]

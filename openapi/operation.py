@@ -50,6 +50,7 @@ class Operation:
         scope: that the key needs; None: no key is needed.
         headers: that the client may send.
         body_needed: False: there may be no body.
+        is_form: the body is multipart/form-data, and not JSON.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Operation:
     headers: tuple[str, ...] = ()
     summary: str | None = None
     description: str | None = field(default=None)
+    is_form: bool = False
 
     @property
     def key(self) -> str:

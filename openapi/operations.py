@@ -6,6 +6,7 @@ from openapi import native_answers as native
 from openapi import openai_answers as openai
 from openapi import response_answers as response
 from openapi.batch_operations import BATCH_OPERATIONS, BATCHES
+from openapi.file_operations import FILE_OPERATIONS, FILES, UPLOADS
 from openapi.headers import RATE_LIMITS
 from openapi.operation import Operation, Result
 from openapi.response_events import ResponseEvent
@@ -55,6 +56,7 @@ _ANSWERED: Final = (
     "request_failed",
     "answer_pending",
 )
+_IMAGE_FILES: Final = ("file_not_found", "file_refused")
 # Also where it is erased while its caller waits.
 _ANSWERED_FILES: Final = (*_ANSWERED, "result_not_found")
 NO_ROUTE: Final = "route_not_found"
@@ -89,6 +91,8 @@ TAGS: Final = {
     _IMAGES: "OpenAI's Images API, as far as it makes images of a text.",
     _SPEECH: "OpenAI's Audio API, as far as it reads texts aloud.",
     _MODELS: "OpenAI's Models API.",
+    FILES: "OpenAI's Files API: what batches read and write, and images that requests refer to.",
+    UPLOADS: "OpenAI's Uploads API: files that come in parts.",
     BATCHES: "OpenAI's Batch API: many requests in a file, whose answers are in a file.",
     WEBHOOKS: "OpenAI's webhook endpoints, and what was sent to them.",
 }
@@ -282,10 +286,10 @@ OPERATIONS: Final = (
                 ResponseEvent,
             ),
         ),
-        errors=_ANSWERED,
+        errors=(*_ANSWERED, *_IMAGE_FILES),
         body=ResponseRequest,
         headers=("Idempotency-Key", "x-stainless-retry-count"),
-        description=f"{_PENDING} {_STREAM} A key needs the scope `read` too for `previous_response_id`.",
+        description=f"{_PENDING} {_STREAM} A key needs the scope `read` too for `previous_response_id` and `file_id`.",
     ),
     Operation(
         "GET",
@@ -349,6 +353,8 @@ OPERATIONS: Final = (
             "model_missing",
             "model_kind_differs",
             "images_not_taken",
+            "prompt_too_long",
+            *_IMAGE_FILES,
         ),
         body=ResponseRequest,
         summary="The most tokens that an input can have",
@@ -362,7 +368,7 @@ OPERATIONS: Final = (
         _CHAT,
         "submit",
         (Result(200, "The answer.", openai.ChatCompletion, _ASKED, openai.ChatCompletionChunk),),
-        errors=_ANSWERED,
+        errors=(*_ANSWERED, *_IMAGE_FILES),
         body=ChatRequest,
         headers=("Idempotency-Key", "x-stainless-retry-count"),
         description=f"{_PENDING} {_STREAM}",
@@ -441,6 +447,7 @@ OPERATIONS: Final = (
         errors=("model_unknown",),
         summary="One model that a client may name",
     ),
+    *FILE_OPERATIONS,
     *BATCH_OPERATIONS,
     *WEBHOOK_OPERATIONS,
 )

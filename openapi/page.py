@@ -69,7 +69,9 @@ class _Page:
                 yield f"| `{each['name']}` | {each['in']}{needed} | {form} | {_cell(each.get('description', ''))} |"
         if body := operation.get("requestBody"):
             none = "" if body["required"] else ", or none"
-            yield from ("", f"Body: {self._form(body['content']['application/json']['schema'])}{none}.")
+            ((kind, described),) = body["content"].items()
+            told = "" if kind == "application/json" else f", as `{kind}`"
+            yield from ("", f"Body: {self._form(described['schema'])}{none}{told}.")
         yield from ("", "| status | body | headers | |", "|---|---|---|---|")
         for status, response in operation["responses"].items():
             name = response.get("$ref", "").rpartition("/")[2]

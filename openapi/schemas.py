@@ -80,6 +80,10 @@ _FIELDS: Final[dict[tuple[str, str], Schema]] = {
     ("UsageQuery", "end"): {"description": "The last day, included; by default today."},
     ("UsageQuery", "by_key"): {"description": "Also the figures of each API key; not together with `by_tag`."},
     ("UsageQuery", "by_tag"): {"description": "Also the figures of each value of this member of the metadata."},
+    ("InputImage", "file_id"): {
+        "anyOf": [{"type": "string"}, {"type": "null"}],
+        "description": "An image among the caller's files; not together with `image_url`.",
+    },
     ("RetrieveQuery", "starting_after"): {"description": "Only events with a higher sequence number.", "default": None},
     ("RetrieveQuery", "include_obfuscation"): {"description": "Nothing here depends on the length of an event."},
     ("PageQuery", "after"): {"description": "The id of the last item of the page before."},
@@ -90,6 +94,22 @@ _UNSUPPORTED: Final[dict[str, Mapping[str, tuple[Any, ...]]]] = {
     "EmbeddingRequest": embeddings.UNSUPPORTED,
     "ImageRequest": files.IMAGES_UNSUPPORTED,
     "SpeechRequest": files.SPEECH_UNSUPPORTED,
+}
+# What becomes an ImageContent before the models see it.
+_FILE_CONTENT: Final[Schema] = {
+    "type": "object",
+    "description": "An image among the caller's files.",
+    "properties": {
+        "type": {"const": "file", "type": "string"},
+        "file": {
+            "type": "object",
+            "properties": {"file_id": {"type": "string"}},
+            "required": ["file_id"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["type", "file"],
+    "additionalProperties": False,
 }
 _QUALIFIED: Final = re.compile(r"\w+__(?P<module>[a-z_]+?)__(?P<name>[A-Z]\w*)")
 
@@ -125,10 +145,16 @@ def schemas_of(models: Sequence[type[BaseModel]]) -> dict[str, Schema]:
     parameters, generate = found["Parameters"]["properties"], found["GenerateRequest"]["properties"]
     parameters["stop"]["anyOf"].insert(0, dict(parameters["stop"]["anyOf"][0]["items"]))
     generate["model_id"] = generate["model"] | {"description": "Another name of `model`; not together with it."}
+    found["FileContent"] = _FILE_CONTENT
+    parts = found["UserMessage"]["properties"]["content"]["anyOf"][1]["items"]
+    parts["oneOf"].append({"$ref": f"{PREFIX}FileContent"})
+    parts["discriminator"]["mapping"]["file"] = f"{PREFIX}FileContent"
     return dict(sorted(found.items()))
 
 
 def _complete(schema: Schema, more: Schema, *, is_answer: bool) -> None:
+    if "anyOf" in more:
+        schema.pop("type", None)
     schema |= more
     if schema.get("default", ...) is None or isinstance(schema.get("default"), dict) or is_answer:
         # Null stands for what is left out; an object's members have their own defaults.

@@ -264,6 +264,7 @@ def plan_options(function: F) -> F:
             metavar="N",
             help="Concurrency limit: requests in the queue or with a worker at once.",
         ),
+        click.option("--max-file-bytes", type=LIMIT, metavar="N|unlimited", help="Bytes of all files of a user."),
         click.option("--max-unfinished", type=COUNT, metavar="N", help="Accepted, unfinished requests at once."),
     ):
         function = option(function)

@@ -3,7 +3,7 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import given, limit_options, limits, plan_options
+from sluice_cli.options import Null, given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text, time
 from sluice_cli.vocabulary import PERIODS
@@ -13,6 +13,8 @@ _PLAN = (
     text("tier"),
     number("unfinished"),
     number("max_unfinished"),
+    number("file_bytes"),
+    limit("max_file_bytes"),
     number("dispatch_window"),
     text("reset_frequency"),
     text("is_override"),
@@ -53,6 +55,7 @@ def set_quota(
     /,
     user_id: str,
     max_unfinished: int | None,
+    max_file_bytes: int | Null | None,
     dispatch_window: int | None,
     reset_frequency: str | None,
     **limit_values: object,
@@ -63,6 +66,7 @@ def set_quota(
     """
     changes = given(
         max_unfinished=max_unfinished,
+        max_file_bytes=max_file_bytes,
         dispatch_window=dispatch_window,
         reset_frequency=reset_frequency,
         limits=limits(limit_values),

@@ -3,7 +3,7 @@
 import click
 
 from sluice_cli.groups import Group
-from sluice_cli.options import DURATION, given, limit_options, limits, plan_options
+from sluice_cli.options import DURATION, Null, given, limit_options, limits, plan_options
 from sluice_cli.session import Session, pass_session
 from sluice_cli.tables import Row, limit, number, record, table, text
 from sluice_cli.vocabulary import PERIODS
@@ -16,6 +16,7 @@ _TIER = (
         for kind in ("requests", "tokens")
     ),
     number("max_unfinished"),
+    limit("max_file_bytes"),
     number("dispatch_window"),
     text("reset_frequency"),
     text("price_list"),
@@ -56,6 +57,7 @@ def set_tier(
     /,
     tier: str,
     max_unfinished: int | None,
+    max_file_bytes: int | Null | None,
     dispatch_window: int | None,
     reset_frequency: str | None,
     price_list: str | None,
@@ -70,6 +72,7 @@ def set_tier(
     arguments = given(
         tier=tier,
         max_unfinished=max_unfinished,
+        max_file_bytes=max_file_bytes,
         dispatch_window=dispatch_window,
         reset_frequency=reset_frequency,
         price_list=price_list,

@@ -24,6 +24,8 @@ _USER = (
     text("tier"),
     number("unfinished.requests", "unfinished"),
     number("unfinished.max_requests", "max_unfinished"),
+    number("files.bytes", "file_bytes"),
+    limit("files.max_bytes", "max_file_bytes"),
     text("start"),
     text("end"),
 )

@@ -95,6 +95,12 @@ COMMANDS: list[tuple[str, str, dict[str, Any]]] = [
         },
     ),
     (
+        "quotas set alice --max-file-bytes unlimited",
+        "quota.set",
+        {"user_id": "alice", "max_file_bytes": None},
+    ),
+    ("tiers set gold --max-file-bytes 0", "tier.set", {"tier": "gold", "max_file_bytes": 0}),
+    (
         "quotas set alice --dispatch-window 3 --reset-frequency monthly",
         "quota.set",
         {"user_id": "alice", "dispatch_window": 3, "reset_frequency": "monthly"},
@@ -432,6 +438,7 @@ def test_since_is_relative_to_now(deployment: Deployment) -> None:
         "tiers set gold --daily-tokens lots",
         "tiers set gold --daily-tokens 1.5",
         "tiers set gold --max-unfinished unlimited",
+        "tiers set gold --max-file-bytes -1",
         "tiers set gold --reset-frequency weekly",
         "quotas set alice",
         "quotas clear alice --period weekly",

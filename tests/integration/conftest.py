@@ -15,8 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from sluice.storage import Storage
 from tests.support.batches import BatchBench
 from tests.support.books import KEYS, Books, make_history
-from tests.support.bucket import make_bucket
+from tests.support.bucket import BUCKET, make_bucket
 from tests.support.database import with_schema
+from tests.support.files import FileApi
 from tests.support.functions import administer, log_to, new_environment
 from tests.support.ledger import SMALL, stop_the_clock
 from tests.support.openai_api import ARTIST, EMBEDDER, SPEAKER, Api, wait_a_moment
@@ -120,6 +121,14 @@ def api(deploy: Callable[..., Any], service: Service, monkeypatch: pytest.Monkey
     made = Api(service, deploy("openai", FOREGROUND_FUNCTION="foreground"))
     monkeypatch.setattr("sluice.handover.LambdaRunner", lambda client, function: made.hand_over)
     return made
+
+
+@pytest.fixture
+def files(api: Api, service: Service, alice: bytes, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> FileApi:
+    """The API with a bucket."""
+    monkeypatch.setenv("STORAGE_BUCKET", BUCKET)
+    new_environment()
+    return FileApi(api, service, storage)
 
 
 # Books with a history -----------------------------------------------------------------------------------------------

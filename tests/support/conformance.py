@@ -44,7 +44,8 @@ def checked(handler: Handler) -> Handler:
         method, path = event["requestContext"]["http"]["method"], event["rawPath"]
         check(method, path, answer)
         if answer["statusCode"] < 400 and (body := event.get("body")):
-            check_accepted(method, path, b64decode(body).decode() if event.get("isBase64Encoded") else body)
+            text = b64decode(body).decode(errors="replace") if event.get("isBase64Encoded") else body
+            check_accepted(method, path, text)
         return answer
 
     return call
@@ -60,7 +61,7 @@ def check(method: str, path: str, answer: Mapping[str, Any]) -> None:
 
 
 def check_accepted(method: str, path: str, body: str) -> None:
-    """Check a body that was accepted: what the document forbids must not be accepted.
+    """Check a body of JSON that was accepted: what the document forbids must not be accepted.
 
     Raises:
         ConformanceError: the document forbids it.
@@ -68,8 +69,9 @@ def check_accepted(method: str, path: str, body: str) -> None:
     route = route_of(method, path)
     assert route is not None
     asked = _operation(route).get("requestBody")
-    if asked is not None and body.strip():
-        schema = {**asked["content"]["application/json"]["schema"], "components": DOCUMENT["components"]}
+    documented = None if asked is None else asked["content"].get("application/json")
+    if documented is not None and body.strip():
+        schema = {**documented["schema"], "components": DOCUMENT["components"]}
         given = json.loads(body)
         if path.startswith("/v1/"):
             # There, null stands for what is left out, whatever its name.

@@ -23,6 +23,7 @@ RESERVED = [
 ANSWERS = {"Fn::Sub": "${Bucket.Arn}/results/*"}
 INPUTS = {"Fn::Sub": "${Bucket.Arn}/inputs/*"}
 FILES = {"Fn::Sub": "${Bucket.Arn}/files/*"}
+UPLOADS = {"Fn::Sub": "${Bucket.Arn}/uploads/*"}
 OBJECTS = {"Fn::Sub": "${Bucket.Arn}/*"}
 BUCKET = {"Fn::GetAtt": ["Bucket", "Arn"]}
 MODEL_CREDENTIALS = {
@@ -36,9 +37,10 @@ GRANTS: dict[str, dict[str, list[object]]] = {
     "Openai": {
         "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],
         "lambda:InvokeFunction": [FOREGROUND, DELIVER],
-        "s3:PutObject": [INPUTS],
-        "s3:GetObject": [INPUTS, ANSWERS],
-        "s3:GetObjectVersion": [INPUTS, ANSWERS],
+        "s3:PutObject": [INPUTS, [FILES, UPLOADS]],
+        "s3:AbortMultipartUpload": [[FILES, UPLOADS]],
+        "s3:GetObject": [INPUTS, ANSWERS, [FILES, UPLOADS]],
+        "s3:GetObjectVersion": [INPUTS, ANSWERS, [FILES, UPLOADS]],
     },
     "Foreground": {
         "sqs:SendMessage": [QUEUE, [WAKE_UPS, BATCHES]],

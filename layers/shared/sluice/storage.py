@@ -193,7 +193,10 @@ class Writer:
         self._length += len(content)
         self._kept += content
         while len(self._kept) >= PART_BYTES:
-            self._send(bytes(self._kept[:PART_BYTES]))
+            # A slice would be one more copy.
+            with memoryview(self._kept) as kept:
+                part = bytes(kept[:PART_BYTES])
+            self._send(part)
             del self._kept[:PART_BYTES]
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -139,6 +139,7 @@ def _usage(report: UsageReport, first: date, last: date, attribute: str | None) 
         "limits": [_limit(period) for period in plan["periods"]],
         "budgets": [_budget(budget) for budget in plan["budgets"]],
         "unfinished": {"requests": plan["unfinished"], "max_requests": plan["max_unfinished"]},
+        "files": {"bytes": plan["file_bytes"], "max_bytes": plan["max_file_bytes"]},
         "start": first.isoformat(),
         "end": last.isoformat(),
         "days": [{"day": day} | _totals(list(group), attribute) for day, group in groupby(shown, lambda row: row.day)],

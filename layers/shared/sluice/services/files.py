@@ -8,13 +8,14 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sluice.db.files import FileAnswer, Files, UploadAnswer
 from sluice.domain.errors import SluiceError
 from sluice.domain.objects import ObjectClass, StoredObject
-from sluice.domain.uploads import FileFacts, image_type
+from sluice.domain.uploads import MAX_IMAGE_BYTES, FileFacts, image_type
 from sluice.services.access import refuse_unless_allowed
 from sluice.storage import Storage
 
@@ -164,10 +165,12 @@ class FileManager:
         storage = self.storage()
         facts = FileFacts(upload["purpose"], upload["filename"])
         digest = hashlib.md5(usedforsecurity=False)
-        first = storage.read(parts[0])
-        with storage.writer("files", user_id, _type_of(facts, first[:_BEGINNING])) as writer:
-            for number, part in enumerate(parts):
-                content = storage.read(part) if number else first
+        contents = (storage.read(part) for part in parts)
+        beginning = b""
+        while len(beginning) < min(_BEGINNING, upload["byte_length"]):
+            beginning += next(contents)
+        with storage.writer("files", user_id, _type_of(facts, beginning[:_BEGINNING])) as writer:
+            for content in chain((beginning,), contents):
                 digest.update(content)
                 writer.write(content)
             if md5 is not None and digest.hexdigest() != md5.lower():
@@ -264,6 +267,8 @@ def data_url(storage: Callable[[], Storage], stored: StoredObject | None) -> str
         raise file_not_found()
     if not stored.mime_type.startswith("image/"):
         raise SluiceError("file_refused", "The file is no image. Upload an image with the purpose 'vision'.")
+    if stored.byte_length > MAX_IMAGE_BYTES:
+        raise SluiceError("file_refused", f"An image may have {MAX_IMAGE_BYTES} bytes at most.")
     content = base64.b64encode(storage().read(stored)).decode()
     return f"data:{stored.mime_type};base64,{content}"
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sluice.api.openai.errors import invalid, unsupported
 from sluice.domain.errors import SluiceError
 from sluice.domain.uploads import file_of
+from sluice.services.submit import MAX_IMAGES_BYTES
 
 FindImage = Callable[[UUID | None], str]
 """Finds an image among the files of the caller, and gives it as a data URL. Raises SluiceError, file_not_found or
@@ -20,8 +21,9 @@ def put_images(body: dict[str, Any], find: FindImage) -> None:
 
     Raises:
         SluiceError: file_not_found, file_refused, parameter_unsupported, with the part at fault in `param`;
-            storage_unavailable.
+            prompt_too_long, storage_unavailable.
     """
+    find = _once(find)
     for part, param in _parts(body):
         if part.get("type") == "input_image" and isinstance(part.get("file_id"), str):
             if part.get("image_url") is not None:
@@ -33,6 +35,26 @@ def put_images(body: dict[str, Any], find: FindImage) -> None:
                 raise unsupported(f"{param}.file", "only a file_id may be given, that of an image")
             part["type"] = "image_url"
             part["image_url"] = {"url": _image(named["file_id"], f"{param}.file.file_id", find)}
+
+
+def _once(find: FindImage) -> FindImage:
+    """Reads each image once, and no more of them than a request may have."""
+    found: dict[UUID | None, str] = {}
+    total = 0
+
+    def image(file_id: UUID | None) -> str:
+        nonlocal total
+        if file_id not in found:
+            found[file_id] = find(file_id)
+        total += len(found[file_id])
+        if total > MAX_IMAGES_BYTES:
+            raise SluiceError(
+                "prompt_too_long",
+                f"The images have more than {MAX_IMAGES_BYTES} bytes in base64, which is the most that is accepted.",
+            )
+        return found[file_id]
+
+    return image
 
 
 def _image(name: str, param: str, find: FindImage) -> str:

@@ -68,7 +68,7 @@ def read_form(event: APIGatewayProxyEventV2, file_field: str) -> Form:
             elif part.size > _FIELD_BYTES:
                 raise invalid(f"The field {part.name[:64]!r} is too long.", part.name[:64], "string_above_max_length")
             else:
-                fields[part.name] = part.value
+                fields[part.name] = part.raw.decode()
     except UnicodeDecodeError:
         raise invalid("A field of the form is not UTF-8.", None, "invalid_form") from None
     except multipart.MultipartError:
@@ -83,7 +83,7 @@ def read_form(event: APIGatewayProxyEventV2, file_field: str) -> Form:
 def _content(event: APIGatewayProxyEventV2) -> bytes:
     body = event.body or ""
     if not event.is_base64_encoded:
-        return body.encode("utf-8", "surrogateescape")
+        return body.encode("utf-8", "surrogatepass")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):

@@ -65,6 +65,10 @@ _REPEAT_MARGIN_SECONDS: Final = 1.0
 _PAGE: Final = 20
 
 
+def _absent() -> Any:
+    raise SluiceError("route_not_found", "This deployment does not have that.")
+
+
 @dataclass(frozen=True)
 class Services:
     """What the routes need; the providers are asked for their services when a request arrives."""
@@ -76,8 +80,8 @@ class Services:
     eraser: Callable[[], Eraser]
     quoter: Callable[[], Quoter]
     webhooks: Callable[[], "WebhookManager"]
-    batches: Callable[[], "BatchManager"]
-    files: Callable[[], "FileManager"]
+    batches: Callable[[], "BatchManager"] = _absent
+    files: Callable[[], "FileManager"] = _absent
 
 
 class RetrieveQuery(Strict):

@@ -9,10 +9,9 @@ from pydantic import AfterValidator, Field, StringConstraints
 from sluice.api.openai.errors import invalid
 from sluice.domain.documents import ImagePart, Message, NamedTool, ResponseFormat, Tool, ToolChoice, schema_text
 from sluice.domain.fields import Storable, Strict, Text
+from sluice.domain.uploads import MAX_IMAGE_BYTES
 
 IMAGE_TYPES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
-MAX_IMAGE_BYTES: Final = 4_000_000
-"""With its encoding and the rest of a body, less than the 6 MB that Lambda takes."""
 MAX_TOOLS: Final = 128
 """As OpenAI's API has it."""
 

@@ -10,7 +10,7 @@ from aws_lambda_powertools.event_handler.router import APIGatewayHttpRouter
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from sluice.api.exchange import answer, body_text, caller_key
+from sluice.api.exchange import Nothing, answer, body_text, caller_key
 from sluice.api.native.results import redirect
 from sluice.api.openai.errors import invalid
 from sluice.api.openai.forms import read_form
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
+# So many descriptions of files fit an answer of Lambda's.
 _PAGE: Final = 1000
-# With its description, a page of so many files fits an answer of Lambda's.
+# OpenAI's limit, which clients may ask for: they get several pages.
 _MOST: Final = 10_000
 
 Filename = Annotated[str, AfterValidator(check_filename)]
@@ -56,7 +57,6 @@ class FileForm(Strict):
     """The fields of POST /v1/files beside the file."""
 
     purpose: FilePurpose
-    filename: Filename
     expires_after: Expiry | None = None
 
 
@@ -65,7 +65,7 @@ class FilesQuery(Strict):
 
     after: str | None = None
     limit: int = Field(default=_PAGE, ge=1, le=_MOST)
-    """More than 1000 are listed in several pages all the same."""
+    """A page has 1000 at most."""
     order: Literal["asc", "desc"] = "desc"
     purpose: StoredPurpose | None = None
 
@@ -132,13 +132,17 @@ def add_file_routes(router: APIGatewayHttpRouter, manager: Callable[[], "FileMan
 def create_file(manager: "FileManager", event: APIGatewayProxyEventV2) -> Response[str]:
     """Upload a file."""
     key_hash, form = caller_key(event), read_form(event, "file")
-    given: dict[str, Any] = {**form.fields, "filename": form.file.filename or ""}
+    given: dict[str, Any] = dict(form.fields)
     # Clients write members of an object as fields of their own.
     expiry = {name: given.pop(field) for name in ("anchor", "seconds") if (field := f"expires_after[{name}]") in given}
     if expiry:
         given["expires_after"] = expiry | {name: _number(text) for name, text in expiry.items() if name == "seconds"}
     asked = read_object(FileForm, given)
-    made = manager.create(key_hash, _facts(asked.purpose, asked.filename, asked.expires_after), form.file.content)
+    try:
+        filename = check_filename(form.file.filename or "")
+    except ValueError as error:
+        raise invalid(f"The name of the file {error}.", "file") from None
+    made = manager.create(key_hash, _facts(asked.purpose, filename, asked.expires_after), form.file.content)
     logger.info("file created", extra={"file_id": made["file_id"], "bytes": made["byte_length"]})
     return answer(200, file_view(made))
 
@@ -178,8 +182,7 @@ def create_upload(manager: "FileManager", event: APIGatewayProxyEventV2) -> Resp
 def add_part(manager: "FileManager", event: APIGatewayProxyEventV2, upload_id: str) -> Response[str]:
     """Add a part to an upload."""
     key_hash, form = caller_key(event), read_form(event, "data")
-    if unknown := next(iter(form.fields), None):
-        raise invalid(f"Unknown parameter: {unknown[:64]!r}.", unknown[:64], "unknown_parameter")
+    read_object(Nothing, form.fields)
     if not form.file.content:
         raise invalid("The part is empty.", "data", "empty_string")
     part = manager.add_part(key_hash, upload_of(upload_id), form.file.content)

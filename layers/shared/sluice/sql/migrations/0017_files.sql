@@ -36,7 +36,7 @@ CREATE TABLE files (
     CONSTRAINT files_length_not_negative CHECK (byte_length >= 0),
     CONSTRAINT files_of_batches_are_outputs CHECK ((batch_id IS NOT NULL) = (purpose = 'batch_output'))
 );
-CREATE INDEX files_of_user ON files (user_id, file_id) INCLUDE (byte_length) WHERE deleted_at IS NULL;
+CREATE INDEX files_of_user ON files (user_id, file_id) INCLUDE (byte_length, expires_at) WHERE deleted_at IS NULL;
 CREATE INDEX files_expiring ON files (expires_at) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX files_object ON files (object_id);
 COMMENT ON TABLE files IS 'Files of users. A row stays when its file is deleted.';
@@ -58,7 +58,7 @@ CREATE TABLE uploads (
     CONSTRAINT uploads_status_known CHECK (status IN ('pending', 'completed', 'cancelled', 'expired')),
     CONSTRAINT uploads_completed_has_file CHECK ((status = 'completed') = (file_id IS NOT NULL))
 );
-CREATE INDEX uploads_pending ON uploads (user_id) INCLUDE (byte_length) WHERE status = 'pending';
+CREATE INDEX uploads_pending ON uploads (user_id) INCLUDE (byte_length, expires_at) WHERE status = 'pending';
 CREATE INDEX uploads_expiring ON uploads (expires_at) WHERE status = 'pending';
 COMMENT ON COLUMN uploads.byte_length IS 'What was announced: all parts have so many bytes together.';
 

@@ -24,9 +24,9 @@ END $$;
 -- How many bytes a user's files have, with those that pending uploads announced.
 CREATE OR REPLACE FUNCTION file_bytes_used(p_user_id text) RETURNS bigint
     LANGUAGE sql STABLE
-    RETURN (SELECT coalesce(sum(f.byte_length), 0) FROM files f WHERE f.user_id = p_user_id AND f.deleted_at IS NULL)
+    RETURN (SELECT coalesce(sum(f.byte_length), 0) FROM files f WHERE f.user_id = p_user_id AND file_is_there(f))
            + (SELECT coalesce(sum(u.byte_length), 0) FROM uploads u
-              WHERE u.user_id = p_user_id AND u.status = 'pending');
+              WHERE u.user_id = p_user_id AND u.status = 'pending' AND u.expires_at > clock_now());
 
 -- Why so many bytes more are too many; NULL: they are not. The caller holds the user lock.
 CREATE OR REPLACE FUNCTION file_quota_refusal(plan quota_plans, p_bytes bigint) RETURNS jsonb
@@ -139,17 +139,18 @@ BEGIN
         END IF;
     WHEN 'list' THEN
         result.value := (
-            SELECT coalesce(jsonb_agg(file_json(l) ORDER BY l.place), '[]')
-            FROM (SELECT o, row_number() OVER () AS place FROM (
-                      SELECT * FROM files o
-                      WHERE o.user_id = caller.user_id AND file_is_there(o)
-                        AND (a->>'purpose' IS NULL OR o.purpose = a->>'purpose')
-                        AND CASE WHEN a->>'after' IS NULL THEN true
-                                 WHEN a->>'order' = 'asc' THEN o.file_id > (a->>'after')::uuid
-                                 ELSE o.file_id < (a->>'after')::uuid END
-                      ORDER BY CASE WHEN a->>'order' = 'asc' THEN o.file_id END,
-                               CASE WHEN a->>'order' <> 'asc' THEN o.file_id END DESC
-                      LIMIT (a->>'limit')::integer) AS o) AS l);
+            SELECT coalesce(jsonb_agg(l.file ORDER BY CASE WHEN a->>'order' = 'asc' THEN l.file_id END,
+                                                      l.file_id DESC), '[]')
+            FROM (SELECT file_json(o) AS file, o.file_id FROM files o
+                  WHERE o.user_id = caller.user_id AND file_is_there(o)
+                    AND (a->>'purpose' IS NULL OR o.purpose = a->>'purpose')
+                    AND CASE WHEN a->>'after' IS NULL THEN true
+                             WHEN a->>'order' = 'asc' THEN o.file_id > (a->>'after')::uuid
+                             ELSE o.file_id < (a->>'after')::uuid END
+                  -- The plan is made for the order at hand, so that the index gives it.
+                  ORDER BY CASE WHEN a->>'order' = 'asc' THEN o.file_id END,
+                           CASE WHEN a->>'order' <> 'asc' THEN o.file_id END DESC
+                  LIMIT (a->>'limit')::integer) AS l);
     END CASE;
     IF f.file_id IS NOT NULL THEN
         result.value := file_json(f);
@@ -172,16 +173,22 @@ DECLARE
     u       uploads;
     expired integer := 0;
 BEGIN
+    PERFORM users_lock(ARRAY(
+        (SELECT o.user_id FROM files o WHERE o.expires_at <= at AND o.deleted_at IS NULL
+         ORDER BY o.expires_at, o.file_id LIMIT p_limit)
+        UNION
+        (SELECT o.user_id FROM uploads o WHERE o.expires_at <= at AND o.status = 'pending'
+         ORDER BY o.expires_at, o.upload_id LIMIT p_limit)));
     FOR f IN
         SELECT * FROM files o WHERE o.expires_at <= at AND o.deleted_at IS NULL
-        ORDER BY o.expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+        ORDER BY o.expires_at, o.file_id LIMIT p_limit
     LOOP
         PERFORM file_drop(f, 'file.expired', 'rollup', NULL, at);
         expired := expired + 1;
     END LOOP;
     FOR u IN
         SELECT * FROM uploads o WHERE o.expires_at <= at AND o.status = 'pending'
-        ORDER BY o.expires_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+        ORDER BY o.expires_at, o.upload_id LIMIT p_limit
     LOOP
         PERFORM upload_end(u, 'expired', NULL, at);
         expired := expired + 1;

@@ -41,7 +41,7 @@ CALL define_type('upload_answer', $$outcome text, user_id text, value jsonb, par
 --   cancel
 -- Returns ok with the upload, or the part; upload_not_found, upload_finished, upload_part_unknown,
 -- upload_part_repeated, upload_incomplete, upload_part_too_large, upload_parts_exceeded, file_quota_exceeded, or a
--- refusal of key_check. Completing what was completed of these parts is ok, and changes nothing.
+-- refusal of key_check. Completing or cancelling what was is ok, and changes nothing.
 CREATE OR REPLACE FUNCTION upload_manage(p_key_hash bytea, p_act text, p_arguments jsonb) RETURNS upload_answer
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_custom_plan AS $$
 DECLARE

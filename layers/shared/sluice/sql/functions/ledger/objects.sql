@@ -2,12 +2,11 @@
 
 -- What refers to an object refers to one of the same user that is there; once it was erased, the object is deleted too.
 -- An object of the class results has an answer that refers to it, one of the class inputs a prompt, one of the classes
--- files and uploads a file or a part of an upload, which have one each. None was missing
--- when the bucket was swept last.
+-- files and uploads a file or a part of an upload, which have one each. None was missing when the bucket was swept last.
 CREATE OR REPLACE FUNCTION object_is_kept(p_full boolean, p_today uuid) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
-    -- The ids of results carry the real time, even if a test moves the clock.
+    -- The ids of results and files carry the real time, even if a test moves the clock.
     oldest uuid := least(p_today, uuidv7_floor(period_start('daily', clock_timestamp())));
 BEGIN
     RETURN QUERY
@@ -57,7 +56,7 @@ BEGIN
                     ELSE format('object of %s, %s, %s bytes', o.user_id, o.object_class, o.byte_length) END
         FROM files f
         LEFT JOIN objects o ON o.object_id = f.object_id
-        WHERE (f.deleted_at IS NULL OR file_is_read(f.object_id))
+        WHERE (p_full OR f.file_id >= oldest) AND (f.deleted_at IS NULL OR file_is_read(f.object_id))
           AND (o.user_id, o.object_class, o.byte_length, o.deleted_at IS NULL)
               IS DISTINCT FROM (f.user_id, 'files'::varchar, f.byte_length, true)
         UNION ALL
