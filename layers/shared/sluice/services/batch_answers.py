@@ -163,7 +163,8 @@ class _Files:
                 self._storage.writer("files", self._user_id, "application/jsonl")
             )
         self.completed += name == "output"
-        self._writers[name].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        # What no encoding can write has come from a name that a client made up.
+        self._writers[name].write(json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n")
 
     def kept(self, name: str) -> StoredObject | None:
         """The object that a file has become; None: it has no line."""
