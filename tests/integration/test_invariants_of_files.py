@@ -60,7 +60,7 @@ def test_only_the_injected_violation_is_found(files: FileApi, service: Service) 
     assert violations(service) == []
     for case, (sql, (user, expected, actual)) in WRONGS.items():
         with service.owner.transaction(force_rollback=True):
-            service.owner.execute(sql)  # type: ignore[arg-type]  # a str that is no literal
+            service.owner.execute(sql)
             (found,) = violations(service)
             assert (found["invariant"], found["user_id"]) == ("object_is_kept", user), case
             assert found["expected"].startswith(expected), case
