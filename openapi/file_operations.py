@@ -24,7 +24,7 @@ FILE_OPERATIONS: Final = (
         errors=("invalid_input", "file_refused", "file_too_large", "file_quota_exceeded", "storage_unavailable"),
         body=answers.FileCreation,
         is_form=True,
-        description="What does not fit a body of 6 MB is sent in parts: `POST /v1/uploads`.",
+        description="What does not fit one call is sent in parts: `POST /v1/uploads`.",
     ),
     Operation(
         "GET",
