@@ -128,7 +128,8 @@ BEGIN
         IF result.value IS NOT NULL THEN
             result.outcome := 'file_quota_exceeded';
         ELSIF p_act = 'create' THEN
-            f := file_keep(a || jsonb_build_object('user_id', caller.user_id), a->'stored', 'openai', caller.key_id, at);
+            f := file_keep(a || jsonb_build_object('user_id', caller.user_id), a->'stored', 'openai', caller.key_id,
+                           at);
         END IF;
     WHEN 'show', 'delete' THEN
         f := file_find(caller.user_id, (a->>'file_id')::uuid);
