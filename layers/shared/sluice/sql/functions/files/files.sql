@@ -80,7 +80,8 @@ BEGIN
     RETURN f;
 END $$;
 
--- What was a file is one no longer. Its object is deleted by the next sweep, unless a batch reads it that has not ended.
+-- What was a file is one no longer. Its object is deleted by the next sweep, unless a batch reads it that has not
+-- ended.
 CREATE OR REPLACE FUNCTION file_drop(f files, p_action text, p_actor text, p_key_id uuid, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
