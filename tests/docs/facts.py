@@ -51,7 +51,7 @@ def routes() -> set[str]:
 @cache
 def openai_routes() -> set[str]:
     """Those of OpenAI's API, which share a route of the template."""
-    text = "".join(path.read_text() for path in (LAYER / "api/openai").glob("*.py"))
+    text = "".join(path.read_text() for path in sorted((LAYER / "api/openai").glob("*.py")))
     found = re.findall(r'@router\.(get|post|delete)\("([^"]+)"\)', text)
     return {f"{method.upper()} {path.replace('<', '{').replace('>', '}')}" for method, path in found}
 

@@ -2,19 +2,25 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sluice.api.openai.batch_lines import OpenAiLines
 from sluice.db.batches import Batches
 from sluice.db.ledger import Ledger
+from sluice.domain.batches import WrittenFiles
+from sluice.domain.documents import Output, OutputFile
 from sluice.domain.errors import SluiceError
+from sluice.domain.objects import Version
+from sluice.domain.requests import Submission
 from sluice.services.batch_work import BatchWorker
 from tests.support.batches import BatchBench, line
 from tests.support.ledger import assert_books_balance
-from tests.support.service import FakeQueue
+from tests.support.service import FakeQueue, completed
 
 LINES = 130
 
@@ -67,7 +73,7 @@ def test_a_worker_that_is_killed_anywhere_is_followed_by_another(
 ) -> None:
     monkeypatch.setattr("sluice.services.batch_work._SCAN_LINES", 20)
     monkeypatch.setattr("sluice.services.batch_work.FEED_LINES", 9)
-    monkeypatch.setattr("sluice.services.batch_work._RESULT_LINES", 11)
+    monkeypatch.setattr("sluice.services.batch_answers._RESULT_LINES", 11)
     bench.service.act("quota.set", user_id="alice", max_unfinished=60, dispatch_window=10)
     chance = random.Random(seed)
     kills = 0
@@ -141,7 +147,7 @@ def test_a_worker_that_comes_back_after_its_lease_changes_nothing(bench: BatchBe
     assert late.cancel_waiting(claim, 10).outcome == "superseded"
     assert late.finalize(claim).outcome == "superseded"
     assert late.results(claim, 0, 10, 1000) == []
-    assert late.finish(claim, 0, 0, {}, None, None).outcome == "superseded"
+    assert late.finish(claim, WrittenFiles(0, 0, {}, None, None)).outcome == "superseded"
     assert late.put_back(claim, "in_progress", 1, -1) is None
     assert late.unreadable(claim).outcome == "superseded"
     assert_each_once(bench, bench.batch(batch_id))
@@ -175,3 +181,45 @@ def test_many_workers_at_once_have_a_batch_each(bench: BatchBench, alice: bytes)
     assert {(each["status"], each["completed"]) for each in map(bench.batch, ids)} == {("completed", 29)}
     assert bench.service.value("SELECT count(*) FROM requests") == 6 * 29
     assert_books_balance(bench.service)
+
+
+def test_a_line_that_cannot_be_stored_or_read_holds_up_no_other(
+    bench: BatchBench, alice: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A value that a check of ours let through, and that the database cannot take; and a body that breaks our code.
+    real = OpenAiLines.submission
+
+    def submission(self: OpenAiLines, endpoint: str, body: Mapping[str, Any], user_id: str) -> Submission:
+        if "breaks" in str(body):
+            raise AttributeError("a mistake of ours")
+        made = real(self, endpoint, body, user_id)
+        return replace(made, metadata={"a": "\x00"}) if "unstorable" in str(body) else made
+
+    monkeypatch.setattr(OpenAiLines, "submission", submission)
+    names = ["good", "breaks", "unstorable", "good too", "unstorable too"]
+    batch = bench.finish(bench.create(alice, [line(name) for name in names]))
+    assert [each["custom_id"] for each in bench.file(batch["output_file_id"])] == ["good", "good too"]
+    errors = bench.file(batch["error_file_id"])
+    assert [each["custom_id"] for each in errors] == ["breaks", "unstorable", "unstorable too"]
+    assert {each["response"]["status_code"] for each in errors} == {500}
+    assert_books_balance(bench.service)
+
+
+def test_an_answer_that_is_gone_is_waited_for_until_the_window_ends(bench: BatchBench, alice: bytes) -> None:
+    def answer(claim: Mapping[str, Any]) -> dict[str, Any]:
+        output = Output(items=(OutputFile.of(b"long", "text/plain; charset=utf-8"),))
+        stored = bench.keep("results", b"long", "text/plain; charset=utf-8")
+        bench.storage.delete([Version(stored.key, stored.version_id)])
+        return completed(claim["request_id"], claim["attempt"], output=output.to_json(), stored=stored.to_row())
+
+    batch_id = bench.create(alice, [line("one")])
+    bench.run()
+    bench.answer(answer)
+    bench.run()
+    assert bench.batch(batch_id)["status"] == "finalizing"
+    bench.service.owner.execute("UPDATE batches SET expires_at = clock_now(), next_at = clock_now()")
+    bench.run()
+    batch = bench.batch(batch_id)
+    assert (batch["status"], batch["completed"], batch["failed"]) == ("completed", 0, 1)
+    (error,) = bench.file(batch["error_file_id"])
+    assert error["error"]["code"] == "response_unavailable"

@@ -36,7 +36,7 @@ TIERS = {
 }
 # Those of the waiting class have one of half the price, which they are billed by at first if they wait a day.
 PATIENT = {model: (prompt / 2, completion / 2) for model, (prompt, completion) in PRICES.items()}
-WAITING_ROOM = 3
+WAITING_ROOM = 4
 AN_HOUR = Lifetime(3600)
 # The longest lifetime that submit allows.
 LONGEST = 200_000

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from sluice.handover import LambdaSender
     from sluice.messaging import Queue
     from sluice.services.admin.operation import AdminContext
-    from sluice.services.batch_work import BatchWorker, LineApi
+    from sluice.services.batch_answers import LineApi
+    from sluice.services.batch_work import BatchWorker
     from sluice.services.batches import BatchManager
     from sluice.services.cancel import Canceller
     from sluice.services.deliver import Deliverer

@@ -7,7 +7,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from sluice.db.connection import Database
-from sluice.domain.batches import BatchClaim, BatchProgress, BatchResult, Fault, FoundLine, LinePlace
+from sluice.domain.batches import BatchClaim, BatchProgress, BatchResult, Fault, FoundLine, LinePlace, WrittenFiles
 from sluice.domain.documents import Input, Output
 from sluice.domain.objects import StoredObject
 from sluice.domain.states import Status
@@ -156,31 +156,17 @@ class Batches:
             bytes=most_bytes,
         )
 
-    def finish(
-        self,
-        claim: BatchClaim,
-        completed: int,
-        expired: int,
-        usage: Mapping[str, int],
-        output: StoredObject | None,
-        errors: StoredObject | None,
-    ) -> BatchProgress:
-        """End a batch whose files were written.
-
-        Args:
-            completed: how many lines the output has.
-            expired: how many lines its window ended for.
-            output, errors: the files; None: there is none.
-        """
+    def finish(self, claim: BatchClaim, written: WrittenFiles) -> BatchProgress:
+        """End a batch whose files were written."""
         return self._database.row(
             BatchProgress,
             "batch_finish",
             repeatable=True,
             batch_id=claim.batch_id,
             attempt=claim.attempt,
-            completed=completed,
-            expired=expired,
-            usage=Jsonb(usage),
-            output=None if output is None else Jsonb(output.to_row()),
-            errors=None if errors is None else Jsonb(errors.to_row()),
+            completed=written.completed,
+            expired=written.expired,
+            usage=Jsonb(written.usage),
+            output=None if written.output is None else Jsonb(written.output.to_row()),
+            errors=None if written.errors is None else Jsonb(written.errors.to_row()),
         )

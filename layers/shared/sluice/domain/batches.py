@@ -142,6 +142,24 @@ class BatchResult(RequestDetail):
     stored: StoredObject | None
 
 
+@dataclass(frozen=True)
+class WrittenFiles:
+    """What was written for a batch.
+
+    Attributes:
+        completed: how many lines the output has.
+        expired: how many lines the window ended for.
+        usage: the tokens of all lines, by name.
+        output, errors: the files; None: there is none.
+    """
+
+    completed: int
+    expired: int
+    usage: Mapping[str, int]
+    output: StoredObject | None
+    errors: StoredObject | None
+
+
 # Lines ----------------------------------------------------------------------------------------------------------------
 
 

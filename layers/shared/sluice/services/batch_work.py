@@ -2,21 +2,18 @@
 written to files. What is decided, and how far a batch is, is in the database: every step is a commit, and whoever comes
 after a crash goes on after the last one."""
 
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from sluice.db.batches import Batches
 from sluice.db.ledger import Ledger, submission_json
 from sluice.domain.batches import (
     BatchClaim,
     BatchProgress,
-    BatchResult,
     Fault,
     FoundLine,
     Line,
@@ -24,11 +21,11 @@ from sluice.domain.batches import (
     lines_of,
     read_line,
 )
-from sluice.domain.errors import SluiceError
+from sluice.domain.errors import DatabaseError, SluiceError
 from sluice.domain.objects import StoredObject
-from sluice.domain.requests import RequestDetail, RequestLimits, Submission
-from sluice.domain.states import Status
+from sluice.domain.requests import RequestLimits
 from sluice.messaging import Message, Sender
+from sluice.services.batch_answers import OUR_SIDE, AnswerWriter, LineApi
 from sluice.services.dispatch import send_or_undispatch
 from sluice.services.inputs import InputKeeper
 from sluice.services.submit import check_submission
@@ -55,26 +52,6 @@ _LONGEST_PAUSE: Final = 300.0
 _RUNNING_PAUSE: Final = 60.0
 _CANCELLING_PAUSE: Final = 5.0
 _STORAGE_PAUSE: Final = 30.0
-
-
-class LineApi(Protocol):
-    """The API in whose words the lines are."""
-
-    def submission(self, endpoint: str, body: Mapping[str, Any], user_id: str) -> Submission:
-        """The request that a body describes. Raises SluiceError: it describes none."""
-        ...
-
-    def answer(self, endpoint: str, detail: RequestDetail) -> Mapping[str, Any]:
-        """The body with which a completed request is answered."""
-        ...
-
-    def error(self, error: SluiceError) -> tuple[int, Mapping[str, Any]]:
-        """The status and the body with which an error is answered."""
-        ...
-
-    def refusal(self, refused: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-        """The same of what the database refused: outcome, detail, and the model that the line named."""
-        ...
 
 
 @dataclass
@@ -223,7 +200,7 @@ class _Turn:
         running = self._claim.running
         while room and fed < self._claim.total:
             lines = self._next_lines(fed_to, min(room, FEED_LINES))
-            progress = self._batches.feed(self._claim, [self._entry(line) for line in lines])
+            progress = self._submit([self._entry(line) for line in lines])
             if not self._note(progress):
                 return
             messages = [Message(one, self._claim.user_id) for one in progress.send]
@@ -245,6 +222,23 @@ class _Turn:
             self._put_back(_RUNNING_PAUSE, refill_at=running // 2)
         else:
             self._put_back(0)
+
+    def _submit(self, entries: Sequence[Mapping[str, Any]]) -> BatchProgress:
+        """Submit lines, or only the first one where the database cannot take them together."""
+        try:
+            return self._batches.feed(self._claim, entries)
+        except DatabaseError as error:
+            first = entries[0]
+            logger.error(
+                "lines cannot be stored",
+                extra={"batch": str(self._claim.batch_id), "line": first["line"], "sqlstate": error.sqlstate},
+            )
+            # A line that the database can never take must not hold up the others.
+            return self._submit([first]) if len(entries) > 1 else self._batches.feed(self._claim, [self._broken(first)])
+
+    def _broken(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+        status, body = self._worker.api.error(SluiceError("internal_error", OUR_SIDE))
+        return {"line": entry["line"], "error": {"status_code": status, "body": body}}
 
     def _next_lines(self, after: int, limit: int) -> Sequence[Line]:
         """The next lines, read in one piece."""
@@ -274,6 +268,9 @@ class _Turn:
                 raise
             status, answer = worker.api.error(error)
             return {"line": line.place.line, "error": {"status_code": status, "body": answer}}
+        except Exception as error:  # noqa: BLE001  (a line that nobody has thought of must not hold up the others)
+            logger.error("line not read", extra={"batch": str(claim.batch_id), "error": type(error).__name__})
+            return self._broken({"line": line.place.line})
         return {"line": line.place.line, "submission": submission_json(submission, worker.limits, stored)}
 
     # Cancelling -------------------------------------------------------------------------------------------------------
@@ -306,109 +303,6 @@ class _Turn:
         if progress.running or progress.fed != progress.total:
             self._put_back(_RUNNING_PAUSE, refill_at=0)
             return
-        files = _Files(self._worker.storage(), self._claim.user_id)
-        with files:
-            for result in self._results():
-                self._write_line(files, result)
-        self._note(
-            self._batches.finish(
-                self._claim, files.completed, files.expired, files.usage, files.kept("output"), files.kept("errors")
-            )
-        )
-
-    def _results(self) -> Iterator[BatchResult]:
-        after = 0
-        while found := self._batches.results(self._claim, after, _RESULT_LINES, _READ_BYTES):
-            yield from found
-            after = found[-1].line
-
-    def _write_line(self, files: "_Files", result: BatchResult) -> None:
-        line = {"id": f"batch_req_{self._claim.batch_id.hex}{result.line:06x}", "custom_id": result.custom_id}
-        files.count(result)
-        response: Mapping[str, Any] | None = None
-        error: Mapping[str, Any] | None = None
-        completed = result.outcome == "ok" and result.status is Status.COMPLETED
-        if completed:
-            body = self._worker.api.answer(self._claim.endpoint, self._whole(result))
-            response = {"status_code": 200, "request_id": str(result.request_id), "body": body}
-        elif (never := _NEVER_RUN.get(result.outcome, _NEVER_RUN.get(str(result.status)))) is not None:
-            error = {"code": never[0], "message": never[1]}
-        else:
-            status, body = self._refusal(result)
-            request_id = str(result.request_id) if result.outcome == "ok" else None
-            response = {"status_code": status, "request_id": request_id, "body": body}
-        files.write("output" if completed else "errors", line | {"response": response, "error": error})
-
-    def _refusal(self, result: BatchResult) -> tuple[int, Mapping[str, Any]]:
-        refused = result.error
-        if refused is None:
-            return self._worker.api.error(
-                SluiceError(
-                    "request_failed",
-                    result.error_message or "The request failed.",
-                    failure=result.error_code,
-                    request_id=result.request_id,
-                )
-            )
-        if "status_code" in refused:
-            return refused["status_code"], refused["body"]
-        return self._worker.api.refusal(refused)
-
-    def _whole(self, result: BatchResult) -> RequestDetail:
-        """A request with all of its answer, and of what it asked."""
-        if result.stored is not None and result.output is not None and result.output.is_elsewhere:
-            content = self._worker.storage().read(result.stored)
-            result = replace(result, output=result.output.with_text(content))
-        return replace(result, input=self._worker.inputs.whole(result.input))
-
-
-_NEVER_RUN: Final[Mapping[str, tuple[str, str]]] = {
-    "expired": ("batch_expired", "This request could not be executed before the completion window expired."),
-    "cancelled": ("batch_cancelled", "This request was not executed, because it or its batch was cancelled."),
-    "erased": ("response_deleted", "The answer was deleted before the batch ended."),
-}
-
-
-class _Files:
-    """The files of a batch while they are written, and what is in them."""
-
-    def __init__(self, storage: Storage, user_id: str) -> None:
-        self._storage = storage
-        self._user_id = user_id
-        self._writers: dict[str, Any] = {}
-        self._open = ExitStack()
-        self.completed = 0
-        self.expired = 0
-        self._tokens: Counter[str] = Counter()
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._open.__exit__(*exc)
-
-    def write(self, name: str, line: Mapping[str, Any]) -> None:
-        """Add a line to a file, which is begun with its first one."""
-        if name not in self._writers:
-            self._writers[name] = self._open.enter_context(
-                self._storage.writer("files", self._user_id, "application/jsonl")
-            )
-        self._writers[name].write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-
-    def kept(self, name: str) -> StoredObject | None:
-        """The object that a file has become; None: it has no line."""
-        writer = self._writers.get(name)
-        return None if writer is None else writer.stored
-
-    def count(self, result: BatchResult) -> None:
-        """Add what became of a line to the figures."""
-        is_ok = result.outcome == "ok"
-        self.completed += is_ok and result.status is Status.COMPLETED
-        self.expired += result.outcome == "expired" or (is_ok and result.status is Status.EXPIRED)
-        for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"):
-            self._tokens[name] += getattr(result, name) or 0
-
-    @property
-    def usage(self) -> Mapping[str, int]:
-        """The tokens of all lines, also of those that failed."""
-        return dict(self._tokens)
+        worker = self._worker
+        written = AnswerWriter(self._batches, worker.storage(), worker.inputs, worker.api, self._claim).write()
+        self._note(self._batches.finish(self._claim, written))

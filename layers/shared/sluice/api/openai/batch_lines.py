@@ -21,7 +21,7 @@ from sluice.services.submit import refusal
 
 
 class OpenAiLines:
-    """Reads and answers lines; see sluice.services.batch_work.LineApi.
+    """Reads and answers lines; see sluice.services.batch_answers.LineApi.
 
     Args:
         image: finds an image among the files of a user, as FindImage.

@@ -116,6 +116,12 @@ CREATE OR REPLACE FUNCTION batch_file(b batches, p_kind text) RETURNS jsonb
         'filename', format('batch_%s_%s.jsonl', replace(b.batch_id::text, '-', ''), p_kind),
         'expires_seconds', b.output_expires_seconds);
 
+-- What an end is called in the audit log, and in OpenAI's events.
+CREATE OR REPLACE FUNCTION batch_event(p_status text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE p_status WHEN 'completed' THEN 'batch.completed' WHEN 'failed' THEN 'batch.failed'
+                         WHEN 'expired' THEN 'batch.expired' WHEN 'cancelled' THEN 'batch.cancelled' END;
+
 -- Every end of a batch: the state, the audit row, the events of webhooks, in one commit. What it read is free to go
 -- where its file is gone.
 CREATE OR REPLACE FUNCTION batch_end(p_batch_id uuid, p_status text, p_at timestamptz) RETURNS batches
@@ -131,14 +137,14 @@ BEGIN
     WHERE f.file_id = b.input_file_id AND f.deleted_at IS NOT NULL AND o.object_id = f.object_id
       AND o.deleted_at IS NULL
       AND NOT file_is_read(o.object_id);
-    PERFORM batch_audit('batches', 'batch.' || p_status, b, NULL, batch_counts(b));
+    PERFORM batch_audit('batches', batch_event(p_status), b, NULL, batch_counts(b));
     INSERT INTO webhook_events
         (user_id, endpoint_id, batch_id, event_type, data_id, created_at, expires_at, max_attempts, next_attempt_at)
-    SELECT b.user_id, w.endpoint_id, b.batch_id, 'batch.' || p_status, 'batch_' || replace(b.batch_id::text, '-', ''), p_at,
+    SELECT b.user_id, w.endpoint_id, b.batch_id, batch_event(p_status), 'batch_' || replace(b.batch_id::text, '-', ''), p_at,
            p_at + (webhook_rules()).lives, webhook_attempts(), p_at
     FROM webhook_endpoints w
     WHERE w.user_id = b.user_id AND w.url IS NOT NULL AND w.disabled_at IS NULL
-      AND 'batch.' || p_status = ANY (w.event_types);
+      AND batch_event(p_status) = ANY (w.event_types);
     RETURN b;
 END $$;
 

@@ -393,8 +393,8 @@ BEGIN
                       AND (urgency = 0 OR waiting_slots(plan, room.dispatched) > 0)
                  THEN at END,
             CASE WHEN life.begins_at > at THEN life.begins_at END, life.expires_at, look.fingerprint, look.cache_scope,
-            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid, urgency,
-            promotion)
+            look.leader_id, CASE WHEN p_submission ? 'webhook' THEN true END, (p_submission->>'batch_id')::uuid,
+            urgency, promotion)
     RETURNING CASE WHEN dispatched_at IS NULL THEN '{}' ELSE ARRAY[request_id] END INTO result.send;
 
     INSERT INTO audit_log (actor, action, user_id, key_id, request_id, after)

@@ -281,7 +281,8 @@ BEGIN
         (user_id, endpoint_id, event_type, data_id, created_at, expires_at, attempts, max_attempts, next_attempt_at,
          leased_until)
     VALUES (w.user_id, w.endpoint_id, p_event_type,
-            CASE WHEN p_event_type LIKE 'batch.%' THEN 'batch_' ELSE 'resp_' END || replace(uuidv7()::text, '-', ''), at,
+            CASE WHEN p_event_type LIKE 'batch.%' THEN 'batch_' ELSE 'resp_' END || replace(uuidv7()::text, '-', ''),
+            at,
             at + interval '1 hour', 1, 1, at + make_interval(secs => p_lease_seconds),
             at + make_interval(secs => p_lease_seconds))
     RETURNING * INTO v;
