@@ -170,8 +170,8 @@ CREATE OR REPLACE FUNCTION batch_waits(p_outcome text) RETURNS boolean
     RETURN p_outcome IN ('quota_exceeded', 'budget_exceeded', 'unfinished_exceeded');
 
 -- p_lines, in their order: line, and submission (as of request_submit) or error (status_code and body, of a line that
--- is no request of the endpoint). A line that is refused for now, and all after it, are to be given again later. Of a line
--- that is refused for good, its error says why: outcome and detail of request_submit, and model.
+-- is no request of the endpoint). A line that is refused for now, and all after it, are to be given again later. Of a
+-- line that is refused for good, its error says why: outcome and detail of request_submit, and model.
 CREATE OR REPLACE FUNCTION batch_feed(p_batch_id uuid, p_attempt integer, p_lines jsonb) RETURNS batch_progress
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
