@@ -13,7 +13,6 @@ from psycopg.rows import dict_row
 from tests.chaos.model import MAX_TOKENS, call_of, is_refused, tokens
 
 ENDPOINT = "/v1/chat/completions"
-_ENDS = ("completed", "failed", "expired", "cancelled")
 _BOUNDARY = "chaos"
 _CALL_SECONDS = 30.0
 _TRY_SECONDS = 120.0

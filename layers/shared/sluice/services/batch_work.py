@@ -45,7 +45,6 @@ _READ_BYTES: Final = 4 * 2**20
 _SCAN_LINES: Final = 1000
 FEED_LINES: Final = 100
 _CANCELLED_AT_ONCE: Final = 500
-_RESULT_LINES: Final = 200
 # The longest that a batch waits until somebody looks whether it could go on: limits may have been raised.
 _LONGEST_PAUSE: Final = 300.0
 # Until the requests of a batch are looked at that should have ended, whatever was to tell so.
