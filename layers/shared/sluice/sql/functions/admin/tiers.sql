@@ -119,7 +119,8 @@ BEGIN
     IF before IS NULL AND NOT coalesce(a->'limits' ?& quota_periods(), false) THEN
         PERFORM admin_refuse('limits_missing');
     END IF;
-    INSERT INTO tiers (tier, reset_frequency, max_unfinished, dispatch_window, price_list, cache_max_age, max_file_bytes)
+    INSERT INTO tiers
+        (tier, reset_frequency, max_unfinished, dispatch_window, price_list, cache_max_age, max_file_bytes)
     SELECT name, n.reset_frequency, n.max_unfinished, n.dispatch_window, n.price_list, n.cache_max_age,
            n.max_file_bytes
     FROM jsonb_populate_record(NULL::tiers, coalesce(before, '{"reset_frequency": "monthly", "max_unfinished": 100,

@@ -15,10 +15,13 @@ $$;
 CREATE OR REPLACE FUNCTION batch_json(b batches) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT to_jsonb(b) - '{input_object_id,attempt,leased_until,refill_at,scanned_bytes,scanned_lines,fed_to}'::text[]
-           || jsonb_build_object('running', CASE WHEN b.ended_at IS NULL THEN b.fed - b.completed - b.failed ELSE 0 END);
+           || jsonb_build_object(
+               'running', CASE WHEN b.ended_at IS NULL THEN b.fed - b.completed - b.failed ELSE 0 END);
 $$;
 
-CREATE OR REPLACE FUNCTION batch_audit(p_actor text, p_action text, b batches, p_key_id uuid, p_after jsonb DEFAULT '{}')
+CREATE OR REPLACE FUNCTION batch_audit(
+    p_actor text, p_action text, b batches, p_key_id uuid, p_after jsonb DEFAULT '{}'
+)
     RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -142,8 +145,8 @@ END $$;
 COMMENT ON FUNCTION batch_manage(bytea, text, jsonb) IS
     'See batch_act; or a refusal of key_check. What only reads needs the scope read, all else submit.';
 
--- A failed request is redriven. If it is a line of a batch whose files are not being written yet, it counts there again,
--- and the batch is returned; NULL: it is no matter of a batch. The caller holds the user lock.
+-- A failed request is redriven. If it is a line of a batch whose files are not being written yet, it counts there
+-- again, and the batch is returned; NULL: it is no matter of a batch. The caller holds the user lock.
 CREATE OR REPLACE FUNCTION batch_reopen(p_request_id uuid) RETURNS uuid
     LANGUAGE sql AS $$
     UPDATE batches b SET failed = b.failed - 1

@@ -140,8 +140,9 @@ BEGIN
     PERFORM batch_audit('batches', batch_event(p_status), b, NULL, batch_counts(b));
     INSERT INTO webhook_events
         (user_id, endpoint_id, batch_id, event_type, data_id, created_at, expires_at, max_attempts, next_attempt_at)
-    SELECT b.user_id, w.endpoint_id, b.batch_id, batch_event(p_status), 'batch_' || replace(b.batch_id::text, '-', ''), p_at,
-           p_at + (webhook_rules()).lives, webhook_attempts(), p_at
+    SELECT b.user_id, w.endpoint_id, b.batch_id, batch_event(p_status),
+           'batch_' || replace(b.batch_id::text, '-', ''), p_at, p_at + (webhook_rules()).lives, webhook_attempts(),
+           p_at
     FROM webhook_endpoints w
     WHERE w.user_id = b.user_id AND w.url IS NOT NULL AND w.disabled_at IS NULL
       AND batch_event(p_status) = ANY (w.event_types);

@@ -12,8 +12,8 @@ $$);
 -- there is some. outcome: ok; superseded: another worker has it, and nothing was written; of feeding also what it waits
 -- for.
 CALL define_type('batch_progress', $$
-    outcome text, status text, fed_to integer, fed integer, total integer, running integer, retry_after double precision,
-    send uuid[], user_id text, room integer
+    outcome text, status text, fed_to integer, fed integer, total integer, running integer,
+    retry_after double precision, send uuid[], user_id text, room integer
 $$);
 
 -- Half of what a user may have unfinished is left to the user's other requests.
@@ -169,8 +169,8 @@ CREATE OR REPLACE FUNCTION batch_waits(p_outcome text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN p_outcome IN ('quota_exceeded', 'budget_exceeded', 'unfinished_exceeded');
 
--- p_lines, in their order: line, and submission (as of request_submit) or error (status_code and body, of a line that is
--- no request of the endpoint). A line that is refused for now, and all after it, are to be given again later. Of a line
+-- p_lines, in their order: line, and submission (as of request_submit) or error (status_code and body, of a line that
+-- is no request of the endpoint). A line that is refused for now, and all after it, are to be given again later. Of a line
 -- that is refused for good, its error says why: outcome and detail of request_submit, and model.
 CREATE OR REPLACE FUNCTION batch_feed(p_batch_id uuid, p_attempt integer, p_lines jsonb) RETURNS batch_progress
     LANGUAGE plpgsql SECURITY DEFINER SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
@@ -282,8 +282,8 @@ END $$;
 
 -- Giving back ---------------------------------------------------------------------------------------------------------
 
--- Lets the batch be worked on again after so many seconds, when its window ends, or when no more than p_refill_at of its
--- requests are unfinished: at once, if that is so now or its state is no longer the one that the worker saw.
+-- Lets the batch be worked on again after so many seconds, when its window ends, or when no more than p_refill_at of
+-- its requests are unfinished: at once, if that is so now or its state is no longer the one that the worker saw.
 CREATE OR REPLACE FUNCTION batch_put_back(
     p_batch_id uuid, p_attempt integer, p_status text, p_seconds double precision, p_refill_at integer
 )

@@ -80,7 +80,8 @@ BEGIN
     RETURN f;
 END $$;
 
--- What was a file is one no longer. Its object is deleted by the next sweep, unless a batch reads it that has not ended.
+-- What was a file is one no longer. Its object is deleted by the next sweep, unless a batch reads it that has not
+-- ended.
 CREATE OR REPLACE FUNCTION file_drop(f files, p_action text, p_actor text, p_key_id uuid, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -128,7 +129,8 @@ BEGIN
         IF result.value IS NOT NULL THEN
             result.outcome := 'file_quota_exceeded';
         ELSIF p_act = 'create' THEN
-            f := file_keep(a || jsonb_build_object('user_id', caller.user_id), a->'stored', 'openai', caller.key_id, at);
+            f := file_keep(a || jsonb_build_object('user_id', caller.user_id), a->'stored', 'openai', caller.key_id,
+                           at);
         END IF;
     WHEN 'show', 'delete' THEN
         f := file_find(caller.user_id, (a->>'file_id')::uuid);

@@ -2,7 +2,8 @@
 
 -- What refers to an object refers to one of the same user that is there; once it was erased, the object is deleted too.
 -- An object of the class results has an answer that refers to it, one of the class inputs a prompt, one of the classes
--- files and uploads a file or a part of an upload, which have one each. None was missing when the bucket was swept last.
+-- files and uploads a file or a part of an upload, which have one each. None was missing when the bucket was swept
+-- last.
 CREATE OR REPLACE FUNCTION object_is_kept(p_full boolean, p_today uuid) RETURNS SETOF violation
     LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
@@ -70,8 +71,8 @@ BEGIN
         WHERE (o.user_id, o.object_class, o.byte_length, o.deleted_at IS NULL)
               IS DISTINCT FROM (u.user_id, 'uploads'::varchar, p.byte_length, true)
         UNION ALL
-        SELECT o.user_id::text, NULL::uuid, NULL::text, 'a file, or a part of an upload, with the object ' || o.object_id,
-               'none'
+        SELECT o.user_id::text, NULL::uuid, NULL::text,
+               'a file, or a part of an upload, with the object ' || o.object_id, 'none'
         FROM objects o
         WHERE p_full AND o.object_class IN ('files', 'uploads') AND o.deleted_at IS NULL
           AND NOT EXISTS (SELECT FROM files f WHERE f.object_id = o.object_id
