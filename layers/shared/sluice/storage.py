@@ -254,6 +254,6 @@ class Writer:
 
 def _download(filename: str) -> str:
     """A Content-Disposition (RFC 6266) for a download with this name."""
-    if re.fullmatch(r"[A-Za-z0-9._-]+", filename):
+    if re.fullmatch(r"[ !#-\[\]-~]+", filename):
         return f'attachment; filename="{filename}"'
     return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
