@@ -21,6 +21,7 @@ def test_connections_are_limited_as_the_parameters_say(database: Database) -> No
         "worker": 10,
         "foreground": 30,
         "webhooks": 2,
+        "batches": 2,
         "rollup": 4,
         "admin": 5,
         "definer": -1,

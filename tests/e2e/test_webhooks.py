@@ -17,7 +17,11 @@ from .test_openai_clients import ended, says
 
 __all__ = ["sluice"]  # a fixture
 
-TYPES = ["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
+ENDS = {
+    "response": ("completed", "failed", "cancelled", "incomplete"),
+    "batch": ("completed", "failed", "expired", "cancelled"),
+}
+TYPES = [f"{subject}.{end}" for subject, ends in ENDS.items() for end in ends]
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_routes_that_do_not_exist(api: Api, alice: bytes) -> None:
         ("POST", "/v1/completions"),
         ("POST", "/v1/responses/x"),
         ("PATCH", "/v1/responses/x"),
-        ("GET", "/v1/files"),
+        ("GET", "/v1/fine_tuning/jobs"),
         ("GET", "/v1"),
     ):
         reply = api.call(method, path)

@@ -24,6 +24,11 @@ class Received:
     at: float
 
     @property
+    def is_whole(self) -> bool:
+        """Not of a caller who was gone before all of the body was sent."""
+        return len(self.body.encode()) == int(self.headers["content-length"])
+
+    @property
     def event(self) -> dict[str, Any]:
         event: dict[str, Any] = json.loads(self.body)
         return event

@@ -234,7 +234,15 @@ REQUESTS: dict[str, Wrong] = {
         " FROM requests WHERE request_id = %(today)s",
         ("result_is_kept", "bob", "today"),
     ),
-    # 12. rows are as their tables declare them, though PostgreSQL does not enforce it
+    # 12. batches count their lines
+    "a batch of a line that is not there": wrong(
+        "INSERT INTO batches (user_id, key_id, endpoint, completion_window, input_file_id, input_object_id, status,"
+        " created_at, expires_at, total, next_at)"
+        " SELECT 'alice', key_id, '/v1/responses', '24h', uuidv7(), uuidv7(), 'in_progress', now(), now(), 1, now()"
+        " FROM api_keys WHERE user_id = 'alice' LIMIT 1",
+        ("batch_adds_up", "alice", None),
+    ),
+    # 13. rows are as their tables declare them, though PostgreSQL does not enforce it
     "a request that was started before it was accepted": wrong(
         f"UPDATE requests SET started_at = created_at - interval '1 day' WHERE {ANSWERED}",
         ("rows_as_declared", "alice", "answered"),
