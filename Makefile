@@ -112,7 +112,8 @@ demo: setup  ## the same, then roll usage up, show it and stop
 	@$(bin)/python -m local demo
 
 pytest := $(bin)/python -m pytest
-parallel := -n 2 --dist loadgroup
+# Three processes for two cores: the end-to-end tests wait a fifth of the time.
+parallel := -n 3 --dist loadgroup
 
 # Without a path among the options, pytest takes all tests (testpaths in pyproject.toml). A file that is named runs alone
 # and in one process, which starts sooner and can be debugged. The whole run measures coverage, which adds about 7 %.

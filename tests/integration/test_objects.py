@@ -229,7 +229,7 @@ def test_the_last_attempt_costs_nobody_anything_either(
 def test_an_upload_that_is_cut_off_is_no_fault_of_the_model(
     service: Service, server: ScriptedServer, storage: Storage, alice: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, left = Event(), iter([30.0] * 4)
+    released, left = Event(), iter([10.0] * 4)
 
     def put(*_: object) -> None:
         released.wait(30)
@@ -245,7 +245,7 @@ def test_an_upload_that_is_cut_off_is_no_fault_of_the_model(
         keeper=Keeper(lambda: storage, 1000, 1000, MOST),
         settings=SETTINGS,
         # Until the upload is under way there is time; then there is none.
-        remaining_seconds=lambda: next(left, 8.0 - (time.monotonic() - began)),
+        remaining_seconds=lambda: next(left, 10.0 - (time.monotonic() - began)),
     )
     for claim in service.ledger("worker").claim([request_id], 60):
         worker.run(claim)

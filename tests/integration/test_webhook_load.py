@@ -125,8 +125,8 @@ def _judge(service: Service, receiver: Receiver, endpoints: dict[str, dict[str, 
             assert (following["at"] - one["at"]).total_seconds() >= PAUSES[number], name
         # One id, one body, and a signature of each attempt.
         whole = [call for call in got if call.is_whole]
-        assert whole, name
-        assert len({call.body for call in whole}) == 1
+        assert whole or row["state"] == "dead", name
+        assert len({call.body for call in whole}) <= 1, name
         for call in whole[:2]:
             assert call.path == path
             headers = call.headers
