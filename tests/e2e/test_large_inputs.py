@@ -3,6 +3,7 @@
 import base64
 import json
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 
@@ -23,7 +24,7 @@ def conversation(part: str, word: str) -> list[Any]:
 def test_a_large_image_reaches_the_model(
     openai: OpenAI, scripted_model: ScriptedModel, database: psycopg.Connection[dict[str, Any]]
 ) -> None:
-    word = f"seen-{openai.asynchronous}-{id(openai)}"
+    word = f"seen-{uuid4().hex}"
     done = openai(
         "chat.completions.create", model="seeing", messages=[{"role": "user", "content": conversation("chat", word)}]
     )
@@ -40,7 +41,7 @@ def test_a_large_image_reaches_the_model(
 
 
 def test_a_response_with_a_large_image_is_shown_and_continued(openai: OpenAI, scripted_model: ScriptedModel) -> None:
-    word = f"continued-{openai.asynchronous}-{id(openai)}"
+    word = f"continued-{uuid4().hex}"
     asked = [{"role": "user", "content": conversation("input", word)}]
     done = openai("responses.create", model="seeing", input=asked)
     assert done["output_text"] == word
