@@ -104,8 +104,12 @@ touch $(1)/.unfinished
 endef
 
 .PHONY: run
-run: setup  ## start the whole service on this machine and answer a prompt; Ctrl-C stops it
-	@$(bin)/python -m local run
+run: setup  ## start the whole service on this machine and answer a prompt; Ctrl-C stops it (options: RUN="--api-port 8000")
+	@$(bin)/python -m local run $(RUN)
+
+.PHONY: sam-local
+sam-local: setup  ## `sam local` with what runs by make run RUN=--containers: make sam-local SAM=start-api
+	@$(bin)/python -m local sam $(SAM)
 
 .PHONY: demo
 demo: setup  ## the same, then roll usage up, show it and stop
@@ -137,6 +141,10 @@ integration: setup $(engine)/.complete  ## run the tests on PostgreSQL
 .PHONY: e2e
 e2e: setup $(engine)/.complete  ## run the tests that start the local stack
 	@$(pytest) $(parallel) $(PYTEST) tests/e2e tests/chaos tests/burst tests/local/test_run.py
+
+.PHONY: test-sam-local
+test-sam-local: setup  ## `sam local` in containers; skipped where there is no engine; in CI it is installed
+	@$(bin)/python -m tests.sam_local
 
 # Code that runs in a Lambda function of the local stack is not seen, so only these two folders say something.
 .PHONY: coverage

@@ -1,14 +1,16 @@
-"""The commands `python -m local run` and `python -m local demo`."""
+"""The commands `python -m local run`, `python -m local demo` and `python -m local sam`."""
 
 import argparse
 import contextlib
+import ipaddress
 import re
 import sys
 import time
 from pathlib import Path
 
 try:
-    from local import demo
+    from local import demo, sam
+    from local.containers import bridge_address
     from local.environment import ROOT, forget_postgres_settings
     from local.errors import LocalError
     from local.place import problem_with
@@ -25,6 +27,7 @@ except ModuleNotFoundError as missing:
 _WATCH_SECONDS = 0.5
 _RESTART_SECONDS = 2.0
 _MAX_RESTARTS = 10
+_OF_THE_ENGINE = "engine"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,17 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             complain(f"sluice: {problem}")
             return 1
     forget_postgres_settings()
-    report = timed_report()
-    stack = Stack(
-        options.state,
-        api_port=options.api_port,
-        database_port=options.database_port,
-        llm_port=options.llm_port,
-        report=report,
-    )
     try:
-        with stopping_on_signals():
-            return _run(options, stack, report)
+        if options.command == "sam":
+            return sam.run(options.state, options.runtime, options.arguments)
+        return _stack(options)
     except LocalError as failure:
         complain(f"sluice: {failure}")
         return 1
@@ -56,6 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         # Interrupted while starting; Ctrl-C while serving is handled in _serve.
         complain("Interrupted: everything is stopped.")
         return 130
+
+
+def _stack(options: argparse.Namespace) -> int:
+    report = timed_report()
+    stack = Stack(
+        options.state,
+        api_port=options.api_port,
+        database_port=options.database_port,
+        llm_port=options.llm_port,
+        container_address=bridge_address() if options.containers == _OF_THE_ENGINE else options.containers,
+        report=report,
+    )
+    with stopping_on_signals():
+        return _run(options, stack, report)
 
 
 def _run(options: argparse.Namespace, stack: Stack, report: Report) -> int:
@@ -109,15 +119,36 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    if text == _OF_THE_ENGINE:
+        return text
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not an IPv4 address") from None
+    if address.is_unspecified or address.is_loopback:
+        raise argparse.ArgumentTypeError(f"{text} cannot be reached by containers only: give one of their network")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m local", description="Sluice on this machine: no Docker, no AWS account."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|demo")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|demo|sam")
     run = commands.add_parser("run", help="start everything, answer one prompt, serve until Ctrl-C")
     run.add_argument("--no-prompt", dest="prompt", action="store_false", help="do not send the demo prompt")
     demo_run = commands.add_parser("demo", help="start everything, answer one prompt, show its usage, stop")
-    for command in (run, demo_run):
+    sam_local = commands.add_parser(
+        "sam", help="`sam local` with the stack that runs; it was started with --containers"
+    )
+    sam_local.add_argument(
+        "--runtime",
+        choices=sam.RUNTIMES,
+        default=sam.DEFAULT_RUNTIME,
+        help="Python of the functions (default: %(default)s)",
+    )
+    for command in (run, demo_run, sam_local):
         command.add_argument(
             "--state",
             type=Path,
@@ -125,12 +156,24 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="folder of data, logs and stack.json (default: .local)",
         )
+    sam_local.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="start-api, invoke SubmitFunction --event FILE, ..."
+    )
+    for command in (run, demo_run):
         command.add_argument("--api-port", type=_port, metavar="PORT", help="port of the API (default: a free one)")
         command.add_argument(
             "--database-port", type=_port, metavar="PORT", help="port of PostgreSQL (default: a free one)"
         )
         command.add_argument(
             "--llm-port", type=_port, metavar="PORT", help="port of the language model (default: a free one)"
+        )
+        command.add_argument(
+            "--containers",
+            type=_address,
+            nargs="?",
+            const=_OF_THE_ENGINE,
+            metavar="ADDRESS",
+            help="let containers reach all of it, at this address of this machine (default: the engine says which)",
         )
     return parser
 

@@ -45,6 +45,11 @@ def child_environment(**more: str) -> dict[str, str]:
     return {"PATH": os.defpath, "PYTHONUTF8": "1", **kept, "NO_PROXY": direct, "no_proxy": direct, **more}
 
 
+def bypass_proxy(address: str) -> None:
+    """Let this process and its children reach an address without a proxy."""
+    os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), address]))
+
+
 def forget_postgres_settings() -> None:
     """Remove the caller's PG* variables from this process: libpq adds them to what a connection URL leaves open."""
     for name in [name for name in os.environ if name.startswith("PG")]:

@@ -1,4 +1,4 @@
-"""TCP ports of 127.0.0.1, the only address that the stack listens on."""
+"""TCP ports of 127.0.0.1, the only address that the servers of the stack listen on."""
 
 import socket
 

@@ -15,13 +15,15 @@ from typing import Any, Self
 
 from local import deploy
 from local.admin import DEMO_USER, Admin
+from local.containers import Forwarder
 from local.deploy import Build
 from local.emulator import Emulator, FunctionLogs
-from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture
+from local.environment import ACCESS_KEY, REGION, SECRET_KEY, architecture, bypass_proxy
 from local.errors import LocalError
 from local.files import Lock, read_or_create, write_atomically
 from local.llm import LanguageModel
 from local.old_data import set_aside_old_data
+from local.ports import LOOPBACK
 from local.postgres import Postgres, StopMode
 from local.processes import Process, ProcessRecord, end, kill_group, uninterrupted
 from local.report import Report
@@ -49,6 +51,7 @@ class StackInfo:
     aws_access_key_id: str
     aws_secret_access_key: str
     logs: str
+    container_address: str | None = None  # at which containers reach all of it; None: they do not
     pids: Mapping[str, int] = field(default_factory=dict)  # server → process id
 
 
@@ -64,6 +67,8 @@ class Stack:
         parameters: override those of the template.
         durable: False if PostgreSQL need not wait for the disk.
         restartable: True to support `restart_emulator`; starting then takes some seconds longer.
+        container_address: an address of this machine at which its containers reach it, and at which all servers can
+            be reached then; None: they can be reached on 127.0.0.1 only.
         report: called with a sentence for each step.
     """
 
@@ -78,6 +83,7 @@ class Stack:
         parameters: Mapping[str, str] | None = None,
         durable: bool = True,
         restartable: bool = False,
+        container_address: str | None = None,
         report: Report | None = None,
     ) -> None:
         self.state_dir = state_dir.absolute()
@@ -98,6 +104,8 @@ class Stack:
         self._build = Build(self.state_dir, self.logs_dir / "build.log")
         self._database_port = database_port
         self._durable = durable
+        self._container_address = container_address
+        self._forwarder: Forwarder | None = None
         self._postgres: Postgres | None = None
 
     # Lifecycle --------------------------------------------------------------------------------------------------------
@@ -112,6 +120,7 @@ class Stack:
         try:
             self._clean_up_after_a_crash()
             self._start_servers()
+            self._forward()
             self._publish(self._deploy())
         except BaseException:
             self.stop()
@@ -135,6 +144,9 @@ class Stack:
                 steps.callback(self._function_logs.stop)
                 self._function_logs = None
             steps.callback(self._build.stop)
+            if self._forwarder is not None:
+                steps.callback(self._forwarder.stop)
+                self._forwarder = None
             steps.callback(self.stack_file.unlink, missing_ok=True)
             self._info = None
 
@@ -270,6 +282,15 @@ class Stack:
         self._build.wait()
         self._report("Built template.yaml." if building else "The last build of template.yaml is up to date.")
 
+    def _forward(self) -> None:
+        if self._container_address is None:
+            return
+        bypass_proxy(self._container_address)
+        self._forwarder = Forwarder(self._container_address)
+        ports = [self.postgres.port, self.emulator.port] + ([self.llm.port] if self._llm_url is None else [])
+        self._forwarder.start(ports)
+        self._report(f"Containers reach the same ports at {self._container_address}.")
+
     def _start_postgres(self) -> None:
         self._postgres = Postgres(
             self.state_dir / "postgres", self._database_port, durable=self._durable, log=self.logs_dir / "postgres.log"
@@ -320,7 +341,7 @@ class Stack:
             self._report(f"The language model answers at {self.llm.url}.")
         functions = deploy.functions(deployment)
         admin = Admin(self.emulator, functions["admin"])
-        admin.register_models(self._llm_url or self.llm.url)
+        admin.register_models(self._llm_url or self._everywhere(self.llm.url))
         if self._restartable:
             self._remember(self.emulator.snapshot())
         api_url = self.emulator.api_url(api_id)
@@ -338,6 +359,7 @@ class Stack:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             logs=str(self.logs_dir),
+            container_address=self._container_address,
             pids=self._pids(),
         )
 
@@ -348,7 +370,7 @@ class Stack:
     def _make_database_secret(self) -> str:
         value = {
             "engine": "postgres",
-            "host": "127.0.0.1",
+            "host": self._everywhere(LOOPBACK),
             "port": self.postgres.port,
             "dbname": DATABASE,
             "username": OWNER,
@@ -357,6 +379,10 @@ class Stack:
         }
         made = self.emulator.client("secretsmanager").create_secret(Name=_SECRET_NAME, SecretString=json.dumps(value))
         return str(made["ARN"])
+
+    def _everywhere(self, address: str) -> str:
+        """What leads to the same server from this machine and from containers, if these are to reach it."""
+        return address.replace(LOOPBACK, self._container_address or LOOPBACK)
 
     def _owner_password(self) -> str:
         return read_or_create(self.state_dir / "owner.password", lambda: secrets.token_urlsafe(24))

@@ -5,7 +5,7 @@ import signal
 import time
 
 # What tests are told on purpose, and what building needs.
-_KEPT = ("SLUICE_TEST_DSN", "SLUICE_WRITE_SNAPSHOT", "SLUICE_EXAMPLES")
+_KEPT = ("SLUICE_TEST_DSN", "SLUICE_WRITE_SNAPSHOT", "SLUICE_EXAMPLES", "SLUICE_SAM_RUNTIME", "SLUICE_SAM_IMAGE")
 # Settings of a person, an account or a server, which change what programs do.
 _PREFIXES = ("AWS_", "SLUICE_", "PG", "SAM_", "POWERTOOLS_", "LC_")
 _NAMES = {
